@@ -37,7 +37,7 @@ pub fn settings<T: DeserializeOwned>(
 
 /// What serde says, before it is put into words.
 #[derive(Debug)]
-enum Problem {
+pub enum Problem {
     UnknownKey { key: String, valid: &'static [&'static str] },
     UnknownChoice { found: String, valid: &'static [&'static str] },
     Missing { key: &'static str },
@@ -72,7 +72,7 @@ fn nearest(found: &str, valid: &[&str]) -> String {
 
 /// An error on its way out of nested values.
 #[derive(Debug)]
-struct NodeError {
+pub struct NodeError {
     origin: Option<Origin>,
     /// Keys from the inside out.
     path: Vec<String>,

@@ -117,7 +117,8 @@ impl Node {
 
     /// The value that the `--set` argument at `origin` gives: TOML where it is that, else a plain string.
     pub fn parse_argument(sources: &Sources, origin: Origin, text: &str) -> Result<Self, ConfigError> {
-        let value = match DeTable::parse(&format!("value = {text}")) {
+        let assignment = format!("value = {text}");
+        let value = match DeTable::parse(&assignment) {
             // More than one key means that the text closed the value and opened something else.
             Ok(table) if table.get_ref().len() == 1 => {
                 table.into_inner().into_iter().next().map(|(_, value)| value.into_inner())
