@@ -25,7 +25,8 @@ pub fn settings<T: DeserializeOwned>(
     node: &Node,
     more_keys: &[&str],
 ) -> Result<T, ConfigError> {
-    T::deserialize(node).map_err(|mut error| {
+    T::deserialize(node).map_err(|error| {
+        let mut error = node.locate(error);
         error.path.push(path.to_owned());
         error.path.retain(|key| !key.is_empty());
         error.path.reverse();
@@ -54,7 +55,7 @@ impl Problem {
                 format!("unknown key `{key}`{within}{}", suggestion(key, &valid))
             }
             Self::UnknownChoice { found, valid } => {
-                format!("`{path}`: unknown value `{found}`{}; expected {}", nearest(found, valid), quoted(valid))
+                format!("`{path}`: unknown value `{found}`: expected {}{}", quoted(valid), nearest(found, valid))
             }
             Self::Missing { key } => format!("key `{key}` is missing{within}"),
             Self::Type { found, expected } => format!("`{path}`: expected {expected}, found {found}"),
@@ -236,7 +237,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, NodeError> {
         let entry = self.current.expect("serde asks for a value after its key");
-        seed.deserialize(&entry.node).map_err(|error| error.at(entry.node.origin).under(&entry.key))
+        seed.deserialize(&entry.node).map_err(|error| entry.node.locate(error).under(&entry.key))
     }
 }
 
@@ -275,5 +276,86 @@ impl<'de> VariantAccess<'de> for &Node {
         visitor: V,
     ) -> Result<V::Value, NodeError> {
         self.deserialize_any(visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Train {
+        #[serde(default)]
+        epochs: u32,
+        #[serde(default)]
+        gate: Gate,
+    }
+
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(rename_all = "lowercase")]
+    enum Gate {
+        #[default]
+        Sigmoid,
+        Linear,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+    enum Split {
+        ByPrompt { seed: u64 },
+    }
+
+    fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+        let mut sources = Sources::default();
+        let source = sources.add_file(Path::new("p.toml"), text);
+        let document = Node::parse(&sources, source, text).map_err(|error| error.to_string())?;
+        let table = document.get("t").expect("the tests' table");
+        settings(&sources, "t", table, &["seeds"]).map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn fails<T: DeserializeOwned + std::fmt::Debug>(text: &str, message: &str) {
+        assert_eq!(read::<T>(text).expect_err("an error"), message);
+    }
+
+    #[test]
+    fn values_become_settings() {
+        let train: Train = read("[t]\nepochs = 3\ngate = \"linear\"").expect("all of it is known");
+        assert_eq!((train.epochs, train.gate), (3, Gate::Linear));
+        let Split::ByPrompt { seed } = read("t = { kind = \"by-prompt\", seed = 7 }").expect("all of it is known");
+        assert_eq!(seed, 7);
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_with_its_place_and_the_nearest() {
+        fails::<Train>("[t]\nepochs = 3\n  epocs = 4", "p.toml:3:3: unknown key `epocs` in `t`; did you mean `epochs`?");
+        fails::<Train>("[t]\nseed = 4", "p.toml:2:1: unknown key `seed` in `t`; did you mean `seeds`?");
+        // serde reads a tagged enum twice, the second time from a copy without places.
+        fails::<Split>(
+            "[t]\nkind = \"by-prompt\"\nsed = 4",
+            "p.toml:3:1: unknown key `sed` in `t`; did you mean `seed`?",
+        );
+    }
+
+    #[test]
+    fn a_bad_value_is_told_with_its_place_and_what_was_expected() {
+        fails::<Train>("[t]\nepochs = \"many\"", "p.toml:2:10: `t.epochs`: expected u32, found string \"many\"");
+        fails::<Train>("[t]\nepochs = -1", "p.toml:2:10: `t.epochs`: expected u32, found integer `-1`");
+        fails::<Train>(
+            "[t]\ngate = \"linea\"",
+            "p.toml:2:8: `t.gate`: unknown value `linea`: expected `sigmoid`, `linear`; did you mean `linear`?",
+        );
+        fails::<Split>(
+            "[t]\nkind = \"by-promt\"\nseed = 1",
+            "p.toml:2:8: `t.kind`: unknown value `by-promt`: expected `by-prompt`; did you mean `by-prompt`?",
+        );
+        fails::<Split>("[t]\nkind = \"by-prompt\"", "p.toml:1:2: key `seed` is missing in `t`");
+        fails::<Train>("[t]\nepochs = 2020-01-01", "p.toml:2:10: `2020-01-01` is a date; nothing takes one here. Quote it to make it a string");
+        fails::<Train>("[t\nepochs = 2", "p.toml:1:3: not valid TOML: unclosed table, expected `]`");
     }
 }
