@@ -34,11 +34,17 @@ pub struct Param {
     pub default: Option<String>,
 }
 
-/// Lays the `--set` arguments over `document` and puts parameters in place of every `${name}`.
+/// Lays the `--set` arguments over `document` and puts parameters in place of every `${name}`. The key of an argument
+/// is a parameter, one of `top_keys`, or a dotted path.
 ///
 /// # Errors
 /// An argument that is no `key=value`, names no parameter and no key path, or leaves a parameter without a value.
-pub fn apply(sources: &mut Sources, document: &mut Node, arguments: &[String]) -> Result<(), ConfigError> {
+pub fn apply(
+    sources: &mut Sources,
+    document: &mut Node,
+    arguments: &[String],
+    top_keys: &[&str],
+) -> Result<(), ConfigError> {
     let declared = match document.get("params") {
         Some(node) => de::settings::<BTreeMap<String, Param>>(sources, "params", node, &[])?,
         None => BTreeMap::new(),
@@ -52,12 +58,12 @@ pub fn apply(sources: &mut Sources, document: &mut Node, arguments: &[String]) -
         let (key, value) = (key.trim(), value.trim());
         if let Some(param) = declared.get(key) {
             given.insert(key.to_owned(), resolved(param.kind, value, Path::new(".")));
-        } else if key.contains('.') || document.get(key).is_some_and(|node| node.entries().is_empty()) {
+        } else if key.contains('.') || top_keys.contains(&key) {
             let node = Node::parse_argument(sources, origin, value)?;
             set(document, key, node).map_err(wrong)?;
         } else {
             let mut known: Vec<&str> = declared.keys().map(String::as_str).collect();
-            known.extend(document.entries().iter().map(|entry| entry.key.as_str()).filter(|key| *key != "params"));
+            known.extend(top_keys);
             let what = "is neither a parameter of this pipeline nor a key path such as `train.epochs`";
             return Err(wrong(format!("`{key}` {what}{}", suggestion(key, &known))));
         }
