@@ -1,0 +1,76 @@
+//! Exit codes, which are an interface: schedulers act on them.
+
+use std::error::Error;
+use std::io::ErrorKind;
+
+use crate::interrupt::EXIT_INTERRUPTED;
+
+/// How a command that could run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All done: code 0.
+    Done,
+    /// Done, but rows were rejected or a check failed: code 1.
+    Rejected,
+    /// Interrupted after committing what was finished: code 130.
+    Interrupted,
+}
+
+impl Exit {
+    /// Process exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Rejected => 1,
+            Self::Interrupted => EXIT_INTERRUPTED,
+        }
+    }
+
+    /// The graver of two ends: interrupted before rejected before done.
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Interrupted, _) | (_, Self::Interrupted) => Self::Interrupted,
+            (Self::Rejected, _) | (_, Self::Rejected) => Self::Rejected,
+            (Self::Done, Self::Done) => Self::Done,
+        }
+    }
+}
+
+/// Code of a command that could not run: do not retry as it is.
+pub const EXIT_CANNOT_RUN: u8 = 2;
+
+/// Code of a command that a retry may help: storage or memory was short.
+pub const EXIT_RETRY: u8 = 75;
+
+/// Exit code of `error`: 75 where storage or memory ran short somewhere in its chain of causes, else 2.
+pub fn code_of_error(error: &anyhow::Error) -> u8 {
+    if error.chain().any(is_shortage) { EXIT_RETRY } else { EXIT_CANNOT_RUN }
+}
+
+fn is_shortage(cause: &(dyn Error + 'static)) -> bool {
+    let io_shortage = cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
+        matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory)
+            // An error that only wraps another one hides it from the chain.
+            || error.get_ref().is_some_and(|inner| is_shortage(inner as &(dyn Error + 'static)))
+    });
+    // libtorch reports a failed allocation as text only.
+    io_shortage || cause.downcast_ref::<tch::TchError>().is_some_and(|error| is_allocation_failure(&error.to_string()))
+}
+
+fn is_allocation_failure(message: &str) -> bool {
+    message.contains("not enough memory")
+        || message.contains("out of memory")
+        || message.contains("can't allocate memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_anywhere_in_the_chain_asks_for_a_retry() {
+        let cause = std::io::Error::other(std::io::Error::from(ErrorKind::StorageFull));
+        assert_eq!(code_of_error(&anyhow::Error::new(cause).context("cannot write")), EXIT_RETRY);
+        assert_eq!(code_of_error(&anyhow::anyhow!("no such column")), EXIT_CANNOT_RUN);
+    }
+}

@@ -1,0 +1,220 @@
+//! The command line: one file per subcommand, with the subcommand's name.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::console::{Console, EventFormat, Verbosity};
+use crate::interrupt::Interrupt;
+use crate::stage::{Freshness, Stage, StageContext, StageReport};
+use crate::store::run_log::{RunLog, StageRecord};
+use crate::store::{OpenMode, Store};
+
+pub mod exit;
+
+mod doctor;
+mod embed;
+mod evaluate;
+mod extract;
+mod ingest;
+mod predict;
+mod run;
+mod schemas;
+mod split;
+mod train;
+mod weights;
+
+use exit::Exit;
+
+/// Scores the quality of AI-generated images: MA-AGIQA as a batch pipeline over parquet feature stores.
+#[derive(Parser)]
+#[command(name = "agiqa", version, about, max_term_width = 120)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Args)]
+struct GlobalArgs {
+    /// Say only warnings and errors.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Print results and events as JSON, one object a line, on stdout.
+    #[arg(long, global = true)]
+    json: bool,
+    /// CPU threads to use; default: all.
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<std::num::NonZeroUsize>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the stages of a pipeline, each only where its inputs changed.
+    Run(run::Args),
+    /// Read a dataset's MOS table and images into the `images` table.
+    Ingest(ingest::Args),
+    /// Compute semantic features (f_a, f_b) of images.
+    Embed(embed::Args),
+    /// Compute quality features (f_1) of images.
+    Extract(extract::Args),
+    /// Assign a dataset's images to training, validation and test parts.
+    Split(split::Args),
+    /// Fit the fusion head on cached features.
+    Train(train::Args),
+    /// Score images with a trained head.
+    Predict(predict::Args),
+    /// Compute metrics of predictions, or of any table with scores and MOS.
+    Evaluate(evaluate::Args),
+    /// List, fetch and verify network weights.
+    Weights(weights::Args),
+    /// Show what this machine has: libtorch, devices, threads, weights, disk.
+    Doctor(doctor::Args),
+    /// Print the tables' schemas, or write them to a folder.
+    Schemas(schemas::Args),
+}
+
+/// What every command gets.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where messages and events go.
+    pub console: Console,
+    /// Raised by Ctrl-C and SIGTERM.
+    pub interrupt: Interrupt,
+    /// CPU threads to use.
+    pub n_threads: usize,
+}
+
+/// Parses the command line, runs the command, prints its error if any, and returns the process exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let verbosity = if cli.global.quiet { Verbosity::Quiet } else { Verbosity::Normal };
+    let events = if cli.global.json { EventFormat::Json } else { EventFormat::Text };
+    match run_command(cli, Console::new(verbosity, events)) {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(error) => {
+            // The whole chain once; a closed stderr is no further error.
+            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+            ExitCode::from(exit::code_of_error(&error))
+        }
+    }
+}
+
+fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
+    let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let n_threads = cli.global.threads.map_or(n_cpus, std::num::NonZeroUsize::get);
+    tch::set_num_threads(i32::try_from(n_threads).unwrap_or(i32::MAX));
+    // A pool that something else has built already serves as well.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global();
+    let context = Context { console, interrupt: Interrupt::install()?, n_threads };
+    match cli.command {
+        Command::Run(args) => run::run(args, &context),
+        Command::Ingest(args) => ingest::run(args, &context),
+        Command::Embed(args) => embed::run(args, &context),
+        Command::Extract(args) => extract::run(args, &context),
+        Command::Split(args) => split::run(args, &context),
+        Command::Train(args) => train::run(args, &context),
+        Command::Predict(args) => predict::run(args, &context),
+        Command::Evaluate(args) => evaluate::run(args, &context),
+        Command::Weights(args) => weights::run(args, &context),
+        Command::Doctor(args) => doctor::run(args, &context),
+        Command::Schemas(args) => schemas::run(args, &context),
+    }
+}
+
+/// Runs `work` and records in `store` what it did, also when it fails. Named `command` in `runs/`.
+fn with_run_log(
+    command: &str,
+    store: &Store,
+    work: impl FnOnce(&mut RunLog) -> anyhow::Result<Exit>,
+) -> anyhow::Result<Exit> {
+    let mut log = RunLog::start(command);
+    let result = work(&mut log);
+    let (code, message) = match &result {
+        Ok(exit) => (exit.code(), None),
+        Err(error) => (exit::code_of_error(error), Some(format!("{error:#}"))),
+    };
+    match (log.finish(store, code, message), result) {
+        (Ok(_), result) => result,
+        // The work's own error says more than that its record could not be written either.
+        (Err(_), Err(error)) => Err(error),
+        (Err(error), Ok(_)) => Err(error.into()),
+    }
+}
+
+/// Runs one stage as a command of its own: opens the store, skips where nothing is to do, records what was done.
+fn run_stage(command: &str, store_url: &str, stage: &dyn Stage, context: &Context) -> anyhow::Result<Exit> {
+    let store = Store::open(store_url, OpenMode::CreateIfMissing)?;
+    with_run_log(command, &store.clone(), |log| {
+        let context = StageContext {
+            store,
+            console: context.console,
+            interrupt: context.interrupt.clone(),
+            n_threads: context.n_threads,
+        };
+        execute(stage, &context, log)
+    })
+}
+
+/// Runs `stage` where the store lacks its outputs; says, records and emits as an event what happened and why.
+fn execute(stage: &dyn Stage, context: &StageContext, log: &mut RunLog) -> anyhow::Result<Exit> {
+    let started = std::time::Instant::now();
+    let name = stage.name();
+    let freshness = stage.freshness(&context.store).map_err(anyhow::Error::from_boxed)?;
+    let (outcome, reason, report) = match freshness {
+        Freshness::Current { reason, rows } => ("skipped", reason, StageReport { rows, ..StageReport::default() }),
+        Freshness::Stale { reason } => {
+            context.console.info(format!("{name}: {reason}"));
+            let result = stage.run(context).map_err(anyhow::Error::from_boxed);
+            let report = match result {
+                Ok(report) => report,
+                Err(error) => {
+                    record(log, &name, "failed", &format!("{error:#}"), started, None);
+                    return Err(error.context(format!("stage `{name}`")));
+                }
+            };
+            (if report.interrupted { "interrupted" } else { "ran" }, reason, report)
+        }
+    };
+    let said = if report.summary.is_empty() { &reason } else { &report.summary };
+    context.console.info(format!("{name}: {outcome}: {said}"));
+    record(log, &name, outcome, said, started, Some(report.rows));
+    context.console.event(&serde_json::json!({
+        "type": "stage",
+        "stage": name,
+        "outcome": outcome,
+        "reason": reason,
+        "summary": report.summary,
+        "rows": report.rows,
+        "elapsed_secs": started.elapsed().as_secs_f64(),
+    }));
+    anyhow::ensure!(
+        report.rows.balanced(),
+        "stage `{name}` lost rows: {:?}; this is a bug of agiqa, please report it",
+        report.rows
+    );
+    Ok(match (report.interrupted, report.rows.n_rejected) {
+        (true, _) => Exit::Interrupted,
+        (false, 0) => Exit::Done,
+        (false, _) => Exit::Rejected,
+    })
+}
+
+fn record(
+    log: &mut RunLog,
+    stage: &str,
+    outcome: &str,
+    reason: &str,
+    started: std::time::Instant,
+    rows: Option<crate::store::run_log::RowCounts>,
+) {
+    log.stage(StageRecord {
+        stage: stage.to_owned(),
+        outcome: outcome.to_owned(),
+        reason: reason.to_owned(),
+        elapsed_secs: started.elapsed().as_secs_f64(),
+        rows,
+    });
+}

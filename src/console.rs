@@ -1,0 +1,171 @@
+//! What a command says while it works: to a person on stderr, or to a program as JSON lines on stdout.
+//!
+//! stdout is data. Messages and progress go to stderr; `--quiet` leaves warnings and errors alone; `--json` prints
+//! typed events, one a line, each with a `type` field.
+
+use std::borrow::Cow;
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+/// Seconds between progress lines where stderr is no terminal.
+const LINE_PERIOD: Duration = Duration::from_secs(30);
+
+/// How much a command says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Warnings and errors only.
+    Quiet,
+    /// What is done, too.
+    Normal,
+}
+
+/// How events are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventFormat {
+    /// Lines for people, on stderr.
+    Text,
+    /// One JSON object a line, on stdout.
+    Json,
+}
+
+/// The one place that prints progress and messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Console {
+    verbosity: Verbosity,
+    events: EventFormat,
+}
+
+impl Console {
+    /// A console of the given habits.
+    pub fn new(verbosity: Verbosity, events: EventFormat) -> Self {
+        Self { verbosity, events }
+    }
+
+    /// Whether events are printed as JSON lines.
+    pub fn is_json(&self) -> bool {
+        self.events == EventFormat::Json
+    }
+
+    /// Says what is done.
+    pub fn info(&self, message: impl AsRef<str>) {
+        if self.verbosity == Verbosity::Normal {
+            stderr_line(message.as_ref());
+        }
+    }
+
+    /// Says what deserves a look though the command goes on.
+    pub fn warn(&self, message: impl AsRef<str>) {
+        stderr_line(&format!("warning: {}", message.as_ref()));
+    }
+
+    /// Prints `event` as one JSON line on stdout where `--json` asks for it. `event` serialises with a `type` field.
+    pub fn event<T: Serialize>(&self, event: &T) {
+        if self.events == EventFormat::Json {
+            let line = serde_json::to_string(event).expect("events are plain data");
+            // A closed pipe is not an error of the work that goes on.
+            let _ = writeln!(std::io::stdout().lock(), "{line}");
+        }
+    }
+
+    /// Starts a progress display over `n_total` things called `unit` in the plural (e.g. `images`).
+    ///
+    /// On a terminal: a bar with rate and time left. Elsewhere: a line every 30 seconds and at the end.
+    pub fn progress(&self, what: impl Into<Cow<'static, str>>, unit: &'static str, n_total: u64) -> Progress {
+        let what = what.into();
+        let on_terminal = self.verbosity == Verbosity::Normal && std::io::stderr().is_terminal();
+        let bar = if on_terminal {
+            let template = format!("{{msg}} [{{bar:32}}] {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left");
+            let style = ProgressStyle::with_template(&template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("=> ")
+                .with_key("per_sec", |state: &indicatif::ProgressState, w: &mut dyn std::fmt::Write| {
+                    let _ = write!(w, "{:.1}/s", state.per_sec());
+                });
+            let bar = ProgressBar::with_draw_target(Some(n_total), ProgressDrawTarget::stderr_with_hz(4));
+            bar.set_style(style);
+            bar.set_message(what.clone());
+            Some(bar)
+        } else {
+            None
+        };
+        let now = Instant::now();
+        Progress {
+            console: *self,
+            what,
+            unit,
+            n_total,
+            bar,
+            started: now,
+            state: Mutex::new(ProgressCount { n_done: 0, last_line: now }),
+        }
+    }
+}
+
+struct ProgressCount {
+    n_done: u64,
+    last_line: Instant,
+}
+
+/// A running progress display; dropping it ends the display.
+pub struct Progress {
+    console: Console,
+    what: Cow<'static, str>,
+    unit: &'static str,
+    n_total: u64,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    state: Mutex<ProgressCount>,
+}
+
+impl Progress {
+    /// Adds `n` things done.
+    pub fn add(&self, n: u64) {
+        let mut state = self.state.lock().expect("no holder of this lock panics");
+        state.n_done += n;
+        if let Some(bar) = &self.bar {
+            bar.set_position(state.n_done);
+        } else if state.last_line.elapsed() >= LINE_PERIOD {
+            state.last_line = Instant::now();
+            self.console.info(self.line(state.n_done));
+        }
+    }
+
+    /// Ends the display and says how it went.
+    pub fn finish(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let n_done = self.state.lock().expect("no holder of this lock panics").n_done;
+        self.console.info(self.line(n_done));
+    }
+
+    fn line(&self, n_done: u64) -> String {
+        let elapsed_secs = self.started.elapsed().as_secs_f64();
+        let rate = if elapsed_secs > 0.0 { n_done as f64 / elapsed_secs } else { 0.0 };
+        let mut line = format!("{}: {n_done}/{} {}, {rate:.1} {}/s", self.what, self.n_total, self.unit, self.unit);
+        if n_done < self.n_total && rate > 0.0 {
+            let left_secs = (self.n_total - n_done) as f64 / rate;
+            line.push_str(&format!(", {left_secs:.0} s left"));
+        } else {
+            line.push_str(&format!(", {elapsed_secs:.1} s"));
+        }
+        line
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn stderr_line(line: &str) {
+    // A closed stderr must not end the work.
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

@@ -1,0 +1,1 @@
+//! From images to feature columns: extractors and the decode, network, write stage.

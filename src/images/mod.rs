@@ -1,0 +1,1 @@
+//! Image files: identification by content, decoding to 8-bit RGB, resizing.

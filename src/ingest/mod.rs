@@ -1,0 +1,1 @@
+//! From a dataset's MOS table and image folder to the `images` table.

@@ -1,0 +1,1 @@
+//! Agreement between scores and mean opinion scores.

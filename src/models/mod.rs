@@ -1,0 +1,1 @@
+//! The networks, each beside its configuration and nothing else: no flags, no files, no tables.

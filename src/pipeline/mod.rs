@@ -1,0 +1,1 @@
+//! One TOML file, its stages, and the plan of what is missing.

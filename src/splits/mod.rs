@@ -1,0 +1,1 @@
+//! Assigning a dataset's images to training, validation and test parts.

@@ -1,0 +1,263 @@
+//! The store: a folder or bucket of immutable objects, most of them parquet parts.
+//!
+//! ```text
+//! <store>/images/dataset=<dataset>/part-0.parquet
+//! <store>/splits/dataset=<dataset>/split=<split>/part-0.parquet
+//! <store>/features/extractor=<name>/fingerprint=<16 hex>/{extractor.json, part-<16 hex>.parquet}
+//! <store>/rejects/stage=<stage>/part-<name>.parquet
+//! <store>/models/run=<run>/{run.json, head.safetensors, …}
+//! <store>/predictions/run=<run>/part-0.parquet
+//! <store>/metrics/run=<run>/metrics.parquet
+//! <store>/runs/<utc time>-<command>.json
+//! ```
+//!
+//! An object appears whole or not at all: the local backend writes beside and renames, an object store puts
+//! atomically. What is done is what the parts say; there is no other bookkeeping.
+
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+pub mod part;
+
+pub mod run_log;
+
+pub mod shard;
+
+/// What can go wrong between a stage and its store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The URL names no kind of store that this build knows.
+    #[error("cannot open store `{url}`: {reason}")]
+    BadUrl {
+        /// The URL as given.
+        url: String,
+        /// What is wrong with it and what to give instead.
+        reason: String,
+    },
+    /// The folder could not be made or entered.
+    #[error("cannot open store folder `{}`", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The store does not exist where one is needed to read from.
+    #[error("there is no store at `{url}`: name an existing one, or run a stage that writes (such as `ingest`) first")]
+    Absent {
+        /// The URL as given.
+        url: String,
+    },
+    /// An object could not be read, written, listed or deleted.
+    #[error("cannot {action} `{path}` in store `{url}`")]
+    Object {
+        /// `read`, `write`, `list` or `delete`.
+        action: &'static str,
+        /// Object or prefix, relative to the store.
+        path: String,
+        /// The store.
+        url: String,
+        /// Cause.
+        source: Box<object_store::Error>,
+    },
+    /// A name that is no valid object path.
+    #[error("`{path}` is not a valid path in a store")]
+    Path {
+        /// The offending path.
+        path: String,
+        /// Cause.
+        source: object_store::path::Error,
+    },
+}
+
+/// One object of a store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectInfo {
+    /// Path relative to the store, with `/` between segments.
+    pub path: String,
+    /// Size in bytes.
+    pub n_bytes: u64,
+}
+
+/// Whether opening a local store may create its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// The store must exist.
+    Existing,
+    /// The folder is created where it is missing.
+    CreateIfMissing,
+}
+
+/// A handle on a store; cheap to clone and usable from any thread.
+#[derive(Clone)]
+pub struct Store {
+    url: String,
+    folder: Option<PathBuf>,
+    objects: Arc<dyn ObjectStore>,
+    runtime: Arc<tokio::runtime::Runtime>,
+}
+
+impl Store {
+    /// Opens the store at `url`: a folder, a `file://` URL, or `s3://bucket/prefix` in builds with the `s3` feature.
+    pub fn open(url: &str, mode: OpenMode) -> Result<Self, StoreError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map(Arc::new)
+            .map_err(|source| StoreError::Folder { path: url.into(), source })?;
+        if let Some(rest) = url.strip_prefix("s3://") {
+            let objects = open_s3(url, rest)?;
+            return Ok(Self { url: url.trim_end_matches('/').to_owned(), folder: None, objects, runtime });
+        }
+        let path = match url.strip_prefix("file://") {
+            Some(path) => PathBuf::from(path),
+            None if url.contains("://") => {
+                let reason = "expected a folder, `file://…` or `s3://…`".to_owned();
+                return Err(StoreError::BadUrl { url: url.to_owned(), reason });
+            }
+            None => PathBuf::from(url),
+        };
+        if url.is_empty() {
+            return Err(StoreError::BadUrl { url: String::new(), reason: "the URL is empty".to_owned() });
+        }
+        match mode {
+            OpenMode::CreateIfMissing => {
+                std::fs::create_dir_all(&path).map_err(|source| StoreError::Folder { path: path.clone(), source })?
+            }
+            OpenMode::Existing if !path.is_dir() => return Err(StoreError::Absent { url: url.to_owned() }),
+            OpenMode::Existing => {}
+        }
+        let folder = path.canonicalize().map_err(|source| StoreError::Folder { path: path.clone(), source })?;
+        let local = LocalFileSystem::new_with_prefix(&folder).map_err(|source| StoreError::Object {
+            action: "open",
+            path: String::new(),
+            url: url.to_owned(),
+            source: Box::new(source),
+        })?;
+        let objects = Arc::new(local.with_fsync(true));
+        Ok(Self { url: folder.display().to_string(), folder: Some(folder), objects, runtime })
+    }
+
+    /// The store's URL: an absolute folder, or `s3://…`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The store's folder where it is a local one.
+    pub fn folder(&self) -> Option<&FsPath> {
+        self.folder.as_deref()
+    }
+
+    /// Objects under the folder `prefix`, sorted by path; half-written ones are never among them.
+    pub fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let location = self.location(prefix)?;
+        let listing = self.runtime.block_on(self.objects.list(Some(&location)).try_collect::<Vec<_>>());
+        let mut objects: Vec<ObjectInfo> = listing
+            .map_err(|source| self.error("list", prefix, source))?
+            .into_iter()
+            .map(|meta| ObjectInfo { path: meta.location.to_string(), n_bytes: meta.size })
+            .collect();
+        objects.sort();
+        Ok(objects)
+    }
+
+    /// Whether there is an object at `path`.
+    pub fn exists(&self, path: &str) -> Result<bool, StoreError> {
+        let location = self.location(path)?;
+        match self.runtime.block_on(self.objects.head(&location)) {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(self.error("read", path, source)),
+        }
+    }
+
+    /// The whole object at `path`.
+    pub fn get(&self, path: &str) -> Result<Bytes, StoreError> {
+        let location = self.location(path)?;
+        self.runtime
+            .block_on(async { self.objects.get(&location).await?.bytes().await })
+            .map_err(|source| self.error("read", path, source))
+    }
+
+    /// The whole object at `path`, or none where there is no such object.
+    pub fn get_if_exists(&self, path: &str) -> Result<Option<Bytes>, StoreError> {
+        match self.get(path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::Object { source, .. }) if matches!(*source, object_store::Error::NotFound { .. }) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Bytes `range` of the object at `path`.
+    pub fn get_range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
+        let location = self.location(path)?;
+        self.runtime
+            .block_on(self.objects.get_range(&location, range))
+            .map_err(|source| self.error("read", path, source))
+    }
+
+    /// Writes `bytes` to `path`, replacing what was there; readers see the old object or the new one.
+    pub fn put(&self, path: &str, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
+        let location = self.location(path)?;
+        let payload = PutPayload::from_bytes(bytes.into());
+        self.runtime
+            .block_on(self.objects.put(&location, payload))
+            .map(|_| ())
+            .map_err(|source| self.error("write", path, source))
+    }
+
+    /// Writes `bytes` to `path` unless there is an object already; tells whether it wrote.
+    pub fn put_if_absent(&self, path: &str, bytes: impl Into<Bytes>) -> Result<bool, StoreError> {
+        let location = self.location(path)?;
+        let payload = PutPayload::from_bytes(bytes.into());
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.runtime.block_on(self.objects.put_opts(&location, payload, options)) {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(source) => Err(self.error("write", path, source)),
+        }
+    }
+
+    /// Deletes the object at `path`; one that is already gone is no error.
+    pub fn delete(&self, path: &str) -> Result<(), StoreError> {
+        let location = self.location(path)?;
+        match self.runtime.block_on(self.objects.delete(&location)) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(self.error("delete", path, source)),
+        }
+    }
+
+    fn location(&self, path: &str) -> Result<Path, StoreError> {
+        Path::parse(path).map_err(|source| StoreError::Path { path: path.to_owned(), source })
+    }
+
+    fn error(&self, action: &'static str, path: &str, source: object_store::Error) -> StoreError {
+        StoreError::Object { action, path: path.to_owned(), url: self.url.clone(), source: Box::new(source) }
+    }
+}
+
+#[cfg(feature = "s3")]
+fn open_s3(url: &str, rest: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let bucket = object_store::aws::AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .build()
+        .map_err(|source| StoreError::BadUrl { url: url.to_owned(), reason: source.to_string() })?;
+    let prefix = Path::parse(prefix).map_err(|source| StoreError::Path { path: prefix.to_owned(), source })?;
+    Ok(Arc::new(object_store::prefix::PrefixStore::new(bucket, prefix)))
+}
+
+#[cfg(not(feature = "s3"))]
+fn open_s3(url: &str, _rest: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let reason = "this build has no S3 support; build with `--features s3`".to_owned();
+    Err(StoreError::BadUrl { url: url.to_owned(), reason })
+}

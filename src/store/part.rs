@@ -1,0 +1,380 @@
+//! Parts: the parquet files that tables consist of, each whole, self-describing and named by its content.
+//!
+//! A part's key-value metadata carries `agiqa.table`, `agiqa.schema_version`, `agiqa.version`, `agiqa.created_at` and,
+//! for derived tables, `agiqa.fingerprint`. A reader refuses a part of another table or schema version.
+
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::ipc::writer::StreamWriter;
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{ChunkReader, Length};
+use parquet::schema::types::ColumnPath;
+
+use super::{ObjectInfo, Store, StoreError};
+use crate::identity::{Fingerprint, hex};
+
+/// Uncompressed size at which a row group ends.
+const ROW_GROUP_BYTES: usize = 96 << 20;
+
+/// What a part says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartKind {
+    /// Name of the table, e.g. `images`.
+    pub table: &'static str,
+    /// Version of the table's schema.
+    pub version: u32,
+}
+
+/// A part that cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The rows could not be encoded.
+    #[error("cannot encode `{path}` as parquet")]
+    Encode {
+        /// The part.
+        path: String,
+        /// Cause.
+        source: ParquetError,
+    },
+    /// The rows do not form a batch of the table's schema.
+    #[error("rows of table `{table}` do not fit its schema")]
+    Batch {
+        /// The table.
+        table: &'static str,
+        /// Cause.
+        source: arrow::error::ArrowError,
+    },
+    /// The part is cut short or damaged.
+    #[error(
+        "`{path}` in store `{url}` is damaged (cut short?): delete it and rerun the stage that wrote it, which \
+         recomputes just its rows"
+    )]
+    Damaged {
+        /// The part.
+        path: String,
+        /// The store.
+        url: String,
+        /// Cause.
+        source: ParquetError,
+    },
+    /// The part is of another table.
+    #[error("`{path}` in store `{url}`: expected a part of table `{expected}`, found {found}")]
+    WrongTable {
+        /// The part.
+        path: String,
+        /// The store.
+        url: String,
+        /// The table asked for.
+        expected: &'static str,
+        /// What the file says.
+        found: String,
+    },
+    /// The part was written with another schema version.
+    #[error(
+        "`{path}` in store `{url}`: table `{table}` has schema version {found} there, this agiqa reads version \
+         {expected}: use the agiqa that wrote it, or delete the part and rerun the stage, which recomputes it"
+    )]
+    WrongVersion {
+        /// The part.
+        path: String,
+        /// The store.
+        url: String,
+        /// The table.
+        table: &'static str,
+        /// Version this program reads.
+        expected: u32,
+        /// Version of the file.
+        found: String,
+    },
+    /// A column is missing or of another type.
+    #[error("`{path}` in store `{url}`: {problem}")]
+    Column {
+        /// The part.
+        path: String,
+        /// The store.
+        url: String,
+        /// Which column, what was expected, what columns there are.
+        problem: String,
+    },
+}
+
+/// A name for rows that is a function of their content: 16 hex digits over schema and values.
+///
+/// Writing the same rows twice therefore writes the same object twice.
+pub fn content_name(kind: PartKind, batch: &RecordBatch) -> Result<String, PartError> {
+    let batch_error = |source| PartError::Batch { table: kind.table, source };
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(kind.table.as_bytes()).update(&kind.version.to_le_bytes());
+    let mut stream = StreamWriter::try_new(&mut hasher, &batch.schema()).map_err(batch_error)?;
+    stream.write(batch).map_err(batch_error)?;
+    stream.finish().map_err(batch_error)?;
+    drop(stream);
+    Ok(hex(&hasher.finalize().as_bytes()[..8]))
+}
+
+/// Encodes `batch` as one parquet file with this program's metadata.
+///
+/// Vectors (`FixedSizeList<Float32>`) are written plain-split by byte stream and without a dictionary: their values
+/// hardly repeat, and bytes of equal significance compress better side by side.
+pub fn encode(
+    kind: PartKind,
+    path: &str,
+    batch: &RecordBatch,
+    fingerprint: Option<Fingerprint>,
+) -> Result<Bytes, PartError> {
+    let encode_error = |source| PartError::Encode { path: path.to_owned(), source };
+    let n_rows = batch.num_rows();
+    let row_bytes = batch.get_array_memory_size().div_ceil(n_rows.max(1)).max(1);
+    let mut metadata = vec![
+        KeyValue::new("agiqa.table".to_owned(), kind.table.to_owned()),
+        KeyValue::new("agiqa.schema_version".to_owned(), kind.version.to_string()),
+        KeyValue::new("agiqa.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        KeyValue::new("agiqa.created_at".to_owned(), created_at()),
+    ];
+    if let Some(fingerprint) = fingerprint {
+        metadata.push(KeyValue::new("agiqa.fingerprint".to_owned(), fingerprint.to_string()));
+    }
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_created_by(concat!("agiqa ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_max_row_group_row_count(Some((ROW_GROUP_BYTES / row_bytes).max(1)))
+        .set_key_value_metadata(Some(metadata));
+    for field in batch.schema_ref().fields() {
+        if let DataType::FixedSizeList(item, _) = field.data_type() {
+            let column = ColumnPath::new(vec![field.name().clone(), "list".to_owned(), item.name().clone()]);
+            properties = properties
+                .set_column_encoding(column.clone(), Encoding::BYTE_STREAM_SPLIT)
+                .set_column_dictionary_enabled(column.clone(), false)
+                .set_column_statistics_enabled(column, parquet::file::properties::EnabledStatistics::None);
+        }
+    }
+    let mut writer =
+        ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties.build())).map_err(encode_error)?;
+    writer.write(batch).map_err(encode_error)?;
+    writer.into_inner().map(Bytes::from).map_err(encode_error)
+}
+
+/// Writes `batch` to `path`, whole, replacing what was there. Returns the number of bytes.
+pub fn write(
+    store: &Store,
+    kind: PartKind,
+    path: &str,
+    batch: &RecordBatch,
+    fingerprint: Option<Fingerprint>,
+) -> Result<u64, PartError> {
+    let bytes = encode(kind, path, batch, fingerprint)?;
+    let n_bytes = bytes.len() as u64;
+    store.put(path, bytes)?;
+    Ok(n_bytes)
+}
+
+/// Time of writing, the only part of a file that is not a function of its rows; `SOURCE_DATE_EPOCH` (seconds) fixes it.
+fn created_at() -> String {
+    std::env::var("SOURCE_DATE_EPOCH")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok())
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .unwrap_or_else(jiff::Timestamp::now)
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string()
+}
+
+/// Whether `path` is that of a finished part.
+pub fn is_part(path: &str) -> bool {
+    path.ends_with(".parquet")
+}
+
+/// Finished parts under `prefix`, sorted by path.
+pub fn list(store: &Store, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+    Ok(store.list(prefix)?.into_iter().filter(|object| is_part(&object.path)).collect())
+}
+
+/// A part opened for reading: its footer has been read and its table and version agree.
+pub struct PartReader {
+    path: String,
+    url: String,
+    builder: ParquetRecordBatchReaderBuilder<PartBytes>,
+}
+
+impl PartReader {
+    /// Opens `object`, which must be a part of `kind`.
+    pub fn open(store: &Store, object: &ObjectInfo, kind: PartKind) -> Result<Self, PartError> {
+        let (path, url) = (object.path.clone(), store.url().to_owned());
+        let bytes = PartBytes { store: store.clone(), path: path.clone(), n_bytes: object.n_bytes };
+        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|source| PartError::Damaged {
+            path: path.clone(),
+            url: url.clone(),
+            source,
+        })?;
+        let reader = Self { path, url, builder };
+        let (path, url) = (reader.path.clone(), reader.url.clone());
+        match reader.metadata_value("agiqa.table") {
+            Some(table) if table == kind.table => {}
+            found => {
+                let found = found.map_or("no `agiqa.table` in its metadata".to_owned(), |table| format!("`{table}`"));
+                return Err(PartError::WrongTable { path, url, expected: kind.table, found });
+            }
+        }
+        match reader.metadata_value("agiqa.schema_version") {
+            Some(version) if version == kind.version.to_string() => Ok(reader),
+            found => {
+                let found = found.unwrap_or_else(|| "unknown".to_owned());
+                Err(PartError::WrongVersion { path, url, table: kind.table, expected: kind.version, found })
+            }
+        }
+    }
+
+    /// Value of a metadata key, e.g. `agiqa.fingerprint`.
+    pub fn metadata_value(&self, key: &str) -> Option<String> {
+        let metadata = self.builder.metadata().file_metadata().key_value_metadata()?;
+        metadata.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.clone())
+    }
+
+    /// Arrow schema of the part.
+    pub fn schema(&self) -> &SchemaRef {
+        self.builder.schema()
+    }
+
+    /// Number of rows, from the footer.
+    pub fn n_rows(&self) -> u64 {
+        self.builder.metadata().file_metadata().num_rows().try_into().unwrap_or(0)
+    }
+
+    /// Reads the part; with `columns`, just these, in the order of the file.
+    pub fn read(self, columns: Option<&[&str]>) -> Result<PartBatches, PartError> {
+        let Self { path, url, mut builder } = self;
+        if let Some(columns) = columns {
+            let mut roots = Vec::with_capacity(columns.len());
+            for column in columns {
+                let index = builder.schema().index_of(column).map_err(|_| PartError::Column {
+                    path: path.clone(),
+                    url: url.clone(),
+                    problem: format!("there is no column `{column}`; there are: {}", column_names(builder.schema())),
+                })?;
+                roots.push(index);
+            }
+            let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+            builder = builder.with_projection(mask);
+        }
+        let batches = builder.with_batch_size(8192).build().map_err(|source| PartError::Damaged {
+            path: path.clone(),
+            url: url.clone(),
+            source,
+        })?;
+        Ok(PartBatches { path, url, batches })
+    }
+}
+
+fn column_names(schema: &Schema) -> String {
+    schema.fields().iter().map(|field| format!("`{}`", field.name())).collect::<Vec<_>>().join(", ")
+}
+
+/// The batches of one part.
+pub struct PartBatches {
+    path: String,
+    url: String,
+    batches: ParquetRecordBatchReader,
+}
+
+impl PartBatches {
+    /// Path of the part within its store.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// An error about a column of this part.
+    pub fn column_error(&self, problem: String) -> PartError {
+        PartError::Column { path: self.path.clone(), url: self.url.clone(), problem }
+    }
+}
+
+impl Iterator for PartBatches {
+    type Item = Result<RecordBatch, PartError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.batches.next()?;
+        Some(batch.map_err(|source| PartError::Damaged {
+            path: self.path.clone(),
+            url: self.url.clone(),
+            source: ParquetError::from(source),
+        }))
+    }
+}
+
+/// Random access to an object, as the parquet reader wants it.
+struct PartBytes {
+    store: Store,
+    path: String,
+    n_bytes: u64,
+}
+
+impl PartBytes {
+    fn range(&self, range: Range<u64>) -> Result<Bytes, ParquetError> {
+        if range.end > self.n_bytes || range.start > range.end {
+            return Err(ParquetError::EOF(format!("bytes {}..{} of {}", range.start, range.end, self.n_bytes)));
+        }
+        self.store.get_range(&self.path, range).map_err(|error| ParquetError::External(Box::new(error)))
+    }
+}
+
+impl Length for PartBytes {
+    fn len(&self) -> u64 {
+        self.n_bytes
+    }
+}
+
+impl ChunkReader for PartBytes {
+    type T = std::io::BufReader<RangeReader>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        let reader = RangeReader { store: self.store.clone(), path: self.path.clone(), at: start, end: self.n_bytes };
+        Ok(std::io::BufReader::with_capacity(64 << 10, reader))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        self.range(start..start.saturating_add(length as u64))
+    }
+}
+
+/// Sequential reading of an object by ranges.
+pub struct RangeReader {
+    store: Store,
+    path: String,
+    at: u64,
+    end: u64,
+}
+
+impl std::io::Read for RangeReader {
+    fn read(&mut self, mut buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = (self.end - self.at).min(buffer.len() as u64);
+        if n == 0 {
+            return Ok(0);
+        }
+        let bytes = self.store.get_range(&self.path, self.at..self.at + n).map_err(std::io::Error::other)?;
+        self.at += bytes.len() as u64;
+        buffer.write(&bytes)
+    }
+}
+
+/// A batch of `columns` under `schema`; the table's name goes into the error.
+pub fn batch(
+    table: &'static str,
+    schema: SchemaRef,
+    columns: Vec<Arc<dyn arrow::array::Array>>,
+) -> Result<RecordBatch, PartError> {
+    RecordBatch::try_new(schema, columns).map_err(|source| PartError::Batch { table, source })
+}

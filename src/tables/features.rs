@@ -1,0 +1,268 @@
+//! Feature tables `semantic` and `quality`: one row of vectors per image, cached by image content and extractor.
+//!
+//! ```text
+//! features/extractor=<name>/fingerprint=<16 hex>/extractor.json      what made the numbers
+//! features/extractor=<name>/fingerprint=<16 hex>/part-<16 hex>.parquet
+//! ```
+//!
+//! One folder is one [`FeatureSet`]: one table kind, one list of vector columns. Semantic and quality vectors of one
+//! network have fingerprints of their own, because their pooling differs, so each folder is homogeneous. Vectors are
+//! `FixedSizeList<Float32, dim>`, never null and always finite. Two writers may both compute an image: readers keep the
+//! row of the part that sorts first.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
+use serde::{Deserialize, Serialize};
+
+use super::{Column, ColumnType, PartitionName, for_each_batch, integer_array, text_array};
+use crate::identity::{Fingerprint, ImageId};
+use crate::store::part::{self, PartError, PartKind};
+use crate::store::{Store, StoreError};
+
+/// Version 1: first.
+pub const SEMANTIC: PartKind = PartKind { table: "semantic", version: 1 };
+
+/// Version 1: first.
+pub const QUALITY: PartKind = PartKind { table: "quality", version: 1 };
+
+/// The columns of `semantic`; an extractor with other prompts has other vector columns.
+pub const SEMANTIC_COLUMNS: &[Column] = &[
+    Column::partition("extractor", "name of the extractor, e.g. `mplug-owl2`"),
+    Column::partition("fingerprint", "first 16 hex digits of the fingerprint of everything that decides the numbers"),
+    Column::required("image_id", ColumnType::Text, "identity of the image"),
+    Column::required("f_a", ColumnType::Vector, "feature of prompt a: existence of semantic content"),
+    Column::required("f_b", ColumnType::Vector, "feature of prompt b: coherence"),
+    Column::required("n_tokens", ColumnType::Integer, "number of tokens that the features were pooled from"),
+];
+
+/// The columns of `quality`.
+pub const QUALITY_COLUMNS: &[Column] = &[
+    Column::partition("extractor", "name of the extractor, e.g. `maniqa`"),
+    Column::partition("fingerprint", "first 16 hex digits of the fingerprint of everything that decides the numbers"),
+    Column::required("image_id", ColumnType::Text, "identity of the image"),
+    Column::required("f_1", ColumnType::Vector, "quality feature, S × W per token for MANIQA"),
+];
+
+/// Which of the two tables a feature set fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FeatureKind {
+    /// `semantic`: a vector per prompt, and `n_tokens`.
+    Semantic,
+    /// `quality`: `f_1`.
+    Quality,
+}
+
+impl FeatureKind {
+    /// Table name and version.
+    pub fn part_kind(self) -> PartKind {
+        match self {
+            Self::Semantic => SEMANTIC,
+            Self::Quality => QUALITY,
+        }
+    }
+}
+
+/// A vector column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VectorColumn {
+    /// Name, e.g. `f_a`.
+    pub name: String,
+    /// Number of values.
+    pub dim: usize,
+}
+
+/// A folder of features: who made them and what columns they have. `extractor.json` is its JSON form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeatureSet {
+    /// Name of the extractor.
+    pub extractor: PartitionName,
+    /// Fingerprint of everything that decides the numbers.
+    pub fingerprint: Fingerprint,
+    /// Which table.
+    pub kind: FeatureKind,
+    /// Vector columns in file order.
+    pub columns: Vec<VectorColumn>,
+    /// The settings behind the fingerprint, for people.
+    pub settings: serde_json::Value,
+}
+
+/// Features of some images: row `i` belongs to `image_ids[i]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FeatureRows {
+    /// The images.
+    pub image_ids: Vec<ImageId>,
+    /// Per vector column, in the set's order: row-major values, `image_ids.len() * dim` of them.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens pooled per image; empty for [`FeatureKind::Quality`].
+    pub n_tokens: Vec<u32>,
+}
+
+impl FeatureRows {
+    /// No rows yet, for `n_columns` vector columns.
+    pub fn empty(n_columns: usize) -> Self {
+        Self { image_ids: Vec::new(), vectors: vec![Vec::new(); n_columns], n_tokens: Vec::new() }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.image_ids.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.image_ids.is_empty()
+    }
+}
+
+impl FeatureSet {
+    /// Folder of this set.
+    pub fn prefix(&self) -> String {
+        format!("features/extractor={}/fingerprint={}", self.extractor, self.fingerprint.short())
+    }
+
+    /// Writes `extractor.json` unless it is there.
+    pub fn write_description(&self, store: &Store) -> Result<(), StoreError> {
+        let json = serde_json::to_vec_pretty(self).expect("a feature set is plain data");
+        store.put_if_absent(&format!("{}/extractor.json", self.prefix()), json).map(|_| ())
+    }
+
+    /// Writes `rows` as one part, sorted by image, named by content. Returns its path.
+    ///
+    /// # Panics
+    /// Where the lengths of `rows` disagree with each other or with the set's columns, which is a bug of the caller.
+    pub fn write_part(&self, store: &Store, rows: &FeatureRows) -> Result<String, PartError> {
+        let kind = self.kind.part_kind();
+        let batch = self.to_batch(rows)?;
+        let path = format!("{}/part-{}.parquet", self.prefix(), part::content_name(kind, &batch)?);
+        part::write(store, kind, &path, &batch, Some(self.fingerprint))?;
+        Ok(path)
+    }
+
+    /// Images that have features in this set; reads just their ids.
+    pub fn done(&self, store: &Store) -> Result<HashSet<ImageId>, PartError> {
+        let mut done = HashSet::new();
+        for_each_batch(store, &self.prefix(), self.kind.part_kind(), Some(&["image_id"]), |columns, _| {
+            done.extend(columns.image_ids("image_id")?);
+            Ok(())
+        })?;
+        Ok(done)
+    }
+
+    /// Reads the vectors of `wanted`, in its order; an image without features is none.
+    ///
+    /// Returns per vector column a row-major matrix over the images found, and for each wanted image its row there.
+    pub fn read(&self, store: &Store, wanted: &[ImageId]) -> Result<FoundFeatures, PartError> {
+        let mut positions: HashMap<ImageId, usize> = HashMap::with_capacity(wanted.len());
+        let wanted_set: HashSet<ImageId> = wanted.iter().copied().collect();
+        let mut found = FeatureRows::empty(self.columns.len());
+        let names: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
+        let selection: Vec<&str> = std::iter::once("image_id").chain(names.iter().copied()).collect();
+        for_each_batch(store, &self.prefix(), self.kind.part_kind(), Some(&selection), |columns, batch| {
+            let ids = columns.image_ids("image_id")?;
+            let mut taken = Vec::new();
+            for (row, id) in ids.into_iter().enumerate() {
+                if wanted_set.contains(&id) && !positions.contains_key(&id) {
+                    positions.insert(id, found.image_ids.len());
+                    found.image_ids.push(id);
+                    taken.push(row);
+                }
+            }
+            for (column, values) in self.columns.iter().zip(&mut found.vectors) {
+                let array = columns.vectors(&column.name, column.dim, batch)?;
+                for row in &taken {
+                    values.extend_from_slice(&array[row * column.dim..(row + 1) * column.dim]);
+                }
+            }
+            Ok(())
+        })?;
+        let rows = wanted.iter().map(|id| positions.get(id).copied()).collect();
+        Ok(FoundFeatures { matrices: found.vectors, rows })
+    }
+
+    /// Feature sets in `store`, read from their `extractor.json`.
+    pub fn list(store: &Store) -> Result<Vec<Self>, StoreError> {
+        let mut sets = Vec::new();
+        for object in store.list("features")? {
+            if object.path.ends_with("/extractor.json") {
+                // One that does not parse is another version's; its parts say so when they are read.
+                sets.extend(serde_json::from_slice(&store.get(&object.path)?).ok());
+            }
+        }
+        Ok(sets)
+    }
+
+    fn schema(&self) -> SchemaRef {
+        let mut fields = vec![Field::new("image_id", DataType::Utf8, false)];
+        for column in &self.columns {
+            fields.push(Field::new(&column.name, vector_type(column.dim), false));
+        }
+        if self.kind == FeatureKind::Semantic {
+            fields.push(Field::new("n_tokens", DataType::Int64, false));
+        }
+        Arc::new(Schema::new(fields))
+    }
+
+    fn to_batch(&self, rows: &FeatureRows) -> Result<RecordBatch, PartError> {
+        assert_eq!(rows.vectors.len(), self.columns.len(), "one matrix per vector column");
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|row| rows.image_ids[*row]);
+        order.dedup_by_key(|row| rows.image_ids[*row]);
+        let ids: Vec<String> = order.iter().map(|row| rows.image_ids[*row].to_string()).collect();
+        let mut arrays: Vec<ArrayRef> = vec![text_array(ids.iter().map(String::as_str))];
+        for (column, values) in self.columns.iter().zip(&rows.vectors) {
+            assert_eq!(values.len(), rows.len() * column.dim, "column `{}` is rows × dim", column.name);
+            let sorted: Vec<f32> =
+                order.iter().flat_map(|row| &values[row * column.dim..(row + 1) * column.dim]).copied().collect();
+            let item = Arc::new(Field::new("item", DataType::Float32, false));
+            let width = i32::try_from(column.dim).expect("vector widths are thousands");
+            let array = FixedSizeListArray::try_new(item, width, Arc::new(Float32Array::from(sorted)), None)
+                .map_err(|source| PartError::Batch { table: self.kind.part_kind().table, source })?;
+            arrays.push(Arc::new(array));
+        }
+        if self.kind == FeatureKind::Semantic {
+            arrays.push(integer_array(order.iter().map(|row| i64::from(rows.n_tokens[*row]))));
+        }
+        part::batch(self.kind.part_kind().table, self.schema(), arrays)
+    }
+}
+
+/// Vectors of some images, as [`FeatureSet::read`] finds them.
+#[derive(Clone, Debug)]
+pub struct FoundFeatures {
+    /// Per vector column: row-major values of the images found.
+    pub matrices: Vec<Vec<f32>>,
+    /// For each image asked for, its row in the matrices, or none where it has no features.
+    pub rows: Vec<Option<usize>>,
+}
+
+fn vector_type(dim: usize) -> DataType {
+    let width = i32::try_from(dim).expect("vector widths are thousands");
+    DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), width)
+}
+
+impl super::Columns<'_> {
+    /// The values of a vector column, row-major; all finite.
+    fn vectors(&self, name: &str, dim: usize, batch: &RecordBatch) -> Result<Vec<f32>, PartError> {
+        let wrong =
+            |found: String| self.column_problem(name, &format!("expected vectors of {dim} values, found {found}"));
+        let column = batch.column_by_name(name).ok_or_else(|| wrong("no such column".to_owned()))?;
+        let list = column.as_fixed_size_list_opt().ok_or_else(|| wrong(column.data_type().to_string()))?;
+        if usize::try_from(list.value_length()) != Ok(dim) {
+            return Err(wrong(format!("vectors of {} values", list.value_length())));
+        }
+        let values = list
+            .values()
+            .as_primitive_opt::<Float32Type>()
+            .ok_or_else(|| wrong(list.values().data_type().to_string()))?;
+        let start = list.offset() * dim;
+        let values = &values.values()[start..start + batch.num_rows() * dim];
+        if let Some(position) = values.iter().position(|value| !value.is_finite()) {
+            return Err(wrong(format!("{} in row {}", values[position], position / dim)));
+        }
+        Ok(values.to_vec())
+    }
+}

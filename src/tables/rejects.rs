@@ -1,0 +1,141 @@
+//! `rejects`: every row that a stage could not use, with the reason; `rejects/stage=<stage>/part-<name>.parquet`.
+//!
+//! A part is named by whoever writes it: `ingest` replaces one part per dataset (the rejects of the last ingest are the
+//! dataset's rejects), feature stages add one per run, named by its content.
+
+use arrow::array::RecordBatch;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Column, ColumnType, PartitionName, for_each_batch, integer_at, optional_integer_array, optional_text_array,
+    text_array, text_at,
+};
+use crate::identity::ImageId;
+use crate::store::part::{self, PartError, PartKind};
+use crate::store::{Store, StoreError};
+
+/// Version 1: first.
+pub const KIND: PartKind = PartKind { table: "rejects", version: 1 };
+
+/// The columns.
+pub const COLUMNS: &[Column] = &[
+    Column::partition("stage", "stage that rejected the row: `ingest`, `features`, …"),
+    Column::optional("dataset", ColumnType::Text, "dataset or corpus that the row belongs to"),
+    Column::optional("image_id", ColumnType::Text, "identity of the image; null where its bytes could not be read"),
+    Column::optional("path", ColumnType::Text, "path or name of the image file"),
+    Column::optional("row", ColumnType::Integer, "number of the row in the dataset's table, from 1 after the header"),
+    Column::optional("fingerprint", ColumnType::Text, "fingerprint of the extractor that rejected the image"),
+    Column::required("kind", ColumnType::Text, "kind of error, one word or a few with hyphens"),
+    Column::required("message", ColumnType::Text, "what was found, what was expected, what to do"),
+    Column::required("at", ColumnType::Text, "UTC time of the rejection, RFC 3339"),
+];
+
+/// One rejected row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectRow {
+    /// Dataset or corpus that the row belongs to.
+    pub dataset: Option<String>,
+    /// Identity of the image, where its bytes could be read.
+    pub image_id: Option<ImageId>,
+    /// Path or name of the image file.
+    pub path: Option<String>,
+    /// Number of the row in the dataset's table, from 1 after the header.
+    pub row: Option<u64>,
+    /// Fingerprint (hex) of the extractor that rejected the image.
+    pub fingerprint: Option<String>,
+    /// Kind of error.
+    pub kind: String,
+    /// What was found, what was expected, what to do.
+    pub message: String,
+    /// UTC time of the rejection, RFC 3339.
+    pub at: String,
+}
+
+impl RejectRow {
+    /// A reject of now.
+    pub fn now(kind: impl Into<String>, message: impl Into<String>) -> Self {
+        let at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        Self {
+            dataset: None,
+            image_id: None,
+            path: None,
+            row: None,
+            fingerprint: None,
+            kind: kind.into(),
+            message: message.into(),
+            at,
+        }
+    }
+}
+
+fn prefix(stage: &str) -> String {
+    format!("rejects/stage={stage}")
+}
+
+/// Replaces the part `name` of `stage`'s rejects by `rows`; without rows the part goes away.
+pub fn replace(store: &Store, stage: &str, name: &PartitionName, rows: &[RejectRow]) -> Result<(), PartError> {
+    let path = format!("{}/part-{name}.parquet", prefix(stage));
+    if rows.is_empty() {
+        return Ok(store.delete(&path)?);
+    }
+    part::write(store, KIND, &path, &to_batch(rows)?, None).map(|_| ())
+}
+
+/// Adds `rows` to `stage`'s rejects as a part of its own, named by its content.
+pub fn append(store: &Store, stage: &str, rows: &[RejectRow]) -> Result<(), PartError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let batch = to_batch(rows)?;
+    let path = format!("{}/part-{}.parquet", prefix(stage), part::content_name(KIND, &batch)?);
+    part::write(store, KIND, &path, &batch, None).map(|_| ())
+}
+
+/// Paths of the parts of `stage`'s rejects, for a stage that rewrites them.
+pub fn parts(store: &Store, stage: &str) -> Result<Vec<String>, StoreError> {
+    Ok(part::list(store, &prefix(stage))?.into_iter().map(|object| object.path).collect())
+}
+
+/// Reads `stage`'s rejects.
+pub fn read(store: &Store, stage: &str) -> Result<Vec<RejectRow>, PartError> {
+    let mut rows = Vec::new();
+    for_each_batch(store, &prefix(stage), KIND, None, |columns, batch| {
+        let (datasets, ids) = (columns.text("dataset")?, columns.text("image_id")?);
+        let (paths, numbers) = (columns.text("path")?, columns.integers("row")?);
+        let (fingerprints, kinds) = (columns.text("fingerprint")?, columns.text("kind")?);
+        let (messages, ats) = (columns.text("message")?, columns.text("at")?);
+        for row in 0..batch.num_rows() {
+            let image_id = match text_at(ids, row) {
+                Some(id) => Some(id.parse().map_err(|_| columns.error(row, "image_id", "an image id", &id))?),
+                None => None,
+            };
+            rows.push(RejectRow {
+                dataset: text_at(datasets, row),
+                image_id,
+                path: text_at(paths, row),
+                row: integer_at(numbers, row).and_then(|number| number.try_into().ok()),
+                fingerprint: text_at(fingerprints, row),
+                kind: kinds.value(row).to_owned(),
+                message: messages.value(row).to_owned(),
+                at: ats.value(row).to_owned(),
+            });
+        }
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+fn to_batch(rows: &[RejectRow]) -> Result<RecordBatch, PartError> {
+    let ids: Vec<Option<String>> = rows.iter().map(|row| row.image_id.map(|id| id.to_string())).collect();
+    let columns = vec![
+        optional_text_array(rows.iter().map(|row| row.dataset.as_deref())),
+        optional_text_array(ids.iter().map(Option::as_deref)),
+        optional_text_array(rows.iter().map(|row| row.path.as_deref())),
+        optional_integer_array(rows.iter().map(|row| row.row.and_then(|number| i64::try_from(number).ok()))),
+        optional_text_array(rows.iter().map(|row| row.fingerprint.as_deref())),
+        text_array(rows.iter().map(|row| row.kind.as_str())),
+        text_array(rows.iter().map(|row| row.message.as_str())),
+        text_array(rows.iter().map(|row| row.at.as_str())),
+    ];
+    part::batch(KIND.table, super::schema_of(COLUMNS), columns)
+}

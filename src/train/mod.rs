@@ -1,0 +1,1 @@
+//! Fitting the fusion head on cached feature columns.

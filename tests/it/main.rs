@@ -1,0 +1,15 @@
+//! Behaviour of the `agiqa` binary, and of its mathematics against reference numbers. One binary, so that it links once.
+
+mod testdir;
+
+mod data_example;
+mod evaluate;
+mod features;
+mod ingest;
+mod metrics;
+mod pipeline;
+mod schemas;
+mod splits;
+mod store;
+mod train;
+mod weights;

@@ -1,0 +1,113 @@
+//! A folder and a command per test; a failure prints the command, its output and the folder.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A temporary folder that a test runs `agiqa` in.
+pub struct TestDir {
+    folder: tempfile::TempDir,
+}
+
+/// What one command printed and returned.
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    report: String,
+}
+
+impl TestDir {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder can be made") }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a file, making its folders. Returns its path.
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("inside the folder")).expect("folders can be made");
+        std::fs::write(&path, bytes).expect("a file can be written");
+        path
+    }
+
+    /// `agiqa` with this folder as its current one, not started yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agiqa"));
+        command.current_dir(self.path()).args(args).env_remove("NO_COLOR");
+        command
+    }
+
+    /// Runs `agiqa` with `args` to its end.
+    pub fn agiqa(&self, args: &[&str]) -> Ran {
+        let output = self.command(args).output().expect("agiqa can be started");
+        self.ran(args, &output)
+    }
+
+    fn ran(&self, args: &[&str], output: &Output) -> Ran {
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let mut report = format!("$ agiqa {}\n{}\n", args.join(" "), output.status);
+        let _ = write!(report, "-- stdout\n{stdout}\n-- stderr\n{stderr}\n-- folder\n{}", listing(self.path()));
+        Ran { code: output.status.code(), stdout, stderr, report }
+    }
+}
+
+impl Ran {
+    /// Fails unless the exit code is `code`.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "exit code\n{}", self.report);
+        self
+    }
+
+    /// Fails unless stderr holds `text`.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "stderr lacks {text:?}\n{}", self.report);
+        self
+    }
+
+    /// Fails unless stdout holds `text`.
+    #[track_caller]
+    pub fn prints(self, text: &str) -> Self {
+        assert!(self.stdout.contains(text), "stdout lacks {text:?}\n{}", self.report);
+        self
+    }
+}
+
+fn listing(folder: &Path) -> String {
+    walkdir::WalkDir::new(folder)
+        .sort_by_file_name()
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| format!("{}\n", entry.path().strip_prefix(folder).unwrap_or(entry.path()).display()))
+        .collect()
+}
+
+/// A path in the reference material beside the project; none, said plainly, where that is absent.
+///
+/// With `AGIQA_REQUIRE_SHARED=1` its absence fails the test.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    required_or_skipped(Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path), "AGIQA_REQUIRE_SHARED")
+}
+
+/// A file in the weights folder; none, said plainly, where it was not fetched.
+///
+/// With `AGIQA_REQUIRE_WEIGHTS=1` its absence fails the test.
+pub fn weights(path: &str) -> Option<PathBuf> {
+    required_or_skipped(agiqa::weights::folder().join(path), "AGIQA_REQUIRE_WEIGHTS")
+}
+
+fn required_or_skipped(path: PathBuf, variable: &str) -> Option<PathBuf> {
+    if path.exists() {
+        return Some(path);
+    }
+    assert!(std::env::var_os(variable).is_none(), "{variable} is set and {} is absent", path.display());
+    println!("skipped: {} is absent", path.display());
+    None
+}
