@@ -43,7 +43,7 @@ cargo-deny:
 		CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install cargo-deny --version $(CARGO_DENY) --locked --debug
 
 audit: cargo-deny ## licences, banned crates and sources of all dependencies, by deny.toml
-	$(CARGO) deny --locked --offline check bans licenses sources
+	$(CARGO) deny --locked check bans licenses sources
 
 audit-advisories: cargo-deny ## known vulnerabilities of the dependencies; fetches the RustSec database
 	$(CARGO) deny --locked check advisories

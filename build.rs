@@ -9,11 +9,7 @@ fn main() {
     let lib = Path::new(&lib);
     let version_file = lib.with_file_name("build-version");
     let version = fs::read_to_string(&version_file).unwrap_or_default();
-    let version = if version.trim().is_empty() {
-        "unknown"
-    } else {
-        version.trim()
-    };
+    let version = if version.trim().is_empty() { "unknown" } else { version.trim() };
     println!("cargo:rustc-env=AGIQA_LIBTORCH_VERSION={version}");
     if version_file.exists() {
         // Written anew whenever scripts/provision.sh changes what lies there, so that going from the CPU set to the

@@ -22,28 +22,16 @@ pub fn write(root: &Path, seed: u64) -> anyhow::Result<()> {
     fs::write(folder.join("empty_002.jpg"), [])?;
     let whole = jpeg(&picture(Subject::Sea, 1), 85)?;
     fs::write(folder.join("truncated_003.jpg"), &whole[..whole.len() * 2 / 5])?;
-    fs::write(
-        folder.join("text_004.jpg"),
-        "This file holds a sentence and is called .jpg all the same.\n",
-    )?;
+    fs::write(folder.join("text_004.jpg"), "This file holds a sentence and is called .jpg all the same.\n")?;
     fs::write(folder.join("nomos_005.jpg"), jpeg(&picture(Subject::Flowers, 2), 85)?)?;
     fs::write(folder.join("offscale_006.jpg"), jpeg(&picture(Subject::City, 3), 85)?)?;
     fs::write(root.join("secret.jpg"), jpeg(&picture(Subject::Shapes, 4), 85)?)?;
 
     let rgb = DynamicImage::ImageRgb8(picture(Subject::Portrait, 5));
-    fs::write(
-        folder.join("sixteenbit_008.png"),
-        png(&DynamicImage::ImageRgb16(rgb.to_rgb16()))?,
-    )?;
+    fs::write(folder.join("sixteenbit_008.png"), png(&DynamicImage::ImageRgb16(rgb.to_rgb16()))?)?;
     let rgb = DynamicImage::ImageRgb8(picture(Subject::Landscape, 6));
-    fs::write(
-        folder.join("grey_009.png"),
-        png(&DynamicImage::ImageLuma8(rgb.to_luma8()))?,
-    )?;
-    fs::write(
-        folder.join("palette_010.png"),
-        palette_png(&picture(Subject::StillLife, 7)),
-    )?;
+    fs::write(folder.join("grey_009.png"), png(&DynamicImage::ImageLuma8(rgb.to_luma8()))?)?;
+    fs::write(folder.join("palette_010.png"), palette_png(&picture(Subject::StillLife, 7)))?;
     let mut rgba = DynamicImage::ImageRgb8(picture(Subject::Flowers, 8)).to_rgba8();
     for (column, row, pixel) in rgba.enumerate_pixels_mut() {
         pixel[3] = if (column / 16 + row / 16) % 2 == 0 { 255 } else { 90 };
@@ -54,11 +42,7 @@ pub fn write(root: &Path, seed: u64) -> anyhow::Result<()> {
         ("sound_000.jpg", "a house, nothing wrong with it", "3.10"),
         ("samebytes_001.jpg", "the same house under another name", "3.05"),
         ("empty_002.jpg", "a file of no bytes", "2.20"),
-        (
-            "truncated_003.jpg",
-            "a boat, cut off after two fifths of the file",
-            "2.90",
-        ),
+        ("truncated_003.jpg", "a boat, cut off after two fifths of the file", "2.90"),
         ("text_004.jpg", "not an image", "2.50"),
         ("nomos_005.jpg", "flowers nobody rated", "n/a"),
         ("offscale_006.jpg", "a city rated on a scale of 100", "57.30"),
@@ -70,9 +54,7 @@ pub fn write(root: &Path, seed: u64) -> anyhow::Result<()> {
         ("sound_000.jpg", "the first row's name again", "1.00"),
         ("../secret.jpg", "a name that climbs out of the folder", "4.00"),
     ];
-    let mut table = csv::WriterBuilder::new()
-        .terminator(csv::Terminator::CRLF)
-        .from_writer(vec![0xef, 0xbb, 0xbf]);
+    let mut table = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(vec![0xef, 0xbb, 0xbf]);
     table.write_record(COLUMNS)?;
     for (name, prompt, mos) in rows {
         table.write_record([name, prompt, "", "", "", mos, "0.50", "2.50", "0.50"])?;
@@ -88,18 +70,11 @@ fn draw(subject: Subject, seed: u64) -> RgbImage {
 /// A PNG of 4 bits a pixel that point into a palette, which the `image` crate reads but does not write.
 fn palette_png(picture: &RgbImage) -> Vec<u8> {
     let mut rng = Rng::new(0, 0);
-    let palette: Vec<[u8; 3]> = (0..16)
-        .map(|_| picture.get_pixel(rng.below(160) as u32, rng.below(160) as u32).0)
-        .collect();
+    let palette: Vec<[u8; 3]> =
+        (0..16).map(|_| picture.get_pixel(rng.below(160) as u32, rng.below(160) as u32).0).collect();
     let nearest = |pixel: [u8; 3]| {
-        let squares = |c: &[u8; 3]| {
-            (0..3)
-                .map(|i| (i32::from(c[i]) - i32::from(pixel[i])).pow(2))
-                .sum::<i32>()
-        };
-        (0..16u8)
-            .min_by_key(|&k| squares(&palette[usize::from(k)]))
-            .expect("the palette has sixteen colours")
+        let squares = |c: &[u8; 3]| (0..3).map(|i| (i32::from(c[i]) - i32::from(pixel[i])).pow(2)).sum::<i32>();
+        (0..16u8).min_by_key(|&k| squares(&palette[usize::from(k)])).expect("the palette has sixteen colours")
     };
     let mut lines = Vec::new();
     for row in picture.rows() {
@@ -124,12 +99,8 @@ fn palette_png(picture: &RgbImage) -> Vec<u8> {
     header.extend(picture.height().to_be_bytes());
     header.extend([4, 3, 0, 0, 0]); // bits, colour type 3 (palette), deflate, filters, not interlaced
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-    let chunks: [(&[u8; 4], &[u8]); 4] = [
-        (b"IHDR", &header),
-        (b"PLTE", palette.as_flattened()),
-        (b"IDAT", &stream),
-        (b"IEND", &[]),
-    ];
+    let chunks: [(&[u8; 4], &[u8]); 4] =
+        [(b"IHDR", &header), (b"PLTE", palette.as_flattened()), (b"IDAT", &stream), (b"IEND", &[])];
     for (kind, body) in chunks {
         let named = [kind, body].concat();
         file.extend((body.len() as u32).to_be_bytes());
@@ -142,8 +113,6 @@ fn palette_png(picture: &RgbImage) -> Vec<u8> {
 /// The checksum of a PNG's chunks (ISO 3309).
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |c, _| {
-            if c & 1 == 1 { 0xedb8_8320 ^ (c >> 1) } else { c >> 1 }
-        })
+        (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 == 1 { 0xedb8_8320 ^ (c >> 1) } else { c >> 1 })
     })
 }

@@ -20,17 +20,8 @@ use image::{DynamicImage, RgbImage};
 use std::{fs, path::Path};
 
 /// AGIQA-3K's columns.
-const COLUMNS: [&str; 9] = [
-    "name",
-    "prompt",
-    "adj1",
-    "adj2",
-    "style",
-    "mos_quality",
-    "std_quality",
-    "mos_align",
-    "std_align",
-];
+const COLUMNS: [&str; 9] =
+    ["name", "prompt", "adj1", "adj2", "style", "mos_quality", "std_quality", "mos_align", "std_align"];
 
 const SEED: u64 = 20;
 
@@ -62,13 +53,7 @@ pub fn write(root: &Path) -> anyhow::Result<()> {
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
         let scores = [item.mos_quality, item.std_quality, item.mos_align, item.std_align].map(|v| format!("{v:.6}"));
         let prompt = item.prompt.full();
-        let texts = [
-            &item.name,
-            &prompt,
-            item.prompt.adj1,
-            item.prompt.adj2,
-            item.prompt.style,
-        ];
+        let texts = [&item.name, &prompt, item.prompt.adj1, item.prompt.adj2, item.prompt.style];
         let record: Vec<&str> = texts.into_iter().chain(scores.iter().map(String::as_str)).collect();
         for (file, table) in &mut tables {
             if ["data.csv", study::published_part(item_idx)].contains(file) {
@@ -91,10 +76,6 @@ fn jpeg(picture: &RgbImage, quality: u8) -> anyhow::Result<Vec<u8>> {
 
 fn png(picture: &DynamicImage) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    picture.write_with_encoder(PngEncoder::new_with_quality(
-        &mut bytes,
-        CompressionType::Best,
-        FilterType::Paeth,
-    ))?;
+    picture.write_with_encoder(PngEncoder::new_with_quality(&mut bytes, CompressionType::Best, FilterType::Paeth))?;
     Ok(bytes)
 }

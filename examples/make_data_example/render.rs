@@ -76,10 +76,7 @@ pub fn render(scene: &Scene, coherence: f32, damage: Damage, (width, height): (u
             }
         }
         Damage::Noise(level) => {
-            pixels
-                .iter_mut()
-                .flatten()
-                .for_each(|v| *v += rng.normal() * level * 0.3);
+            pixels.iter_mut().flatten().for_each(|v| *v += rng.normal() * level * 0.3);
         }
         Damage::Blocks(_) => {}
         Damage::Cast(level) => {
@@ -116,7 +113,5 @@ fn box_blur(pixels: &[Rgb], width: usize, radius: usize) -> Vec<Rgb> {
 
 fn transpose(pixels: &[Rgb], width: usize) -> Vec<Rgb> {
     let height = pixels.len() / width;
-    (0..pixels.len())
-        .map(|i| pixels[(i % height) * width + i / height])
-        .collect()
+    (0..pixels.len()).map(|i| pixels[(i % height) * width + i / height]).collect()
 }

@@ -29,11 +29,7 @@ pub struct Scene {
 impl Scene {
     pub fn new(subject: Subject, seed: u64) -> Self {
         let mut rng = Rng::new(seed, 1);
-        Scene {
-            subject,
-            seed,
-            detail: std::array::from_fn(|_| rng.uniform()),
-        }
+        Scene { subject, seed, detail: std::array::from_fn(|_| rng.uniform()) }
     }
 
     /// The colour at a point; the image is the unit square with `y` downwards, and points outside of it have one too.
@@ -67,21 +63,13 @@ impl Scene {
         }
         let far_ridge = 0.52 - 0.28 * cloud(self.seed + 1, x * 2.5 + far * 9.0, 0.5);
         if y > far_ridge {
-            let rock = blend(
-                [0.45, 0.5, 0.62],
-                [0.6, 0.62, 0.7],
-                cloud(self.seed + 2, x * 12.0, y * 12.0),
-            );
+            let rock = blend([0.45, 0.5, 0.62], [0.6, 0.62, 0.7], cloud(self.seed + 2, x * 12.0, y * 12.0));
             let snow = cloud(self.seed + 3, x * 20.0, 0.0) * 0.08 + 0.03;
             c = if y < far_ridge + snow { [0.95, 0.96, 1.0] } else { rock };
         }
         let near_ridge = 0.62 - 0.12 * cloud(self.seed + 4, x * 2.0 + near * 5.0, 0.5);
         if y > near_ridge {
-            c = blend(
-                [0.2, 0.4, 0.18],
-                [0.4, 0.58, 0.25],
-                cloud(self.seed + 5, x * 25.0, y * 25.0),
-            );
+            c = blend([0.2, 0.4, 0.18], [0.4, 0.58, 0.25], cloud(self.seed + 5, x * 25.0, y * 25.0));
         }
         for k in 0..9 {
             let foot = 0.72 + 0.03 * k as f32;
@@ -100,11 +88,7 @@ impl Scene {
         let [place, wall_hue, roof_hue, ..] = self.detail;
         let mut c = self.sky(x, y, [0.35, 0.6, 0.92], [0.85, 0.93, 1.0]);
         if y > 0.7 {
-            c = blend(
-                [0.25, 0.5, 0.2],
-                [0.45, 0.68, 0.3],
-                cloud(self.seed + 1, x * 30.0, y * 60.0),
-            );
+            c = blend([0.25, 0.5, 0.2], [0.45, 0.68, 0.3], cloud(self.seed + 1, x * 30.0, y * 60.0));
         }
         let left = 0.16 + 0.18 * place;
         let (right, eaves, foot) = (left + 0.48, 0.42, 0.82);
@@ -119,11 +103,7 @@ impl Scene {
         }
         if inside(x, y, left, eaves, right, foot) {
             let plaster = blend([0.92, 0.85, 0.7], [0.75, 0.82, 0.86], wall_hue);
-            c = blend(
-                plaster,
-                [0.6, 0.55, 0.5],
-                0.35 * cloud(self.seed + 2, x * 20.0, y * 20.0),
-            );
+            c = blend(plaster, [0.6, 0.55, 0.5], 0.35 * cloud(self.seed + 2, x * 20.0, y * 20.0));
         }
         if inside(x, y, mid - 0.05, 0.6, mid + 0.05, foot) {
             c = [0.36, 0.22, 0.12];
@@ -144,22 +124,14 @@ impl Scene {
             }
         }
         if y > foot && (x - mid).abs() < 0.05 + (y - foot) * 0.5 {
-            c = blend(
-                [0.6, 0.56, 0.5],
-                [0.75, 0.7, 0.62],
-                noise(self.seed + 3, x * 40.0, y * 40.0),
-            );
+            c = blend([0.6, 0.56, 0.5], [0.75, 0.7, 0.62], noise(self.seed + 3, x * 40.0, y * 40.0));
         }
         c
     }
 
     fn portrait(&self, x: f32, y: f32) -> Rgb {
         let [skin_tone, hair_tone, eye_tone, coat, turn, back, ..] = self.detail;
-        let mut c = blend(
-            [0.25, 0.3, 0.38],
-            [0.7, 0.62, 0.5],
-            (back + cloud(self.seed + 1, x * 4.0, y * 4.0)) / 2.0,
-        );
+        let mut c = blend([0.25, 0.3, 0.38], [0.7, 0.62, 0.5], (back + cloud(self.seed + 1, x * 4.0, y * 4.0)) / 2.0);
         let skin = blend([0.96, 0.8, 0.68], [0.5, 0.33, 0.24], skin_tone);
         let hair = blend([0.12, 0.08, 0.06], [0.8, 0.6, 0.3], hair_tone * hair_tone);
         let strands = noise(self.seed + 2, x * 70.0, y * 6.0) * 0.35;
@@ -207,11 +179,7 @@ impl Scene {
         }
         let smile = y - 0.635 + (x - cx) * (x - cx) * 3.0;
         if smile.abs() < 0.016 && (x - cx).abs() < 0.085 {
-            c = if smile.abs() < 0.003 {
-                [0.35, 0.1, 0.1]
-            } else {
-                [0.75, 0.32, 0.32]
-            };
+            c = if smile.abs() < 0.003 { [0.35, 0.1, 0.1] } else { [0.75, 0.32, 0.32] };
         }
         if face < 1.3 && y < 0.3 + 0.3 * (x - cx) * (x - cx) {
             c = blend(hair, [0.0, 0.0, 0.0], strands);
@@ -221,20 +189,9 @@ impl Scene {
 
     fn flowers(&self, x: f32, y: f32) -> Rgb {
         let [hue, ..] = self.detail;
-        let mut c = blend(
-            [0.06, 0.2, 0.08],
-            [0.3, 0.5, 0.2],
-            cloud(self.seed + 1, x * 9.0, y * 9.0),
-        );
+        let mut c = blend([0.06, 0.2, 0.08], [0.3, 0.5, 0.2], cloud(self.seed + 1, x * 9.0, y * 9.0));
         // Six directions, as numbers: see `random` for why not as sines.
-        let around = [
-            (1.0, 0.0),
-            (0.5, 0.866),
-            (-0.5, 0.866),
-            (-1.0, 0.0),
-            (-0.5, -0.866),
-            (0.5, -0.866),
-        ];
+        let around = [(1.0, 0.0), (0.5, 0.866), (-0.5, 0.866), (-1.0, 0.0), (-0.5, -0.866), (0.5, -0.866)];
         for k in 0..8 {
             let (cx, cy) = (lattice(self.seed + 2, k, 0), 0.08 + 0.75 * lattice(self.seed + 2, k, 1));
             let r = 0.07 + 0.07 * lattice(self.seed + 2, k, 2);
@@ -251,11 +208,7 @@ impl Scene {
             }
             let d = distance(x, y, cx, cy) / (r * 0.36);
             if d < 1.0 {
-                c = blend(
-                    [0.98, 0.85, 0.2],
-                    [0.7, 0.4, 0.05],
-                    d * noise(self.seed + 3, x * 120.0, y * 120.0),
-                );
+                c = blend([0.98, 0.85, 0.2], [0.7, 0.4, 0.05], d * noise(self.seed + 3, x * 120.0, y * 120.0));
             }
         }
         c
@@ -263,27 +216,14 @@ impl Scene {
 
     fn still_life(&self, x: f32, y: f32) -> Rgb {
         let [cloth, wall, ..] = self.detail;
-        let mut c = blend(
-            blend([0.5, 0.42, 0.36], [0.3, 0.4, 0.42], wall),
-            [0.1, 0.08, 0.08],
-            (x - 0.3).abs(),
-        );
+        let mut c = blend(blend([0.5, 0.42, 0.36], [0.3, 0.4, 0.42], wall), [0.1, 0.08, 0.08], (x - 0.3).abs());
         if y > 0.52 {
             let depth = 0.5 / (y - 0.36);
             let (u, v) = ((x - 0.5) * depth * 5.0, depth * 7.0);
             let dark = (u.floor() as i64 + v.floor() as i64).rem_euclid(2) == 0;
-            c = if dark {
-                blend([0.7, 0.15, 0.15], [0.15, 0.25, 0.55], cloth)
-            } else {
-                [0.93, 0.91, 0.86]
-            };
+            c = if dark { blend([0.7, 0.15, 0.15], [0.15, 0.25, 0.55], cloth) } else { [0.93, 0.91, 0.86] };
         }
-        let fruit = [
-            [0.85, 0.15, 0.12],
-            [0.95, 0.6, 0.1],
-            [0.55, 0.75, 0.2],
-            [0.5, 0.15, 0.35],
-        ];
+        let fruit = [[0.85, 0.15, 0.12], [0.95, 0.6, 0.1], [0.55, 0.75, 0.2], [0.5, 0.15, 0.35]];
         for k in 0..5 {
             let cx = 0.18 + 0.16 * k as f32 + 0.06 * lattice(self.seed + 1, k, 0);
             let r = 0.085 + 0.045 * lattice(self.seed + 1, k, 1);
@@ -332,11 +272,7 @@ impl Scene {
         }
         let up = (y - 0.16) / (0.58 - 0.16);
         if up > 0.0 && up < 1.0 {
-            let canvas = blend(
-                [0.98, 0.97, 0.93],
-                [0.8, 0.78, 0.74],
-                noise(self.seed + 2, x * 8.0, y * 14.0),
-            );
+            let canvas = blend([0.98, 0.97, 0.93], [0.8, 0.78, 0.74], noise(self.seed + 2, x * 8.0, y * 14.0));
             if x > bx + 0.012 && x < bx + 0.012 + up * 0.19 {
                 c = canvas;
             }
@@ -354,11 +290,7 @@ impl Scene {
             c = [0.9, 0.9, 0.8];
         }
         if distance(x, y, 0.1 + 0.8 * moon_x, 0.14) < 0.06 {
-            c = blend(
-                [0.95, 0.94, 0.85],
-                [0.7, 0.7, 0.66],
-                cloud(self.seed + 2, x * 30.0, y * 30.0),
-            );
+            c = blend([0.95, 0.94, 0.85], [0.7, 0.7, 0.66], cloud(self.seed + 2, x * 30.0, y * 30.0));
         }
         for row in 0..2 {
             let columns = 9.0 - 2.0 * row as f32;
@@ -379,18 +311,8 @@ impl Scene {
     }
 
     fn shapes(&self, x: f32, y: f32) -> Rgb {
-        let paints = [
-            [0.85, 0.15, 0.12],
-            [0.1, 0.25, 0.65],
-            [0.97, 0.8, 0.15],
-            [0.08, 0.08, 0.08],
-            [0.2, 0.6, 0.5],
-        ];
-        let mut c = blend(
-            [0.95, 0.93, 0.88],
-            [0.85, 0.82, 0.75],
-            cloud(self.seed + 1, x * 30.0, y * 30.0),
-        );
+        let paints = [[0.85, 0.15, 0.12], [0.1, 0.25, 0.65], [0.97, 0.8, 0.15], [0.08, 0.08, 0.08], [0.2, 0.6, 0.5]];
+        let mut c = blend([0.95, 0.93, 0.88], [0.85, 0.82, 0.75], cloud(self.seed + 1, x * 30.0, y * 30.0));
         for k in 0..9 {
             let at = |i| lattice(self.seed + 2, k, i);
             let (cx, cy, size) = (at(0), at(1), 0.06 + 0.14 * at(2));

@@ -33,11 +33,7 @@ impl Prompt {
     /// The whole prompt, as the table's column `prompt` has it.
     pub fn full(&self) -> String {
         let parts = [self.text, self.adj1, self.adj2, self.style];
-        parts
-            .into_iter()
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>()
-            .join(", ")
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -48,81 +44,21 @@ const fn prompt(
     adj2: &'static str,
     style: &'static str,
 ) -> Prompt {
-    Prompt {
-        subject,
-        text,
-        adj1,
-        adj2,
-        style,
-    }
+    Prompt { subject, text, adj1, adj2, style }
 }
 
 const PROMPTS: [Prompt; 15] = [
-    prompt(
-        Subject::Landscape,
-        "snowy mountains under a bright sun",
-        "",
-        "",
-        "realistic style",
-    ),
+    prompt(Subject::Landscape, "snowy mountains under a bright sun", "", "", "realistic style"),
     prompt(Subject::House, "a small house with a tiled roof", "", "", ""),
-    prompt(
-        Subject::Portrait,
-        "portrait of a smiling woman",
-        "close-up",
-        "soft lighting",
-        "",
-    ),
-    prompt(
-        Subject::Flowers,
-        "pink flowers in a meadow",
-        "top view",
-        "",
-        "baroque style",
-    ),
-    prompt(
-        Subject::StillLife,
-        "fruit on a checkered tablecloth",
-        "",
-        "",
-        "realistic style",
-    ),
-    prompt(
-        Subject::Sea,
-        "a sailing boat on the sea, seen from the shore",
-        "",
-        "",
-        "",
-    ),
+    prompt(Subject::Portrait, "portrait of a smiling woman", "close-up", "soft lighting", ""),
+    prompt(Subject::Flowers, "pink flowers in a meadow", "top view", "", "baroque style"),
+    prompt(Subject::StillLife, "fruit on a checkered tablecloth", "", "", "realistic style"),
+    prompt(Subject::Sea, "a sailing boat on the sea, seen from the shore", "", "", ""),
     prompt(Subject::City, "a city skyline at night", "long-shot", "cold color", ""),
-    prompt(
-        Subject::Shapes,
-        "discs, bars and triangles on paper",
-        "",
-        "",
-        "abstract style",
-    ),
-    prompt(
-        Subject::Landscape,
-        "fir trees in front of a mountain range",
-        "warm color",
-        "",
-        "",
-    ),
-    prompt(
-        Subject::House,
-        "a \"gingerbread\" house",
-        "soft lighting",
-        "",
-        "anime style",
-    ),
-    prompt(
-        Subject::Portrait,
-        "a man who looks at the camera",
-        "",
-        "",
-        "realistic style",
-    ),
+    prompt(Subject::Shapes, "discs, bars and triangles on paper", "", "", "abstract style"),
+    prompt(Subject::Landscape, "fir trees in front of a mountain range", "warm color", "", ""),
+    prompt(Subject::House, "a \"gingerbread\" house", "soft lighting", "", "anime style"),
+    prompt(Subject::Portrait, "a man who looks at the camera", "", "", "realistic style"),
     prompt(Subject::Flowers, "a bunch of daisies", "close-up", "", ""),
     prompt(Subject::StillLife, "apples, plums and oranges", "", "", "baroque style"),
     prompt(Subject::Sea, "a boat at sunset", "warm color", "long-shot", ""),
