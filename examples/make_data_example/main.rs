@@ -74,8 +74,10 @@ fn jpeg(picture: &RgbImage, quality: u8) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// `Fast` is the one compressor that the `png` crate brings itself. The others come with whatever `flate2` is built with,
+/// which decides about their bytes.
 fn png(picture: &DynamicImage) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    picture.write_with_encoder(PngEncoder::new_with_quality(&mut bytes, CompressionType::Best, FilterType::Paeth))?;
+    picture.write_with_encoder(PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Paeth))?;
     Ok(bytes)
 }
