@@ -2,7 +2,7 @@
 
 use agiqa::metrics::{self, BootstrapSettings};
 use divan::Bencher;
-use divan::counter::ItemsCounter;
+use divan::counter::ItemsCount;
 
 fn main() {
     divan::main();
@@ -28,19 +28,19 @@ fn sample(n: usize) -> (Vec<f64>, Vec<f64>) {
 #[divan::bench(args = SIZES)]
 fn srcc(bencher: Bencher, n: usize) {
     let (scores, mos) = sample(n);
-    bencher.counter(ItemsCounter::new(n)).bench(|| metrics::srcc(&scores, &mos));
+    bencher.counter(ItemsCount::new(n)).bench(|| metrics::srcc(&scores, &mos));
 }
 
 #[divan::bench(args = SIZES)]
 fn krcc(bencher: Bencher, n: usize) {
     let (scores, mos) = sample(n);
-    bencher.counter(ItemsCounter::new(n)).bench(|| metrics::krcc(&scores, &mos));
+    bencher.counter(ItemsCount::new(n)).bench(|| metrics::krcc(&scores, &mos));
 }
 
 #[divan::bench(args = SIZES)]
 fn fit_logistic4(bencher: Bencher, n: usize) {
     let (scores, mos) = sample(n);
-    bencher.counter(ItemsCounter::new(n)).bench(|| metrics::fit_logistic4(&scores, &mos));
+    bencher.counter(ItemsCount::new(n)).bench(|| metrics::fit_logistic4(&scores, &mos));
 }
 
 /// All six metrics with 1000 resamples, the logistic fitted anew in each.
@@ -48,5 +48,5 @@ fn fit_logistic4(bencher: Bencher, n: usize) {
 fn evaluate_with_1000_resamples(bencher: Bencher, n: usize) {
     let (scores, mos) = sample(n);
     let settings = BootstrapSettings::default();
-    bencher.counter(ItemsCounter::new(n)).bench(|| metrics::evaluate(&scores, &mos, Some(&settings)));
+    bencher.counter(ItemsCount::new(n)).bench(|| metrics::evaluate(&scores, &mos, Some(&settings)));
 }
