@@ -178,7 +178,8 @@ impl Problem {
         let from_quartiles = (quantile(0.75) - quantile(0.25)) / 1.349;
         let deviation = (sorted.iter().map(|x| x * x).sum::<f64>() / sorted.len() as f64).sqrt();
         let spread = if from_quartiles > 0.0 { from_quartiles } else { deviation.max(f64::MIN_POSITIVE) };
-        let mut shapes = vec![Shape::new(0.1 / spread, 0.0)];
+        // The first is a straight line for all purposes, so that no fit is worse than one.
+        let mut shapes = vec![Shape::new(10.0 * MIN_SLOPE, 0.0), Shape::new(0.1 / spread, 0.0)];
         for steepness in [0.5, 1.0, 2.0, 4.0, 8.0] {
             let slope = (steepness / spread).min(MAX_SLOPE);
             shapes.extend([0.1, 0.3, 0.5, 0.7, 0.9].map(|share| Shape::new(slope, slope * quantile(share))));
