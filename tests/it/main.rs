@@ -6,6 +6,7 @@ mod evaluate;
 mod features;
 mod ingest;
 mod metrics;
+mod networks;
 mod pipeline;
 mod schemas;
 mod splits;
