@@ -111,7 +111,7 @@ pub enum OnnxError {
         name: String,
     },
     /// No initializer of that name.
-    #[error("{}: no initializer `{name}` among the {n_initializers} there are{}", path.display(), nearest(nearest))]
+    #[error("{}: no initializer `{name}` among the {n_initializers} there are{}", path.display(), hint(nearest))]
     Missing {
         /// The file.
         path: PathBuf,
@@ -182,7 +182,7 @@ pub enum OnnxError {
     },
 }
 
-fn nearest(name: &Option<String>) -> String {
+fn hint(name: &Option<String>) -> String {
     name.as_ref().map_or_else(String::new, |name| format!("; the nearest is `{name}`"))
 }
 
