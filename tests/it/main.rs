@@ -2,6 +2,7 @@
 
 mod testdir;
 
+mod data_example;
 mod evaluate;
 mod features;
 mod ingest;
