@@ -6,14 +6,15 @@ use std::sync::Arc;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use super::pooling::{Pool, Statistic, Tap, pool};
+use super::pooling::{Pool, Statistic, pool};
 use super::{
     BatchFeatures, DeviceChoice, Dtype, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets,
     FeatureSettings, Preprocessor, SetFeatures, SettingsError,
 };
 use crate::identity::Fingerprint;
 use crate::images::{self, DECODER_VERSION, ResizeFilter, RgbImage8};
-use crate::models::dinov2::{self, Dinov2};
+use crate::models::dinov2;
+use crate::models::vit::{Tap, Vit};
 use crate::tables::PartitionName;
 use crate::tables::features::{FeatureKind, FeatureSet, VectorColumn};
 use crate::weights;
@@ -146,7 +147,7 @@ impl ExtractorKind for Dinov2Settings {
         let device = self.device.device()?;
         self.dtype.check_on(device)?;
         let path = weights::locate(NAME.as_str())?;
-        let network = Dinov2::load(&path, device, self.dtype.kind())
+        let network = dinov2::load(&path, device, self.dtype.kind())
             .map_err(|source| ExtractError::Load { extractor: NAME, source: source.into() })?;
         Ok(Box::new(Dinov2Extractor {
             network,
@@ -184,7 +185,7 @@ impl Preprocessor for Squares {
 
 /// The loaded network.
 struct Dinov2Extractor {
-    network: Dinov2,
+    network: Vit,
     device: Device,
     batch_size: usize,
     preprocessor: Arc<Squares>,
@@ -200,26 +201,35 @@ impl Dinov2Extractor {
         let mut taps: Vec<Tap> = columns.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
         taps.sort();
         taps.dedup();
-        let activations = self.network.activations(&pixels, &taps);
-        let mut vectors = columns.map(|_| Vec::new());
-        for image_idx in 0..n_images as i64 {
-            for (column, vector) in columns.iter().zip(&mut vectors) {
-                for Pool { tap, statistic } in column.iter().copied() {
-                    let activation = &activations[taps.partition_point(|other| *other < tap)]; // (b, 1 + n, d)
-                    let tokens = activation.select(0, image_idx).to_kind(Kind::Float); // (1 + n, d)
-                    let pooled = pool(&tokens, statistic).to_device(Device::Cpu);
-                    let start = vector.len();
-                    vector.resize(start + pooled.numel(), 0.0_f32);
-                    pooled.copy_data(&mut vector[start..], pooled.numel());
+        // Per column, pool and image: `(d,)`. Pooled as they arise, so that one activation at a time is held.
+        let mut pooled = columns.map(|pools| vec![vec![Vec::new(); n_images]; pools.len()]);
+        self.network.forward_taps(&pixels, &taps, |tap, activation| {
+            for image_idx in 0..n_images {
+                let tokens = activation.select(0, image_idx as i64).to_kind(Kind::Float); // (1 + n, d)
+                for (pools, pooled) in columns.iter().zip(&mut pooled) {
+                    for (one, pooled) in pools.iter().zip(pooled).filter(|(one, _)| one.tap == tap) {
+                        pooled[image_idx] = values(&pool(&tokens, one.statistic));
+                    }
                 }
             }
-        }
+        });
+        let vectors = pooled.map(|pooled| {
+            let of_image = |image_idx: usize| pooled.iter().flat_map(move |pool| pool[image_idx].iter().copied());
+            (0..n_images).flat_map(of_image).collect::<Vec<f32>>()
+        });
         let grid = self.preprocessor.side_px / PATCH_PX;
         let n_tokens = 1 + grid * grid;
         let [f_a, f_b, f_1] = vectors;
         let set = |vectors| SetFeatures { vectors, n_tokens };
         BatchFeatures { sets: vec![set(vec![f_a, f_b]), set(vec![f_1])] }
     }
+}
+
+/// The values of a vector, wherever it lies.
+fn values(xs: &Tensor) -> Vec<f32> {
+    let mut values = vec![0.0; xs.numel()];
+    xs.to_device(Device::Cpu).copy_data(&mut values, xs.numel());
+    values
 }
 
 impl Extractor for Dinov2Extractor {

@@ -8,16 +8,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use tch::{Kind, Tensor};
 
-/// An activation of a vision transformer, `(1 + n, d)` per image: class token first, then `n` patch tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Tap {
-    /// Output of block `i`, counted from 0: the residual stream after both sums. `d` is the network's width.
-    Block(usize),
-    /// Hidden layer of block `i`'s MLP, after its GELU. `d` is the MLP's width.
-    Hidden(usize),
-    /// The final norm of the last block's output.
-    FinalNorm,
-}
+use crate::models::vit::Tap;
 
 /// A statistic over the tokens of an activation; each gives `d` values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,16 +85,6 @@ pub fn pool(tokens: &Tensor, statistic: Statistic) -> Tensor {
     }
 }
 
-impl fmt::Display for Tap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Block(index) => write!(f, "block {index}"),
-            Self::Hidden(index) => write!(f, "hidden {index}"),
-            Self::FinalNorm => f.write_str("final norm"),
-        }
-    }
-}
-
 impl fmt::Display for Statistic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -121,7 +102,11 @@ impl fmt::Display for Statistic {
 
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.tap, self.statistic)
+        match self.tap {
+            Tap::Hidden(index) => write!(f, "hidden {index}: {}", self.statistic),
+            Tap::Block(index) => write!(f, "block {index}: {}", self.statistic),
+            Tap::FinalNorm => write!(f, "final norm: {}", self.statistic),
+        }
     }
 }
 

@@ -106,13 +106,6 @@ pub(super) struct Candidates {
     pub(super) corpus: Option<Vec<ImageRow>>,
 }
 
-impl Candidates {
-    /// Rows or files in all.
-    pub(super) fn n_files(&self) -> u64 {
-        self.images.iter().map(|image| image.n_files).sum::<u64>() + self.unreadable.len() as u64
-    }
-}
-
 impl ImageSource {
     /// Name of the dataset or corpus.
     ///

@@ -16,7 +16,7 @@ const SIDE: &str = "56";
 
 /// Whether the network's weights are there; where they are not, the test says so and passes.
 pub fn has_network() -> bool {
-    weights("dinov2-s14").is_some()
+    weights("dinov2-s14/vit_s_focus.onnx").is_some()
 }
 
 /// A picture that no other `seed` gives: coloured waves and noise.
@@ -278,7 +278,7 @@ fn shards_together_are_the_whole_and_another_count_resumes_them() {
 
 #[test]
 fn a_truncated_weights_file_is_named_and_nothing_is_computed() {
-    let Some(weights) = weights("dinov2-s14") else { return };
+    let Some(weights) = weights("dinov2-s14/vit_s_focus.onnx") else { return };
     let dir = TestDir::new();
     pictures(&dir, 0..1);
     let mut n_files = 0;
