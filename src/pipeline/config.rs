@@ -73,8 +73,8 @@ pub struct TrainSection {
     pub dataset: PartitionName,
     /// Hyperparameters.
     pub settings: TrainSettings,
-    /// Seeds of initialisation and batches: every split is trained on with each.
-    pub seeds: Vec<u64>,
+    /// Seeds of initialisation, image order and dropout: every split is trained on with each. None: with its own seed.
+    pub seeds: Option<Vec<u32>>,
 }
 
 /// `[predict]`.
@@ -258,8 +258,14 @@ impl Reader<'_> {
             }
         }
         let seeds = match node.remove("seeds") {
-            Some(seeds) => de::settings(self.sources, "train.seeds", &seeds, &[])?,
-            None => vec![0],
+            Some(seeds) => {
+                let list: Vec<u32> = de::settings(self.sources, "train.seeds", &seeds, &[])?;
+                if list.is_empty() {
+                    return Err(self.wrong(seeds.origin, "`train.seeds`: expected at least one seed"));
+                }
+                Some(list)
+            }
+            None => None,
         };
         let dataset = match node.remove("dataset") {
             Some(dataset) => {

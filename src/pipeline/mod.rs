@@ -17,4 +17,12 @@ mod de;
 
 mod params;
 
+mod config;
+
+pub use config::{FeaturesSection, Pipeline, PredictSection, TrainSection};
+
+mod steps;
+
 pub mod plan;
+
+pub mod summary;
