@@ -4,7 +4,7 @@ use super::config::{FeaturesSection, Pipeline, TrainSection};
 use super::plan::{StageName, Step};
 use crate::evaluate::EvaluateStage;
 use crate::features::{FeatureStage, ImageSource};
-use crate::ingest::IngestStage;
+use crate::ingest::{IngestStage, Rerun};
 use crate::predict::PredictStage;
 use crate::splits::{SplitSettings, SplitStage};
 use crate::stage::Stage;
@@ -19,7 +19,7 @@ impl Pipeline {
     pub fn steps(&self) -> Result<Vec<Step>, TrainError> {
         let mut steps = Steps(Vec::new());
         for dataset in &self.datasets {
-            steps.add(StageName::Ingest, IngestStage { settings: dataset.clone() }, &[]);
+            steps.add(StageName::Ingest, IngestStage { settings: dataset.clone(), rerun: Rerun::IfChanged }, &[]);
         }
         if let Some(features) = &self.features {
             for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
