@@ -9,6 +9,7 @@ mod ingest;
 mod metrics;
 mod pipeline;
 mod schemas;
+mod setup;
 mod splits;
 mod store;
 mod train;
