@@ -7,6 +7,7 @@ mod evaluate;
 mod features;
 mod ingest;
 mod metrics;
+mod networks;
 mod pipeline;
 mod schemas;
 mod setup;
