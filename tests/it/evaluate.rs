@@ -336,7 +336,17 @@ fn a_group_has_mean_deviation_and_median_over_its_runs() {
         add_run(&store, run, noise, |index| Some(mos(index)));
     }
     let args = ["evaluate", "--store", "store", "--group", "toy-runs", "--resamples", "0", "--part", "test"];
-    dir.agiqa(&args).exits(0).prints("mean ± standard deviation over runs").prints("±").prints("3 × 36");
+    let ran = dir.agiqa(&args).exits(0);
+    insta::assert_snapshot!(ran.stdout, @r"
+    toy-runs on toy, test part; mean ± standard deviation over runs
+
+                    SRCC           PLCC           KRCC           RMSE           PLCC raw       RMSE raw       n
+    model           0.878 ± 0.127  0.888 ± 0.114  0.739 ± 0.183  0.336 ± 0.205  0.886 ± 0.114  0.478 ± 0.361  3 × 36
+    generator-mean  0.943 ± 0.000  0.939 ± 0.000  0.828 ± 0.000  0.288 ± 0.000  0.938 ± 0.000  0.291 ± 0.000  3 × 36
+    prompt-mean     0.026 ± 0.000  0.073 ± 0.000  0.078 ± 0.000  0.832 ± 0.000  0.018 ± 0.000  1.133 ± 0.000  3 × 36
+
+    Leakage: 100.0 % of the tested images (108 of 108) share their exact prompt with a training image.
+    ");
     let value = |run: &str| {
         let rows = metrics_table::read(&store, &name(run)).expect("metrics");
         rows.iter().find(|row| row.predictor == "model").expect("the model's row").srcc.value.expect("defined")
