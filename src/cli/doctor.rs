@@ -111,12 +111,13 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     } else {
         print(&report);
     }
-    for message in report.weights.iter().filter_map(|state| state.message.as_ref()) {
-        context.console.warn(message);
-    }
     // Absent weights are for `weights fetch`; a damaged or unreadable file is a finding.
-    let sound = |state: &State| matches!(state.state, "present" | "absent");
-    Ok(if report.weights.iter().all(sound) { Exit::Done } else { Exit::Rejected })
+    let mut exit = Exit::Done;
+    for state in report.weights.iter().filter(|state| !matches!(state.state, "present" | "absent")) {
+        context.console.warn(state.message.as_deref().unwrap_or(state.state));
+        exit = Exit::Rejected;
+    }
+    Ok(exit)
 }
 
 fn print(report: &Report) {
@@ -147,14 +148,20 @@ fn print(report: &Report) {
 
     let memory = &report.memory;
     let limit = memory.limit_bytes.map_or_else(String::new, |n| format!(", limited to {}", gigabytes(Some(n))));
-    line("memory", format!("{} available of {}{limit}", gigabytes(memory.available_bytes), gigabytes(memory.total_bytes)));
+    line(
+        "memory",
+        format!("{} available of {}{limit}", gigabytes(memory.available_bytes), gigabytes(memory.total_bytes)),
+    );
     for disk in &report.disks {
         let access = match disk.writable {
             Some(true) => "",
             Some(false) => ", NOT WRITABLE",
             None => ", not made yet",
         };
-        line(&format!("{} dir", disk.what), format!("{} free, {}{access}", gigabytes(disk.free_bytes), disk.path.display()));
+        line(
+            &format!("{} dir", disk.what),
+            format!("{} free, {}{access}", gigabytes(disk.free_bytes), disk.path.display()),
+        );
     }
     for state in &report.weights {
         line("weights", state.line());
@@ -165,7 +172,8 @@ fn print(report: &Report) {
 }
 
 fn n_bytes_to_download() -> u64 {
-    let absent = |checkpoint: &&weights::Checkpoint| !checkpoint.files[0].path_in(&weights::folder(), &checkpoint.name).exists();
+    let absent =
+        |checkpoint: &&weights::Checkpoint| !checkpoint.files[0].path_in(&weights::folder(), &checkpoint.name).exists();
     weights::manifest().iter().filter(absent).map(|checkpoint| checkpoint.source.n_bytes).sum()
 }
 
@@ -208,7 +216,8 @@ fn cpu(n_threads: usize) -> Cpu {
         Some(line.split_once(':')?.1.trim())
     };
     // x86 says `flags`, ARM says `Features`.
-    let flags: Vec<&str> = field("flags").or_else(|| field("Features")).map_or_else(Vec::new, |f| f.split(' ').collect());
+    let flags: Vec<&str> =
+        field("flags").or_else(|| field("Features")).map_or_else(Vec::new, |f| f.split(' ').collect());
     let features = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve"]
         .into_iter()
         .filter(|name| flags.contains(name))

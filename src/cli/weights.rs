@@ -106,7 +106,9 @@ pub(super) fn megabytes(n_bytes: u64) -> String {
 fn say(state: &State, context: &Context) {
     if context.console.is_json() {
         let mut event = serde_json::json!({ "type": "weights" });
-        if let (Some(event), Ok(serde_json::Value::Object(fields))) = (event.as_object_mut(), serde_json::to_value(state)) {
+        if let (Some(event), Ok(serde_json::Value::Object(fields))) =
+            (event.as_object_mut(), serde_json::to_value(state))
+        {
             event.extend(fields);
         }
         context.console.event(&event);

@@ -31,7 +31,11 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<(ImageInfo, RgbImag
             .cloned()
             .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
             .unwrap_or_else(|| "the decoder gave up".to_owned());
-        Err(if is_early_end(&reason) { ImageError::Truncated { format } } else { ImageError::Damaged { format, reason } })
+        Err(if is_early_end(&reason) {
+            ImageError::Truncated { format }
+        } else {
+            ImageError::Damaged { format, reason }
+        })
     })
 }
 
@@ -114,18 +118,25 @@ fn decode_jpeg(bytes: &[u8], limits: &DecodeLimits) -> Result<(ImageInfo, RgbIma
     let markers = [ADOBE];
     let decompress = Decompress::with_markers(&markers).from_reader(JpegBytes(bytes)).map_err(jpeg_error)?;
     let (width, height) = decompress.size();
-    let side = |n: usize| u32::try_from(n).map_err(|_| ImageError::Damaged { format, reason: format!("a side of {n} pixels") });
+    let side = |n: usize| {
+        u32::try_from(n).map_err(|_| ImageError::Damaged { format, reason: format!("a side of {n} pixels") })
+    };
     let (width_px, height_px) = (side(width)?, side(height)?);
     check_size(width_px, height_px, limits)?;
     let pixels = match decompress.color_space() {
         ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK => {
             let inverted = decompress.markers().any(|marker| marker.data.starts_with(b"Adobe"));
             let mut started = decompress.to_colorspace(ColorSpace::JCS_CMYK).map_err(jpeg_error)?;
-            rgb_from_cmyk(&started.read_scanlines::<u8>().map_err(jpeg_error)?, inverted)
+            let cmyk = started.read_scanlines::<u8>().map_err(jpeg_error)?;
+            started.finish().map_err(jpeg_error)?;
+            rgb_from_cmyk(&cmyk, inverted)
         }
         _ => {
             let mut started = decompress.rgb().map_err(jpeg_error)?;
-            started.read_scanlines::<u8>().map_err(jpeg_error)?
+            let rgb = started.read_scanlines::<u8>().map_err(jpeg_error)?;
+            // Reads on to the end marker, which a file that lost its last bytes does not have.
+            started.finish().map_err(jpeg_error)?;
+            rgb
         }
     };
     if pixels.len() != 3 * width * height {
@@ -157,6 +168,9 @@ fn decode_other(
     let crate_error = |error: CrateError| match error {
         CrateError::IoError(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => ImageError::Truncated { format },
         CrateError::Unsupported(error) => ImageError::Unsupported { format, reason: error.to_string() },
+        CrateError::Limits(error) => {
+            ImageError::Damaged { format, reason: format!("it wants too much memory: {error}") }
+        }
         error => {
             let reason = error.to_string();
             let early = ["unexpected end", "UnexpectedEof", "failed to fill whole buffer", "truncated", "no more data"];
@@ -167,9 +181,12 @@ fn decode_other(
             }
         }
     };
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| crate_error(error.into()))?;
-    // The pixel limit is the bound; the crate's own would refuse large images that it allows.
-    reader.no_limits();
+    let mut reader =
+        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| crate_error(error.into()))?;
+    // The widest pixel is four 32-bit floats; the rest is for metadata, which can be a bomb of its own.
+    let mut allocations = image::Limits::default();
+    allocations.max_alloc = Some(limits.max_pixels.saturating_mul(16).saturating_add(64 << 20));
+    reader.limits(allocations);
     let decoder = reader.into_decoder().map_err(crate_error)?;
     let (width_px, height_px) = decoder.dimensions();
     check_size(width_px, height_px, limits)?;
@@ -198,14 +215,8 @@ mod tests {
         bytes.into_inner()
     }
 
-    const FORMATS: [ImageFormat; 6] = [
-        ImageFormat::Jpeg,
-        ImageFormat::Png,
-        ImageFormat::WebP,
-        ImageFormat::Bmp,
-        ImageFormat::Tiff,
-        ImageFormat::Pnm,
-    ];
+    const FORMATS: [ImageFormat; 6] =
+        [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::Pnm];
 
     #[test]
     fn every_format_is_known_by_its_content() {
@@ -217,11 +228,23 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_at_half_its_length_is_truncated() {
-        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Bmp] {
+    fn a_file_cut_short_is_truncated_wherever_it_is_cut() {
+        for format in FORMATS {
             let bytes = encoded(format);
-            let error = decode(&bytes[..bytes.len() / 2], &DecodeLimits::default()).expect_err("half a file");
-            assert_eq!(error.kind(), "truncated", "{format:?}: {error}");
+            for n in [bytes.len() / 2, bytes.len() * 3 / 4, bytes.len() - 20] {
+                let error = decode(&bytes[..n], &DecodeLimits::default()).expect_err("a part of a file");
+                assert_eq!(error.kind(), "truncated", "{format:?} cut to {n} of {} bytes: {error}", bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_jpeg_without_its_last_bytes_is_truncated() {
+        let bytes = encoded(ImageFormat::Jpeg);
+        for n_lost in 1..64 {
+            let error =
+                decode(&bytes[..bytes.len() - n_lost], &DecodeLimits::default()).expect_err("its end is missing");
+            assert_eq!(error.kind(), "truncated", "{n_lost} bytes lost: {error}");
         }
     }
 
@@ -235,7 +258,8 @@ mod tests {
     #[test]
     fn a_header_over_the_pixel_limit_is_refused() {
         for format in FORMATS {
-            let error = decode(&encoded(format), &DecodeLimits { max_pixels: 37 * 29 - 1 }).expect_err("one pixel too many");
+            let error =
+                decode(&encoded(format), &DecodeLimits { max_pixels: 37 * 29 - 1 }).expect_err("one pixel too many");
             assert_eq!(error.kind(), "too-large", "{format:?}: {error}");
         }
     }

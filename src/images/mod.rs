@@ -43,7 +43,7 @@ impl Default for DecodeLimits {
 /// What a file says of its image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageInfo {
-    /// Format by content: `jpeg`, `png`, `webp`, `bmp`, `gif`, `tiff`, `pnm` or `tga`.
+    /// Format by content: `jpeg`, `png`, `webp`, `bmp`, `gif`, `tiff` or `pnm`.
     pub format: &'static str,
     /// Width, pixels, as stored.
     pub width_px: u32,
@@ -83,7 +83,9 @@ pub enum ImageError {
     #[error("the file is empty")]
     Empty,
     /// The content is no image of a known format.
-    #[error("the content is of no known image format (jpeg, png, webp, bmp, gif, tiff, pnm); it starts with {starts_with}")]
+    #[error(
+        "the content is of no known image format (jpeg, png, webp, bmp, gif, tiff, pnm); it starts with {starts_with}"
+    )]
     NotAnImage {
         /// First bytes, for people.
         starts_with: String,
@@ -103,7 +105,9 @@ pub enum ImageError {
         reason: String,
     },
     /// The image has more pixels than the limit allows.
-    #[error("the image claims {width_px} × {height_px} pixels, over the limit of {max_pixels}; raise `max_pixels` if it is real")]
+    #[error(
+        "the image claims {width_px} × {height_px} pixels, over the limit of {max_pixels}; raise `max_pixels` if it is real"
+    )]
     TooLarge {
         /// Claimed width.
         width_px: u32,
@@ -138,15 +142,28 @@ impl ImageError {
     }
 }
 
+/// Largest image file that is read; a larger one is unreadable rather than a reason to run out of memory.
+const MAX_FILE_BYTES: u64 = 2 << 30;
+
 /// Reads an image file whole.
+///
+/// # Errors
+/// [`ImageError::Missing`], or [`ImageError::Unreadable`] also for what is no regular file (opening a pipe would wait for
+/// ever) and for files over 2 GiB.
 pub fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(bytes),
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => {
-            Err(ImageError::Missing { path: path.to_owned() })
-        }
-        Err(source) => Err(ImageError::Unreadable { path: path.to_owned(), source }),
+    let unreadable = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => ImageError::Missing { path: path.to_owned() },
+        _ => ImageError::Unreadable { path: path.to_owned(), source },
+    };
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(unreadable(std::io::Error::other("it is not a regular file")));
     }
+    if metadata.len() > MAX_FILE_BYTES {
+        let reason = format!("it has {} bytes, over the limit of {MAX_FILE_BYTES} for an image file", metadata.len());
+        return Err(unreadable(std::io::Error::other(reason)));
+    }
+    std::fs::read(path).map_err(unreadable)
 }
 
 /// A folder that cannot be searched.
@@ -188,5 +205,6 @@ pub fn find(folder: &Path) -> Result<Vec<PathBuf>, FindError> {
 
 fn is_dangling_link(error: &walkdir::Error) -> bool {
     let is_link = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_symlink());
-    error.io_error().is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound) && error.path().is_some_and(is_link)
+    error.io_error().is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
+        && error.path().is_some_and(is_link)
 }

@@ -226,8 +226,8 @@ impl OnnxFile {
     /// # Errors
     /// As [`OnnxFile::read`].
     pub fn parse(bytes: Bytes, path: &Path) -> Result<Self, OnnxError> {
-        let model = ModelProto::decode(bytes)
-            .map_err(|source| OnnxError::Malformed { path: path.to_owned(), source })?;
+        let model =
+            ModelProto::decode(bytes).map_err(|source| OnnxError::Malformed { path: path.to_owned(), source })?;
         let graph = model.graph.ok_or_else(|| OnnxError::NoGraph { path: path.to_owned() })?;
         let nodes = graph
             .node
@@ -400,11 +400,7 @@ mod tests {
 
     #[test]
     fn raw_and_typed_data_read_alike() {
-        let typed = TensorProto {
-            float_data: vec![1.0, -2.0],
-            raw_data: Bytes::new(),
-            ..float("typed", &[2, 1], &[])
-        };
+        let typed = TensorProto { float_data: vec![1.0, -2.0], raw_data: Bytes::new(), ..float("typed", &[2, 1], &[]) };
         let shape = TensorProto {
             name: "shape".into(),
             dims: vec![3],
@@ -438,7 +434,9 @@ mod tests {
         assert!(message("huge", &[i64::MAX, i64::MAX]).contains("more than 2^64"));
         assert!(message("negative", &[-1, 4]).contains("has 16"));
         assert_eq!(message("nan", &[2]), "net.onnx: initializer `nan`, element 1: NaN is no finite number");
-        assert!(message("shart", &[1]).ends_with("no initializer `shart` among the 5 there are; the nearest is `short`"));
+        assert!(
+            message("shart", &[1]).ends_with("no initializer `shart` among the 5 there are; the nearest is `short`")
+        );
         assert!(onnx.int64s("w").expect_err("refused").to_string().contains("expected element type int64"));
     }
 

