@@ -201,6 +201,21 @@ pub fn read(store: &Store, dataset: &PartitionName) -> Result<Images, PartError>
     Ok(images)
 }
 
+/// Hands image and path of each row of `dataset`'s table to `each`, in order; reads just these two columns.
+pub fn for_each_location(
+    store: &Store,
+    dataset: &PartitionName,
+    mut each: impl FnMut(ImageId, &str),
+) -> Result<(), PartError> {
+    super::for_each_batch(store, &prefix(dataset), KIND, Some(&["image_id", "path"]), |columns, _| {
+        let paths = columns.text("path")?;
+        for (row, image_id) in columns.image_ids("image_id")?.into_iter().enumerate() {
+            each(image_id, paths.value(row));
+        }
+        Ok(())
+    })
+}
+
 fn to_batch(images: &Images) -> Result<RecordBatch, PartError> {
     let rows = &images.rows;
     let mut fields = super::fields_of(COLUMNS);
