@@ -1,12 +1,139 @@
-//! `agiqa evaluate`.
+//! `agiqa evaluate`: metrics of runs in a store, or of any table with scores and MOS.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
 
 use super::Context;
 use super::exit::Exit;
+use crate::evaluate::table::{self, Excluded, TableSettings};
+use crate::evaluate::{self, EvaluateSettings, EvaluateStage, Report, RunInfo};
+use crate::metrics::BootstrapSettings;
+use crate::store::{OpenMode, Store};
+use crate::tables::PartitionName;
+use crate::tables::splits::Part;
 
 /// Arguments of `agiqa evaluate`.
+///
+/// Either a store with the predictions of runs, or a table with scores and MOS.
 #[derive(clap::Args)]
-pub(super) struct Args {}
+#[command(group = clap::ArgGroup::new("source").required(true).args(["store", "table"]))]
+pub(super) struct Args {
+    /// Store that holds the runs' predictions; metrics are written there and printed.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// Run to evaluate; may be given several times.
+    #[arg(long, value_name = "RUN", requires = "store")]
+    run: Vec<PartitionName>,
+    /// Name of the rows over all runs; without --run, all runs of this group.
+    #[arg(long, value_name = "NAME", requires = "store")]
+    group: Option<PartitionName>,
+    /// Dataset that the runs have scored; default: the one they were trained on.
+    #[arg(long, value_name = "NAME", requires = "store")]
+    dataset: Option<PartitionName>,
+    /// Parts to evaluate; default: all.
+    #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = parse_part, requires = "store")]
+    part: Vec<Part>,
+    /// Table to evaluate: parquet, CSV or TSV. Rows without score or MOS are left out and counted (exit code 1).
+    #[arg(long, value_name = "FILE", requires_all = ["score", "mos"])]
+    table: Option<PathBuf>,
+    /// Column of scores.
+    #[arg(long, value_name = "COL", requires = "table")]
+    score: Option<String>,
+    /// Column of MOS.
+    #[arg(long, value_name = "COL", requires = "table")]
+    mos: Option<String>,
+    /// Column whose values form subsets, e.g. generator; may be given several times.
+    #[arg(long, value_name = "COL")]
+    by: Vec<String>,
+    /// Bootstrap resamples for the 95 % intervals; 0 leaves intervals out.
+    #[arg(long, value_name = "N", default_value_t = BootstrapSettings::default().resamples)]
+    resamples: u32,
+    /// Seed of the resamples.
+    #[arg(long, value_name = "N", default_value_t = BootstrapSettings::default().seed)]
+    seed: u64,
+}
 
-pub(super) fn run(_args: Args, _context: &Context) -> anyhow::Result<Exit> {
-    anyhow::bail!("`evaluate` is not built yet")
+fn parse_part(name: &str) -> Result<Part, String> {
+    Part::from_name(name).ok_or_else(|| "expected `train`, `validation` or `test`".to_owned())
+}
+
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let bootstrap = BootstrapSettings { resamples: args.resamples, seed: args.seed };
+    match (args.store, args.table, args.score, args.mos) {
+        (None, Some(path), Some(score), Some(mos)) => {
+            run_table(&TableSettings { path, score, mos, by: args.by, bootstrap }, context)
+        }
+        (Some(url), None, None, None) => {
+            let parts = if args.part.is_empty() { Part::ALL.to_vec() } else { args.part };
+            let settings = EvaluateSettings { by: args.by, bootstrap, parts };
+            let store = Store::open(&url, OpenMode::Existing)?;
+            let stage = stage(&store, args.run, args.group, args.dataset, settings)?;
+            let exit = super::run_stage("evaluate", &url, &stage, context)?;
+            if exit != Exit::Interrupted {
+                print(&stage.report(&store).map_err(anyhow::Error::from_boxed)?, context)?;
+            }
+            Ok(exit)
+        }
+        _ => anyhow::bail!("give either --store with --run or --group, or --table with --score and --mos"),
+    }
+}
+
+/// The stage that the arguments name; what they leave out, the runs' records say.
+fn stage(
+    store: &Store,
+    runs: Vec<PartitionName>,
+    group: Option<PartitionName>,
+    dataset: Option<PartitionName>,
+    settings: EvaluateSettings,
+) -> anyhow::Result<EvaluateStage> {
+    let runs = match (&group, runs.is_empty()) {
+        (Some(group), true) => evaluate::runs_of_group(store, group)?,
+        (None, true) => anyhow::bail!("name what to evaluate: --run RUN (several times) or --group NAME"),
+        (_, false) => runs,
+    };
+    let infos = runs.iter().map(|run| RunInfo::read(store, run)).collect::<Result<Vec<_>, _>>()?;
+    let dataset = dataset.unwrap_or_else(|| infos[0].dataset.clone());
+    let group = match group {
+        Some(group) => group,
+        None if runs.len() == 1 => runs[0].clone(),
+        None => infos[0]
+            .group
+            .clone()
+            .filter(|group| infos.iter().all(|info| info.group.as_ref() == Some(group)))
+            .context("the runs do not belong to one group: name the rows over them with --group NAME")?,
+    };
+    Ok(EvaluateStage { runs, group, dataset, settings })
+}
+
+fn run_table(settings: &TableSettings, context: &Context) -> anyhow::Result<Exit> {
+    let (report, excluded) = table::evaluate(settings)?;
+    print(&report, context)?;
+    let Excluded { n_rows, n_excluded, n_without_score, n_without_mos } = excluded;
+    if n_excluded == 0 {
+        return Ok(Exit::Done);
+    }
+    context.console.warn(format!(
+        "{n_excluded} of {n_rows} rows left out: {n_without_score} without a finite `{}`, {n_without_mos} without a \
+         finite `{}`",
+        settings.score, settings.mos
+    ));
+    context.console.event(&serde_json::json!({
+        "type": "excluded",
+        "n_rows": n_rows,
+        "n_excluded": n_excluded,
+        "n_without_score": n_without_score,
+        "n_without_mos": n_without_mos,
+    }));
+    Ok(Exit::Rejected)
+}
+
+fn print(report: &Report, context: &Context) -> anyhow::Result<()> {
+    let text = if context.console.is_json() { report.json_lines() } else { report.text() };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever closed the pipe has read enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(()),
+    }
 }

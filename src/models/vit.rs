@@ -276,16 +276,25 @@ impl Mlp {
         })
     }
 
+    /// The hidden layer after its activation; [`dense`] makes it readable.
+    ///
     /// # Shapes
     /// - xs: `(b, n, d)`, compute kind
-    /// - returns: `(b, n, d)`, compute kind
-    fn forward(&self, xs: &Tensor) -> Tensor {
+    /// - returns: `(b, n, m)`, compute kind
+    fn hidden(&self, xs: &Tensor) -> Tensor {
         match self {
-            Self::Plain { fc1, fc2 } => fc2.forward(&fc1.forward(xs).gelu("none")),
-            Self::Opaque { fc1, fc2 } => {
-                let hidden = xs.to_mkldnn().mkldnn_linear(&fc1.weight, Some(&fc1.bias)).gelu("none");
-                hidden.mkldnn_linear(&fc2.weight, Some(&fc2.bias)).to_dense(None::<Kind>, false)
-            }
+            Self::Plain { fc1, .. } => fc1.forward(xs).gelu_("none"),
+            Self::Opaque { fc1, .. } => xs.to_mkldnn().mkldnn_linear(&fc1.weight, Some(&fc1.bias)).gelu("none"),
+        }
+    }
+
+    /// # Shapes
+    /// - hidden: `(b, n, m)`, as [`Self::hidden`] gives it
+    /// - returns: `(b, n, d)`, compute kind
+    fn project(&self, hidden: &Tensor) -> Tensor {
+        match self {
+            Self::Plain { fc2, .. } => fc2.forward(hidden),
+            Self::Opaque { fc2, .. } => dense(&hidden.mkldnn_linear(&fc2.weight, Some(&fc2.bias))),
         }
     }
 
@@ -321,18 +330,46 @@ impl Block {
         })
     }
 
+    /// The first half: `xs + γ₁ ⊙ attention(norm(xs))`.
+    ///
     /// # Shapes
     /// - xs: `(b, n, d)`, f32
     /// - returns: `(b, n, d)`, f32
-    fn forward(&self, xs: &Tensor, kind: Kind) -> Tensor {
-        let xs = xs + self.attn.forward(&self.norm1.forward(xs).to_kind(kind)).to_kind(Kind::Float);
-        let ys = self.mlp.forward(&self.norm2.forward(&xs).to_kind(kind)).to_kind(Kind::Float);
-        xs + ys
+    fn attend(&self, xs: &Tensor, kind: Kind) -> Tensor {
+        xs + self.attn.forward(&self.norm1.forward(xs).to_kind(kind)).to_kind(Kind::Float)
+    }
+
+    /// The hidden layer of the second half, which [`Self::finish`] completes.
+    ///
+    /// # Shapes
+    /// - xs: `(b, n, d)`, f32, from [`Self::attend`]
+    /// - returns: `(b, n, m)`, compute kind, perhaps opaque
+    fn hidden(&self, xs: &Tensor, kind: Kind) -> Tensor {
+        self.mlp.hidden(&self.norm2.forward(xs).to_kind(kind))
+    }
+
+    /// # Shapes
+    /// - xs: `(b, n, d)`, f32, from [`Self::attend`]
+    /// - hidden: `(b, n, m)`, compute kind
+    /// - returns: `(b, n, d)`, f32
+    fn finish(&self, xs: &Tensor, hidden: &Tensor) -> Tensor {
+        xs + self.mlp.project(hidden).to_kind(Kind::Float)
     }
 
     fn share(&self) -> Self {
         Self { norm1: self.norm1.share(), attn: self.attn.share(), norm2: self.norm2.share(), mlp: self.mlp.share() }
     }
+}
+
+/// A point of the network whose activations can be read; blocks count from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tap {
+    /// The hidden layer of a block's MLP, after its GELU.
+    Hidden(usize),
+    /// The output of a block: the residual stream after both sums.
+    Block(usize),
+    /// The final norm of the last block's output.
+    FinalNorm,
 }
 
 /// A vision transformer up to its final norm; no head.
@@ -420,17 +457,48 @@ impl Vit {
     /// On pixels of another shape and on taps that do not ascend or do not exist: the caller's bug.
     pub fn forward_blocks(&self, pixels: &Tensor, taps: &[usize]) -> Vec<Tensor> {
         assert!(taps.is_sorted_by(|a, b| a < b), "taps ascend: {taps:?}");
-        let Some(&last) = taps.last() else { return Vec::new() };
-        assert!(last < self.blocks.len(), "tap {last} of {} blocks", self.blocks.len());
-        let mut xs = self.embed(pixels);
+        let taps: Vec<Tap> = taps.iter().map(|i| Tap::Block(*i)).collect();
         let mut outputs = Vec::with_capacity(taps.len());
+        self.forward_taps(pixels, &taps, |_, xs| outputs.push(xs.shallow_clone()));
+        outputs
+    }
+
+    /// Hands the activations at `taps` to `each`, in the order in which they arise; computes nothing after the last.
+    ///
+    /// # Shapes
+    /// - pixels: `(b, 3, h, w)`, normalised, f32; `h` and `w` multiples of the patch side
+    /// - handed out: `(b, 1 + n, d)`, f32, or for [`Tap::Hidden`] `(b, 1 + n, m)` in the compute kind: the class token,
+    ///   then the patches row by row
+    ///
+    /// # Panics
+    /// On pixels of another shape and on blocks that do not exist: the caller's bug.
+    pub fn forward_taps(&self, pixels: &Tensor, taps: &[Tap], mut each: impl FnMut(Tap, &Tensor)) {
+        let n_blocks = self.blocks.len();
+        let block_of = |tap: &Tap| match *tap {
+            Tap::Hidden(i) | Tap::Block(i) => i,
+            Tap::FinalNorm => n_blocks - 1,
+        };
+        let Some(last) = taps.iter().map(block_of).max() else { return };
+        assert!(last < n_blocks, "block {last} of {n_blocks}");
+        let mut xs = self.embed(pixels);
         for (i, block) in self.blocks[..=last].iter().enumerate() {
-            xs = block.forward(&xs, self.kind);
-            if taps.contains(&i) {
-                outputs.push(xs.shallow_clone());
+            let attended = block.attend(&xs, self.kind);
+            let hidden = block.hidden(&attended, self.kind);
+            if taps.contains(&Tap::Hidden(i)) {
+                each(Tap::Hidden(i), &dense(&hidden));
+            }
+            let is_read = i < last || taps.contains(&Tap::Block(i)) || taps.contains(&Tap::FinalNorm);
+            if !is_read {
+                return;
+            }
+            xs = block.finish(&attended, &hidden);
+            if taps.contains(&Tap::Block(i)) {
+                each(Tap::Block(i), &xs);
             }
         }
-        outputs
+        if taps.contains(&Tap::FinalNorm) {
+            each(Tap::FinalNorm, &self.final_norm(&xs));
+        }
     }
 
     /// The norm that follows the last block, in f32.
@@ -475,6 +543,11 @@ impl Vit {
         });
         table.shallow_clone()
     }
+}
+
+/// The same values as a plain tensor, where `xs` is one of oneDNN's opaque ones.
+fn dense(xs: &Tensor) -> Tensor {
+    if xs.is_mkldnn() { xs.to_dense(None::<Kind>, false) } else { xs.shallow_clone() }
 }
 
 fn size3(xs: &Tensor) -> (i64, i64, i64) {

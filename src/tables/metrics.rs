@@ -1,5 +1,7 @@
 //! `metrics`: agreement of scores with MOS, per run, part and subset; `metrics/run=<run>/metrics.parquet`.
 //!
+//! Metrics on a dataset that the run was not trained on stand beside them, in `metrics-on-<dataset>.parquet`.
+//!
 //! Rows with `statistic = value` describe one run. Where several runs differ in nothing but their seed, the folder of
 //! the group (`run=<group>`) holds rows with `statistic` `mean`, `std` or `median` over them. Undefined is null.
 
@@ -132,6 +134,12 @@ pub fn path(run: &PartitionName) -> String {
     format!("metrics/run={run}/metrics.parquet")
 }
 
+/// Path of a run's metrics on a dataset that it was not trained on; beside those on its own, so that neither replaces
+/// the other.
+pub fn path_on(run: &PartitionName, dataset: &PartitionName) -> String {
+    format!("metrics/run={run}/metrics-on-{dataset}.parquet")
+}
+
 /// Whether `run` has metrics.
 pub fn exists(store: &Store, run: &PartitionName) -> Result<bool, StoreError> {
     store.exists(&path(run))
@@ -144,7 +152,17 @@ pub fn write(
     rows: &[MetricsRow],
     fingerprint: Option<Fingerprint>,
 ) -> Result<(), PartError> {
-    part::write(store, KIND, &path(run), &to_batch(rows)?, fingerprint).map(|_| ())
+    write_to(store, &path(run), rows, fingerprint)
+}
+
+/// Replaces the metrics at `path`, one of [`path`] and [`path_on`], by `rows`.
+pub fn write_to(
+    store: &Store,
+    path: &str,
+    rows: &[MetricsRow],
+    fingerprint: Option<Fingerprint>,
+) -> Result<(), PartError> {
+    part::write(store, KIND, path, &to_batch(rows)?, fingerprint).map(|_| ())
 }
 
 /// Reads `run`'s metrics; empty where there are none.

@@ -2,6 +2,7 @@
 
 mod testdir;
 
+mod data_example;
 mod evaluate;
 mod features;
 mod ingest;
@@ -9,6 +10,7 @@ mod metrics;
 mod networks;
 mod pipeline;
 mod schemas;
+mod setup;
 mod splits;
 mod store;
 mod train;
