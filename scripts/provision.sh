@@ -6,7 +6,7 @@
 #   sh scripts/provision.sh --cpu     the CPU set, even where a GPU set lies (also: CUDA=0)
 #
 # Every wheel is pinned by its sha256 in scripts/libtorch-*.txt. Running it again does nothing. A LIBTORCH that is set
-# is checked and left as it is. Needs python3 with pip or venv; any version, the wheels are only unpacked.
+# is checked and left as it is. Needs python3 (3.8 or newer: wheels are only unpacked) with pip or venv.
 set -eu
 
 TORCH=2.13.0
@@ -47,8 +47,9 @@ if [ -n "${LIBTORCH:-}" ] && [ "$LIBTORCH" != "$dst/torch" ]; then
     exit 0
 fi
 
-# The stamp is written last, so an interrupted run is done again. Its absence with a torch/ beside it means the same.
-have=$(cat "$dst/stamp" 2>/dev/null || :)
+# The stamp is written last, so an interrupted run is done again.
+have=''
+[ ! -e "$dst/torch/lib/libtorch_cpu.so" ] || have=$(cat "$dst/stamp" 2>/dev/null || :)
 case "$flavour: $have" in
     "cpu: $TORCH cpu $LAYOUT" | "cuda: $TORCH cuda $LAYOUT" | "any: $TORCH cpu $LAYOUT" | "any: $TORCH cuda $LAYOUT")
         say "libtorch is in place: $dst/torch (stamp: $have)"
@@ -68,6 +69,7 @@ fi
 pins=$here/libtorch-$flavour.txt
 
 command -v python3 >/dev/null || die "python3 is not installed (Debian, Ubuntu: apt-get install python3 python3-venv)"
+rm -rf "$dst/tmp"
 mkdir -p "$dst/whl" "$dst/tmp" || die "cannot write to $dst"
 free_mb=$(df -Pm "$dst" | awk 'NR == 2 { print $4 }')
 [ "$free_mb" -ge $need_mb ] || die "$dst needs $need_mb MB of free disk while unpacking, there are $free_mb MB"
@@ -91,18 +93,21 @@ say "downloading libtorch $TORCH ($flavour set) from PyPI: $download, $disk on d
 bar=off
 [ -t 2 ] && bar=on
 # TMPDIR: /tmp may be a small tmpfs, and pip keeps a whole wheel there while it downloads.
+# What lies there already, from an interrupted run or brought by hand, counts by its hash and not by its name.
+sha256sum "$dst"/whl/*.whl >"$dst/tmp/have.txt" 2>/dev/null || :
 # One wheel at a time, because pip keeps none of them when one of them fails.
 grep -v '^#' "$pins" | while read -r pin; do
+    ! grep -q "^${pin##*sha256:} " "$dst/tmp/have.txt" || continue
     echo "$pin" >"$dst/tmp/pin.txt"
     # shellcheck disable=SC2086 # $pip and $platforms are lists of words
     TMPDIR="$dst/tmp" $pip --disable-pip-version-check download --progress-bar $bar --no-deps --no-cache-dir \
         --only-binary=:all: --python-version 3.12 --implementation cp --abi cp312 --abi none $platforms \
-        --find-links "$dst/whl" --require-hashes -r "$dst/tmp/pin.txt" -d "$dst/whl" >&2 </dev/null || exit 1
+        --require-hashes -r "$dst/tmp/pin.txt" -d "$dst/whl" >&2 </dev/null || exit 1
 done || die "pip could not get the wheels, see its message above.
   - No network for a moment: run this again, the wheels that have come are kept in $dst/whl
   - No network at all: on a machine that has one, download the cp312 x86-64 Linux wheels named in
     $pins
-    copy them into $dst/whl and run again with PIP_NO_INDEX=1
+    copy them into $dst/whl and run this again; files with other hashes are not looked at
   - A mirror of PyPI: set PIP_INDEX_URL to it.
   - libtorch $TORCH is on this machine already: set LIBTORCH to its folder (the one with lib/ and include/).
   - A hash that does not match: the file is not the one that was pinned; do not use it."

@@ -15,8 +15,8 @@ die() {
 has() { command -v "$1" >/dev/null 2>&1; }
 
 required=''
-has c++ || has g++ || required="$required g++"
-has cc || has gcc || required="$required gcc"
+has c++ || required="$required g++"
+has cc || required="$required gcc"
 has make || required="$required make"
 has python3 || required="$required python3"
 if ! python3 -m pip --version >/dev/null 2>&1 && ! python3 -c 'import ensurepip' >/dev/null 2>&1; then
@@ -38,10 +38,9 @@ if [ -n "$required$optional" ]; then
     if [ "$(id -u)" = 0 ] && has apt-get && [ -z "${NO_APT:-}" ]; then
         install "$required$optional" || say "apt-get could not install everything, see its messages above"
         has nasm && optional=''
-        if [ -n "$required" ]; then
-            { has c++ || has g++; } && { has cc || has gcc; } && has make && has python3 ||
-                die "still missing one of:$required; install them by hand and run this again"
-        fi
+        for name in c++ cc make python3; do
+            has $name || die "still no $name; install it by hand (of$required) and run this again"
+        done
     elif [ -n "$required" ]; then
         die "missing:$required. On Debian or Ubuntu: sudo apt-get install$required$optional"
     fi
@@ -49,7 +48,7 @@ if [ -n "$required$optional" ]; then
 fi
 
 want=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
-has cargo && has rustc ||
+{ has cargo && has rustc; } ||
     die "no Rust toolchain (cargo, rustc); install Rust $want or newer from https://rustup.rs, open a new shell and run this again"
 got=$(cd "$root" && rustc --version | sed -n 's/^rustc \([0-9]*\.[0-9]*\).*/\1/p')
 [ "$(printf '%s\n%s\n' "$want" "${got:-0.0}" | sort -V | head -n 1)" = "$want" ] ||

@@ -4,8 +4,8 @@ Reads DESTINATION/whl, writes DESTINATION/torch and DESTINATION/nvidia. The two 
 own run paths find each other that way, so that no LD_LIBRARY_PATH is needed.
 """
 
+import hashlib
 import os
-import re
 import shutil
 import sys
 import zipfile
@@ -28,15 +28,23 @@ def is_wanted(name: str, flavour: str) -> bool:
     return is_library and (flavour == "cuda" or base.startswith(CPU_NEEDS))
 
 
+def sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def wheels(folder: str, pins: str) -> list:
-    """The wheel of each pin, in the order of the pins; others that lie in the folder are not looked at."""
-    found = {re.sub(r"[-_.]+", "-", "-".join(w.split("-")[:2])).lower(): w for w in os.listdir(folder) if w.endswith(".whl")}
-    lines = [line.split()[0] for line in open(pins) if line.strip() and not line.startswith("#")]
-    keys = [re.sub(r"[-_.]+", "-", pin.replace("==", "-")).lower() for pin in lines]
-    missing = [pin for pin, key in zip(lines, keys) if key not in found]
+    """The wheel of each pin, by its hash; whatever else lies in the folder is not looked at."""
+    paths = [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".whl")]
+    found = {sha256(path): path for path in paths}
+    lines = [line.split() for line in open(pins) if line.strip() and not line.startswith("#")]
+    missing = [f"{pin} ({option})" for pin, option in lines if option.split(":")[1] not in found]
     if missing:
-        sys.exit(f"no wheel in {folder} for: {' '.join(missing)}")
-    return [os.path.join(folder, found[key]) for key in keys]
+        sys.exit(f"no wheel in {folder} for: {', '.join(missing)}")
+    return [found[option.split(":")[1]] for _, option in lines]
 
 
 def main() -> None:

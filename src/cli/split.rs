@@ -1,12 +1,161 @@
-//! `agiqa split`.
+//! `agiqa split`: assigns a dataset's images to parts.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
 
 use super::Context;
 use super::exit::Exit;
+use crate::splits::{Fractions, SplitSettings, SplitStage};
+use crate::stage::StageContext;
+use crate::store::{OpenMode, Store};
+use crate::tables::PartitionName;
 
 /// Arguments of `agiqa split`.
 #[derive(clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Store that holds the images table and gets the split.
+    #[arg(long, value_name = "URL")]
+    store: String,
+    /// Dataset to split.
+    #[arg(long)]
+    dataset: PartitionName,
+    #[command(flatten)]
+    split: SplitArgs,
+    /// Seeds, one split each: a number, a list `0,3,5`, or a range with both ends, `0..9`.
+    #[arg(long, default_value = "0")]
+    seeds: Seeds,
+}
 
-pub(super) fn run(_args: Args, _context: &Context) -> anyhow::Result<Exit> {
-    anyhow::bail!("`split` is not built yet")
+/// How to split; shared with `agiqa train`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct SplitArgs {
+    /// Kind of split.
+    #[arg(long = "split", value_name = "KIND", value_enum, default_value = "random")]
+    kind: SplitKind,
+    /// Share of the training part (random, by-prompt).
+    #[arg(long, value_name = "SHARE", default_value_t = Fractions::default().train)]
+    train_share: f64,
+    /// Share of the validation part (random, by-prompt); the rest is the test part.
+    #[arg(long, value_name = "SHARE", default_value_t = Fractions::default().validation)]
+    validation_share: f64,
+    /// CSV file of the training part, with a column `name` (published).
+    #[arg(long, value_name = "FILE", required_if_eq("kind", "published"))]
+    train_file: Option<PathBuf>,
+    /// CSV file of the validation part (published).
+    #[arg(long, value_name = "FILE", required_if_eq("kind", "published"))]
+    validation_file: Option<PathBuf>,
+    /// CSV file of the test part (published).
+    #[arg(long, value_name = "FILE", required_if_eq("kind", "published"))]
+    test_file: Option<PathBuf>,
+    /// Generator whose images are the test part (held-out-generator).
+    #[arg(long, value_name = "NAME", required_if_eq("kind", "held-out-generator"))]
+    generator: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum SplitKind {
+    /// Images at random.
+    Random,
+    /// The published code's own shuffle of the dataset's table; the paper's seed is 20.
+    Official,
+    /// The dataset's own files.
+    Published,
+    /// Whole prompts at random.
+    ByPrompt,
+    /// One generator's images are the test part.
+    HeldOutGenerator,
+}
+
+impl SplitArgs {
+    /// The split of seed `seed`.
+    pub(super) fn settings(&self, seed: u32) -> SplitSettings {
+        let fractions = Fractions { train: self.train_share, validation: self.validation_share };
+        let path = |path: &Option<PathBuf>| path.clone().unwrap_or_default();
+        match self.kind {
+            SplitKind::Random => SplitSettings::Random { seed, fractions },
+            SplitKind::Official => SplitSettings::Official { seed },
+            SplitKind::Published => SplitSettings::Published {
+                train: path(&self.train_file),
+                validation: path(&self.validation_file),
+                test: path(&self.test_file),
+            },
+            SplitKind::ByPrompt => SplitSettings::ByPrompt { seed, fractions },
+            SplitKind::HeldOutGenerator => {
+                SplitSettings::HeldOutGenerator { generator: self.generator.clone().unwrap_or_default(), seed }
+            }
+        }
+    }
+}
+
+/// Seeds as the command line gives them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seeds(pub(super) Vec<u32>);
+
+impl std::str::FromStr for Seeds {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let number = |text: &str| -> anyhow::Result<u32> {
+            text.trim().parse().with_context(|| format!("`{text}` is not a seed: expected 0 to 4294967295"))
+        };
+        let mut seeds = Vec::new();
+        for item in text.split(',') {
+            match item.split_once("..") {
+                Some((first, last)) => {
+                    let (first, last) = (number(first)?, number(last.trim_start_matches('='))?);
+                    anyhow::ensure!(first <= last, "`{item}`: a range of seeds goes upwards, e.g. `0..9`");
+                    anyhow::ensure!(last - first < 10_000, "`{item}`: more than ten thousand seeds");
+                    seeds.extend(first..=last);
+                }
+                None => seeds.push(number(item)?),
+            }
+        }
+        Ok(Self(seeds))
+    }
+}
+
+/// One stage per different split among those of `seeds`.
+pub(super) fn stages(dataset: &PartitionName, split: &SplitArgs, seeds: &[u32]) -> Vec<SplitStage> {
+    let mut stages: Vec<SplitStage> = Vec::new();
+    for seed in seeds {
+        let settings = split.settings(*seed);
+        if stages.iter().all(|stage| stage.settings != settings) {
+            stages.push(SplitStage { dataset: dataset.clone(), settings });
+        }
+    }
+    stages
+}
+
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let Args { store, dataset, split, seeds } = args;
+    let store = Store::open(&store, OpenMode::Existing)?;
+    super::with_run_log("split", &store.clone(), |log| {
+        let stage_context = StageContext {
+            store,
+            console: context.console,
+            interrupt: context.interrupt.clone(),
+            n_threads: context.n_threads,
+        };
+        let mut exit = Exit::Done;
+        for stage in stages(&dataset, &split, &seeds.0) {
+            exit = exit.and(super::execute(&stage, &stage_context, log)?);
+        }
+        Ok(exit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_numbers_lists_and_ranges_with_both_ends() {
+        let seeds = |text: &str| text.parse::<Seeds>().map(|seeds| seeds.0).map_err(|error| error.to_string());
+        assert_eq!(seeds("7"), Ok(vec![7]));
+        assert_eq!(seeds("0..3"), Ok(vec![0, 1, 2, 3]));
+        assert_eq!(seeds("5,0..=1"), Ok(vec![5, 0, 1]));
+        assert!(seeds("3..1").is_err());
+        assert!(seeds("x").is_err());
+    }
 }

@@ -1,1 +1,199 @@
-//! Assigning a dataset's images to training, validation and test parts.
+//! `split`: assigns the images of a dataset to training, validation and test parts.
+//!
+//! Input: the dataset's `images` table. Output: a `splits` table, one row per image that the split knows. On AGIQA-3K
+//! every prompt and every generator is in all parts of a random split, so a model can profit from having seen them:
+//! [`SplitSettings::ByPrompt`] and [`SplitSettings::HeldOutGenerator`] show how much of a result that is.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+mod assign;
+mod published;
+mod python_random;
+mod stage;
+
+pub use assign::{Assignment, assign};
+pub use published::PublishedError;
+pub use python_random::PythonRandom;
+pub use stage::SplitStage;
+
+use crate::tables::PartitionName;
+
+/// How images are assigned to parts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SplitSettings {
+    /// A random part of the images each; the order of the dataset's table does not matter.
+    Random {
+        /// Seed of the shuffle.
+        seed: u32,
+        /// Shares of the parts; 70/10/20 where not given.
+        #[serde(default)]
+        fractions: Fractions,
+    },
+    /// The shuffle of MA-AGIQA's published training script: Python's `random` over the rows of the dataset's table in
+    /// their order, cut at 70 % and 80 %. The paper's seed is 20. A row that ingest rejected changes the shuffle.
+    Official {
+        /// Seed of Python's `random`.
+        #[serde(default = "official_seed")]
+        seed: u32,
+    },
+    /// The dataset's own split: a CSV file per part, with a column `name`.
+    Published {
+        /// File of the training part.
+        train: PathBuf,
+        /// File of the validation part.
+        validation: PathBuf,
+        /// File of the test part.
+        test: PathBuf,
+    },
+    /// Random, but all images of one prompt in one part.
+    ByPrompt {
+        /// Seed of the shuffle of prompts.
+        seed: u32,
+        /// Shares of the parts, met as nearly as whole prompts allow; 70/10/20 where not given.
+        #[serde(default)]
+        fractions: Fractions,
+    },
+    /// One generator's images are the test part; the others are split at random, seven to training for one to validation.
+    HeldOutGenerator {
+        /// The generator to test on.
+        generator: String,
+        /// Seed of the shuffle of the others.
+        seed: u32,
+    },
+}
+
+fn official_seed() -> u32 {
+    20
+}
+
+impl SplitSettings {
+    /// Name of the split in the store, e.g. `random-3`, `official-20`, `published`, `prompt-3`, `held-out-glide-3`.
+    ///
+    /// Characters of a generator's name that a partition may not have become `_`. Shares other than 70/10/20 are part
+    /// of the name.
+    pub fn name(&self) -> PartitionName {
+        let name = match self {
+            Self::Random { seed, fractions } => format!("random{}-{seed}", fractions.suffix()),
+            Self::Official { seed } => format!("official-{seed}"),
+            Self::Published { .. } => "published".to_owned(),
+            Self::ByPrompt { seed, fractions } => format!("prompt{}-{seed}", fractions.suffix()),
+            Self::HeldOutGenerator { generator, seed } => {
+                let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+                let generator: String = generator.chars().map(|c| if valid(c) { c } else { '_' }).take(80).collect();
+                format!("held-out-{generator}-{seed}")
+            }
+        };
+        PartitionName::new(&name).expect("made of valid characters")
+    }
+
+    /// Seed of the split, where one is drawn.
+    pub fn seed(&self) -> Option<u32> {
+        match self {
+            Self::Random { seed, .. }
+            | Self::Official { seed }
+            | Self::ByPrompt { seed, .. }
+            | Self::HeldOutGenerator { seed, .. } => Some(*seed),
+            Self::Published { .. } => None,
+        }
+    }
+}
+
+/// Shares of training and validation; the test part is the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fractions {
+    /// Share of the training part, in (0, 1).
+    pub train: f64,
+    /// Share of the validation part, in (0, 1); with `train` below 1.
+    pub validation: f64,
+}
+
+impl Default for Fractions {
+    /// 70/10/20, as in the paper.
+    fn default() -> Self {
+        Self { train: 0.7, validation: 0.1 }
+    }
+}
+
+impl Fractions {
+    /// Where training ends and where validation ends, of `n` rows in a row.
+    ///
+    /// Rounded down as `int(0.7 * n)` and `int(0.8 * n)` in the published code; the little extra keeps 0.7 + 0.1, which
+    /// is just below 0.8 in binary, from losing a row.
+    fn cuts(self, n: usize) -> (usize, usize) {
+        let cut = |share: f64| (share * n as f64 + 1e-9) as usize;
+        (cut(self.train), cut(self.train + self.validation))
+    }
+
+    fn check(self) -> Result<(), SplitError> {
+        let valid = self.train > 0.0 && self.validation > 0.0 && self.train + self.validation < 1.0;
+        if valid { Ok(()) } else { Err(SplitError::Fractions { train: self.train, validation: self.validation }) }
+    }
+
+    fn suffix(self) -> String {
+        if self == Self::default() { String::new() } else { format!("-{}-{}", self.train, self.validation) }
+    }
+}
+
+/// A split that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SplitError {
+    /// The dataset has no rows.
+    #[error("dataset `{dataset}` has no images in this store: run `agiqa ingest` for it first")]
+    NoImages {
+        /// The dataset.
+        dataset: PartitionName,
+    },
+    /// Shares that leave a part empty.
+    #[error(
+        "shares {train} (training) and {validation} (validation): both must be above 0 and their sum below 1, the rest \
+         being the test part"
+    )]
+    Fractions {
+        /// Share of training.
+        train: f64,
+        /// Share of validation.
+        validation: f64,
+    },
+    /// A part got no images.
+    #[error(
+        "split `{split}` leaves a part empty: {n_train} training, {n_validation} validation, {n_test} test images of \
+         {n_images}; {hint}"
+    )]
+    EmptyPart {
+        /// The split.
+        split: PartitionName,
+        /// Training images.
+        n_train: usize,
+        /// Validation images.
+        n_validation: usize,
+        /// Test images.
+        n_test: usize,
+        /// Images of the dataset.
+        n_images: usize,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// No image was made by the generator to hold out.
+    #[error("no image was made by generator `{generator}`; there are: {}", known.join(", "))]
+    UnknownGenerator {
+        /// The generator asked for.
+        generator: String,
+        /// The generators there are.
+        known: Vec<String>,
+    },
+    /// No row has the column that the split needs.
+    #[error(
+        "the images have no `{column}`, which this split groups by: ingest the dataset with that column, or split at random"
+    )]
+    NoColumn {
+        /// `prompt` or `generator`.
+        column: &'static str,
+    },
+    /// The published files cannot be used.
+    #[error(transparent)]
+    Published(#[from] PublishedError),
+}

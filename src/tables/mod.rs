@@ -16,6 +16,10 @@ pub mod splits;
 
 pub mod features;
 
+pub mod head_inputs;
+
+pub mod models;
+
 pub mod predictions;
 
 pub mod metrics;

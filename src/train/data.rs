@@ -1,0 +1,175 @@
+//! The join that training reads: a dataset's MOS, a split's parts, and the columns of two feature sets.
+
+use std::collections::HashMap;
+
+use crate::identity::ImageId;
+use crate::store::Store;
+use crate::store::part::PartError;
+use crate::tables::PartitionName;
+use crate::tables::features::FeatureSet;
+use crate::tables::head_inputs::{HeadInputs, HeadInputsError};
+use crate::tables::images;
+use crate::tables::models::PartCounts;
+use crate::tables::splits::{Part, SplitRow};
+
+/// Inputs that do not fit together.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A table could not be read.
+    #[error(transparent)]
+    Part(#[from] PartError),
+    /// The features do not suit the head, or could not be read.
+    #[error(transparent)]
+    Inputs(#[from] HeadInputsError),
+    /// The dataset was never ingested.
+    #[error("dataset `{0}` has no images in this store: run `agiqa ingest` for it first")]
+    NoImages(PartitionName),
+    /// The split was never made.
+    #[error("dataset `{dataset}` has no split `{split}` in this store: run `agiqa split` first")]
+    NoSplit {
+        /// The dataset.
+        dataset: PartitionName,
+        /// The split.
+        split: PartitionName,
+    },
+    /// Images of the split lack features or MOS.
+    #[error(
+        "split `{split}` of dataset `{dataset}` has images that training cannot use: {}; {advice}, or set \
+         `allow_missing = true` to leave these images out", problems.join("; ")
+    )]
+    Missing {
+        /// The dataset.
+        dataset: PartitionName,
+        /// The split.
+        split: PartitionName,
+        /// Per kind of lack, counts by part.
+        problems: Vec<String>,
+        /// Which command fills the gap.
+        advice: String,
+    },
+    /// Nothing is left of a part.
+    #[error(
+        "split `{split}` of dataset `{dataset}`: no usable image in the {part} part ({n_in_split} in the split, \
+         {n_without_features} of them without features, {n_without_mos} without MOS); compute the missing features, or \
+         split again with `agiqa split`"
+    )]
+    EmptyPart {
+        /// The dataset.
+        dataset: PartitionName,
+        /// The split.
+        split: PartitionName,
+        /// The part.
+        part: Part,
+        /// Images of the part.
+        n_in_split: usize,
+        /// Of these, without features.
+        n_without_features: usize,
+        /// Of these, with features but without MOS.
+        n_without_mos: usize,
+    },
+}
+
+/// Everything that the runs of one call share.
+#[derive(Debug)]
+pub(super) struct TrainingData {
+    pub(super) dataset: PartitionName,
+    pub(super) features: HeadInputs,
+    /// MOS of every image of the dataset that has one.
+    pub(super) mos: HashMap<ImageId, f64>,
+    /// Row in the features.
+    row_of: HashMap<ImageId, usize>,
+}
+
+/// Usable images of one split: rows in the features, by part.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PartRows {
+    /// Rows of training, validation and test, in the split's order.
+    pub(super) rows: [Vec<i64>; 3],
+    /// What was left out.
+    pub(super) counts: [PartCounts; 3],
+}
+
+impl TrainingData {
+    /// Reads MOS and features of the images that `splits` mention.
+    pub(super) fn read(
+        store: &Store,
+        dataset: &PartitionName,
+        semantic: &FeatureSet,
+        quality: &FeatureSet,
+    ) -> Result<Self, DataError> {
+        let images = images::read(store, dataset)?;
+        if images.rows.is_empty() {
+            return Err(DataError::NoImages(dataset.clone()));
+        }
+        let wanted: Vec<ImageId> = images.rows.iter().map(|row| row.image_id).collect();
+        let mos = images.rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
+        let features = HeadInputs::read(store, semantic, quality, &wanted)?;
+        let row_of = features.image_ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
+        Ok(Self { dataset: dataset.clone(), features, mos, row_of })
+    }
+
+    /// Rows of `split`'s parts, or an error that counts what is missing.
+    pub(super) fn part_rows(
+        &self,
+        split: &PartitionName,
+        rows: &[SplitRow],
+        allow_missing: bool,
+        advice: &str,
+    ) -> Result<PartRows, DataError> {
+        let mut parts = PartRows::default();
+        for SplitRow { image_id, part, .. } in rows {
+            let counts = &mut parts.counts[*part as usize];
+            match (self.row_of.get(image_id), self.mos.get(image_id)) {
+                (None, _) => counts.n_without_features += 1,
+                (Some(_), None) => counts.n_without_mos += 1,
+                (Some(row), Some(_)) => {
+                    counts.n_used += 1;
+                    parts.rows[*part as usize].push(*row as i64);
+                }
+            }
+        }
+        let (dataset, split) = (self.dataset.clone(), split.clone());
+        if !allow_missing {
+            let kinds: [(&str, fn(&PartCounts) -> usize); 2] = [
+                ("without features", |counts| counts.n_without_features),
+                ("without MOS", |counts| counts.n_without_mos),
+            ];
+            let mut problems = Vec::new();
+            for (what, count) in kinds {
+                let by_part: Vec<usize> = parts.counts.iter().map(count).collect();
+                let n: usize = by_part.iter().sum();
+                if n > 0 {
+                    let [n_train, n_validation, n_test] = [by_part[0], by_part[1], by_part[2]];
+                    let n_images = rows.len();
+                    problems.push(format!(
+                        "{n} of {n_images} {what} ({n_train} training, {n_validation} validation, {n_test} test)"
+                    ));
+                }
+            }
+            if !problems.is_empty() {
+                return Err(DataError::Missing { dataset, split, problems, advice: advice.to_owned() });
+            }
+        }
+        for (part, counts) in Part::ALL.into_iter().zip(&parts.counts) {
+            // A test part without labels is a matter of evaluation; without training or validation there is no run.
+            if counts.n_used == 0 && part != Part::Test {
+                let PartCounts { n_used: _, n_without_features, n_without_mos } = *counts;
+                let n_in_split = n_without_features + n_without_mos;
+                return Err(DataError::EmptyPart {
+                    dataset,
+                    split,
+                    part,
+                    n_in_split,
+                    n_without_features,
+                    n_without_mos,
+                });
+            }
+        }
+        Ok(parts)
+    }
+
+    /// MOS of the images in `rows`.
+    pub(super) fn mos_of(&self, rows: &[i64]) -> Vec<f64> {
+        rows.iter().map(|row| self.mos[&self.features.image_ids[*row as usize]]).collect()
+    }
+}

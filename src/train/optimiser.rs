@@ -1,0 +1,201 @@
+//! Adam and AdamW over blocks of parameters that fit a core's cache.
+//!
+//! A step reads and writes every parameter and both its moments: at the widths of real features that is hundreds of
+//! megabytes, and memory traffic is what bounds training. So each parameter is cut into blocks of rows; a block's gradient
+//! is formed, used and forgotten while it is in cache. Arithmetic is PyTorch's, up to rounding:
+//!
+//! ```text
+//! Adam:  g += decay * p          AdamW: p *= 1 - lr * decay
+//! m += (1 - β₁)(g - m)           v += (1 - β₂)(g² - v)
+//! p -= lr / (1 - β₁ᵗ) * m / (√v / √(1 - β₂ᵗ) + ε)
+//! ```
+
+use tch::{Device, Kind, Tensor};
+
+use super::Optimiser;
+
+const BETA_1: f64 = 0.9;
+const BETA_2: f64 = 0.999;
+const EPSILON: f64 = 1e-8;
+
+/// Values per block: with gradient, moments and one temporary five times this, 1 MiB, which a core's cache holds.
+const BLOCK_VALUES: i64 = 48 << 10;
+
+/// Steps between two updates of the average of weights; the decay is that of as many single steps.
+const AVERAGE_EVERY: u64 = 4;
+
+/// How a parameter's gradient comes about.
+#[derive(Debug)]
+pub enum Gradient<'a> {
+    /// Of a weight `(out, in)`: `d_outputᵀ · inputs`, for `d_output` `(b, out)` and `inputs` `(b, in)`.
+    Product {
+        /// Gradient with respect to the layer's output.
+        d_output: &'a Tensor,
+        /// The layer's input.
+        inputs: &'a Tensor,
+    },
+    /// As it is, of the parameter's shape.
+    Whole(Tensor),
+}
+
+/// Rows of a parameter with everything that belongs to them; all are views.
+#[derive(Debug)]
+struct Block {
+    parameter: usize,
+    start: i64,
+    n_rows: i64,
+    values: Tensor,
+    first: Tensor,
+    second: Tensor,
+    average: Option<Tensor>,
+    gradient: Tensor,
+    temporary: Tensor,
+}
+
+/// Optimiser state over a list of parameters, which it updates in place.
+#[derive(Debug)]
+pub struct Adam {
+    kind: Optimiser,
+    weight_decay: f64,
+    average_decay: f64,
+    n_steps: u64,
+    parameters: Vec<Tensor>,
+    first: Vec<Tensor>,
+    second: Vec<Tensor>,
+    average: Vec<Tensor>,
+    blocks: Vec<Block>,
+}
+
+/// What a resumed optimiser starts from.
+#[derive(Debug)]
+pub struct AdamState {
+    /// Steps done.
+    pub n_steps: u64,
+    /// First moments, one per parameter.
+    pub first: Vec<Tensor>,
+    /// Second moments, one per parameter.
+    pub second: Vec<Tensor>,
+    /// Averages of the parameters; empty without averaging.
+    pub average: Vec<Tensor>,
+}
+
+impl Adam {
+    /// An optimiser of `parameters` (f32, contiguous, no gradient required) that has not stepped yet.
+    ///
+    /// `average_decay` above 0 keeps a moving average of the parameters, too.
+    pub fn new(kind: Optimiser, weight_decay: f64, average_decay: f64, parameters: &[&Tensor]) -> Self {
+        let zeros = || parameters.iter().map(|parameter| parameter.zeros_like()).collect();
+        let average = if average_decay > 0.0 {
+            parameters.iter().map(|parameter| parameter.copy()).collect()
+        } else {
+            Vec::new()
+        };
+        let state = AdamState { n_steps: 0, first: zeros(), second: zeros(), average };
+        Self::resume(kind, weight_decay, average_decay, parameters, state)
+    }
+
+    /// An optimiser that goes on from `state`.
+    pub fn resume(
+        kind: Optimiser,
+        weight_decay: f64,
+        average_decay: f64,
+        parameters: &[&Tensor],
+        state: AdamState,
+    ) -> Self {
+        let AdamState { n_steps, first, second, average } = state;
+        let parameters: Vec<Tensor> = parameters.iter().map(|parameter| parameter.shallow_clone()).collect();
+        let mut cuts = Vec::new();
+        for (index, parameter) in parameters.iter().enumerate() {
+            let size = parameter.size();
+            let n_rows = size[0];
+            let row_values: i64 = size[1..].iter().product::<i64>().max(1);
+            let n_block = (BLOCK_VALUES / row_values).clamp(1, n_rows);
+            let mut start = 0;
+            while start < n_rows {
+                cuts.push((index, start, n_block.min(n_rows - start), n_block * row_values));
+                start += n_block;
+            }
+        }
+        let n_largest = cuts.iter().map(|(_, _, _, n)| *n).max().unwrap_or(0);
+        let scratch = || Tensor::zeros([n_largest], (Kind::Float, Device::Cpu));
+        let (gradient, temporary) = (scratch(), scratch());
+        let blocks = cuts
+            .into_iter()
+            .map(|(index, start, n_rows, _)| {
+                let rows = |tensor: &Tensor| tensor.narrow(0, start, n_rows);
+                let values = rows(&parameters[index]);
+                let size = values.size();
+                let n: i64 = size.iter().product();
+                Block {
+                    parameter: index,
+                    start,
+                    n_rows,
+                    first: rows(&first[index]),
+                    second: rows(&second[index]),
+                    average: average.get(index).map(rows),
+                    gradient: gradient.narrow(0, 0, n).view(size.as_slice()),
+                    temporary: temporary.narrow(0, 0, n).view(size.as_slice()),
+                    values,
+                }
+            })
+            .collect();
+        Self { kind, weight_decay, average_decay, n_steps, parameters, first, second, average, blocks }
+    }
+
+    /// Steps done.
+    pub fn n_steps(&self) -> u64 {
+        self.n_steps
+    }
+
+    /// First moments, second moments and averages (empty without averaging), one tensor per parameter each.
+    pub fn state(&self) -> [&[Tensor]; 3] {
+        [&self.first, &self.second, &self.average]
+    }
+
+    /// One step at learning rate `learning_rate` (above 0), with one gradient per parameter.
+    pub fn step(&mut self, learning_rate: f64, gradients: &[Gradient<'_>]) {
+        assert_eq!(gradients.len(), self.parameters.len(), "one gradient per parameter");
+        self.n_steps += 1;
+        let t = self.n_steps as f64;
+        let correction_1 = 1.0 - BETA_1.powf(t);
+        let root_correction_2 = (1.0 - BETA_2.powf(t)).sqrt();
+        // p -= lr / c₁ * m / (√v / r + ε)  =  p += m / ((√v + ε r) * s),  s = -c₁ / (lr r)
+        let shift = EPSILON * root_correction_2;
+        let factor = -correction_1 / (learning_rate * root_correction_2);
+        let average_weight = self.n_steps.is_multiple_of(AVERAGE_EVERY).then(|| {
+            let n_updates = (self.n_steps / AVERAGE_EVERY) as f64;
+            let decay = self.average_decay.powi(AVERAGE_EVERY as i32);
+            1.0 - decay.min((1.0 + n_updates) / (10.0 + n_updates))
+        });
+        for block in &mut self.blocks {
+            let Block { parameter, start, n_rows, values, first, second, average, gradient, temporary } = block;
+            match &gradients[*parameter] {
+                Gradient::Product { d_output, inputs } => {
+                    let _ = d_output.narrow(1, *start, *n_rows).tr().mm_out(gradient, inputs);
+                }
+                Gradient::Whole(whole) => gradient.copy_(&whole.narrow(0, *start, *n_rows)),
+            }
+            if self.weight_decay > 0.0 {
+                match self.kind {
+                    Optimiser::Adam => {
+                        let _ = values.mul_scalar_out(temporary, self.weight_decay);
+                        let _ = gradient.g_add_(temporary);
+                    }
+                    Optimiser::Adamw => {
+                        let _ = values.g_mul_scalar_(1.0 - learning_rate * self.weight_decay);
+                    }
+                }
+            }
+            let _ = first.lerp_(gradient, 1.0 - BETA_1);
+            let _ = gradient.square_();
+            let _ = second.lerp_(gradient, 1.0 - BETA_2);
+            let _ = second.sqrt_out(temporary);
+            let _ = temporary.g_add_scalar_(shift);
+            let _ = temporary.g_mul_scalar_(factor);
+            let _ = values.addcdiv_(first, temporary);
+            if let (Some(average), Some(weight)) = (average, average_weight) {
+                let _ = average.lerp_(values, weight);
+            }
+        }
+    }
+}

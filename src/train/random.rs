@@ -1,0 +1,107 @@
+//! What a run draws: initialisation, the order of images, dropout. Each draw has a generator of its own, seeded by the
+//! run's seed, the purpose and the position, so there is no state to keep, and runs that share a process share nothing.
+//! (libtorch's own generator is one for all threads.)
+
+use rand_mt::Mt64;
+use tch::Tensor;
+
+use crate::models::fusion::{FusionConfig, FusionHead};
+
+/// What a draw is for; part of its generator's key.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Initialisation = 1,
+    Order = 2,
+    Dropout = 3,
+}
+
+/// The draws of one run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Draws {
+    seed: u32,
+}
+
+impl Draws {
+    pub(super) fn new(seed: u32) -> Self {
+        Self { seed }
+    }
+
+    fn generator(self, purpose: Purpose, position: u64, index: u64) -> Mt64 {
+        Mt64::new_with_key([u64::from(self.seed), purpose as u64, position, index])
+    }
+
+    /// A head as PyTorch's `nn.Linear` starts: weights and biases uniform in ±1/√(fan-in). The output's bias is
+    /// `output_bias` where given.
+    pub(super) fn head(self, config: FusionConfig, output_bias: Option<f32>) -> FusionHead {
+        let mut parameters: Vec<Tensor> = Vec::with_capacity(10);
+        for (index, (shape, fan_in)) in config.shapes().into_iter().zip(config.fan_ins()).enumerate() {
+            let bound = 1.0 / (fan_in as f64).sqrt();
+            let mut generator = self.generator(Purpose::Initialisation, 0, index as u64);
+            let n: i64 = shape.iter().product();
+            let values: Vec<f32> = (0..n).map(|_| ((2.0 * unit(&mut generator) - 1.0) * bound) as f32).collect();
+            parameters.push(Tensor::from_slice(&values).view(shape.as_slice()));
+        }
+        if let Some(bias) = output_bias {
+            parameters[9] = Tensor::from_slice(&[bias]);
+        }
+        FusionHead::new(config, parameters.try_into().expect("ten shapes, ten tensors"))
+    }
+
+    /// The order in which epoch `epoch` visits `n` images.
+    pub(super) fn order(self, epoch: u64, n: usize) -> Vec<i64> {
+        let mut order: Vec<i64> = (0..n as i64).collect();
+        let mut generator = self.generator(Purpose::Order, epoch, 0);
+        for i in (1..n).rev() {
+            // The bias of a 64-bit remainder is below 2⁻⁴⁰ for any table that fits a machine.
+            let j = (generator.next_u64() % (i as u64 + 1)) as usize;
+            order.swap(i, j);
+        }
+        order
+    }
+
+    /// Dropout multipliers for mask number `index` of step `step`: 0 with probability `p`, else 1 / (1 - p). Probabilities are
+    /// met to 2⁻¹⁶.
+    pub(super) fn mask(self, step: u64, index: u64, p: f64, shape: [i64; 2]) -> Tensor {
+        let mut generator = self.generator(Purpose::Dropout, step, index);
+        let n = (shape[0] * shape[1]) as usize;
+        let threshold = (p * 65536.0).round() as u64;
+        let kept = (1.0 / (1.0 - p)) as f32;
+        let mut values = Vec::with_capacity(n + 3);
+        while values.len() < n {
+            let bits = generator.next_u64();
+            for shift in [0, 16, 32, 48] {
+                values.push(if (bits >> shift) & 0xffff < threshold { 0.0 } else { kept });
+            }
+        }
+        Tensor::from_slice(&values[..n]).view(shape)
+    }
+}
+
+/// Uniform in [0, 1), 53 bits.
+fn unit(generator: &mut Mt64) -> f64 {
+    (generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropout_keeps_the_mean_and_draws_anew_for_each_step_and_mask() {
+        let draws = Draws::new(3);
+        let mask = draws.mask(0, 0, 0.3, [200, 100]);
+        let mean = mask.mean(tch::Kind::Double).double_value(&[]);
+        assert!((mean - 1.0).abs() < 0.03, "mean {mean}");
+        assert_eq!(mask, draws.mask(0, 0, 0.3, [200, 100]));
+        assert_ne!(mask, draws.mask(1, 0, 0.3, [200, 100]));
+        assert_ne!(mask, draws.mask(0, 1, 0.3, [200, 100]));
+    }
+
+    #[test]
+    fn an_order_visits_every_image_once() {
+        let mut order = Draws::new(1).order(4, 101);
+        assert_ne!(order, (0..101).collect::<Vec<i64>>());
+        order.sort_unstable();
+        assert_eq!(order, (0..101).collect::<Vec<i64>>());
+    }
+}

@@ -1,0 +1,80 @@
+//! Ridge regression on the same columns: what a linear model makes of the features, to hold against the head.
+//!
+//! With more columns than images the dual form is the small one: over the standardised columns Z (all three inputs side
+//! by side) the kernel is K = Z Zᵀ, scaled so that its training diagonal has mean 1; (K_tt + λ I) a = y - ȳ, and a
+//! score is k · a + ȳ. λ is the one of [`LAMBDAS`] that does best on the validation part.
+
+use tch::{Kind, TchError, Tensor};
+
+use super::run::selection_score;
+use crate::metrics;
+use crate::models::trained_head::Standardisation;
+use crate::tables::models::RidgeRecord;
+
+/// Candidates, relative to the kernel's mean diagonal: below the first one a thousandth of the kernel decides, above the last
+/// everything is shrunk to the mean.
+pub(super) const LAMBDAS: [f64; 8] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
+
+/// Columns of the kernel's sum per product: bounds the memory of standardised copies.
+const CHUNK: i64 = 1024;
+
+/// Scores of every row of `features` by the ridge that suits the validation part best.
+///
+/// # Errors
+/// libtorch, e.g. for want of memory.
+pub(super) fn fit(
+    features: &[Tensor; 3],
+    train: &[i64],
+    validation: &[i64],
+    train_mos: &[f64],
+    validation_mos: &[f64],
+) -> Result<(Vec<f64>, RidgeRecord), TchError> {
+    let _no_grad = tch::no_grad_guard();
+    let train_rows = Tensor::from_slice(train);
+    let n = features[0].size()[0];
+    let n_train = train.len() as i64;
+    let mut kernel = Tensor::f_zeros([n, n_train], (Kind::Float, tch::Device::Cpu))?;
+    for columns in features {
+        let dim = columns.size()[1];
+        let mut start = 0;
+        while start < dim {
+            let xs = columns.narrow(1, start, CHUNK.min(dim - start));
+            let of_train = xs.f_index_select(0, &train_rows)?;
+            let standardisation = Standardisation::fit(&of_train);
+            let of_train = standardisation.apply(&of_train);
+            let _ = kernel.f_addmm_(&standardisation.apply(&xs), &of_train.tr())?;
+            start += CHUNK;
+        }
+    }
+    let kernel = kernel.f_to_kind(Kind::Double)?;
+    let of_train = kernel.f_index_select(0, &train_rows)?; // (n_train, n_train)
+    let diagonal = of_train.diagonal(0, 0, 1).mean(Kind::Double).double_value(&[]);
+    // All columns constant: nothing to regress on, and every score is the mean.
+    let unit = if diagonal > 0.0 { diagonal } else { 1.0 };
+    let mean = train_mos.iter().sum::<f64>() / train_mos.len() as f64;
+    let centred: Vec<f64> = train_mos.iter().map(|mos| mos - mean).collect();
+    let centred = Tensor::from_slice(&centred).unsqueeze(1);
+    let mut best: Option<(f64, Vec<f64>, RidgeRecord)> = None;
+    for lambda in LAMBDAS {
+        let regularised = of_train.copy();
+        let _ = regularised.diagonal(0, 0, 1).g_add_scalar_(lambda * unit);
+        let (factor, info) = regularised.f_linalg_cholesky_ex(false, false)?;
+        if info.int64_value(&[]) != 0 {
+            // Rounding made it indefinite: too small a λ for these columns.
+            continue;
+        }
+        let weights = centred.f_cholesky_solve(&factor, false)?;
+        let scores = kernel.f_matmul(&weights)?.squeeze_dim(1) + mean;
+        let scores: Vec<f64> = Vec::try_from(scores)?;
+        let of_validation: Vec<f64> = validation.iter().map(|row| scores[*row as usize]).collect();
+        let validation_srcc = metrics::srcc(&of_validation, validation_mos);
+        let validation_plcc = metrics::plcc(&of_validation, validation_mos);
+        let score = selection_score(validation_srcc, validation_plcc, &of_validation, validation_mos);
+        if best.as_ref().is_none_or(|(best, _, _)| score > *best) {
+            best = Some((score, scores, RidgeRecord { lambda, validation_srcc, validation_plcc }));
+        }
+    }
+    let (_, scores, record) =
+        best.ok_or_else(|| TchError::Kind("no λ makes the ridge kernel positive definite".to_owned()))?;
+    Ok((scores, record))
+}
