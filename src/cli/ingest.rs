@@ -89,8 +89,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
 }
 
 fn unknown_key(key: &str) -> String {
-    let near = |known: &&str| strsim::jaro_winkler(known, key);
-    let nearest = ColumnNames::KEYS.into_iter().max_by(|a, b| near(a).total_cmp(&near(b)));
+    let nearest = ColumnNames::KEYS.into_iter().min_by_key(|known| strsim::damerau_levenshtein(known, key));
     let suggestion = nearest.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
     format!("`--column {key}=…`: expected one of `{}`{suggestion}", ColumnNames::KEYS.join("`, `"))
 }

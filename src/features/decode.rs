@@ -64,10 +64,8 @@ impl DecodeQueue<'_> {
             );
             return Err(Failure { kind: "changed", message });
         }
-        let (_, image) = images::decode(&bytes, &self.limits).map_err(|error| Failure {
-            kind: error.kind(),
-            message: format!("`{}`: {error}", todo.image.path),
-        })?;
+        let (_, image) = images::decode(&bytes, &self.limits)
+            .map_err(|error| Failure { kind: error.kind(), message: format!("`{}`: {error}", todo.image.path) })?;
         let mut input = vec![0.0; self.preprocessor.n_values()];
         self.preprocessor.prepare(&image, &mut input);
         Ok(input)

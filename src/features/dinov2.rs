@@ -45,16 +45,13 @@ const BATCH_SIZE: usize = 8;
 const RESIZE: ResizeFilter = ResizeFilter::Bicubic;
 
 /// Pools of `f_a`: hidden activations of the class token in late blocks, where it gathers what the image shows.
-const F_A: &[Pool] =
-    &[Pool::of(Tap::Hidden(6), Statistic::Class), Pool::of(Tap::Hidden(8), Statistic::Class)];
+const F_A: &[Pool] = &[Pool::of(Tap::Hidden(6), Statistic::Class), Pool::of(Tap::Hidden(8), Statistic::Class)];
 
 /// Pools of `f_b`: how much the same hidden units vary over the image.
-const F_B: &[Pool] =
-    &[Pool::of(Tap::Hidden(6), Statistic::LogStd), Pool::of(Tap::Hidden(8), Statistic::LogStd)];
+const F_B: &[Pool] = &[Pool::of(Tap::Hidden(6), Statistic::LogStd), Pool::of(Tap::Hidden(8), Statistic::LogStd)];
 
 /// Pools of `f_1`: the same for earlier blocks, whose units answer to texture and edges.
-const F_1: &[Pool] =
-    &[Pool::of(Tap::Hidden(3), Statistic::LogStd), Pool::of(Tap::Hidden(4), Statistic::LogStd)];
+const F_1: &[Pool] = &[Pool::of(Tap::Hidden(3), Statistic::LogStd), Pool::of(Tap::Hidden(4), Statistic::LogStd)];
 
 /// Checked settings of the extractor.
 #[derive(Clone, Debug)]

@@ -79,9 +79,7 @@ pub fn pool(tokens: &Tensor, statistic: Statistic) -> Tensor {
             };
             (along(0) + along(1)) / 2.0
         }
-        Statistic::LogNeighbourDifference => {
-            (pool(tokens, Statistic::NeighbourDifference) + LOG_FLOOR).log()
-        }
+        Statistic::LogNeighbourDifference => (pool(tokens, Statistic::NeighbourDifference) + LOG_FLOOR).log(),
     }
 }
 

@@ -145,11 +145,8 @@ fn of_dataset(store: &Store, dataset: &PartitionName) -> Result<Candidates, Fold
         add(&mut candidates.images, &mut positions, image_id, || path.to_owned());
     })?;
     if candidates.images.is_empty() {
-        let known: Vec<String> = images_table::datasets(store)
-            .map_err(PartError::from)?
-            .iter()
-            .map(|name| format!("`{name}`"))
-            .collect();
+        let known: Vec<String> =
+            images_table::datasets(store).map_err(PartError::from)?.iter().map(|name| format!("`{name}`")).collect();
         // A dataset may also have been ingested to no rows at all; there is as little to do for it.
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         return Err(FolderError::NoDataset { url: store.url().to_owned(), dataset: dataset.clone(), known });

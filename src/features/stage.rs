@@ -328,8 +328,7 @@ impl Sink<'_> {
     /// Takes the features of `batch`; an image with a value that is not finite is a reject.
     fn batch(&mut self, batch: &[usize], features: &BatchFeatures) -> Result<(), Stop> {
         let run = self.run;
-        let mut rows: Vec<FeatureRows> =
-            run.sets.iter().map(|set| FeatureRows::empty(set.columns.len())).collect();
+        let mut rows: Vec<FeatureRows> = run.sets.iter().map(|set| FeatureRows::empty(set.columns.len())).collect();
         for (image_idx, position) in batch.iter().enumerate() {
             let todo = &run.plan.todo[*position];
             match rows_of(run.sets, features, image_idx) {

@@ -39,6 +39,22 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<(ImageInfo, RgbImag
     })
 }
 
+/// What the header of an image file's `bytes` says; no pixel is decoded, so the file may still be cut short.
+///
+/// # Errors
+/// Content that is no image of a known format, or whose header is damaged.
+pub fn probe(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
+    if bytes.is_empty() {
+        return Err(ImageError::Empty);
+    }
+    let guessed = image::guess_format(bytes).map_err(|_| not_an_image(bytes))?;
+    let format = format_name(guessed).ok_or_else(|| not_an_image(bytes))?;
+    let (width_px, height_px) = ImageReader::with_format(Cursor::new(bytes), guessed)
+        .into_dimensions()
+        .map_err(|error| ImageError::Damaged { format, reason: error.to_string() })?;
+    Ok(ImageInfo { format, width_px, height_px })
+}
+
 fn format_name(format: ImageFormat) -> Option<&'static str> {
     match format {
         ImageFormat::Jpeg => Some("jpeg"),

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 mod decode;
 mod resize;
 
-pub use decode::decode;
+pub use decode::{decode, probe};
 pub use resize::{ResizeFilter, resize};
 
 /// Version of the decoding and resizing rules; part of every extractor's fingerprint, raised when pixels change.

@@ -196,10 +196,10 @@ impl IngestStage {
 
     fn look(&self, store: &Store) -> Result<Freshness, IngestError> {
         let stale = |reason: &str| Ok(Freshness::Stale { reason: reason.to_owned() });
-        let (plan, folder) = (Plan::of(&self.settings)?, self.image_folder()?);
         if self.rerun == Rerun::Always {
             return stale("asked for in any case");
         }
+        let (plan, folder) = (Plan::of(&self.settings)?, self.image_folder()?);
         let dataset = &self.settings.dataset;
         let Some(found) = IngestRecord::read(store, dataset)? else { return stale("not ingested yet") };
         let now = IngestRecord::new(&self.settings, &plan.table_hash, &StampDigest::of_plan(&plan, &folder))?;

@@ -14,7 +14,7 @@ use crate::features::{extract, features, has_network, n_rows, picture, pictures}
 use crate::testdir::TestDir;
 
 /// Settings under which a run lasts long enough to be disturbed and writes many parts.
-const SLOW: &[&str] = &["--side", "168", "--batch-size", "1", "--part-rows", "2"];
+const SLOW: &[&str] = &["--side", "140", "--batch-size", "1", "--part-rows", "2", "--threads", "1"];
 
 fn slow_extract() -> Vec<&'static str> {
     let base = ["extract", "--store", "store", "--images", "images", "--device", "cpu"];
@@ -100,7 +100,7 @@ fn sigterm_commits_what_is_finished_and_exits_130() {
         return;
     }
     let dir = TestDir::new();
-    pictures(&dir, 0..60);
+    pictures(&dir, 0..40);
     let mut child = start(&dir, &slow_extract());
     assert!(wait_for_parts(&dir, 0, &mut child), "it is still at work");
     let pid = rustix::process::Pid::from_child(&child);
@@ -110,11 +110,11 @@ fn sigterm_commits_what_is_finished_and_exits_130() {
     let rows = newest_rows(&dir);
     let n_done = features(&dir.path().join("store")).len() as u64;
     assert_eq!(rows["n_out"], n_done, "what was counted is in the store");
-    assert_eq!(rows["n_left"], 60 - n_done);
-    assert!(n_done >= 2 && n_done < 60, "{n_done}");
+    assert_eq!(rows["n_left"], 40 - n_done);
+    assert!(n_done >= 2 && n_done < 40, "{n_done}");
 
     dir.agiqa(&slow_extract()).exits(0);
-    assert_eq!(features(&dir.path().join("store")).len(), 60);
+    assert_eq!(features(&dir.path().join("store")).len(), 40);
     assert_eq!(newest_rows(&dir)["n_cached"], n_done, "nothing was computed twice");
 }
 
