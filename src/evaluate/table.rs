@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 
-use super::inputs::listed;
+use super::error::listed;
 use super::report::Report;
 use crate::metrics::{self, BootstrapSettings, MetricsError};
 

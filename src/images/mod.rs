@@ -1,1 +1,210 @@
 //! Image files: identification by content, decoding to 8-bit RGB, resizing.
+//!
+//! Decoding follows what the networks' reference pipelines do with Pillow's `convert("RGB")`:
+//!
+//! | file | what happens |
+//! |---|---|
+//! | JPEG | libjpeg-turbo's defaults (accurate integer DCT, fancy upsampling): pixels equal Pillow's |
+//! | grey | the value is repeated in all three channels |
+//! | palette | colours are looked up |
+//! | CMYK or YCCK JPEG | converted to RGB by Pillow's rule, inverted first where an Adobe marker is present |
+//! | 16 bits a channel, float | scaled to 8 bits |
+//! | alpha | dropped, not composited over anything |
+//! | EXIF rotation | ignored: pixels as they are stored |
+//! | animation | first frame |
+//!
+//! A file that ends early is an error, never a picture with a grey bottom.
+
+use std::path::{Path, PathBuf};
+
+mod decode;
+mod resize;
+
+pub use decode::{decode, probe};
+pub use resize::{ResizeFilter, resize};
+
+/// Version of the decoding and resizing rules; part of every extractor's fingerprint, raised when pixels change.
+pub const DECODER_VERSION: u32 = 1;
+
+/// Bounds on what is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// Most pixels an image may have; checked against the header before anything is allocated.
+    pub max_pixels: u64,
+}
+
+impl Default for DecodeLimits {
+    /// 100 million pixels, 300 MB as RGB: more than any generator makes, less than a decompression bomb.
+    fn default() -> Self {
+        Self { max_pixels: 100_000_000 }
+    }
+}
+
+/// What a file says of its image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// Format by content: `jpeg`, `png`, `webp`, `bmp`, `gif`, `tiff` or `pnm`.
+    pub format: &'static str,
+    /// Width, pixels, as stored.
+    pub width_px: u32,
+    /// Height, pixels, as stored.
+    pub height_px: u32,
+}
+
+/// An image of 8-bit RGB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RgbImage8 {
+    /// Width, pixels.
+    pub width_px: u32,
+    /// Height, pixels.
+    pub height_px: u32,
+    /// Row-major, three bytes a pixel.
+    pub pixels: Vec<u8>,
+}
+
+/// Why a file gives no image.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// There is no such file.
+    #[error("there is no file `{}`", path.display())]
+    Missing {
+        /// The path looked for.
+        path: PathBuf,
+    },
+    /// The file cannot be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The file has no bytes.
+    #[error("the file is empty")]
+    Empty,
+    /// The content is no image of a known format.
+    #[error(
+        "the content is of no known image format (jpeg, png, webp, bmp, gif, tiff, pnm); it starts with {starts_with}"
+    )]
+    NotAnImage {
+        /// First bytes, for people.
+        starts_with: String,
+    },
+    /// The data ends before the image does.
+    #[error("the {format} data ends before the image does: the file is cut short; copy it again")]
+    Truncated {
+        /// Format by content.
+        format: &'static str,
+    },
+    /// The data contradicts itself.
+    #[error("the {format} data is damaged: {reason}")]
+    Damaged {
+        /// Format by content.
+        format: &'static str,
+        /// The decoder's words.
+        reason: String,
+    },
+    /// The image has more pixels than the limit allows.
+    #[error(
+        "the image claims {width_px} × {height_px} pixels, over the limit of {max_pixels}; raise `max_pixels` if it is real"
+    )]
+    TooLarge {
+        /// Claimed width.
+        width_px: u32,
+        /// Claimed height.
+        height_px: u32,
+        /// The limit.
+        max_pixels: u64,
+    },
+    /// A valid file that uses something the decoders lack.
+    #[error("the {format} file uses a feature that is not supported: {reason}")]
+    Unsupported {
+        /// Format by content.
+        format: &'static str,
+        /// The decoder's words.
+        reason: String,
+    },
+}
+
+impl ImageError {
+    /// One word for the `kind` column of `rejects`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "missing",
+            Self::Unreadable { .. } => "unreadable",
+            Self::Empty => "empty",
+            Self::NotAnImage { .. } => "not-an-image",
+            Self::Truncated { .. } => "truncated",
+            Self::Damaged { .. } => "damaged",
+            Self::TooLarge { .. } => "too-large",
+            Self::Unsupported { .. } => "unsupported",
+        }
+    }
+}
+
+/// Largest image file that is read; a larger one is unreadable rather than a reason to run out of memory.
+const MAX_FILE_BYTES: u64 = 2 << 30;
+
+/// Reads an image file whole.
+///
+/// # Errors
+/// [`ImageError::Missing`], or [`ImageError::Unreadable`] also for what is no regular file (opening a pipe would wait for
+/// ever) and for files over 2 GiB.
+pub fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
+    let unreadable = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => ImageError::Missing { path: path.to_owned() },
+        _ => ImageError::Unreadable { path: path.to_owned(), source },
+    };
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(unreadable(std::io::Error::other("it is not a regular file")));
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        let reason = format!("it has {} bytes, over the limit of {MAX_FILE_BYTES} for an image file", metadata.len());
+        return Err(unreadable(std::io::Error::other(reason)));
+    }
+    std::fs::read(path).map_err(unreadable)
+}
+
+/// A folder that cannot be searched.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot search image folder `{}`", folder.display())]
+pub struct FindError {
+    folder: PathBuf,
+    source: walkdir::Error,
+}
+
+/// File name extensions that [`find`] takes for images.
+pub const EXTENSIONS: [&str; 12] =
+    ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "jfif"];
+
+/// Image files below `folder`, by extension, sorted by path. Symbolic links are followed, loops are harmless.
+///
+/// # Errors
+/// Where `folder` itself cannot be read; an unreadable folder inside is an error too, because its images would vanish.
+pub fn find(folder: &Path) -> Result<Vec<PathBuf>, FindError> {
+    let mut paths = Vec::new();
+    for entry in walkdir::WalkDir::new(folder).follow_links(true) {
+        let entry = match entry {
+            Ok(entry) => entry,
+            // The walk does not enter the loop; everything in it is reached by its own path.
+            Err(error) if error.loop_ancestor().is_some() => continue,
+            // A dangling link names no file that could be lost; it is met by name if a table names it.
+            Err(error) if is_dangling_link(&error) => continue,
+            Err(source) => return Err(FindError { folder: folder.to_owned(), source }),
+        };
+        let extension = entry.path().extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+        let is_image = extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()));
+        if entry.file_type().is_file() && is_image {
+            paths.push(entry.into_path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn is_dangling_link(error: &walkdir::Error) -> bool {
+    let is_link = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_symlink());
+    error.io_error().is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
+        && error.path().is_some_and(is_link)
+}

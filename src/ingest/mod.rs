@@ -1,1 +1,382 @@
-//! From a dataset's MOS table and image folder to the `images` table.
+//! `ingest`: a MOS table and a folder of images in, the `images` table of one dataset out.
+//!
+//! One row of `images` is one row of the dataset's table whose image was opened, identified by content and decoded to its
+//! end. `generator`, `prompt`, `mos_std` and `mos_align` may be null; columns of the dataset that have no meaning here are
+//! kept behind the fixed ones, and `table_row` says which row of the table it was (from 1, after the header). Every other
+//! row is a reject with its number, its name and one of these kinds:
+//!
+//! | kind | the row or its image |
+//! |---|---|
+//! | `ragged-row` | has more or fewer cells than the header, or is no JSON object |
+//! | `not-utf8` | is not UTF-8 text |
+//! | `empty-name` | names no image |
+//! | `escapes-folder` | has a name that is absolute or climbs out of the image folder |
+//! | `bad-mos`, `mos-out-of-scale` | has no number as MOS, or one outside of the declared scale |
+//! | `bad-number` | has something else than a number as `mos_std` or `mos_align` |
+//! | `duplicate-name` | names the same file as an earlier row, which is kept |
+//! | `missing`, `unreadable` | there is no such file, or it cannot be read |
+//! | `empty`, `not-an-image`, `truncated`, `damaged`, `unsupported` | the file's content, see [`crate::images`] |
+//! | `too-large` | has more pixels than the limit |
+//! | `duplicate-image` | has the same bytes as the image of an earlier row, which is kept: identity is content |
+//!
+//! A dataset is replaced as a whole, so an interrupted ingest leaves the earlier one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::identity::ImageId;
+use crate::images::{self, DecodeLimits, ImageError, ImageInfo};
+use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use crate::store::part::PartError;
+use crate::store::run_log::RowCounts;
+use crate::store::{Store, StoreError};
+use crate::tables::images::{ImageRow, Images};
+use crate::tables::rejects::{self, RejectRow};
+
+mod plan;
+mod record;
+mod settings;
+mod table;
+
+use plan::{Candidate, Plan};
+use record::{FileStamp, StampDigest};
+
+pub use record::IngestRecord;
+pub use settings::{Adapter, ColumnNames, IngestSettings, NameRule, SettingsError};
+pub use table::TableFormat;
+
+/// Version of the rules that turn a table into rows; raised when the same inputs give other rows.
+const VERSION: u32 = 1;
+
+/// Name of the stage in `rejects`.
+const STAGE: &str = "ingest";
+
+/// Rejects that are shown to people; all of them are in the store.
+const N_SHOWN: usize = 5;
+
+/// What keeps a dataset as a whole from being ingested.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// The settings make no sense.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The table file cannot be read.
+    #[error("cannot read MOS table `{}`", path.display())]
+    ReadTable {
+        /// The table.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The file name does not tell the format.
+    #[error(
+        "cannot tell the format of MOS table `{}` by its name: expected one of csv, tsv, json, jsonl, parquet, xlsx; \
+         name it with `format`",
+        path.display()
+    )]
+    UnknownFormat {
+        /// The table.
+        path: PathBuf,
+    },
+    /// The file is no table of its format.
+    #[error("cannot understand MOS table `{}`: {reason}", path.display())]
+    MalformedTable {
+        /// The table.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The table has a header at most.
+    #[error("MOS table `{}` has no data rows", path.display())]
+    NoRows {
+        /// The table.
+        path: PathBuf,
+    },
+    /// A column is missing.
+    #[error("MOS table `{}` has no column `{column}` (for `{key}`); there are: {columns}{suggestion}", path.display())]
+    MissingColumn {
+        /// The table.
+        path: PathBuf,
+        /// What the column would hold.
+        key: &'static str,
+        /// The column looked for.
+        column: String,
+        /// The columns there are.
+        columns: String,
+        /// The nearest one, as a question; empty where none is near.
+        suggestion: String,
+    },
+    /// Two columns have the name of one that is needed.
+    #[error("MOS table `{}` has more than one column `{column}`: rename all but one", path.display())]
+    RepeatedColumn {
+        /// The table.
+        path: PathBuf,
+        /// The column.
+        column: String,
+    },
+    /// The image folder cannot be entered.
+    #[error("cannot open image folder `{}`", path.display())]
+    ImageFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A part could not be written or read.
+    #[error(transparent)]
+    Part(#[from] PartError),
+}
+
+impl IngestError {
+    fn missing_column(path: &Path, key: &'static str, column: &str, columns: &[String]) -> Self {
+        let near = |name: &&String| strsim::jaro_winkler(&name.to_lowercase(), &column.to_lowercase());
+        let nearest = columns.iter().max_by(|a, b| near(a).total_cmp(&near(b))).filter(|name| near(name) > 0.75);
+        Self::MissingColumn {
+            path: path.to_owned(),
+            key,
+            column: column.to_owned(),
+            columns: format!("`{}`", columns.join("`, `")),
+            suggestion: nearest.map_or_else(String::new, |name| format!("; did you mean `{name}`?")),
+        }
+    }
+}
+
+/// When to ingest a dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rerun {
+    /// Where its table, an image file or a setting changed.
+    IfChanged,
+    /// In any case.
+    Always,
+}
+
+/// The stage that ingests one dataset.
+pub struct IngestStage {
+    /// What to ingest.
+    pub settings: IngestSettings,
+    /// When.
+    pub rerun: Rerun,
+}
+
+impl Stage for IngestStage {
+    fn name(&self) -> String {
+        format!("{STAGE} {}", self.settings.dataset)
+    }
+
+    fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
+        Ok(self.look(store)?)
+    }
+
+    fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {
+        Ok(self.ingest(context)?)
+    }
+}
+
+/// One image file, looked at.
+struct Probed {
+    stamp: FileStamp,
+    path: PathBuf,
+    image: Result<(ImageId, u64, ImageInfo), ImageError>,
+}
+
+impl IngestStage {
+    fn image_folder(&self) -> Result<PathBuf, IngestError> {
+        let path = &self.settings.images;
+        let error = |source| IngestError::ImageFolder { path: path.clone(), source };
+        let folder = path.canonicalize().map_err(error)?;
+        // Also fails where it is no folder or may not be searched: without this every image would seem to be missing.
+        std::fs::read_dir(&folder).map_err(error)?;
+        Ok(folder)
+    }
+
+    fn look(&self, store: &Store) -> Result<Freshness, IngestError> {
+        let stale = |reason: &str| Ok(Freshness::Stale { reason: reason.to_owned() });
+        if self.rerun == Rerun::Always {
+            return stale("asked for in any case");
+        }
+        let (plan, folder) = (Plan::of(&self.settings)?, self.image_folder()?);
+        let dataset = &self.settings.dataset;
+        let Some(found) = IngestRecord::read(store, dataset)? else { return stale("not ingested yet") };
+        let now = IngestRecord::new(&self.settings, &plan.table_hash, &StampDigest::of_plan(&plan, &folder))?;
+        if found.settings != now.settings {
+            return stale("the settings changed");
+        }
+        if found.table != now.table {
+            return stale("the MOS table changed");
+        }
+        if found.files != now.files {
+            return stale("image files changed");
+        }
+        match crate::tables::images::fingerprint(store, dataset) {
+            Ok(Some(fingerprint)) if fingerprint == now.fingerprint => {}
+            Ok(_) => return stale("the `images` table is not the one that was written last"),
+            Err(PartError::Damaged { .. } | PartError::WrongVersion { .. } | PartError::WrongTable { .. }) => {
+                return stale("the `images` table cannot be read");
+            }
+            Err(
+                error @ (PartError::Store(_)
+                | PartError::Encode { .. }
+                | PartError::Batch { .. }
+                | PartError::Column { .. }),
+            ) => {
+                return Err(error.into());
+            }
+        }
+        if found.rows.n_rejected > 0 && !store.exists(&rejects_path(&self.settings))? {
+            return stale("the list of rejects is gone");
+        }
+        let rows = RowCounts { n_cached: found.rows.n_out, ..found.rows };
+        let reason = format!("nothing changed: {} images, {} rejected", rows.n_out, rows.n_rejected);
+        Ok(Freshness::Current { reason, rows })
+    }
+
+    fn ingest(&self, context: &StageContext) -> Result<StageReport, IngestError> {
+        let (plan, folder) = (Plan::of(&self.settings)?, self.image_folder()?);
+        let n_in = plan.n_rows() as u64;
+        let limits = self.settings.limits();
+        let progress = context.console.progress(self.name(), "images", plan.candidates.len() as u64);
+        let probe_one = |candidate: &Candidate| {
+            if context.interrupt.is_raised() {
+                return None;
+            }
+            let probed = probe(folder.join(&candidate.relative), &limits);
+            progress.add(1);
+            Some(probed)
+        };
+        let probed: Option<Vec<Probed>> = plan.candidates.par_iter().map(probe_one).collect();
+        let Some(probed) = probed else {
+            let rows = RowCounts { n_in, n_left: n_in, ..RowCounts::default() };
+            let summary = "interrupted; the dataset is as it was".to_owned();
+            return Ok(StageReport { rows, summary, interrupted: true });
+        };
+        progress.finish();
+        let mut stamps = StampDigest::default();
+        for (candidate, probed) in plan.candidates.iter().zip(&probed) {
+            stamps.add(candidate, probed.stamp);
+        }
+        let mut record = IngestRecord::new(&self.settings, &plan.table_hash, &stamps)?;
+        let (images, rejected) = sort_out(plan, probed);
+        let (n_out, n_rejected) = (images.rows.len() as u64, rejected.len() as u64);
+        record.rows = RowCounts { n_in, n_out, n_cached: 0, n_rejected, n_left: 0 };
+        let dataset = &self.settings.dataset;
+        // The record comes last: until it agrees with the fingerprint in the part, the dataset is ingested again.
+        rejects::replace(&context.store, STAGE, dataset, &rejected)?;
+        crate::tables::images::replace(&context.store, dataset, &images, Some(record.fingerprint()))?;
+        record.write(&context.store, dataset)?;
+        self.show(context, &rejected, n_out);
+        let summary = match n_rejected {
+            0 => format!("{n_out} images"),
+            _ => format!("{n_out} images, {n_rejected} rejected ({})", kinds(&rejected)),
+        };
+        Ok(StageReport { rows: record.rows, summary, interrupted: false })
+    }
+
+    fn show(&self, context: &StageContext, rejected: &[RejectRow], n_out: u64) {
+        for reject in rejected.iter().take(N_SHOWN) {
+            context.console.warn(format!("{}: {}", reject.kind, reject.message));
+        }
+        if rejected.len() > N_SHOWN {
+            let path = rejects_path(&self.settings);
+            context
+                .console
+                .warn(format!("and {} more rejected rows, all listed in `{path}`", rejected.len() - N_SHOWN));
+        }
+        if n_out == 0 {
+            let folder = self.settings.images.display();
+            context.console.warn(format!("every row was rejected; is `{folder}` the right image folder?"));
+        }
+    }
+}
+
+fn rejects_path(settings: &IngestSettings) -> String {
+    format!("rejects/stage={STAGE}/part-{}.parquet", settings.dataset)
+}
+
+/// `2 missing, 1 bad-mos`, by descending count.
+fn kinds(rejected: &[RejectRow]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for reject in rejected {
+        *counts.entry(&reject.kind).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    counts.into_iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Reads one file whole and decodes it to its end, which alone shows that it is not cut short.
+fn probe(path: PathBuf, limits: &DecodeLimits) -> Probed {
+    // Taken before the bytes are read, so that a change from here on is seen as one.
+    let stamp = FileStamp::of(&path);
+    let image = images::read(&path).and_then(|bytes| {
+        let (info, _) = images::decode(&bytes, limits)?;
+        Ok((ImageId::of_bytes(&bytes), bytes.len() as u64, info))
+    });
+    Probed { stamp, path, image }
+}
+
+/// Rows of the table and rejects, both in the order of the dataset's table.
+fn sort_out(mut plan: Plan, probed: Vec<Probed>) -> (Images, Vec<RejectRow>) {
+    let mut rejected = std::mem::take(&mut plan.rejects);
+    let mut rows = Vec::with_capacity(probed.len());
+    let mut kept: Vec<&Candidate> = Vec::with_capacity(probed.len());
+    let mut seen: HashMap<ImageId, &Candidate> = HashMap::new();
+    for (candidate, Probed { stamp: _, path, image }) in plan.candidates.iter().zip(probed) {
+        let name = &candidate.name;
+        let (image_id, n_bytes, ImageInfo { format, width_px, height_px }) = match image {
+            Ok(image) => image,
+            Err(error) => {
+                let message = format!("row {}, `{name}`: {}", plan.number(candidate), whole_message(&error, &path));
+                rejected.push(plan.reject(candidate, error.kind(), message));
+                continue;
+            }
+        };
+        if let Some(earlier) = seen.get(&image_id) {
+            let message = format!(
+                "row {}, `{name}`: the file holds the same bytes as `{}` of row {}, which is kept",
+                plan.number(candidate),
+                earlier.name,
+                plan.number(earlier)
+            );
+            let reject = plan.reject(candidate, "duplicate-image", message);
+            rejected.push(RejectRow { image_id: Some(image_id), ..reject });
+            continue;
+        }
+        seen.insert(image_id, candidate);
+        kept.push(candidate);
+        rows.push(ImageRow {
+            image_id,
+            name: name.clone(),
+            path: path.to_string_lossy().into_owned(),
+            n_bytes,
+            width_px,
+            height_px,
+            format: format.to_owned(),
+            generator: candidate.generator.clone(),
+            prompt: candidate.prompt.clone(),
+            mos: Some(candidate.mos),
+            mos_std: candidate.mos_std,
+            mos_align: candidate.mos_align,
+        });
+    }
+    let extra = plan.extra_columns(&kept);
+    rejected.sort_by_key(|reject| reject.row);
+    (Images { rows, extra }, rejected)
+}
+
+/// The error with its path, which errors about content do not know.
+fn whole_message(error: &ImageError, path: &Path) -> String {
+    match error {
+        ImageError::Missing { .. } | ImageError::Unreadable { .. } => error.to_string(),
+        ImageError::Empty
+        | ImageError::NotAnImage { .. }
+        | ImageError::Truncated { .. }
+        | ImageError::Damaged { .. }
+        | ImageError::TooLarge { .. }
+        | ImageError::Unsupported { .. } => format!("`{}`: {error}", path.display()),
+    }
+}

@@ -69,7 +69,7 @@ pub(super) fn tau_b(ties: &Ties, weights: &[u32]) -> Option<f64> {
     let tied_both: u64 = joint_counts.iter().map(|&count| n_pairs(count)).sum();
     let n_discordant = n_discordant(ties, weights);
     // Every pair is concordant, discordant or tied: C + D = n0 - ties in scores - ties in MOS + ties in both.
-    let n_untied = n_all - tied_scores - tied_mos + tied_both;
+    let n_untied = n_all + tied_both - tied_scores - tied_mos;
     let difference = n_untied as f64 - 2.0 * n_discordant as f64;
     let scale = ((n_all - tied_scores) as f64 * (n_all - tied_mos) as f64).sqrt();
     Some((difference / scale).clamp(-1.0, 1.0))

@@ -36,6 +36,9 @@ const MAX_BEYOND: f64 = 12.0;
 /// Relative decrease of the sum of squares at which the search ends.
 const TOLERANCE: f64 = 1e-10;
 
+/// The same for a resample, where it is MINPACK's own: far below what resamples differ by.
+const RESAMPLE_TOLERANCE: f64 = 1.49e-8;
+
 const MAX_STEPS: usize = 100;
 
 /// Starts, of all that are tried, from which the search goes on to its end.
@@ -75,6 +78,12 @@ impl Shape {
         let slope = slope.clamp(MIN_SLOPE, MAX_SLOPE);
         Self { slope, shift: shift.clamp(-slope - MAX_BEYOND, slope + MAX_BEYOND) }
     }
+
+    /// The side (1 right, -1 left) on which the midpoint lies as far out as it may.
+    fn side(&self) -> Option<f64> {
+        let side = self.shift.signum();
+        (self.shift.abs() >= self.slope + MAX_BEYOND).then_some(side)
+    }
 }
 
 /// A fitted mapping. Numbers are on the standardised scale of the MOS.
@@ -109,7 +118,7 @@ pub(super) fn fit(scores: &Standardised, mos: &Standardised, weights: &[u32], st
     }
     let mut problem = Problem::new(scores, mos, weights);
     if let Some(start) = start {
-        return Some(problem.descend(start));
+        return Some(problem.descend(start, RESAMPLE_TOLERANCE));
     }
     let mut starts: Vec<(f64, Shape)> =
         problem.grid(scores).into_iter().map(|shape| (problem.sum_of_squares_at(shape), shape)).collect();
@@ -117,7 +126,7 @@ pub(super) fn fit(scores: &Standardised, mos: &Standardised, weights: &[u32], st
     // The published start, b4 = 0.5 around the mean score, is followed however bad it looks, and wins where all agree.
     let published = Shape::new(scores.scale / 0.5, 0.0);
     let followed = [published].into_iter().chain(starts.iter().take(N_FOLLOWED).map(|&(_, shape)| shape));
-    followed.map(|shape| problem.descend(shape)).min_by(|a, b| a.rmse.total_cmp(&b.rmse))
+    followed.map(|shape| problem.descend(shape, TOLERANCE)).min_by(|a, b| a.rmse.total_cmp(&b.rmse))
 }
 
 /// The two-parameter problem on the samples that have weight, with room for the vectors of one step.
@@ -178,7 +187,8 @@ impl Problem {
         let from_quartiles = (quantile(0.75) - quantile(0.25)) / 1.349;
         let deviation = (sorted.iter().map(|x| x * x).sum::<f64>() / sorted.len() as f64).sqrt();
         let spread = if from_quartiles > 0.0 { from_quartiles } else { deviation.max(f64::MIN_POSITIVE) };
-        let mut shapes = vec![Shape::new(0.1 / spread, 0.0)];
+        // The first is a straight line for all purposes, so that no fit is worse than one.
+        let mut shapes = vec![Shape::new(10.0 * MIN_SLOPE, 0.0), Shape::new(0.1 / spread, 0.0)];
         for steepness in [0.5, 1.0, 2.0, 4.0, 8.0] {
             let slope = (steepness / spread).min(MAX_SLOPE);
             shapes.extend([0.1, 0.3, 0.5, 0.7, 0.9].map(|share| Shape::new(slope, slope * quantile(share))));
@@ -217,7 +227,7 @@ impl Problem {
     }
 
     /// Levenberg-Marquardt from `start` to the minimum below it.
-    fn descend(&mut self, start: Shape) -> Fit {
+    fn descend(&mut self, start: Shape, tolerance: f64) -> Fit {
         let (mut shape, mut at) = (start, self.regress(start));
         let mut damping = 1e-3;
         // The curve in `self` is that of `shape` whenever the loop begins with `fresh`.
@@ -231,12 +241,11 @@ impl Problem {
                 step = Some(self.normal_equations(&at));
                 fresh = false;
             }
-            if let Some(delta) = step.as_ref().and_then(|step| step.solve(damping)) {
-                let candidate = Shape::new(shape.slope + delta[0], shape.shift + delta[1]);
+            if let Some(candidate) = step.as_ref().and_then(|step: &NormalEquations| step.candidate(shape, damping)) {
                 let there = self.regress(candidate);
                 // Not `<`: a step that changes nothing within rounding means that this is the minimum.
                 if there.sum_of_squares <= at.sum_of_squares {
-                    let converged = at.sum_of_squares - there.sum_of_squares <= TOLERANCE * at.sum_of_squares;
+                    let converged = at.sum_of_squares - there.sum_of_squares <= tolerance * at.sum_of_squares;
                     (shape, at) = (candidate, there);
                     (fresh, damping) = (true, (damping * 0.1).max(1e-9));
                     if converged {
@@ -305,6 +314,22 @@ struct NormalEquations {
 }
 
 impl NormalEquations {
+    /// The shape one damped step from `from`; none where no direction changes anything.
+    fn candidate(&self, from: Shape, damping: f64) -> Option<Shape> {
+        let delta = self.solve(damping)?;
+        let candidate = Shape::new(from.slope + delta[0], from.shift + delta[1]);
+        match from.side() {
+            // Cut off at the bound, the step would be none of Marquardt's: the best one along the bound is.
+            Some(side) if candidate.side() == Some(side) => {
+                let [a, b, c] = self.jj;
+                let along = (self.jr[0] + side * self.jr[1]) / ((a + 2.0 * side * b + c) * (1.0 + damping));
+                let slope = from.slope + along;
+                slope.is_finite().then(|| Shape::new(slope, side * (slope.abs() + MAX_BEYOND)))
+            }
+            _ => Some(candidate),
+        }
+    }
+
     /// The step (slope, shift) under Marquardt's damping; none where no direction changes anything.
     fn solve(&self, damping: f64) -> Option<[f64; 2]> {
         let [a, b, c] = self.jj;

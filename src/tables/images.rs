@@ -12,7 +12,7 @@ use super::{
     Column, ColumnType, Columns, PartitionName, integer_array, optional_real_array, optional_text_array, real_at,
     text_array, text_at,
 };
-use crate::identity::ImageId;
+use crate::identity::{Fingerprint, ImageId};
 use crate::store::part::{self, PartError, PartKind, PartReader};
 use crate::store::{Store, StoreError};
 
@@ -146,10 +146,35 @@ pub fn prefix(dataset: &PartitionName) -> String {
     format!("images/dataset={dataset}")
 }
 
+fn part_path(dataset: &PartitionName) -> String {
+    format!("{}/part-0.parquet", prefix(dataset))
+}
+
 /// Replaces `dataset`'s table by `images`.
 pub fn write(store: &Store, dataset: &PartitionName, images: &Images) -> Result<(), PartError> {
-    let path = format!("{}/part-0.parquet", prefix(dataset));
-    part::write(store, KIND, &path, &to_batch(images)?, None).map(|_| ())
+    replace(store, dataset, images, None)
+}
+
+/// Replaces `dataset`'s table by `images`, whose inputs `fingerprint` stands for.
+pub fn replace(
+    store: &Store,
+    dataset: &PartitionName,
+    images: &Images,
+    fingerprint: Option<Fingerprint>,
+) -> Result<(), PartError> {
+    part::write(store, KIND, &part_path(dataset), &to_batch(images)?, fingerprint).map(|_| ())
+}
+
+/// The fingerprint (hex) that `dataset`'s table was written with; none where there is no table or it carries none.
+///
+/// # Errors
+/// A part that is damaged, of another table or of another schema version; its rows are not looked at.
+pub fn fingerprint(store: &Store, dataset: &PartitionName) -> Result<Option<String>, PartError> {
+    let path = part_path(dataset);
+    match part::list(store, &prefix(dataset))?.into_iter().find(|object| object.path == path) {
+        Some(object) => Ok(PartReader::open(store, &object, KIND)?.metadata_value("agiqa.fingerprint")),
+        None => Ok(None),
+    }
 }
 
 /// Datasets that have an `images` table.
@@ -174,6 +199,21 @@ pub fn read(store: &Store, dataset: &PartitionName) -> Result<Images, PartError>
         }
     }
     Ok(images)
+}
+
+/// Hands image and path of each row of `dataset`'s table to `each`, in order; reads just these two columns.
+pub fn for_each_location(
+    store: &Store,
+    dataset: &PartitionName,
+    mut each: impl FnMut(ImageId, &str),
+) -> Result<(), PartError> {
+    super::for_each_batch(store, &prefix(dataset), KIND, Some(&["image_id", "path"]), |columns, _| {
+        let paths = columns.text("path")?;
+        for (row, image_id) in columns.image_ids("image_id")?.into_iter().enumerate() {
+            each(image_id, paths.value(row));
+        }
+        Ok(())
+    })
 }
 
 fn to_batch(images: &Images) -> Result<RecordBatch, PartError> {

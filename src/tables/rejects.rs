@@ -7,12 +7,12 @@ use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Column, ColumnType, PartitionName, for_each_batch, integer_at, optional_integer_array, optional_text_array,
-    text_array, text_at,
+    Column, ColumnType, Columns, PartitionName, integer_at, optional_integer_array, optional_text_array, text_array,
+    text_at,
 };
 use crate::identity::ImageId;
-use crate::store::part::{self, PartError, PartKind};
-use crate::store::{Store, StoreError};
+use crate::store::part::{self, PartError, PartKind, PartReader};
+use crate::store::{ObjectInfo, Store, StoreError};
 
 /// Version 1: first.
 pub const KIND: PartKind = PartKind { table: "rejects", version: 1 };
@@ -99,30 +99,58 @@ pub fn parts(store: &Store, stage: &str) -> Result<Vec<String>, StoreError> {
 /// Reads `stage`'s rejects.
 pub fn read(store: &Store, stage: &str) -> Result<Vec<RejectRow>, PartError> {
     let mut rows = Vec::new();
-    for_each_batch(store, &prefix(stage), KIND, None, |columns, batch| {
-        let (datasets, ids) = (columns.text("dataset")?, columns.text("image_id")?);
-        let (paths, numbers) = (columns.text("path")?, columns.integers("row")?);
-        let (fingerprints, kinds) = (columns.text("fingerprint")?, columns.text("kind")?);
-        let (messages, ats) = (columns.text("message")?, columns.text("at")?);
-        for row in 0..batch.num_rows() {
-            let image_id = match text_at(ids, row) {
-                Some(id) => Some(id.parse().map_err(|_| columns.error(row, "image_id", "an image id", &id))?),
-                None => None,
-            };
-            rows.push(RejectRow {
-                dataset: text_at(datasets, row),
-                image_id,
-                path: text_at(paths, row),
-                row: integer_at(numbers, row).and_then(|number| number.try_into().ok()),
-                fingerprint: text_at(fingerprints, row),
-                kind: kinds.value(row).to_owned(),
-                message: messages.value(row).to_owned(),
-                at: ats.value(row).to_owned(),
-            });
-        }
-        Ok(())
-    })?;
+    for object in part::list(store, &prefix(stage))? {
+        rows.extend(read_part(store, &object)?);
+    }
     Ok(rows)
+}
+
+/// Drops the rejects of `stage` that `keep` refuses, rewriting the parts that hold one.
+pub fn retain(store: &Store, stage: &str, keep: impl Fn(&RejectRow) -> bool) -> Result<(), PartError> {
+    for object in part::list(store, &prefix(stage))? {
+        let rows = read_part(store, &object)?;
+        let kept: Vec<RejectRow> = rows.iter().filter(|row| keep(row)).cloned().collect();
+        if kept.len() < rows.len() {
+            // The kept rows first: a kill in between leaves some rows twice rather than none.
+            append(store, stage, &kept)?;
+            store.delete(&object.path)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_part(store: &Store, object: &ObjectInfo) -> Result<Vec<RejectRow>, PartError> {
+    let mut rows = Vec::new();
+    let mut batches = PartReader::open(store, object, KIND)?.read(None)?;
+    while let Some(batch) = batches.next() {
+        let batch = batch?;
+        append_rows(&mut rows, &Columns::new(&batches, &batch), &batch)?;
+    }
+    Ok(rows)
+}
+
+fn append_rows(rows: &mut Vec<RejectRow>, columns: &Columns<'_>, batch: &RecordBatch) -> Result<(), PartError> {
+    let (datasets, ids) = (columns.text("dataset")?, columns.text("image_id")?);
+    let (paths, numbers) = (columns.text("path")?, columns.integers("row")?);
+    let (fingerprints, kinds) = (columns.text("fingerprint")?, columns.text("kind")?);
+    let (messages, ats) = (columns.text("message")?, columns.text("at")?);
+    for row in 0..batch.num_rows() {
+        let image_id = match text_at(ids, row) {
+            Some(id) => Some(id.parse().map_err(|_| columns.error(row, "image_id", "an image id", &id))?),
+            None => None,
+        };
+        rows.push(RejectRow {
+            dataset: text_at(datasets, row),
+            image_id,
+            path: text_at(paths, row),
+            row: integer_at(numbers, row).and_then(|number| number.try_into().ok()),
+            fingerprint: text_at(fingerprints, row),
+            kind: kinds.value(row).to_owned(),
+            message: messages.value(row).to_owned(),
+            at: ats.value(row).to_owned(),
+        });
+    }
+    Ok(())
 }
 
 fn to_batch(rows: &[RejectRow]) -> Result<RecordBatch, PartError> {

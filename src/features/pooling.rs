@@ -1,0 +1,148 @@
+//! From tokens to vectors: which statistics of which activations make up a feature column, as a list.
+//!
+//! A column is the concatenation of its [`Pool`]s, each a statistic over the tokens of one activation of the network.
+//! Pooling is done in f32 and for one image at a time, so that no neighbour in a batch can change a bit of it.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+use tch::{Kind, Tensor};
+
+use crate::models::vit::Tap;
+
+/// A statistic over the tokens of an activation; each gives `d` values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Statistic {
+    /// The class token itself.
+    Class,
+    /// Mean over the patch tokens.
+    Mean,
+    /// Standard deviation over the patch tokens (of the population: divided by `n`).
+    Std,
+    /// Natural logarithm of the standard deviation, with [`LOG_FLOOR`] added first.
+    LogStd,
+    /// Largest value over the patch tokens.
+    Max,
+    /// Smallest value over the patch tokens.
+    Min,
+    /// Mean absolute difference between patches that are neighbours in a row, averaged with that in columns.
+    NeighbourDifference,
+    /// Natural logarithm of [`Self::NeighbourDifference`], with [`LOG_FLOOR`] added first.
+    LogNeighbourDifference,
+}
+
+/// What is added before a logarithm, so that a constant activation has a finite one.
+pub const LOG_FLOOR: f64 = 0.01;
+
+/// One statistic of one activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pool {
+    /// The activation.
+    pub tap: Tap,
+    /// The statistic.
+    pub statistic: Statistic,
+}
+
+impl Pool {
+    /// `statistic` of `tap`.
+    pub const fn of(tap: Tap, statistic: Statistic) -> Self {
+        Self { tap, statistic }
+    }
+}
+
+/// `statistic` over the tokens of one image.
+///
+/// # Shapes
+/// - tokens: `(1 + n, d)`, f32, class token first; `n` is a square for the neighbour statistics
+/// - returns: `(d,)`, f32
+pub fn pool(tokens: &Tensor, statistic: Statistic) -> Tensor {
+    let n = tokens.size()[0] - 1;
+    let patches = tokens.narrow(0, 1, n); // (n, d)
+    let mean = |xs: &Tensor| xs.mean_dim(&[0_i64][..], false, Kind::Float);
+    match statistic {
+        Statistic::Class => tokens.select(0, 0),
+        Statistic::Mean => mean(&patches),
+        Statistic::Std => {
+            let centred = &patches - mean(&patches); // (n, d)
+            mean(&centred.square()).sqrt()
+        }
+        Statistic::LogStd => (pool(tokens, Statistic::Std) + LOG_FLOOR).log(),
+        Statistic::Max => patches.amax(&[0_i64][..], false),
+        Statistic::Min => patches.amin(&[0_i64][..], false),
+        Statistic::NeighbourDifference => {
+            let d = tokens.size()[1];
+            let side = n.isqrt();
+            let grid = patches.reshape([side, side, d]);
+            let along = |dim: i64| {
+                let differences = grid.narrow(dim, 1, side - 1) - grid.narrow(dim, 0, side - 1);
+                differences.abs().mean_dim(&[0_i64, 1][..], false, Kind::Float) // (d,)
+            };
+            (along(0) + along(1)) / 2.0
+        }
+        Statistic::LogNeighbourDifference => (pool(tokens, Statistic::NeighbourDifference) + LOG_FLOOR).log(),
+    }
+}
+
+impl fmt::Display for Statistic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Class => "class",
+            Self::Mean => "mean",
+            Self::Std => "std",
+            Self::LogStd => "log std",
+            Self::Max => "max",
+            Self::Min => "min",
+            Self::NeighbourDifference => "neighbour difference",
+            Self::LogNeighbourDifference => "log neighbour difference",
+        })
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.tap {
+            Tap::Hidden(index) => write!(f, "hidden {index}: {}", self.statistic),
+            Tap::Block(index) => write!(f, "block {index}: {}", self.statistic),
+            Tap::FinalNorm => write!(f, "final norm: {}", self.statistic),
+        }
+    }
+}
+
+impl Serialize for Pool {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(xs: &Tensor) -> Vec<f32> {
+        Vec::try_from(xs).expect("one dimension of f32")
+    }
+
+    /// Class token (9, 9), then a 2×2 grid of patches.
+    fn tokens() -> Tensor {
+        Tensor::from_slice(&[9.0_f32, 9.0, 1.0, 10.0, 2.0, 10.0, 4.0, 10.0, 5.0, 10.0]).reshape([5, 2])
+    }
+
+    #[test]
+    fn statistics_equal_those_computed_by_hand() {
+        let xs = tokens();
+        assert_eq!(values(&pool(&xs, Statistic::Class)), [9.0, 9.0]);
+        assert_eq!(values(&pool(&xs, Statistic::Mean)), [3.0, 10.0]);
+        assert_eq!(values(&pool(&xs, Statistic::Std)), [2.5_f32.sqrt(), 0.0]);
+        assert_eq!(values(&pool(&xs, Statistic::Max)), [5.0, 10.0]);
+        assert_eq!(values(&pool(&xs, Statistic::Min)), [1.0, 10.0]);
+        // Rows of the grid: (1, 2), (4, 5); neighbours differ by 3 down and by 1 across.
+        assert_eq!(values(&pool(&xs, Statistic::NeighbourDifference)), [2.0, 0.0]);
+    }
+
+    #[test]
+    fn logarithms_of_a_constant_activation_are_finite() {
+        for statistic in [Statistic::LogStd, Statistic::LogNeighbourDifference] {
+            assert!(values(&pool(&tokens(), statistic)).iter().all(|value| value.is_finite()), "{statistic}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Where the images come from: a dataset's `images` table, or a bare folder that becomes the table of a corpus.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::identity::ImageId;
+use crate::images::{self, ImageError};
+use crate::store::Store;
+use crate::store::part::PartError;
+use crate::tables::PartitionName;
+use crate::tables::images::{self as images_table, ImageRow, Images};
+
+/// Which images a feature stage is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageSource {
+    /// The images of an ingested dataset, or of a corpus that an earlier run made from a folder.
+    Dataset(PartitionName),
+    /// The image files below a folder. They become the `images` table of a corpus: rows without MOS.
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Name of the corpus; default: the folder's own name.
+        dataset: Option<PartitionName>,
+    },
+}
+
+/// A folder or dataset that cannot serve as a source of images.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The folder could not be read.
+    #[error("cannot read image folder `{}`", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is no image below the folder.
+    #[error("there is no image file below `{}`: expected files such as .jpg, .png or .webp", path.display())]
+    Empty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder's name cannot name a corpus.
+    #[error("the folder name `{name}` cannot name a corpus: give a name with `--dataset NAME`")]
+    Unnamed {
+        /// Last segment of the folder's path.
+        name: String,
+    },
+    /// A dataset with that name was ingested with ratings, and a corpus must not replace it.
+    #[error(
+        "`{dataset}` is an ingested dataset with MOS: leave out `--images` to use its images, or give the folder \
+         another name with `--dataset NAME`"
+    )]
+    NameTaken {
+        /// The name.
+        dataset: PartitionName,
+    },
+    /// The dataset is not in the store.
+    #[error("store `{url}` has no images of dataset `{dataset}`; there are: {known}; `agiqa ingest` adds one")]
+    NoDataset {
+        /// The store.
+        url: String,
+        /// The name.
+        dataset: PartitionName,
+        /// Names there are.
+        known: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Part(#[from] PartError),
+}
+
+/// An image file to have features of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    /// Identity of its content.
+    pub(super) image_id: ImageId,
+    /// Absolute path.
+    pub(super) path: String,
+    /// How many rows or files have this content; features are computed once for all of them.
+    pub(super) n_files: u64,
+}
+
+/// A file whose bytes could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    /// Absolute path.
+    pub(super) path: String,
+    /// Kind of error.
+    pub(super) kind: &'static str,
+    /// What happened.
+    pub(super) message: String,
+}
+
+/// The images of a source.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Candidates {
+    /// Distinct contents, in the order of table or folder.
+    pub(super) images: Vec<Candidate>,
+    /// Files without content.
+    pub(super) unreadable: Vec<Unreadable>,
+    /// For a folder: the rows of its corpus, one per readable file with an image header.
+    pub(super) corpus: Option<Vec<ImageRow>>,
+}
+
+impl ImageSource {
+    /// Name of the dataset or corpus.
+    ///
+    /// # Errors
+    /// A folder that does not exist, or whose name cannot name a corpus.
+    pub fn dataset(&self) -> Result<PartitionName, FolderError> {
+        match self {
+            Self::Dataset(dataset) | Self::Folder { dataset: Some(dataset), .. } => Ok(dataset.clone()),
+            Self::Folder { folder, dataset: None } => {
+                let folder = canonical(folder)?;
+                let name = folder.file_name().unwrap_or_default().to_string_lossy();
+                PartitionName::new(&name).map_err(|_| FolderError::Unnamed { name: name.into_owned() })
+            }
+        }
+    }
+
+    /// Finds the images. For a folder this reads and hashes every file, for a dataset just two columns.
+    pub(super) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
+        match self {
+            Self::Dataset(dataset) => of_dataset(store, dataset),
+            Self::Folder { folder, .. } => {
+                let dataset = self.dataset()?;
+                let ingested = images_table::read(store, &dataset)?;
+                if ingested.rows.iter().any(|row| row.mos.is_some()) {
+                    return Err(FolderError::NameTaken { dataset });
+                }
+                of_folder(folder)
+            }
+        }
+    }
+}
+
+fn of_dataset(store: &Store, dataset: &PartitionName) -> Result<Candidates, FolderError> {
+    let mut candidates = Candidates::default();
+    let mut positions: HashMap<ImageId, usize> = HashMap::new();
+    images_table::for_each_location(store, dataset, |image_id, path| {
+        add(&mut candidates.images, &mut positions, image_id, || path.to_owned());
+    })?;
+    if candidates.images.is_empty() {
+        let known: Vec<String> =
+            images_table::datasets(store).map_err(PartError::from)?.iter().map(|name| format!("`{name}`")).collect();
+        // A dataset may also have been ingested to no rows at all; there is as little to do for it.
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return Err(FolderError::NoDataset { url: store.url().to_owned(), dataset: dataset.clone(), known });
+    }
+    Ok(candidates)
+}
+
+fn add(
+    images: &mut Vec<Candidate>,
+    positions: &mut HashMap<ImageId, usize>,
+    image_id: ImageId,
+    path: impl FnOnce() -> String,
+) {
+    match positions.get(&image_id) {
+        Some(position) => images[*position].n_files += 1,
+        None => {
+            positions.insert(image_id, images.len());
+            images.push(Candidate { image_id, path: path(), n_files: 1 });
+        }
+    }
+}
+
+fn canonical(folder: &Path) -> Result<PathBuf, FolderError> {
+    folder.canonicalize().map_err(|source| FolderError::Folder { path: folder.to_owned(), source: Box::new(source) })
+}
+
+/// What reading one file of a folder gave.
+struct Scanned {
+    path: String,
+    content: Result<(ImageId, Option<ImageRow>), ImageError>,
+}
+
+fn of_folder(folder: &Path) -> Result<Candidates, FolderError> {
+    let folder = canonical(folder)?;
+    let paths = images::find(&folder)
+        .map_err(|source| FolderError::Folder { path: folder.clone(), source: Box::new(source) })?;
+    if paths.is_empty() {
+        return Err(FolderError::Empty { path: folder });
+    }
+    let scanned: Vec<Scanned> = paths.par_iter().map(|path| scan(&folder, path)).collect();
+    let mut candidates = Candidates::default();
+    let mut positions = HashMap::new();
+    let mut corpus = Vec::new();
+    for Scanned { path, content } in scanned {
+        match content {
+            Ok((image_id, row)) => {
+                corpus.extend(row);
+                add(&mut candidates.images, &mut positions, image_id, || path);
+            }
+            Err(error) => {
+                let (kind, message) = (error.kind(), error.to_string());
+                candidates.unreadable.push(Unreadable { path, kind, message });
+            }
+        }
+    }
+    candidates.corpus = Some(corpus);
+    Ok(candidates)
+}
+
+fn scan(folder: &Path, path: &Path) -> Scanned {
+    let content = images::read(path).map(|bytes| {
+        let image_id = ImageId::of_bytes(&bytes);
+        // A file without an image header gets its reject when it is decoded.
+        let row = images::probe(&bytes).ok().map(|info| ImageRow {
+            image_id,
+            name: path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned(),
+            path: path.to_string_lossy().into_owned(),
+            n_bytes: bytes.len() as u64,
+            width_px: info.width_px,
+            height_px: info.height_px,
+            format: info.format.to_owned(),
+            generator: None,
+            prompt: None,
+            mos: None,
+            mos_std: None,
+            mos_align: None,
+        });
+        (image_id, row)
+    });
+    Scanned { path: path.to_string_lossy().into_owned(), content }
+}
+
+/// Writes the corpus's table unless it is there already.
+pub(super) fn write_corpus(store: &Store, dataset: &PartitionName, rows: Vec<ImageRow>) -> Result<(), PartError> {
+    let images = Images { rows, extra: Vec::new() };
+    if images_table::read(store, dataset)? == images {
+        return Ok(());
+    }
+    images_table::write(store, dataset, &images)
+}

@@ -1,0 +1,55 @@
+//! Resizing of 8-bit RGB.
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use serde::{Deserialize, Serialize};
+
+use super::RgbImage8;
+
+/// Convolution kernel; each is stretched by the scale when shrinking (antialiasing).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResizeFilter {
+    /// Triangle.
+    Bilinear,
+    /// Keys' cubic, a = -0.5.
+    Bicubic,
+    /// Windowed sinc of three lobes.
+    Lanczos3,
+}
+
+/// `image` at `width_px` × `height_px`, both axes on their own, without regard to the aspect ratio.
+///
+/// # Panics
+/// Where a side of the target is 0.
+pub fn resize(image: &RgbImage8, width_px: u32, height_px: u32, filter: ResizeFilter) -> RgbImage8 {
+    assert!(width_px > 0 && height_px > 0, "an image has at least one pixel");
+    if (image.width_px, image.height_px) == (width_px, height_px) {
+        return image.clone();
+    }
+    let filter = match filter {
+        ResizeFilter::Bilinear => FilterType::Bilinear,
+        ResizeFilter::Bicubic => FilterType::CatmullRom,
+        ResizeFilter::Lanczos3 => FilterType::Lanczos3,
+    };
+    let source = ImageRef::new(image.width_px, image.height_px, &image.pixels, PixelType::U8x3)
+        .expect("an RgbImage8 has three bytes a pixel");
+    let mut target = Image::new(width_px, height_px, PixelType::U8x3);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+    Resizer::new().resize(&source, &mut target, &options).expect("both images are of the same pixel type");
+    RgbImage8 { width_px, height_px, pixels: target.into_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_constant_image_stays_constant() {
+        let image = RgbImage8 { width_px: 7, height_px: 5, pixels: [10, 128, 255].repeat(35) };
+        for filter in [ResizeFilter::Bilinear, ResizeFilter::Bicubic, ResizeFilter::Lanczos3] {
+            let resized = resize(&image, 13, 3, filter);
+            assert_eq!(resized.pixels, [10, 128, 255].repeat(39));
+        }
+    }
+}

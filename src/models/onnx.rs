@@ -1,0 +1,465 @@
+//! Reads the graph and the initializers of an ONNX file; runs nothing.
+//!
+//! An ONNX file is one protocol-buffers message, `ModelProto`. Only the fields that loading weights needs are declared
+//! here, with their numbers from `onnx/onnx.proto3` at onnx v1.17.0 (IR version 10); prost skips all others. Raw
+//! tensor data stays a slice of the file's own bytes until a caller takes it, so the peak is one file plus one tensor.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use prost::Message;
+use tch::Tensor;
+
+/// A protocol-buffers message cannot be larger (its lengths are 31 bits), so a larger file is something else.
+const MAX_FILE_BYTES: u64 = (1 << 31) - 1;
+
+/// `TensorProto.DataType.FLOAT`.
+const FLOAT: i32 = 1;
+/// `TensorProto.DataType.INT64`.
+const INT64: i32 = 7;
+/// `TensorProto.DataLocation.EXTERNAL`.
+const EXTERNAL: i32 = 1;
+
+#[derive(Clone, PartialEq, Message)]
+struct ModelProto {
+    #[prost(int64, tag = "1")]
+    ir_version: i64,
+    #[prost(message, optional, tag = "7")]
+    graph: Option<GraphProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GraphProto {
+    #[prost(message, repeated, tag = "1")]
+    node: Vec<NodeProto>,
+    #[prost(message, repeated, tag = "5")]
+    initializer: Vec<TensorProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NodeProto {
+    #[prost(string, repeated, tag = "1")]
+    input: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    output: Vec<String>,
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(string, tag = "4")]
+    op_type: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorProto {
+    #[prost(int64, repeated, tag = "1")]
+    dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    data_type: i32,
+    #[prost(float, repeated, tag = "4")]
+    float_data: Vec<f32>,
+    #[prost(int64, repeated, tag = "7")]
+    int64_data: Vec<i64>,
+    #[prost(string, tag = "8")]
+    name: String,
+    #[prost(bytes = "bytes", tag = "9")]
+    raw_data: Bytes,
+    #[prost(int32, tag = "14")]
+    data_location: i32,
+}
+
+/// Why an ONNX file, or a tensor in it, could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OnnxError {
+    /// The file could not be read.
+    #[error("reading the ONNX file {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Larger than any ONNX file can be.
+    #[error("{}: {n_bytes} bytes, and an ONNX file holds at most {MAX_FILE_BYTES}; this is something else", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        n_bytes: u64,
+    },
+    /// Not a protocol-buffers message of the expected form, or cut short.
+    #[error("{} is no ONNX file, or is cut short; `agiqa weights verify` tells which files are damaged", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where decoding stopped.
+        #[source]
+        source: prost::DecodeError,
+    },
+    /// A message that decodes, but holds no graph.
+    #[error("{} holds no graph; an empty file and other formats read so", path.display())]
+    NoGraph {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Two initializers of one name.
+    #[error("{}: two initializers are called `{name}`", path.display())]
+    Duplicate {
+        /// The file.
+        path: PathBuf,
+        /// Their name.
+        name: String,
+    },
+    /// No initializer of that name.
+    #[error("{}: no initializer `{name}` among the {n_initializers} there are{}", path.display(), hint(nearest))]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The name asked for.
+        name: String,
+        /// How many initializers there are.
+        n_initializers: usize,
+        /// The most similar name there is.
+        nearest: Option<String>,
+    },
+    /// An initializer of another element type.
+    #[error("{}: initializer `{name}`: expected element type {expected}, found ONNX data type {found}", path.display())]
+    DataType {
+        /// The file.
+        path: PathBuf,
+        /// The initializer.
+        name: String,
+        /// The type asked for, in words.
+        expected: &'static str,
+        /// `TensorProto.DataType` of the initializer.
+        found: i32,
+    },
+    /// An initializer of another shape.
+    #[error("{}: initializer `{name}`: expected shape {expected:?}, found {found:?}", path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The initializer.
+        name: String,
+        /// The shape asked for.
+        expected: Vec<i64>,
+        /// Its own shape.
+        found: Vec<i64>,
+    },
+    /// An initializer whose data do not fill its shape.
+    #[error("{}: initializer `{name}` of shape {shape:?} needs {expected} bytes of data and has {found}", path.display())]
+    DataLength {
+        /// The file.
+        path: PathBuf,
+        /// The initializer.
+        name: String,
+        /// Its shape.
+        shape: Vec<i64>,
+        /// Bytes that the shape needs, as text because a hostile shape may need more than fits in 64 bits.
+        expected: String,
+        /// Bytes that are there.
+        found: usize,
+    },
+    /// An initializer whose data lie in another file.
+    #[error("{}: initializer `{name}` keeps its data in another file, which is not supported", path.display())]
+    ExternalData {
+        /// The file.
+        path: PathBuf,
+        /// The initializer.
+        name: String,
+    },
+    /// A value that is not a finite number.
+    #[error("{}: initializer `{name}`, element {element}: {value} is no finite number", path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The initializer.
+        name: String,
+        /// Flat index of the element.
+        element: usize,
+        /// The value.
+        value: f32,
+    },
+}
+
+fn hint(name: &Option<String>) -> String {
+    name.as_ref().map_or_else(String::new, |name| format!("; the nearest is `{name}`"))
+}
+
+/// One operation of the graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its own name; may be empty.
+    pub name: String,
+    /// Which operation, e.g. `MatMul`.
+    pub op_type: String,
+    /// Names of values it reads: outputs of other nodes, graph inputs or initializers.
+    pub inputs: Vec<String>,
+    /// Names of values it makes.
+    pub outputs: Vec<String>,
+}
+
+/// The graph and the initializers of an ONNX file.
+#[derive(Debug)]
+pub struct OnnxFile {
+    path: PathBuf,
+    nodes: Vec<Node>,
+    initializers: HashMap<String, TensorProto>,
+}
+
+impl OnnxFile {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// An unreadable file, one that is no ONNX file or is cut short, or two initializers of one name.
+    pub fn read(path: &Path) -> Result<Self, OnnxError> {
+        let io = |source| OnnxError::Io { path: path.to_owned(), source };
+        let n_bytes = std::fs::metadata(path).map_err(io)?.len();
+        if n_bytes > MAX_FILE_BYTES {
+            return Err(OnnxError::TooLarge { path: path.to_owned(), n_bytes });
+        }
+        Self::parse(Bytes::from(std::fs::read(path).map_err(io)?), path)
+    }
+
+    /// Reads a file's bytes; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`OnnxFile::read`].
+    pub fn parse(bytes: Bytes, path: &Path) -> Result<Self, OnnxError> {
+        let model =
+            ModelProto::decode(bytes).map_err(|source| OnnxError::Malformed { path: path.to_owned(), source })?;
+        let graph = model.graph.ok_or_else(|| OnnxError::NoGraph { path: path.to_owned() })?;
+        let nodes = graph
+            .node
+            .into_iter()
+            .map(|node| Node { name: node.name, op_type: node.op_type, inputs: node.input, outputs: node.output })
+            .collect();
+        let mut initializers = HashMap::with_capacity(graph.initializer.len());
+        for tensor in graph.initializer {
+            if let Some(first) = initializers.insert(tensor.name.clone(), tensor) {
+                return Err(OnnxError::Duplicate { path: path.to_owned(), name: first.name });
+            }
+        }
+        Ok(Self { path: path.to_owned(), nodes, initializers })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The operations, in the file's order, which is an order of execution.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Whether there is an initializer `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.initializers.contains_key(name)
+    }
+
+    /// Names of the initializers, in no order.
+    pub fn initializer_names(&self) -> impl Iterator<Item = &str> {
+        self.initializers.keys().map(String::as_str)
+    }
+
+    /// Shape of the initializer `name`.
+    ///
+    /// # Errors
+    /// No such initializer.
+    pub fn shape(&self, name: &str) -> Result<&[i64], OnnxError> {
+        Ok(&self.find(name)?.dims)
+    }
+
+    /// The f32 initializer `name` as a tensor on the CPU.
+    ///
+    /// # Errors
+    /// No such initializer, another type or shape, data that do not fill the shape, or a value that is not finite.
+    pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, OnnxError> {
+        let values = self.floats(name, shape)?;
+        Ok(Tensor::from_slice(&values).view(shape))
+    }
+
+    /// Values of the f32 initializer `name`, row-major.
+    ///
+    /// # Errors
+    /// As [`OnnxFile::tensor`].
+    pub fn floats(&self, name: &str, shape: &[i64]) -> Result<Vec<f32>, OnnxError> {
+        let tensor = self.checked(name, FLOAT, "float")?;
+        if tensor.dims != shape {
+            return Err(OnnxError::Shape {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+                found: tensor.dims.clone(),
+            });
+        }
+        let values = self.elements(tensor, &tensor.float_data, f32::from_le_bytes)?;
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(element) => Err(OnnxError::NotFinite {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                element,
+                value: values[element],
+            }),
+        }
+    }
+
+    /// Values of the int64 initializer `name`, row-major, whatever its shape.
+    ///
+    /// # Errors
+    /// No such initializer, another type, or data that do not fill its shape.
+    pub fn int64s(&self, name: &str) -> Result<Vec<i64>, OnnxError> {
+        let tensor = self.checked(name, INT64, "int64")?;
+        self.elements(tensor, &tensor.int64_data, i64::from_le_bytes)
+    }
+
+    fn find(&self, name: &str) -> Result<&TensorProto, OnnxError> {
+        self.initializers.get(name).ok_or_else(|| {
+            let similarity = |other: &&String| (strsim::jaro(name, other) * 1e6) as u64;
+            OnnxError::Missing {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                n_initializers: self.initializers.len(),
+                nearest: self.initializers.keys().max_by_key(similarity).cloned(),
+            }
+        })
+    }
+
+    fn checked(&self, name: &str, data_type: i32, expected: &'static str) -> Result<&TensorProto, OnnxError> {
+        let tensor = self.find(name)?;
+        let (path, name) = (self.path.clone(), name.to_owned());
+        if tensor.data_type != data_type {
+            return Err(OnnxError::DataType { path, name, expected, found: tensor.data_type });
+        }
+        if tensor.data_location == EXTERNAL {
+            return Err(OnnxError::ExternalData { path, name });
+        }
+        Ok(tensor)
+    }
+
+    /// The elements from `typed` where the file stored them so, else from the raw little-endian bytes.
+    fn elements<T: Copy, const N: usize>(
+        &self,
+        tensor: &TensorProto,
+        typed: &[T],
+        from_le_bytes: fn([u8; N]) -> T,
+    ) -> Result<Vec<T>, OnnxError> {
+        let n_elements = tensor
+            .dims
+            .iter()
+            .try_fold(1_usize, |product, &dim| product.checked_mul(usize::try_from(dim).ok()?))
+            .filter(|n| n.checked_mul(N).is_some());
+        let found = if tensor.raw_data.is_empty() { size_of_val(typed) } else { tensor.raw_data.len() };
+        if n_elements.map(|n| n * N) != Some(found) {
+            return Err(OnnxError::DataLength {
+                path: self.path.clone(),
+                name: tensor.name.clone(),
+                shape: tensor.dims.clone(),
+                expected: n_elements.map_or_else(|| "more than 2^64".to_owned(), |n| (n * N).to_string()),
+                found,
+            });
+        }
+        if tensor.raw_data.is_empty() {
+            return Ok(typed.to_vec());
+        }
+        let (chunks, _) = tensor.raw_data.as_chunks::<N>();
+        Ok(chunks.iter().map(|&chunk| from_le_bytes(chunk)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(initializer: Vec<TensorProto>) -> Vec<u8> {
+        let node = NodeProto {
+            input: vec!["x".into(), "w".into()],
+            output: vec!["y".into()],
+            op_type: "MatMul".into(),
+            ..Default::default()
+        };
+        let graph = GraphProto { node: vec![node], initializer };
+        ModelProto { ir_version: 8, graph: Some(graph) }.encode_to_vec()
+    }
+
+    fn parse(bytes: Vec<u8>) -> Result<OnnxFile, OnnxError> {
+        OnnxFile::parse(Bytes::from(bytes), Path::new("net.onnx"))
+    }
+
+    fn float(name: &str, dims: &[i64], raw: &[f32]) -> TensorProto {
+        TensorProto {
+            name: name.into(),
+            dims: dims.to_vec(),
+            data_type: FLOAT,
+            raw_data: raw.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn raw_and_typed_data_read_alike() {
+        let typed = TensorProto { float_data: vec![1.0, -2.0], raw_data: Bytes::new(), ..float("typed", &[2, 1], &[]) };
+        let shape = TensorProto {
+            name: "shape".into(),
+            dims: vec![3],
+            data_type: INT64,
+            int64_data: vec![1, -1, 384],
+            ..Default::default()
+        };
+        let onnx = parse(file(vec![float("raw", &[2, 1], &[1.0, -2.0]), typed, shape])).expect("well formed");
+        assert_eq!(onnx.floats("raw", &[2, 1]).expect("there"), [1.0, -2.0]);
+        assert_eq!(onnx.floats("typed", &[2, 1]).expect("there"), [1.0, -2.0]);
+        assert_eq!(onnx.int64s("shape").expect("there"), [1, -1, 384]);
+        assert_eq!(onnx.nodes()[0].inputs, ["x", "w"]);
+    }
+
+    #[test]
+    fn errors_name_the_tensor_what_was_expected_and_what_was_found() {
+        let onnx = parse(file(vec![
+            float("w", &[2, 2], &[0.0; 4]),
+            float("short", &[2, 2], &[0.0; 3]),
+            float("huge", &[i64::MAX, i64::MAX], &[0.0]),
+            float("negative", &[-1, 4], &[0.0; 4]),
+            float("nan", &[2], &[0.0, f32::NAN]),
+        ]))
+        .expect("well formed");
+        let message = |name: &str, shape: &[i64]| onnx.floats(name, shape).expect_err("refused").to_string();
+        assert_eq!(message("w", &[4]), "net.onnx: initializer `w`: expected shape [4], found [2, 2]");
+        assert_eq!(
+            message("short", &[2, 2]),
+            "net.onnx: initializer `short` of shape [2, 2] needs 16 bytes of data and has 12"
+        );
+        assert!(message("huge", &[i64::MAX, i64::MAX]).contains("more than 2^64"));
+        assert!(message("negative", &[-1, 4]).contains("has 16"));
+        assert_eq!(message("nan", &[2]), "net.onnx: initializer `nan`, element 1: NaN is no finite number");
+        assert!(
+            message("shart", &[1]).ends_with("no initializer `shart` among the 5 there are; the nearest is `short`")
+        );
+        assert!(onnx.int64s("w").expect_err("refused").to_string().contains("expected element type int64"));
+    }
+
+    #[test]
+    fn files_cut_short_and_files_of_other_kinds_are_errors() {
+        let whole = file(vec![float("w", &[64], &[0.5; 64])]);
+        for n_bytes in 1..whole.len() {
+            // Cut between two fields it may still decode; then the graph or the tensor is missing.
+            if let Ok(onnx) = parse(whole[..n_bytes].to_vec()) {
+                assert!(onnx.tensor("w", &[64]).is_err(), "{n_bytes} of {} bytes", whole.len());
+            }
+        }
+        assert!(matches!(parse(Vec::new()), Err(OnnxError::NoGraph { .. })));
+        assert!(matches!(parse(b"\x89PNG\r\n\x1a\n....".to_vec()), Err(OnnxError::Malformed { .. })));
+        let twice = file(vec![float("w", &[1], &[0.0]), float("w", &[1], &[0.0])]);
+        assert!(matches!(parse(twice), Err(OnnxError::Duplicate { .. })));
+    }
+
+    #[test]
+    fn random_bytes_never_panic() {
+        use proptest::prelude::*;
+        proptest!(ProptestConfig::with_cases(512), |(bytes in proptest::collection::vec(any::<u8>(), 0..256))| {
+            let _ = parse(bytes);
+        });
+    }
+}
