@@ -344,14 +344,14 @@ fn learns_a_relation_and_predicts_every_image_of_the_dataset() {
 
 #[test]
 fn both_gates_both_optimisers_and_the_last_epoch_train() {
-    let fixture = Fixture::new(120, 0);
+    let fixture = Fixture::new(300, 0);
     let settings = |gate, optimiser, keep_epoch| TrainSettings {
         gate,
         optimiser,
         keep_epoch,
         learning_rate: 0.01,
-        epochs: 12,
-        width: 9,
+        epochs: 30,
+        width: 24,
         ..TrainSettings::default()
     };
     for (gate, optimiser, keep_epoch) in [
@@ -364,7 +364,7 @@ fn both_gates_both_optimisers_and_the_last_epoch_train() {
         let run = &stage.run_names().expect("valid names")[0];
         let record = RunRecord::read(&fixture.store, run).expect("a record");
         if keep_epoch == KeepEpoch::Last {
-            assert_eq!((record.best_epoch, record.chosen_by.as_str()), (12, "last"));
+            assert_eq!((record.best_epoch, record.chosen_by.as_str()), (30, "last"));
         }
         let kept = record.epochs[record.best_epoch as usize - 1];
         let srcc = kept.validation_srcc.expect("defined");
