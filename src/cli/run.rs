@@ -11,7 +11,7 @@ use super::Context;
 use super::exit::{self, Exit};
 use crate::pipeline::plan::{self, Action, StageName, Step};
 use crate::pipeline::{Pipeline, summary};
-use crate::stage::{Freshness, Stage, StageContext};
+use crate::stage::StageContext;
 use crate::store::{OpenMode, Store};
 
 /// Arguments of `agiqa run`.
@@ -91,7 +91,7 @@ fn run_pipeline(args: &Args, context: &Context) -> anyhow::Result<Exit> {
                 return Ok(exit);
             }
         }
-        print_results(&pipeline, &stage_context.store, context)?;
+        print_results(&pipeline, &steps, &stage_context.store, context)?;
         Ok(exit)
     })
 }
@@ -130,14 +130,13 @@ fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context
 }
 
 /// The metrics and where the tables are, also where nothing had to run.
-fn print_results(pipeline: &Pipeline, store: &Store, context: &Context) -> anyhow::Result<()> {
+fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context) -> anyhow::Result<()> {
+    let has_evaluated = steps.iter().any(|step| step.name == StageName::Evaluate);
     let mut text = String::new();
-    for stage in pipeline.evaluate_stages()? {
-        // Stages that were left out may not have been run yet.
-        if let Freshness::Current { .. } = stage.freshness(store).map_err(anyhow::Error::from_boxed)? {
-            let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
-            text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
-        }
+    let evaluated = if has_evaluated { pipeline.evaluate_stages()? } else { Vec::new() };
+    for stage in evaluated {
+        let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
+        text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
     }
     let tables = summary::tables(store)?;
     if context.console.is_json() {

@@ -73,8 +73,8 @@ impl fmt::Display for Tables {
             "\nask them more, with DuckDB:\n  duckdb -c \"SELECT run, predictor, statistic, n, srcc, plcc FROM \
              read_parquet('{metrics}', hive_partitioning=true) WHERE part='test' AND subset='all' ORDER BY ALL\"\n\
              or with Polars:\n  python3 -c \"import polars as pl; \
-             print(pl.read_parquet('{predictions}').filter(part='test').sort('score').select('run', 'name', 'mos', \
-             'score'))\""
+             print(pl.read_parquet('{predictions}', hive_partitioning=True).filter(part='test').sort('score')\
+             .select('run', 'name', 'mos', 'score'))\""
         )
     }
 }
