@@ -1,12 +1,155 @@
-//! `agiqa run`.
+//! `agiqa run`: a pipeline's stages, each only where its inputs changed.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use serde_json::json;
 
 use super::Context;
-use super::exit::Exit;
+use super::exit::{self, Exit};
+use crate::pipeline::plan::{self, Action, StageName, Step};
+use crate::pipeline::{Pipeline, summary};
+use crate::stage::{Freshness, Stage, StageContext};
+use crate::store::{OpenMode, Store};
 
 /// Arguments of `agiqa run`.
 #[derive(clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// The pipeline, e.g. `pipelines/example.toml`.
+    #[arg(value_name = "PIPELINE.toml")]
+    pipeline: PathBuf,
+    /// Give a parameter its value (`root=/data/agiqa-3k`), or any key another one (`train.epochs=3`). Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The store: a folder or `s3://…`; default: the pipeline's own `store`.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// Say what would run and why, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Run just this stage, on what the store holds: ingest, features, split, train, predict or evaluate. Repeatable.
+    #[arg(long = "stage", value_name = "STAGE")]
+    stages: Vec<StageName>,
+}
 
-pub(super) fn run(_args: Args, _context: &Context) -> anyhow::Result<Exit> {
-    anyhow::bail!("`run` is not built yet")
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let started = Instant::now();
+    let result = run_pipeline(&args, context);
+    let code = match &result {
+        Ok(exit) => exit.code(),
+        Err(error) => exit::code_of_error(error),
+    };
+    context.console.event(&json!({
+        "type": "done",
+        "exit_code": code,
+        "error": result.as_ref().err().map(|error| format!("{error:#}")),
+        "elapsed_secs": started.elapsed().as_secs_f64(),
+    }));
+    result
+}
+
+fn run_pipeline(args: &Args, context: &Context) -> anyhow::Result<Exit> {
+    let pipeline = Pipeline::load(&args.pipeline, &args.set)?;
+    let store_url = args.store.as_deref().or(pipeline.store.as_deref()).with_context(|| {
+        format!("`{}` names no store: add `--store FOLDER`, or `store = …` to the file", args.pipeline.display())
+    })?;
+    let steps = pipeline.steps()?;
+    let left_out: Vec<&StageName> =
+        args.stages.iter().filter(|stage| !steps.iter().any(|step| step.name == **stage)).collect();
+    if let Some(stage) = left_out.first() {
+        anyhow::bail!("`{}` has no stage `{stage}`: its table is missing there", args.pipeline.display());
+    }
+    let steps = plan::select(steps, &args.stages);
+    if args.dry_run {
+        let store = Store::open(store_url, OpenMode::AbsentIsEmpty)?;
+        return dry_run(&pipeline, &steps, &store, context);
+    }
+    let store = Store::open(store_url, OpenMode::CreateIfMissing)?;
+    context.console.event(&json!({
+        "type": "plan",
+        "pipeline": pipeline.name,
+        "store": store.url(),
+        "dry_run": false,
+        "stages": steps.iter().map(|step| json!({ "stage": step.stage.name() })).collect::<Vec<_>>(),
+    }));
+    super::with_run_log("run", &store.clone(), |log| {
+        let stage_context = StageContext {
+            store,
+            console: context.console,
+            interrupt: context.interrupt.clone(),
+            n_threads: context.n_threads,
+        };
+        let mut exit = Exit::Done;
+        for step in &steps {
+            if context.interrupt.is_raised() {
+                return Ok(Exit::Interrupted);
+            }
+            exit = exit.and(super::execute(step.stage.as_ref(), &stage_context, log)?);
+            if exit == Exit::Interrupted {
+                return Ok(exit);
+            }
+        }
+        print_results(&pipeline, &stage_context.store, context)?;
+        Ok(exit)
+    })
+}
+
+fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context) -> anyhow::Result<Exit> {
+    let actions = plan::plan(steps, store)?;
+    let word = |action: &Action| match action {
+        Action::Skip(_) => "skip",
+        Action::Run(_) => "run",
+        Action::After(_) => "after",
+    };
+    let reason = |action: &Action| match action {
+        Action::Skip(reason) | Action::Run(reason) => reason.clone(),
+        Action::After(stages) => format!("depends on what {} will write", stages.join(", ")),
+    };
+    let planned = steps.iter().zip(&actions);
+    if context.console.is_json() {
+        let stages = planned.map(
+            |(step, action)| json!({ "stage": step.stage.name(), "action": word(action), "reason": reason(action) }),
+        );
+        context.console.event(&json!({
+            "type": "plan",
+            "pipeline": pipeline.name,
+            "store": store.url(),
+            "dry_run": true,
+            "stages": stages.collect::<Vec<_>>(),
+        }));
+    } else {
+        let mut text = format!("plan of {} on store {} (nothing is changed)\n", pipeline.name, store.url());
+        for (step, action) in planned {
+            text.push_str(&format!("  {:<5}  {}: {}\n", word(action), step.stage.name(), reason(action)));
+        }
+        print(&text);
+    }
+    Ok(Exit::Done)
+}
+
+/// The metrics and where the tables are, also where nothing had to run.
+fn print_results(pipeline: &Pipeline, store: &Store, context: &Context) -> anyhow::Result<()> {
+    let mut text = String::new();
+    for stage in pipeline.evaluate_stages()? {
+        // Stages that were left out may not have been run yet.
+        if let Freshness::Current { .. } = stage.freshness(store).map_err(anyhow::Error::from_boxed)? {
+            let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
+            text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
+        }
+    }
+    let tables = summary::tables(store)?;
+    if context.console.is_json() {
+        print(&text);
+        context.console.event(&tables);
+    } else {
+        print(&format!("{text}{tables}"));
+    }
+    Ok(())
+}
+
+fn print(text: &str) {
+    // A closed pipe is no error: whoever reads has seen enough.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

@@ -132,6 +132,11 @@ impl Linear {
         xs.linear(&self.weight, Some(&self.bias))
     }
 
+    /// The same layer in oneDNN's opaque tensors.
+    fn opaque(&self) -> Self {
+        Self { weight: self.weight.to_mkldnn(), bias: self.bias.to_mkldnn() }
+    }
+
     fn share(&self) -> Self {
         Self { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone() }
     }
@@ -190,9 +195,15 @@ impl Attention {
         let qkv = self.qkv.forward(xs).view([b, n, 3, self.n_heads, d / self.n_heads]); // (b, n, 3, h, d/h)
         let qkv = qkv.permute([2, 0, 3, 1, 4]); // (3, b, h, n, d/h)
         let (q, k, v) = (qkv.get(0), qkv.get(1), qkv.get(2)); // (b, h, n, d/h)
-        // The fused kernel is 2 to 4 times as fast as two products with a softmax between them, and never holds n × n.
-        let ys = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, None, false);
-        self.proj.forward(&ys.transpose(1, 2).reshape([b, n, d])) // (b, n, d)
+        let ys = match attention_of(xs.kind(), xs.device(), q.requires_grad()) {
+            // Never holds n × n, and 2 to 4 times as fast as whole products with a softmax between them.
+            AttentionPath::Fused => {
+                let ys = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, None, false);
+                ys.transpose(1, 2).reshape([b, n, d])
+            }
+            AttentionPath::PerHead => attend_per_head(&q, &k, &v).view([b, n, d]),
+        };
+        self.proj.forward(&ys) // (b, n, d)
     }
 
     fn share(&self) -> Self {
@@ -200,37 +211,98 @@ impl Attention {
     }
 }
 
+/// How attention is computed; both ways are the same formula.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AttentionPath {
+    /// libtorch's fused kernel.
+    Fused,
+    /// [`attend_per_head`].
+    PerHead,
+}
+
+/// On CPUs libtorch's fused kernel multiplies bf16 through MKL, which emulates it where the CPU is not Intel's: no
+/// faster than f32. The plain product goes through oneDNN at more than twice that rate.
+fn attention_of(kind: Kind, device: Device, requires_grad: bool) -> AttentionPath {
+    match (kind, device) {
+        (Kind::BFloat16, Device::Cpu) if !requires_grad => AttentionPath::PerHead,
+        _ => AttentionPath::Fused,
+    }
+}
+
+/// `softmax(q kᵀ / √d_head) v`, one head after the other, so that the n × n scores of one head stay in the cache:
+/// 1.2 MB each at 785 tokens in bf16. All heads at once take twice as long. Writes into buffers, so has no gradient.
+///
+/// # Shapes
+/// - q, k, v: `(b, h, n, d/h)`
+/// - returns: `(b, n, h, d/h)`, contiguous
+fn attend_per_head(q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+    let (b, h, n, d_head) = q.size4().expect("heads are (b, h, n, d/h)");
+    let options = (q.kind(), q.device());
+    let q = q * (d_head as f64).powf(-0.5);
+    let (scores, weights) = (Tensor::empty([n, n], options), Tensor::empty([n, n], options));
+    let ys = Tensor::empty([b, n, h, d_head], options);
+    for i in 0..b {
+        for j in 0..h {
+            let of_head = |xs: &Tensor| xs.get(i).get(j); // (n, d/h)
+            let _ = of_head(&q).mm_out(&scores, &of_head(k).transpose(0, 1)); // (n, n)
+            let _ = scores.internal_softmax_out(&weights, -1, false); // (n, n)
+            let _ = weights.mm_out(&ys.get(i).select(1, j), &of_head(v)); // (n, d/h)
+        }
+    }
+    ys
+}
+
 /// Two layers with an exact (erf) GELU between them.
 #[derive(Debug)]
-struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
+enum Mlp {
+    /// libtorch's plain tensors: what a gradient needs, what bf16 is fastest with, and what every device has.
+    Plain { fc1: Linear, fc2: Linear },
+    /// oneDNN's opaque tensors, f32 on the CPU. Plain f32 products go through MKL, which is slower on CPUs that are not
+    /// Intel's; staying opaque through both layers saves the copies that would eat the gain. The attention's products
+    /// stay plain for that reason.
+    Opaque { fc1: Linear, fc2: Linear },
 }
 
 impl Mlp {
     fn new(p: &Scope, config: &VitConfig, gamma: Option<&Tensor>) -> Result<Self, VitError> {
-        Ok(Self {
-            fc1: Linear::new(&p.sub("fc1"), config.dim, config.mlp_dim)?,
-            fc2: Linear::scaled(&p.sub("fc2"), config.mlp_dim, config.dim, gamma)?,
+        let fc1 = Linear::new(&p.sub("fc1"), config.dim, config.mlp_dim)?;
+        let fc2 = Linear::scaled(&p.sub("fc2"), config.mlp_dim, config.dim, gamma)?;
+        let trained = fc1.weight.requires_grad() || fc2.weight.requires_grad();
+        Ok(match (p.kind, p.device) {
+            (Kind::Float, Device::Cpu) if !trained && tch::utils::has_mkldnn() => {
+                Self::Opaque { fc1: fc1.opaque(), fc2: fc2.opaque() }
+            }
+            _ => Self::Plain { fc1, fc2 },
         })
     }
 
+    /// The hidden layer after its activation; [`dense`] makes it readable.
+    ///
     /// # Shapes
     /// - xs: `(b, n, d)`, compute kind
-    /// - returns: `(b, n, m)`, compute kind: the hidden layer after its activation
+    /// - returns: `(b, n, m)`, compute kind
     fn hidden(&self, xs: &Tensor) -> Tensor {
-        self.fc1.forward(xs).gelu_("none")
+        match self {
+            Self::Plain { fc1, .. } => fc1.forward(xs).gelu_("none"),
+            Self::Opaque { fc1, .. } => xs.to_mkldnn().mkldnn_linear(&fc1.weight, Some(&fc1.bias)).gelu("none"),
+        }
     }
 
     /// # Shapes
-    /// - hidden: `(b, n, m)`, compute kind
+    /// - hidden: `(b, n, m)`, as [`Self::hidden`] gives it
     /// - returns: `(b, n, d)`, compute kind
     fn project(&self, hidden: &Tensor) -> Tensor {
-        self.fc2.forward(hidden)
+        match self {
+            Self::Plain { fc2, .. } => fc2.forward(hidden),
+            Self::Opaque { fc2, .. } => dense(&hidden.mkldnn_linear(&fc2.weight, Some(&fc2.bias))),
+        }
     }
 
     fn share(&self) -> Self {
-        Self { fc1: self.fc1.share(), fc2: self.fc2.share() }
+        match self {
+            Self::Plain { fc1, fc2 } => Self::Plain { fc1: fc1.share(), fc2: fc2.share() },
+            Self::Opaque { fc1, fc2 } => Self::Opaque { fc1: fc1.share(), fc2: fc2.share() },
+        }
     }
 }
 
@@ -271,7 +343,7 @@ impl Block {
     ///
     /// # Shapes
     /// - xs: `(b, n, d)`, f32, from [`Self::attend`]
-    /// - returns: `(b, n, m)`, compute kind
+    /// - returns: `(b, n, m)`, compute kind, perhaps opaque
     fn hidden(&self, xs: &Tensor, kind: Kind) -> Tensor {
         self.mlp.hidden(&self.norm2.forward(xs).to_kind(kind))
     }
@@ -302,7 +374,9 @@ pub enum Tap {
 
 /// A vision transformer up to its final norm; no head.
 ///
-/// Not `Sync`, as no tensor is: workers each take a [`Vit::share`] of one network.
+/// Not `Sync`, as no tensor is: workers each take a [`Vit::share`] of one network. On a CPU several workers with one
+/// torch thread each (`tch::set_num_threads(1)` on the worker itself) beat one worker with several threads: images need
+/// no barriers between them, and their numbers do not depend on the number of threads.
 #[derive(Debug)]
 pub struct Vit {
     config: VitConfig,
@@ -411,7 +485,7 @@ impl Vit {
             let attended = block.attend(&xs, self.kind);
             let hidden = block.hidden(&attended, self.kind);
             if taps.contains(&Tap::Hidden(i)) {
-                each(Tap::Hidden(i), &hidden);
+                each(Tap::Hidden(i), &dense(&hidden));
             }
             let is_read = i < last || taps.contains(&Tap::Block(i)) || taps.contains(&Tap::FinalNorm);
             if !is_read {
@@ -469,6 +543,11 @@ impl Vit {
         });
         table.shallow_clone()
     }
+}
+
+/// The same values as a plain tensor, where `xs` is one of oneDNN's opaque ones.
+fn dense(xs: &Tensor) -> Tensor {
+    if xs.is_mkldnn() { xs.to_dense(None::<Kind>, false) } else { xs.shallow_clone() }
 }
 
 fn size3(xs: &Tensor) -> (i64, i64, i64) {

@@ -1,1 +1,28 @@
-//! One TOML file, its stages, and the plan of what is missing.
+//! Pipelines: TOML files that name datasets and settings, planned and run stage by stage.
+//!
+//! ```text
+//! file ─ parse ─► tree ─ --set, ${params} ─► tree ─ serde ─► settings of each stage ─► steps ─ plan ─► what to run
+//! ```
+//!
+//! Nothing is ignored in silence: a key, a parameter or a `--set` that no setting takes is an error that says where it
+//! was written and what may have been meant.
+
+mod error;
+
+pub use error::ConfigError;
+
+mod tree;
+
+mod de;
+
+mod params;
+
+mod config;
+
+pub use config::{FeaturesSection, Pipeline, PredictSection, TrainSection};
+
+mod steps;
+
+pub mod plan;
+
+pub mod summary;

@@ -1,6 +1,6 @@
 //! From images and settings to rows of the `splits` table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Fractions, PythonRandom, SplitError, SplitSettings, published};
 use crate::identity::ImageId;
@@ -27,9 +27,13 @@ impl Assignment {
 
 /// Assigns `images` to parts.
 ///
+/// `rejected_rows` are the rows of the dataset's own table (from 1) that ingest rejected. The official shuffle is one of
+/// that table's rows, so it runs over all of them, and the rejected ones drop out of the parts that they fall into: the
+/// parts are then subsets of the published ones. The other splits know the ingested images only.
+///
 /// # Errors
 /// A part that would be empty, a generator or file that is not there, a column that is missing.
-pub fn assign(images: &Images, settings: &SplitSettings) -> Result<Assignment, SplitError> {
+pub fn assign(images: &Images, rejected_rows: &[u64], settings: &SplitSettings) -> Result<Assignment, SplitError> {
     let rows = &images.rows;
     let mut unmatched = Vec::new();
     let parts: Vec<(ImageId, Part)> = match settings {
@@ -38,9 +42,9 @@ pub fn assign(images: &Images, settings: &SplitSettings) -> Result<Assignment, S
             cut(shuffled_ids(rows.iter(), *seed), *fractions)
         }
         SplitSettings::Official { seed } => {
-            let mut ids: Vec<ImageId> = rows.iter().map(|row| row.image_id).collect();
+            let mut ids = table_rows(rows, rejected_rows);
             PythonRandom::new(*seed).shuffle(&mut ids);
-            cut(ids, Fractions::default())
+            cut(ids, Fractions::default()).into_iter().filter_map(|(id, part)| Some((id?, part))).collect()
         }
         SplitSettings::Published { train, validation, test } => {
             let files = [(Part::Train, train), (Part::Validation, validation), (Part::Test, test)];
@@ -92,7 +96,16 @@ fn shuffle<T>(values: &mut [T], seed: u32) {
     PythonRandom::new(seed).shuffle(values);
 }
 
-fn cut(ids: Vec<ImageId>, fractions: Fractions) -> Vec<(ImageId, Part)> {
+/// The images in the order of the dataset's own table, none where ingest rejected the row.
+fn table_rows(rows: &[ImageRow], rejected_rows: &[u64]) -> Vec<Option<ImageId>> {
+    let rejected: BTreeSet<u64> = rejected_rows.iter().copied().collect();
+    let mut ids = rows.iter().map(|row| row.image_id);
+    (1..=(rows.len() + rejected.len()) as u64)
+        .map(|number| if rejected.contains(&number) { None } else { ids.next() })
+        .collect()
+}
+
+fn cut<T>(ids: Vec<T>, fractions: Fractions) -> Vec<(T, Part)> {
     let (train_end, validation_end) = fractions.cuts(ids.len());
     let part = |i| match i {
         i if i < train_end => Part::Train,
@@ -192,6 +205,20 @@ mod tests {
         ids.len() == rows.len() && ids.len() == images.rows.len()
     }
 
+    #[test]
+    fn rows_that_ingest_rejected_do_not_move_the_others_in_the_official_split() {
+        let whole = images(40, 10, 2);
+        let settings = SplitSettings::Official { seed: 20 };
+        let all = assign(&whole, &[], &settings).expect("forty images suffice").rows;
+        let rejected = [3_u64, 17, 40];
+        let mut less = whole.clone();
+        less.rows =
+            (1..).zip(whole.rows).filter(|(number, _)| !rejected.contains(number)).map(|(_, row)| row).collect();
+        let ids: Vec<ImageId> = less.rows.iter().map(|row| row.image_id).collect();
+        let expected: Vec<SplitRow> = all.into_iter().filter(|row| ids.contains(&row.image_id)).collect();
+        assert_eq!(assign(&less, &rejected, &settings).expect("37 images suffice").rows, expected);
+    }
+
     proptest! {
         #[test]
         fn every_image_is_in_exactly_one_part(n in 10_usize..400, n_prompts in 10_usize..40, seed in any::<u32>()) {
@@ -203,7 +230,7 @@ mod tests {
                 SplitSettings::ByPrompt { seed, fractions },
                 SplitSettings::HeldOutGenerator { generator: "g1".to_owned(), seed },
             ] {
-                match assign(&images, &settings) {
+                match assign(&images, &[], &settings) {
                     Ok(assignment) => prop_assert!(is_partition(&images, &assignment.rows)),
                     // Few whole prompts or few images may leave a part empty, and nothing else may fail.
                     Err(error) => prop_assert!(matches!(error, SplitError::EmptyPart { .. }), "{error}"),
@@ -215,7 +242,7 @@ mod tests {
         fn no_prompt_is_in_two_parts(n in 30_usize..300, n_prompts in 20_usize..60, seed in any::<u32>()) {
             let images = images(n, n_prompts, 1);
             let settings = SplitSettings::ByPrompt { seed, fractions: Fractions::default() };
-            if let Ok(assignment) = assign(&images, &settings) {
+            if let Ok(assignment) = assign(&images, &[], &settings) {
                 let mut part_of_prompt = BTreeMap::new();
                 for split in &assignment.rows {
                     let row = images.rows.iter().find(|row| row.image_id == split.image_id).expect("one of them");
@@ -229,9 +256,9 @@ mod tests {
         fn a_random_split_ignores_the_order_of_the_table(n in 10_usize..200, seed in any::<u32>()) {
             let mut images = images(n, 5, 2);
             let settings = SplitSettings::Random { seed, fractions: Fractions::default() };
-            let before = assign(&images, &settings).expect("ten images suffice");
+            let before = assign(&images, &[], &settings).expect("ten images suffice");
             images.rows.reverse();
-            prop_assert_eq!(before, assign(&images, &settings).expect("ten images suffice"));
+            prop_assert_eq!(before, assign(&images, &[], &settings).expect("ten images suffice"));
         }
     }
 }

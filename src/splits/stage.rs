@@ -26,7 +26,12 @@ impl SplitStage {
         if images.rows.is_empty() {
             return Err(SplitError::NoImages { dataset: self.dataset.clone() }.into());
         }
-        Ok(assign(&images, &self.settings)?)
+        let rejected_rows: Vec<u64> = rejects::read(store, "ingest")?
+            .into_iter()
+            .filter(|reject| reject.dataset.as_deref() == Some(self.dataset.as_str()))
+            .filter_map(|reject| reject.row)
+            .collect();
+        Ok(assign(&images, &rejected_rows, &self.settings)?)
     }
 
     fn counts(assignment: &Assignment, n_cached: usize) -> RowCounts {

@@ -85,13 +85,15 @@ pub struct ObjectInfo {
     pub n_bytes: u64,
 }
 
-/// Whether opening a local store may create its folder.
+/// What opening a local store does where its folder is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
     /// The store must exist.
     Existing,
     /// The folder is created where it is missing.
     CreateIfMissing,
+    /// A missing store is taken for an empty one and stays missing: for looking ahead only, nothing written lasts.
+    AbsentIsEmpty,
 }
 
 /// A handle on a store; cheap to clone and usable from any thread.
@@ -132,7 +134,11 @@ impl Store {
                 std::fs::create_dir_all(&path).map_err(|source| StoreError::Folder { path: path.clone(), source })?
             }
             OpenMode::Existing if !path.is_dir() => return Err(StoreError::Absent { url: url.to_owned() }),
-            OpenMode::Existing => {}
+            OpenMode::AbsentIsEmpty if !path.exists() => {
+                let objects = Arc::new(object_store::memory::InMemory::new());
+                return Ok(Self { url: url.to_owned(), folder: None, objects, runtime });
+            }
+            OpenMode::Existing | OpenMode::AbsentIsEmpty => {}
         }
         let folder = path.canonicalize().map_err(|source| StoreError::Folder { path: path.clone(), source })?;
         let local = LocalFileSystem::new_with_prefix(&folder).map_err(|source| StoreError::Object {

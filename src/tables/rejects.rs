@@ -7,8 +7,8 @@ use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Column, ColumnType, Columns, PartitionName, integer_at, optional_integer_array, optional_text_array,
-    text_array, text_at,
+    Column, ColumnType, Columns, PartitionName, integer_at, optional_integer_array, optional_text_array, text_array,
+    text_at,
 };
 use crate::identity::ImageId;
 use crate::store::part::{self, PartError, PartKind, PartReader};

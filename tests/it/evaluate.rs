@@ -404,6 +404,34 @@ fn a_run_column_or_dataset_that_does_not_exist_names_those_that_do() {
 }
 
 #[test]
+fn metrics_on_another_dataset_stand_beside_those_on_the_training_one() {
+    let dir = TestDir::new();
+    let store = store(&dir);
+    add_run(&store, "one", 0.5, |index| Some(mos(index)));
+    let args = ["evaluate", "--store", "store", "--run", "one", "--resamples", "0"];
+    dir.agiqa(&args).exits(0);
+    // The other dataset holds the first thirty images, with a generator that training has not seen.
+    let mut images = images::read(&store, &name("toy")).expect("images");
+    images.rows.truncate(30);
+    images.rows[0].generator = Some("new".to_owned());
+    images.extra.clear();
+    images::write(&store, &name("other"), &images).expect("images can be written");
+    let mut rows = predictions::read(&store, &name("one")).expect("predictions");
+    let others = rows.clone().into_iter().filter(|row| (0..30).any(|index| row.image_id == id(index)));
+    let others: Vec<PredictionRow> =
+        others.map(|row| PredictionRow { dataset: "other".to_owned(), part: None, ..row }).collect();
+    rows.extend(others);
+    predictions::write(&store, &name("one"), &rows, Fingerprint::builder("two datasets").finish()).expect("written");
+    let ran = dir.agiqa(&[&args[..], &["--dataset", "other"]].concat()).exits(0).prints("one on other\n");
+    ran.prints("30").prints("(30 of 30) share their exact prompt");
+    dir.agiqa(&args).exits(0).prints("one on toy, test part");
+    let rows = metrics_table::read(&store, &name("one")).expect("metrics");
+    let of = |dataset: &str| rows.iter().filter(|row| row.dataset == dataset).count();
+    assert_eq!((of("toy"), of("other")), (9, 3));
+    assert!(rows.iter().all(|row| (row.part == "all") == (row.dataset == "other")));
+}
+
+#[test]
 fn metrics_cut_short_are_computed_anew() {
     let dir = TestDir::new();
     let store = store(&dir);

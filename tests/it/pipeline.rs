@@ -1,1 +1,272 @@
-//! Tests of `pipeline`.
+//! `agiqa run`: what it refuses and where, what it plans, what it skips, what it prints.
+
+use std::path::Path;
+
+use agiqa::features::{FeatureSettings, feature_sets};
+use agiqa::store::{OpenMode, Store};
+use agiqa::tables::features::{FeatureRows, FeatureSet};
+use agiqa::tables::{PartitionName, images};
+
+use crate::testdir::{Ran, TestDir, weights};
+
+/// A pipeline over data.example without extraction settings that matter: its features are written by [`fill_features`].
+const PIPELINE: &str = r#"name = "small"
+store = "store"
+
+[params.root]
+type = "path"
+help = "folder of the example data"
+
+[[dataset]]
+dataset = "example"
+adapter = "agiqa-3k"
+table = "${root}/data.csv"
+images = "${root}/images"
+
+[features]
+semantic = "dinov2-s14"
+quality = "dinov2-s14"
+
+[extractor.dinov2-s14]
+side = 56
+
+[split]
+kind = "random"
+seeds = [0, 1]
+
+[train]
+epochs = 2
+
+[evaluate]
+by = ["generator"]
+bootstrap = { resamples = 20 }
+"#;
+
+fn root() -> String {
+    format!("root={}/data.example", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs `p.toml` with the example data as its root.
+fn run(dir: &TestDir, more: &[&str]) -> Ran {
+    let root = root();
+    let args: Vec<&str> = ["run", "p.toml", "--set", &root].into_iter().chain(more.iter().copied()).collect();
+    dir.agiqa(&args)
+}
+
+/// Writes the pipeline with `from` replaced by `to`, and plans it.
+fn plan_with(from: &str, to: &str) -> Ran {
+    let dir = TestDir::new();
+    let text = PIPELINE.replacen(from, to, 1);
+    assert_ne!(text, PIPELINE, "`{from}` is not in the pipeline");
+    dir.write("p.toml", text);
+    run(&dir, &["--dry-run"])
+}
+
+/// Gives every image of the store features that depend on its id only, in place of an extractor that needs weights.
+fn fill_features(store: &Path) {
+    let store = Store::open(&store.display().to_string(), OpenMode::Existing).expect("an earlier command made it");
+    let dataset = PartitionName::new("example").expect("a valid name");
+    let ids: Vec<_> =
+        images::read(&store, &dataset).expect("it was ingested").rows.iter().map(|row| row.image_id).collect();
+    let pair = feature_sets(&FeatureSettings { side: Some(56), ..FeatureSettings::default() }).expect("valid settings");
+    for set in [&pair.semantic, &pair.quality] {
+        let vectors = |column: usize, dim: usize| {
+            ids.iter()
+                .flat_map(|id| {
+                    let bytes = *id.as_bytes();
+                    (0..dim).map(move |idx| f32::from(bytes[(idx + column) % 16]) / 256.0 + idx as f32 / dim as f32)
+                })
+                .collect()
+        };
+        let rows = FeatureRows {
+            image_ids: ids.clone(),
+            vectors: set.columns.iter().enumerate().map(|(at, column)| vectors(at, column.dim)).collect(),
+            n_tokens: if set.columns.len() > 1 { vec![16; ids.len()] } else { Vec::new() },
+        };
+        FeatureSet::write_description(set, &store).expect("the store can be written");
+        set.write_part(&store, &rows).expect("the store can be written");
+    }
+}
+
+/// A store in which everything up to the features is there.
+fn with_features() -> TestDir {
+    let dir = TestDir::new();
+    dir.write("p.toml", PIPELINE);
+    run(&dir, &["--stage", "ingest"]).exits(0);
+    fill_features(&dir.path().join("store"));
+    dir
+}
+
+#[test]
+fn an_unknown_key_is_refused_at_every_level_with_line_and_nearest_key() {
+    plan_with("name =", "nam =").exits(2).says("p.toml:1:1: unknown key `nam`; did you mean `name`?");
+    plan_with("epochs", "epocs").exits(2).says("p.toml:25:1: unknown key `epocs` in `train`; did you mean `epochs`?");
+    plan_with("[evaluate]", "[evalute]").exits(2).says("p.toml:27:2: unknown key `evalute`; did you mean `evaluate`?");
+    plan_with("side", "sied").exits(2).says("p.toml:18:1: unknown key `sied` in `extractor.dinov2-s14`");
+    plan_with("table =", "tabel =").exits(2).says("in `dataset.0`; did you mean `table`?");
+    plan_with("seeds", "seds").exits(2).says("p.toml:22:1: unknown key `seds` in `split`; did you mean `seed");
+    plan_with("resamples", "resample").exits(2).says("did you mean `resamples`?");
+    plan_with("help", "halp").exits(2).says("p.toml:6:1: unknown key `halp` in `params.root`; did you mean `help`?");
+    plan_with("[extractor.dinov2-s14]", "[extractor.dinov2-b14]").exits(2).says("does not use extractor `dinov2-b14`");
+}
+
+#[test]
+fn a_bad_value_is_refused_with_its_line_and_what_was_expected() {
+    plan_with("side = 56", "side = \"big\"").exits(2).says("p.toml:18:8: `extractor.dinov2-s14.side`: expected u32");
+    plan_with("kind = \"random\"", "kind = \"randon\"").exits(2).says("p.toml:21:8").says("did you mean `random`?");
+    plan_with("semantic = \"dinov2-s14\"", "semantic = \"dinov2\"").exits(2).says("p.toml:14:12");
+    plan_with("seeds = [0, 1]", "seeds = []").exits(2).says("p.toml:22:9").says("at least one");
+    plan_with("seeds = [0, 1]", "seeds = [0, 0]").exits(2).says("split `random-0` is there twice");
+    plan_with("name = \"small\"", "name = \"a/b\"").exits(2).says("p.toml:1:8").says("`a/b`");
+    plan_with("[train]", "[train").exits(2).says("p.toml:24:").says("not valid TOML");
+    plan_with("epochs = 2", "epochs = 2020-01-01").exits(2).says("p.toml:25:10").says("is a date");
+}
+
+#[test]
+fn tables_that_need_one_another_are_missed() {
+    plan_with("[features]\nsemantic = \"dinov2-s14\"\nquality = \"dinov2-s14\"\n", "")
+        .exits(2)
+        .says("there is no `[features]`");
+    plan_with("[split]\nkind = \"random\"\nseeds = [0, 1]\n", "").exits(2).says("`[train]` needs a `[split]` table");
+}
+
+#[test]
+fn a_parameter_without_a_value_says_how_to_give_one() {
+    let dir = TestDir::new();
+    dir.write("p.toml", PIPELINE);
+    dir.agiqa(&["run", "p.toml", "--dry-run"])
+        .exits(2)
+        .says("parameter `root` has no value (folder of the example data): give it with `--set root=…`");
+    plan_with("${root}/data.csv", "${rot}/data.csv").exits(2).says("`${rot}` is no parameter; did you mean `root`?");
+    plan_with("[params.root]", "[params.unused]\nhelp = \"\"\n[params.root]").exits(2).says("is used nowhere");
+}
+
+#[test]
+fn a_set_argument_that_names_nothing_is_refused() {
+    let dir = TestDir::new();
+    dir.write("p.toml", PIPELINE);
+    run(&dir, &["--dry-run", "--set", "rot=x"]).exits(2).says("--set rot=x").says("did you mean `root`?");
+    run(&dir, &["--dry-run", "--set", "train.epocs=3"])
+        .exits(2)
+        .says("--set train.epocs=3: unknown key `epocs` in `train`; did you mean `epochs`?");
+    run(&dir, &["--dry-run", "--set", "trian.epochs=3"]).exits(2).says("did you mean `train`?");
+    run(&dir, &["--dry-run", "--set", "train.epochs=many"]).exits(2).says("expected u").says("--set train.epochs=many");
+    run(&dir, &["--dry-run", "--set", "train"]).exits(2).says("expected `key=value`");
+    run(&dir, &["--dry-run", "--set", "dataset.3.table=x"]).exits(2).says("an array of 1");
+}
+
+#[test]
+fn a_dry_run_says_what_would_run_and_changes_nothing() {
+    let dir = TestDir::new();
+    dir.write("p.toml", PIPELINE);
+    run(&dir, &["--dry-run"])
+        .exits(0)
+        .prints("run    ingest example")
+        .prints("after  split example random-0")
+        .prints("after  evaluate");
+    assert!(!dir.path().join("store").exists(), "a dry run made the store");
+
+    run(&dir, &["--stage", "ingest", "--stage", "split"]).exits(0);
+    let before = snapshot(dir.path());
+    run(&dir, &["--dry-run"])
+        .exits(0)
+        .prints("skip   ingest example")
+        .prints("skip   split example random-1")
+        .prints("60 of 60 images lack features");
+    assert_eq!(snapshot(dir.path()), before, "a dry run changed a file");
+}
+
+/// Every file below `folder` with its size and time of change.
+fn snapshot(folder: &Path) -> Vec<(std::path::PathBuf, u64, std::time::SystemTime)> {
+    walkdir::WalkDir::new(folder)
+        .sort_by_file_name()
+        .into_iter()
+        .map(|entry| {
+            let entry = entry.expect("the test's own folder");
+            let data = entry.metadata().expect("the test's own file");
+            (entry.into_path(), data.len(), data.modified().expect("a file system with times"))
+        })
+        .collect()
+}
+
+#[test]
+fn a_table_that_is_missing_ends_the_run_before_anything_is_computed() {
+    let dir = TestDir::new();
+    dir.write("p.toml", PIPELINE);
+    dir.agiqa(&["run", "p.toml", "--set", "root=nowhere", "--dry-run"]).exits(2).says("nowhere/data.csv");
+    dir.agiqa(&["run", "absent.toml"]).exits(2).says("cannot read pipeline `absent.toml`");
+    run(&dir, &["--stage", "predcit"]).exits(2).says("expected one of ingest, features");
+}
+
+#[test]
+fn the_whole_pipeline_runs_once_and_then_says_why_it_skips_everything() {
+    let dir = with_features();
+    let first = run(&dir, &[]).exits(0);
+    assert!(first.stderr.contains("ingest example: skipped"), "{}", first.stderr);
+    let first = first.prints("generator-mean").prints("metrics/**/*.parquet").prints("duckdb").prints("polars");
+
+    let second = run(&dir, &[]).exits(0).says("all 60 images have features");
+    let n_skipped = second.stderr.lines().filter(|line| line.contains(": skipped: ")).count();
+    let n_ran = second.stderr.lines().filter(|line| line.contains(": ran: ")).count();
+    assert_eq!((n_ran, second.stdout), (0, first.stdout), "{}", second.stderr);
+    assert!(n_skipped >= 7, "{}", second.stderr);
+}
+
+#[test]
+fn an_override_reruns_what_depends_on_it_and_nothing_else() {
+    let dir = with_features();
+    run(&dir, &[]).exits(0);
+    run(&dir, &["--dry-run", "--set", "train.epochs=3"])
+        .exits(0)
+        .prints("skip   ingest")
+        .prints("skip   features")
+        .prints("skip   split example random-0")
+        .prints("run    train");
+    run(&dir, &["--dry-run", "--set", "split.seeds=[0, 1, 2]"]).exits(0).prints("run    split example random-2");
+    run(&dir, &["--dry-run", "--set", "evaluate.by=[\"style\"]"])
+        .exits(0)
+        .prints("skip   train")
+        .prints("skip   predict")
+        .prints("run    evaluate");
+}
+
+#[test]
+fn events_are_json_lines_with_a_type() {
+    let dir = with_features();
+    let ran = run(&dir, &["--json"]).exits(0);
+    let events: Vec<serde_json::Value> =
+        ran.stdout.lines().map(|line| serde_json::from_str(line).expect("every line is JSON")).collect();
+    let of_type = |name: &str| events.iter().filter(|event| event["type"] == name).collect::<Vec<_>>();
+    assert_eq!(of_type("plan").len(), 1);
+    let planned = of_type("plan")[0]["stages"].as_array().expect("stages").len();
+    assert_eq!(of_type("stage").len(), planned);
+    assert!(of_type("metrics").iter().any(|event| event["predictor"] == "model" && event["part"] == "test"));
+    assert_eq!(events.last().expect("events")["type"], "done");
+    assert_eq!(events.last().expect("events")["exit_code"], 0);
+
+    let failed = run(&dir, &["--json", "--set", "root=nowhere"]).exits(2);
+    let last: serde_json::Value =
+        serde_json::from_str(failed.stdout.lines().last().expect("an event")).expect("every line is JSON");
+    assert_eq!((&last["type"], &last["exit_code"]), (&"done".into(), &2.into()));
+}
+
+#[test]
+fn rejected_rows_do_not_stop_the_rest_and_show_in_the_exit_code() {
+    let dir = TestDir::new();
+    dir.write("p.toml", PIPELINE.replace("data.csv", "broken.csv").replace("/images\"", "/broken\""));
+    run(&dir, &["--stage", "ingest"]).exits(1).says("reject");
+    run(&dir, &["--stage", "ingest"]).exits(1).says("skipped");
+}
+
+#[test]
+fn the_example_pipeline_runs_with_the_real_network() {
+    if weights("dinov2-s14").is_none() {
+        return;
+    }
+    let dir = TestDir::new();
+    let pipeline = format!("{}/pipelines/example.toml", env!("CARGO_MANIFEST_DIR"));
+    let small = ["--set", "extractor.dinov2-s14.side=56", "--set", "train.epochs=2", "--set", "split.seeds=[0]"];
+    let args: Vec<&str> = ["run", &pipeline, "--store", "store"].into_iter().chain(small).collect();
+    dir.agiqa(&args).exits(0).prints("SRCC").prints("predictions/**/*.parquet");
+    dir.agiqa(&args).exits(0).says("all 60 images have features");
+}

@@ -1,1 +1,183 @@
 //! Tests of `splits`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use agiqa::identity::ImageId;
+use agiqa::splits::{SplitSettings, assign};
+use agiqa::store::{OpenMode, Store};
+use agiqa::tables::images::{self, ImageRow, Images};
+use agiqa::tables::splits::{self, Part, SplitRow};
+use agiqa::tables::{PartitionName, rejects};
+
+use crate::testdir::{TestDir, shared};
+
+fn name(text: &str) -> PartitionName {
+    PartitionName::new(text).expect("a valid name")
+}
+
+fn image(name: &str, generator: &str, prompt: &str) -> ImageRow {
+    ImageRow {
+        image_id: ImageId::of_bytes(name.as_bytes()),
+        name: name.to_owned(),
+        path: format!("/images/{name}"),
+        n_bytes: 10,
+        width_px: 4,
+        height_px: 4,
+        format: "png".to_owned(),
+        generator: Some(generator.to_owned()),
+        prompt: Some(prompt.to_owned()),
+        mos: Some(1.0),
+        mos_std: None,
+        mos_align: None,
+    }
+}
+
+/// A store with a dataset `d` of `n` images, two generators, five images per prompt.
+fn store_of(dir: &TestDir, n: usize) -> Store {
+    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing)
+        .expect("a folder can be made");
+    let row = |i: usize| image(&format!("{i}.png"), ["sd", "glide"][i % 2], &format!("prompt {}", i / 5));
+    let images = Images { rows: (0..n).map(row).collect(), extra: Vec::new() };
+    images::write(&store, &name("d"), &images).expect("a table can be written");
+    store
+}
+
+fn part_sizes(rows: &[SplitRow]) -> [usize; 3] {
+    Part::ALL.map(|part| rows.iter().filter(|row| row.part == part).count())
+}
+
+/// Rows of AGIQA-3K's table as images; identity by name, which is as good here.
+fn agiqa_3k() -> Option<Images> {
+    let mut reader = csv::Reader::from_path(shared("datasets/agiqa-3k/data.csv")?).expect("a CSV table");
+    let names = reader.records().map(|record| record.expect("a row")[0].to_owned());
+    Some(Images { rows: names.map(|name| image(&name, "g", "p")).collect(), extra: Vec::new() })
+}
+
+#[test]
+fn the_official_split_of_seed_20_is_that_of_the_published_code_in_order() {
+    let Some(path) = shared("parity/split/random_seed20_70_10_20.json") else { return };
+    let Some(images) = agiqa_3k() else { return };
+    let expected: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path).expect("a file")).expect("a JSON document");
+    let assignment = assign(&images, &[], &SplitSettings::Official { seed: 20 }).expect("enough images");
+    for part in Part::ALL {
+        let rows = expected[part.as_str()].as_array().expect("a list of row numbers");
+        let expected: Vec<ImageId> =
+            rows.iter().map(|row| images.rows[row.as_u64().expect("a row number") as usize].image_id).collect();
+        let found: Vec<ImageId> =
+            assignment.rows.iter().filter(|row| row.part == part).map(|row| row.image_id).collect();
+        assert_eq!(found, expected, "{part}");
+    }
+}
+
+#[test]
+fn the_published_files_of_agiqa_3k_give_their_own_parts() {
+    let Some(folder) = shared("datasets/agiqa-3k") else { return };
+    let Some(mut images) = agiqa_3k() else { return };
+    let file = |name: &str| folder.join(name);
+    let (train, validation, test) = (file("train.csv"), file("validation.csv"), file("test.csv"));
+    let settings = SplitSettings::Published { train, validation, test };
+    let assignment = assign(&images, &[], &settings).expect("the files fit");
+    assert_eq!(part_sizes(&assignment.rows), [1789, 596, 597]);
+    assert_eq!((assignment.unmatched.len(), assignment.n_unassigned), (0, 0));
+    // One row that ingest rejected is missed by name, and everything else stays where it was.
+    let lost = images.rows.remove(7);
+    let without = assign(&images, &[], &settings).expect("the files still fit");
+    assert_eq!(without.unmatched.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [lost.name.as_str()]);
+    let kept: Vec<&SplitRow> = assignment.rows.iter().filter(|row| row.image_id != lost.image_id).collect();
+    assert_eq!(without.rows.iter().collect::<Vec<_>>(), kept);
+}
+
+#[test]
+fn splits_by_seed_are_written_and_a_second_call_finds_them() {
+    let dir = TestDir::new();
+    let store = store_of(&dir, 100);
+    let args = ["split", "--store", "store", "--dataset", "d", "--seeds", "0..2"];
+    dir.agiqa(&args).exits(0).says("70 training, 10 validation, 20 test images");
+    let rows: Vec<Vec<SplitRow>> = (0..3)
+        .map(|seed| splits::read(&store, &name("d"), &name(&format!("random-{seed}"))).expect("a split"))
+        .collect();
+    for rows in &rows {
+        assert_eq!(part_sizes(rows), [70, 10, 20]);
+    }
+    assert_ne!(
+        rows[0].iter().map(|row| row.image_id).collect::<Vec<_>>(),
+        rows[1].iter().map(|row| row.image_id).collect::<Vec<_>>()
+    );
+    dir.agiqa(&args).exits(0).says("split d random-1: skipped");
+}
+
+#[test]
+fn a_split_by_prompt_keeps_prompts_whole() {
+    let dir = TestDir::new();
+    let store = store_of(&dir, 200);
+    dir.agiqa(&["split", "--store", "store", "--dataset", "d", "--split", "by-prompt", "--seeds", "4"]).exits(0);
+    let rows = splits::read(&store, &name("d"), &name("prompt-4")).expect("a split");
+    assert_eq!(part_sizes(&rows), [140, 20, 40]);
+    let images = images::read(&store, &name("d")).expect("images");
+    let mut parts_of_prompt: BTreeMap<String, HashSet<Part>> = BTreeMap::new();
+    for row in rows {
+        let image = images.rows.iter().find(|image| image.image_id == row.image_id).expect("one of them");
+        parts_of_prompt.entry(image.prompt.clone().expect("a prompt")).or_default().insert(row.part);
+    }
+    assert!(parts_of_prompt.values().all(|parts| parts.len() == 1));
+}
+
+#[test]
+fn a_held_out_generator_is_the_test_part_and_nowhere_else() {
+    let dir = TestDir::new();
+    let store = store_of(&dir, 80);
+    let args = ["split", "--store", "store", "--dataset", "d", "--split", "held-out-generator", "--generator"];
+    dir.agiqa(&[&args[..], &["glide"]].concat()).exits(0);
+    let rows = splits::read(&store, &name("d"), &name("held-out-glide-0")).expect("a split");
+    assert_eq!(part_sizes(&rows), [35, 5, 40]);
+    let images = images::read(&store, &name("d")).expect("images");
+    for row in rows {
+        let image = images.rows.iter().find(|image| image.image_id == row.image_id).expect("one of them");
+        assert_eq!(image.generator.as_deref() == Some("glide"), row.part == Part::Test);
+    }
+    dir.agiqa(&[&args[..], &["dalle"]].concat()).exits(2).says("`dalle`; there are: glide, sd");
+}
+
+#[test]
+fn a_part_that_would_be_empty_is_an_error_with_counts() {
+    let dir = TestDir::new();
+    store_of(&dir, 3);
+    dir.agiqa(&["split", "--store", "store", "--dataset", "d"])
+        .exits(2)
+        .says("2 training, 0 validation, 1 test images of 3")
+        .says("needs more images");
+    store_of(&dir, 1);
+    dir.agiqa(&["split", "--store", "store", "--dataset", "d"]).exits(2).says("0 training, 0 validation, 1 test");
+}
+
+#[test]
+fn a_dataset_without_images_is_named() {
+    let dir = TestDir::new();
+    store_of(&dir, 10);
+    dir.agiqa(&["split", "--store", "store", "--dataset", "other"]).exits(2).says("dataset `other` has no images");
+    dir.agiqa(&["split", "--store", "nowhere", "--dataset", "d"]).exits(2).says("there is no store at `nowhere`");
+}
+
+#[test]
+fn names_of_published_files_without_an_image_are_rejects() {
+    let dir = TestDir::new();
+    let store = store_of(&dir, 6);
+    dir.write("train.csv", "\u{feff}name,mos\r\n0.png,1\r\n1.png,2\r\n\"gone, alas.png\",3\r\n");
+    dir.write("validation.csv", "mos,name\n1,2.png\n");
+    dir.write("test.csv", "name\n3.png\n4.png\n");
+    let args = ["split", "--store", "store", "--dataset", "d", "--split", "published", "--train-file", "train.csv"];
+    let args = [&args[..], &["--validation-file", "validation.csv", "--test-file", "test.csv"]].concat();
+    let said = "1 names of the files have no image in the store, the first `gone, alas.png`; 1 images are in none";
+    dir.agiqa(&args).exits(1).says("2 training, 1 validation, 2 test images").says(said);
+    let rejected = rejects::read(&store, "split").expect("rejects");
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(rejected[0].path.as_deref(), Some("gone, alas.png"));
+    // Finding the same again says the same and rejects nothing twice.
+    dir.agiqa(&args).exits(1).says("skipped");
+    assert_eq!(rejects::read(&store, "split").expect("rejects").len(), 1);
+    dir.write("test.csv", "name\n3.png\n0.png\n");
+    dir.agiqa(&args).exits(2).says("test.csv").says("`0.png` is in the test part and already in the train part");
+    dir.write("test.csv", "file,mos\n3.png,1\n");
+    dir.agiqa(&args).exits(2).says("there is no column `name`; there are: file, mos");
+}

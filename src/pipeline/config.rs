@@ -1,0 +1,345 @@
+//! The pipeline file: what its tables and keys are, and the settings that they become.
+//!
+//! ```toml
+//! name = "example"                  # names its runs
+//! store = "../.demo"                # where tables go, unless --store says otherwise
+//!
+//! [params.root]                     # a value that whoever runs it gives with --set root=…; used as ${root}
+//! type = "path"
+//! help = "folder of the dataset"
+//!
+//! [[dataset]]                       # one per dataset: what `agiqa ingest` takes
+//! [features]                        # which extractor fills `semantic`, and which `quality`
+//! [extractor.dinov2-s14]            # settings of one extractor: what `agiqa embed` and `agiqa extract` take
+//! [split]                           # what `agiqa split` takes; `seeds = […]` makes one split per seed
+//! [train]                           # what `agiqa train` takes; `dataset` and `seeds` beside
+//! [predict]                         # `also = ["other"]`: datasets to score beside the one trained on
+//! [evaluate]                        # what `agiqa evaluate` takes
+//! ```
+//!
+//! Relative paths start from the pipeline's file; those in a `--set` argument from the current folder.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::de;
+use super::error::{ConfigError, suggestion};
+use super::params;
+use super::tree::{Node, NodeValue, Origin, Sources};
+use crate::evaluate::EvaluateSettings;
+use crate::features::{FeaturePair, FeatureSettings, resolve};
+use crate::ingest::IngestSettings;
+use crate::splits::SplitSettings;
+use crate::tables::PartitionName;
+use crate::train::TrainSettings;
+
+/// A pipeline: its file with the `--set` arguments applied, checked and ready to run.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// Its name, which its runs' names start with.
+    pub name: PartitionName,
+    /// The store that its file names.
+    pub store: Option<String>,
+    /// Datasets, in the order of the file; at least one.
+    pub datasets: Vec<IngestSettings>,
+    /// Where features come from; none where the pipeline ends with `ingest`.
+    pub features: Option<FeaturesSection>,
+    /// Splits of the training dataset.
+    pub splits: Vec<SplitSettings>,
+    /// Training.
+    pub train: Option<TrainSection>,
+    /// Which datasets a trained head scores.
+    pub predict: PredictSection,
+    /// Metrics; none where the pipeline ends with predictions.
+    pub evaluate: Option<EvaluateSettings>,
+}
+
+/// `[features]` with the `[extractor.…]` tables that it names.
+#[derive(Clone, Debug)]
+pub struct FeaturesSection {
+    /// Fills `semantic`.
+    pub semantic: FeatureSettings,
+    /// Fills `quality`; the same extractor as `semantic` fills both in one pass.
+    pub quality: FeatureSettings,
+    /// The feature sets that come of both.
+    pub pair: FeaturePair,
+}
+
+/// `[train]`.
+#[derive(Clone, Debug)]
+pub struct TrainSection {
+    /// The dataset that is trained on.
+    pub dataset: PartitionName,
+    /// Hyperparameters.
+    pub settings: TrainSettings,
+    /// Seeds of initialisation, image order and dropout: every split is trained on with each. None: with its own seed.
+    pub seeds: Option<Vec<u32>>,
+}
+
+/// `[predict]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PredictSection {
+    /// Datasets to score beside the one that was trained on.
+    pub also: Vec<PartitionName>,
+}
+
+/// `[features]` as written: names of extractors.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FeatureNames {
+    semantic: String,
+    quality: String,
+}
+
+/// The file's tables and keys. Only its key names are used, so that one list says what there is.
+const KEYS: &[&str] =
+    &["name", "store", "params", "dataset", "features", "extractor", "split", "train", "predict", "evaluate"];
+
+/// Keys whose values are paths or store URLs: `*` stands for any position.
+const PATHS: &[&str] =
+    &["store", "dataset.*.table", "dataset.*.images", "split.train", "split.validation", "split.test"];
+
+impl Pipeline {
+    /// Reads the pipeline in `path` and lays the `--set` arguments over it.
+    ///
+    /// # Errors
+    /// Anything in either that cannot be used, with its place: syntax, unknown keys, values of a wrong type, parameters
+    /// without a value, tables that need one another.
+    pub fn load(path: &Path, set: &[String]) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+        let mut sources = Sources::default();
+        let source = sources.add_file(path, &text);
+        let mut document = Node::parse(&sources, source, &text)?;
+        params::check_names(&sources, &document, KEYS)?;
+        params::apply(&mut sources, &mut document, set, &["name", "store"])?;
+        for key in PATHS {
+            resolve_paths(&sources, &mut document, &key.split('.').collect::<Vec<_>>());
+        }
+        Reader { sources: &sources, document }.pipeline()
+    }
+}
+
+/// The document while its tables become settings.
+struct Reader<'a> {
+    sources: &'a Sources,
+    document: Node,
+}
+
+impl Reader<'_> {
+    fn pipeline(mut self) -> Result<Pipeline, ConfigError> {
+        if let Some(entry) = self.document.entries().iter().find(|entry| !KEYS.contains(&entry.key.as_str())) {
+            let problem = format!("unknown key `{}`{}", entry.key, suggestion(&entry.key, KEYS));
+            return Err(self.wrong(entry.key_origin, problem));
+        }
+        let name = self.required("name", "the name of the pipeline, which its runs' names start with")?;
+        let name = de::settings(self.sources, "name", &name, &[])?;
+        let store = match self.document.remove("store") {
+            Some(node) => Some(de::settings(self.sources, "store", &node, &[])?),
+            None => None,
+        };
+        let datasets = self.datasets()?;
+        let features = self.features()?;
+        let splits = self.splits()?;
+        let train = self.train(&datasets, features.is_some(), !splits.is_empty())?;
+        let predict = self.predict(&datasets, train.as_ref())?;
+        let evaluate = match self.document.remove("evaluate") {
+            Some(node) if train.is_none() => {
+                return Err(self.wrong(node.origin, "`[evaluate]` needs a `[train]` table"));
+            }
+            Some(node) => Some(de::settings(self.sources, "evaluate", &node, &[])?),
+            None => None,
+        };
+        Ok(Pipeline { name, store, datasets, features, splits, train, predict, evaluate })
+    }
+
+    fn datasets(&mut self) -> Result<Vec<IngestSettings>, ConfigError> {
+        let node = self.required("dataset", "at least one `[[dataset]]`")?;
+        let NodeValue::Array(items) = &node.value else {
+            let problem = format!("`dataset`: expected `[[dataset]]` tables, found {}", node.kind());
+            return Err(self.wrong(node.origin, problem));
+        };
+        let mut datasets: Vec<IngestSettings> = Vec::new();
+        for (idx, item) in items.iter().enumerate() {
+            let settings: IngestSettings = de::settings(self.sources, &format!("dataset.{idx}"), item, &[])?;
+            if datasets.iter().any(|other| other.dataset == settings.dataset) {
+                return Err(self.wrong(item.origin, format!("dataset `{}` is there twice", settings.dataset)));
+            }
+            datasets.push(settings);
+        }
+        Ok(datasets)
+    }
+
+    fn features(&mut self) -> Result<Option<FeaturesSection>, ConfigError> {
+        let empty = |origin: Origin| Node { origin, value: NodeValue::Table(Vec::new()) };
+        let extractors = self.document.remove("extractor").unwrap_or_else(|| empty(self.document.origin));
+        if !matches!(extractors.value, NodeValue::Table(_)) {
+            let problem = format!("`extractor`: expected tables `[extractor.<name>]`, found {}", extractors.kind());
+            return Err(self.wrong(extractors.origin, problem));
+        }
+        let Some(node) = self.document.remove("features") else {
+            return match extractors.entries().first() {
+                Some(entry) => {
+                    Err(self.wrong(entry.key_origin, "an extractor is set up, but there is no `[features]`"))
+                }
+                None => Ok(None),
+            };
+        };
+        let names: FeatureNames = de::settings(self.sources, "features", &node, &[])?;
+        let used = [names.semantic.as_str(), names.quality.as_str()];
+        if let Some(entry) = extractors.entries().iter().find(|entry| !used.contains(&entry.key.as_str())) {
+            let problem =
+                format!("`[features]` does not use extractor `{}`{}", entry.key, suggestion(&entry.key, &used));
+            return Err(self.wrong(entry.key_origin, problem));
+        }
+        let extractor = |key: &str, name: &str| {
+            let name_node = node.get(key).unwrap_or(&node);
+            let mut table = extractors.get(name).cloned().unwrap_or_else(|| empty(name_node.origin));
+            // The settings take the name as a key of theirs; the file gives it once, in the table's header.
+            table.insert("extractor", name_node.clone());
+            let path = format!("extractor.{name}");
+            let settings: FeatureSettings = de::settings(self.sources, &path, &table, &[])?;
+            // Fingerprints need no weights, so what an extractor refuses is told before anything runs.
+            resolve(&settings).map_err(|error| self.wrong(table.origin, format!("`{path}`: {error}")))?;
+            Ok(settings)
+        };
+        let semantic = extractor("semantic", &names.semantic)?;
+        let quality = extractor("quality", &names.quality)?;
+        let pair = FeaturePair::of(&semantic, &quality).map_err(|error| self.wrong(node.origin, error.to_string()))?;
+        Ok(Some(FeaturesSection { semantic, quality, pair }))
+    }
+
+    /// One split per element of `seeds` and of `generators`; the table itself where it has neither.
+    fn splits(&mut self) -> Result<Vec<SplitSettings>, ConfigError> {
+        let Some(mut node) = self.document.remove("split") else { return Ok(Vec::new()) };
+        let mut variants = Vec::new();
+        let lists =
+            [("seeds", "seed"), ("generators", "generator")].map(|(list, single)| (node.remove(list), list, single));
+        variants.push(node);
+        for (list, plural, single) in lists {
+            let Some(list) = list else { continue };
+            let items = match list.value {
+                NodeValue::Array(items) if !items.is_empty() => items,
+                _ => {
+                    let problem = format!("`split.{plural}`: expected an array of at least one {single}");
+                    return Err(self.wrong(list.origin, problem));
+                }
+            };
+            variants = variants
+                .iter()
+                .flat_map(|variant| {
+                    items.iter().map(|item| {
+                        let mut variant = variant.clone();
+                        variant.insert(single, item.clone());
+                        variant
+                    })
+                })
+                .collect();
+        }
+        let mut splits: Vec<SplitSettings> = Vec::new();
+        for variant in &variants {
+            let split: SplitSettings = de::settings(self.sources, "split", variant, &["seeds", "generators"])?;
+            if splits.iter().any(|other| other.name() == split.name()) {
+                return Err(self.wrong(variant.origin, format!("split `{}` is there twice", split.name())));
+            }
+            splits.push(split);
+        }
+        Ok(splits)
+    }
+
+    fn train(
+        &mut self,
+        datasets: &[IngestSettings],
+        has_features: bool,
+        has_splits: bool,
+    ) -> Result<Option<TrainSection>, ConfigError> {
+        let Some(mut node) = self.document.remove("train") else { return Ok(None) };
+        for (has, table) in [(has_features, "features"), (has_splits, "split")] {
+            if !has {
+                return Err(self.wrong(node.origin, format!("`[train]` needs a `[{table}]` table")));
+            }
+        }
+        let seeds = match node.remove("seeds") {
+            Some(seeds) => {
+                let list: Vec<u32> = de::settings(self.sources, "train.seeds", &seeds, &[])?;
+                if list.is_empty() {
+                    return Err(self.wrong(seeds.origin, "`train.seeds`: expected at least one seed"));
+                }
+                Some(list)
+            }
+            None => None,
+        };
+        let dataset = match node.remove("dataset") {
+            Some(dataset) => {
+                let name = de::settings(self.sources, "train.dataset", &dataset, &[])?;
+                self.check_dataset(datasets, "train.dataset", &name, dataset.origin)?;
+                name
+            }
+            None if datasets.len() == 1 => datasets[0].dataset.clone(),
+            None => return Err(self.wrong(node.origin, "`[train]` needs `dataset`: there are several")),
+        };
+        let settings: TrainSettings = de::settings(self.sources, "train", &node, &["dataset", "seeds"])?;
+        settings.check().map_err(|error| self.wrong(node.origin, format!("`train`: {error}")))?;
+        Ok(Some(TrainSection { dataset, settings, seeds }))
+    }
+
+    fn predict(
+        &mut self,
+        datasets: &[IngestSettings],
+        train: Option<&TrainSection>,
+    ) -> Result<PredictSection, ConfigError> {
+        let Some(node) = self.document.remove("predict") else { return Ok(PredictSection::default()) };
+        let Some(train) = train else {
+            return Err(self.wrong(node.origin, "`[predict]` needs a `[train]` table"));
+        };
+        let section: PredictSection = de::settings(self.sources, "predict", &node, &[])?;
+        for name in &section.also {
+            self.check_dataset(datasets, "predict.also", name, node.origin)?;
+            if *name == train.dataset {
+                return Err(self.wrong(node.origin, format!("`predict.also`: `{name}` is scored anyway")));
+            }
+        }
+        Ok(section)
+    }
+
+    fn check_dataset(
+        &self,
+        datasets: &[IngestSettings],
+        path: &str,
+        name: &PartitionName,
+        origin: Origin,
+    ) -> Result<(), ConfigError> {
+        let known: Vec<&str> = datasets.iter().map(|settings| settings.dataset.as_str()).collect();
+        if known.contains(&name.as_str()) {
+            return Ok(());
+        }
+        let problem = format!("`{path}`: the pipeline has no dataset `{name}`{}", suggestion(name.as_str(), &known));
+        Err(self.wrong(origin, problem))
+    }
+
+    fn required(&mut self, key: &str, what: &str) -> Result<Node, ConfigError> {
+        self.document.remove(key).ok_or_else(|| self.wrong(self.document.origin, format!("`{key}` is missing: {what}")))
+    }
+
+    fn wrong(&self, origin: Origin, problem: impl Into<String>) -> ConfigError {
+        ConfigError::new(self.sources.place(origin), problem)
+    }
+}
+
+/// Makes the paths at the dotted path `key` absolute.
+fn resolve_paths(sources: &Sources, node: &mut Node, key: &[&str]) {
+    match (key, &mut node.value) {
+        ([], NodeValue::Text(text)) => *text = params::path_below(text, sources.folder(node.origin)),
+        (["*", rest @ ..], NodeValue::Array(items)) => {
+            items.iter_mut().for_each(|item| resolve_paths(sources, item, rest));
+        }
+        ([first, rest @ ..], NodeValue::Table(_)) => {
+            if let Some(node) = node.get_mut(first) {
+                resolve_paths(sources, node, rest);
+            }
+        }
+        _ => {}
+    }
+}

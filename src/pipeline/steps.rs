@@ -1,0 +1,114 @@
+//! A pipeline's settings as stages, in the order of the data, each with the stages that it builds on.
+
+use super::config::{FeaturesSection, Pipeline, TrainSection};
+use super::plan::{StageName, Step};
+use crate::evaluate::EvaluateStage;
+use crate::features::{FeatureStage, ImageSource};
+use crate::ingest::{IngestStage, Rerun};
+use crate::predict::PredictStage;
+use crate::splits::{SplitSettings, SplitStage};
+use crate::stage::Stage;
+use crate::tables::PartitionName;
+use crate::train::{RunSeed, TrainError, TrainStage};
+
+impl Pipeline {
+    /// The steps.
+    ///
+    /// # Errors
+    /// A name that grows too long when it becomes part of a run's.
+    pub fn steps(&self) -> Result<Vec<Step>, TrainError> {
+        let mut steps = Steps(Vec::new());
+        for dataset in &self.datasets {
+            steps.add(StageName::Ingest, IngestStage { settings: dataset.clone(), rerun: Rerun::IfChanged }, &[]);
+        }
+        if let Some(features) = &self.features {
+            for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
+                for settings in features.extractors() {
+                    let source = ImageSource::Dataset(dataset.dataset.clone());
+                    steps.add(StageName::Features, FeatureStage::new(settings.clone(), source), &[ingest_idx]);
+                }
+            }
+        }
+        let Some(train) = self.train_stage() else { return Ok(steps.0) };
+        let ingest_idx = self.datasets.iter().position(|dataset| dataset.dataset == train.dataset);
+        for split in &self.splits {
+            let stage = SplitStage { dataset: train.dataset.clone(), settings: split.clone() };
+            steps.add(StageName::Split, stage, &ingest_idx.into_iter().collect::<Vec<_>>());
+        }
+        let before_training = steps.all();
+        let train_idx = steps.add(StageName::Train, train.clone(), &before_training);
+        let predict = PredictStage { runs: train.run_names()?, datasets: self.scored_datasets(&train.dataset) };
+        let predict_idx = steps.add(StageName::Predict, predict, &[train_idx]);
+        for evaluate in self.evaluate_stages()? {
+            steps.add(StageName::Evaluate, evaluate, &[predict_idx]);
+        }
+        Ok(steps.0)
+    }
+
+    /// One per group of runs and dataset; none where nothing is evaluated.
+    ///
+    /// # Errors
+    /// A name that grows too long when it becomes part of a run's.
+    pub fn evaluate_stages(&self) -> Result<Vec<EvaluateStage>, TrainError> {
+        let (Some(train), Some(settings)) = (self.train_stage(), &self.evaluate) else { return Ok(Vec::new()) };
+        let mut stages = Vec::new();
+        for group in train.group_names()? {
+            let mut runs = Vec::new();
+            for run in &train.runs {
+                if train.group_name(run)? == group {
+                    runs.push(train.run_name(run)?);
+                }
+            }
+            for dataset in self.scored_datasets(&train.dataset) {
+                // A run alone is its own group: a mean over one run would say nothing.
+                let group = if let [run] = runs.as_slice() { run.clone() } else { group.clone() };
+                stages.push(EvaluateStage { runs: runs.clone(), group, dataset, settings: settings.clone() });
+            }
+        }
+        Ok(stages)
+    }
+
+    fn scored_datasets(&self, trained_on: &PartitionName) -> Vec<PartitionName> {
+        std::iter::once(trained_on).chain(&self.predict.also).cloned().collect()
+    }
+
+    fn train_stage(&self) -> Option<TrainStage> {
+        let (Some(features), Some(train)) = (&self.features, &self.train) else { return None };
+        Some(TrainStage {
+            name: self.name.clone(),
+            dataset: train.dataset.clone(),
+            runs: self.splits.iter().flat_map(|split| train.runs_of(split)).collect(),
+            semantic: features.pair.semantic.clone(),
+            quality: features.pair.quality.clone(),
+            settings: train.settings.clone(),
+        })
+    }
+}
+
+impl FeaturesSection {
+    /// The extractors, each once.
+    fn extractors(&self) -> Vec<&crate::features::FeatureSettings> {
+        if self.semantic == self.quality { vec![&self.semantic] } else { vec![&self.semantic, &self.quality] }
+    }
+}
+
+impl TrainSection {
+    /// Without seeds of its own, a run takes the one that its split was drawn with.
+    fn runs_of(&self, split: &SplitSettings) -> Vec<RunSeed> {
+        let seeds = self.seeds.clone().unwrap_or_else(|| vec![split.seed().unwrap_or(0)]);
+        seeds.into_iter().map(|seed| RunSeed { split: split.name(), seed }).collect()
+    }
+}
+
+struct Steps(Vec<Step>);
+
+impl Steps {
+    fn add(&mut self, name: StageName, stage: impl Stage + 'static, after: &[usize]) -> usize {
+        self.0.push(Step { name, stage: Box::new(stage), after: after.to_vec() });
+        self.0.len() - 1
+    }
+
+    fn all(&self) -> Vec<usize> {
+        (0..self.0.len()).collect()
+    }
+}
