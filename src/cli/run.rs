@@ -109,9 +109,9 @@ fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context
     };
     let planned = steps.iter().zip(&actions);
     if context.console.is_json() {
-        let stages = planned.map(|(step, action)| {
-            json!({ "stage": step.stage.name(), "action": word(action), "reason": reason(action) })
-        });
+        let stages = planned.map(
+            |(step, action)| json!({ "stage": step.stage.name(), "action": word(action), "reason": reason(action) }),
+        );
         context.console.event(&json!({
             "type": "plan",
             "pipeline": pipeline.name,

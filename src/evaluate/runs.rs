@@ -10,9 +10,10 @@ use crate::store::part::{self, PartError, PartKind, PartReader};
 use crate::store::run_log::RowCounts;
 use crate::store::{Store, StoreError};
 use crate::tables::predictions::{self, PredictionRow};
-use crate::tables::{PartitionName, images, metrics, splits};
+use crate::tables::{PartitionName, images, metrics, models, splits};
 
-/// What `models/run=<run>/run.json` says of a run, as far as it concerns its evaluation.
+/// What a run's record (`tables::models::RunRecord`) says of it, as far as it concerns its evaluation; no more is read,
+/// so that any model that names its dataset and split can be evaluated.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct RunInfo {
     /// Dataset that it was trained on.
@@ -33,11 +34,11 @@ impl RunInfo {
     /// # Errors
     /// No such run (the error names those there are), or a record that lacks a field.
     pub fn read(store: &Store, run: &PartitionName) -> Result<Self, EvaluateError> {
-        let path = format!("models/run={run}/run.json");
+        let path = models::record_path(run);
         match store.get_if_exists(&path)? {
             Some(bytes) => parse(store, path, "a run's record with `dataset` and `split`", &bytes),
             None => {
-                let there = listed(run_names(store)?.iter().map(PartitionName::as_str));
+                let there = listed(models::runs(store)?.iter().map(PartitionName::as_str));
                 Err(EvaluateError::NoRun { run: run.clone(), path, url: store.url().to_owned(), there })
             }
         }
@@ -58,20 +59,13 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(
     })
 }
 
-fn run_names(store: &Store) -> Result<Vec<PartitionName>, StoreError> {
-    let objects = store.list("models")?;
-    let folders =
-        objects.iter().filter_map(|object| object.path.strip_prefix("models/run=")?.strip_suffix("/run.json"));
-    Ok(folders.filter_map(|run| PartitionName::new(run).ok()).collect())
-}
-
 /// Runs whose record names `group`, in the order of their names.
 ///
 /// # Errors
 /// No such run; the error names the groups there are.
 pub fn runs_of_group(store: &Store, group: &PartitionName) -> Result<Vec<PartitionName>, EvaluateError> {
     let (mut runs, mut groups) = (Vec::new(), BTreeSet::new());
-    for run in run_names(store)? {
+    for run in models::runs(store)? {
         if let Some(its_group) = RunInfo::read(store, &run)?.group {
             if its_group == *group {
                 runs.push(run);
@@ -139,7 +133,7 @@ pub(super) fn hash(
         Some(fingerprint) => builder.field("predictions", fingerprint.as_bytes()),
         None => builder.field("predictions' content", content_hash(store, &path)?.as_bytes()),
     };
-    let mut paths = vec![splits::path(&info.dataset, &info.split), ridge_path(run)];
+    let mut paths = vec![splits::path(&info.dataset, &info.split), models::ridge_path(run)];
     for dataset in [dataset, &info.dataset] {
         paths.extend(part::list(store, &images::prefix(dataset))?.into_iter().map(|object| object.path));
     }
@@ -151,11 +145,6 @@ pub(super) fn hash(
 
 fn content_hash(store: &Store, path: &str) -> Result<String, StoreError> {
     Ok(store.get_if_exists(path)?.map_or_else(|| "absent".to_owned(), |bytes| blake3::hash(&bytes).to_string()))
-}
-
-/// Path of the ridge scores beside the model of `run`.
-pub(super) fn ridge_path(run: &PartitionName) -> String {
-    format!("models/run={run}/ridge_scores.json")
 }
 
 /// Predictions of `run` for `dataset`; at least one.

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::error::{EvaluateError, listed};
 use super::report::Leakage;
-use super::runs::{RunInfo, parse, read_predictions, ridge_path};
+use super::runs::{RunInfo, parse, read_predictions};
 use super::trivial::GroupMeans;
 use crate::console::Console;
 use crate::identity::ImageId;
 use crate::store::Store;
 use crate::tables::PartitionName;
 use crate::tables::images::{self, Images};
+use crate::tables::models;
 use crate::tables::predictions::PredictionRow;
 use crate::tables::rejects::RejectRow;
 use crate::tables::splits::{self, Part};
@@ -189,7 +190,7 @@ fn ridge(
     judged: &[PredictionRow],
     console: &Console,
 ) -> Result<Option<Predictor>, EvaluateError> {
-    let path = ridge_path(run);
+    let path = models::ridge_path(run);
     let Some(bytes) = store.get_if_exists(&path)? else { return Ok(None) };
     let of_image: HashMap<ImageId, f64> = parse(store, path.clone(), "an object of image ids and scores", &bytes)?;
     let scores: Vec<f64> = judged.iter().filter_map(|row| of_image.get(&row.image_id).copied()).collect();

@@ -49,9 +49,11 @@ pub fn probe(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
     }
     let guessed = image::guess_format(bytes).map_err(|_| not_an_image(bytes))?;
     let format = format_name(guessed).ok_or_else(|| not_an_image(bytes))?;
-    let (width_px, height_px) = ImageReader::with_format(Cursor::new(bytes), guessed)
-        .into_dimensions()
-        .map_err(|error| ImageError::Damaged { format, reason: error.to_string() })?;
+    let damaged = |reason: String| ImageError::Damaged { format, reason };
+    let header = || ImageReader::with_format(Cursor::new(bytes), guessed).into_dimensions();
+    let (width_px, height_px) = catch_unwind(header)
+        .map_err(|_| damaged("the decoder gave up".to_owned()))?
+        .map_err(|error| damaged(error.to_string()))?;
     Ok(ImageInfo { format, width_px, height_px })
 }
 
@@ -278,12 +280,12 @@ mod tests {
             let n = bytes.len();
             bytes[at % n] = value;
             bytes.truncate(cut.max(1));
-            let _ = decode(&bytes, &DecodeLimits { max_pixels: 1_000_000 });
+            let _ = (probe(&bytes), decode(&bytes, &DecodeLimits { max_pixels: 1_000_000 }));
         }
 
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-            let _ = decode(&bytes, &DecodeLimits { max_pixels: 1_000_000 });
+            let _ = (probe(&bytes), decode(&bytes, &DecodeLimits { max_pixels: 1_000_000 }));
         }
     }
 }

@@ -94,7 +94,8 @@ struct FeatureNames {
 }
 
 /// The file's tables and keys. Only its key names are used, so that one list says what there is.
-const KEYS: &[&str] = &["name", "store", "params", "dataset", "features", "extractor", "split", "train", "predict", "evaluate"];
+const KEYS: &[&str] =
+    &["name", "store", "params", "dataset", "features", "extractor", "split", "train", "predict", "evaluate"];
 
 /// Keys whose values are paths or store URLs: `*` stands for any position.
 const PATHS: &[&str] =
@@ -107,8 +108,8 @@ impl Pipeline {
     /// Anything in either that cannot be used, with its place: syntax, unknown keys, values of a wrong type, parameters
     /// without a value, tables that need one another.
     pub fn load(path: &Path, set: &[String]) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
         let mut sources = Sources::default();
         let source = sources.add_file(path, &text);
         let mut document = Node::parse(&sources, source, &text)?;
@@ -180,14 +181,17 @@ impl Reader<'_> {
         }
         let Some(node) = self.document.remove("features") else {
             return match extractors.entries().first() {
-                Some(entry) => Err(self.wrong(entry.key_origin, "an extractor is set up, but there is no `[features]`")),
+                Some(entry) => {
+                    Err(self.wrong(entry.key_origin, "an extractor is set up, but there is no `[features]`"))
+                }
                 None => Ok(None),
             };
         };
         let names: FeatureNames = de::settings(self.sources, "features", &node, &[])?;
         let used = [names.semantic.as_str(), names.quality.as_str()];
         if let Some(entry) = extractors.entries().iter().find(|entry| !used.contains(&entry.key.as_str())) {
-            let problem = format!("`[features]` does not use extractor `{}`{}", entry.key, suggestion(&entry.key, &used));
+            let problem =
+                format!("`[features]` does not use extractor `{}`{}", entry.key, suggestion(&entry.key, &used));
             return Err(self.wrong(entry.key_origin, problem));
         }
         let extractor = |key: &str, name: &str| {
@@ -211,8 +215,8 @@ impl Reader<'_> {
     fn splits(&mut self) -> Result<Vec<SplitSettings>, ConfigError> {
         let Some(mut node) = self.document.remove("split") else { return Ok(Vec::new()) };
         let mut variants = Vec::new();
-        let lists = [("seeds", "seed"), ("generators", "generator")]
-            .map(|(list, single)| (node.remove(list), list, single));
+        let lists =
+            [("seeds", "seed"), ("generators", "generator")].map(|(list, single)| (node.remove(list), list, single));
         variants.push(node);
         for (list, plural, single) in lists {
             let Some(list) = list else { continue };
@@ -316,9 +320,7 @@ impl Reader<'_> {
     }
 
     fn required(&mut self, key: &str, what: &str) -> Result<Node, ConfigError> {
-        self.document
-            .remove(key)
-            .ok_or_else(|| self.wrong(self.document.origin, format!("`{key}` is missing: {what}")))
+        self.document.remove(key).ok_or_else(|| self.wrong(self.document.origin, format!("`{key}` is missing: {what}")))
     }
 
     fn wrong(&self, origin: Origin, problem: impl Into<String>) -> ConfigError {

@@ -173,10 +173,9 @@ impl<'de> Deserializer<'de> for &Node {
             | NodeValue::Integer(_)
             | NodeValue::Real(_)
             | NodeValue::Truth(_)
-            | NodeValue::Array(_) => Err(NodeError::new(Problem::Type {
-                found: self.kind().to_owned(),
-                expected: "a name".to_owned(),
-            })),
+            | NodeValue::Array(_) => {
+                Err(NodeError::new(Problem::Type { found: self.kind().to_owned(), expected: "a name".to_owned() }))
+            }
         };
         result.map_err(|error| self.locate(error))
     }
@@ -333,7 +332,10 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_told_with_its_place_and_the_nearest() {
-        fails::<Train>("[t]\nepochs = 3\n  epocs = 4", "p.toml:3:3: unknown key `epocs` in `t`; did you mean `epochs`?");
+        fails::<Train>(
+            "[t]\nepochs = 3\n  epocs = 4",
+            "p.toml:3:3: unknown key `epocs` in `t`; did you mean `epochs`?",
+        );
         fails::<Train>("[t]\nseed = 4", "p.toml:2:1: unknown key `seed` in `t`; did you mean `seeds`?");
         // serde reads a tagged enum twice, the second time from a copy without places.
         fails::<Split>(
@@ -355,7 +357,10 @@ mod tests {
             "p.toml:2:8: `t.kind`: unknown value `by-promt`: expected `by-prompt`; did you mean `by-prompt`?",
         );
         fails::<Split>("[t]\nkind = \"by-prompt\"", "p.toml:1:2: key `seed` is missing in `t`");
-        fails::<Train>("[t]\nepochs = 2020-01-01", "p.toml:2:10: `2020-01-01` is a date; nothing takes one here. Quote it to make it a string");
+        fails::<Train>(
+            "[t]\nepochs = 2020-01-01",
+            "p.toml:2:10: `2020-01-01` is a date; nothing takes one here. Quote it to make it a string",
+        );
         fails::<Train>("[t\nepochs = 2", "p.toml:1:3: not valid TOML: unclosed table, expected `]`");
     }
 }

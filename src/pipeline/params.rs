@@ -78,8 +78,7 @@ pub fn apply(
             let param = declared
                 .get(name)
                 .ok_or_else(|| wrong(format!("`${{{name}}}` is no parameter{}", suggestion(name, &known))))?;
-            let default =
-                || param.default.as_deref().map(|value| resolved(param.kind, value, sources.folder(origin)));
+            let default = || param.default.as_deref().map(|value| resolved(param.kind, value, sources.folder(origin)));
             given.get(name).cloned().or_else(default).ok_or_else(|| {
                 wrong(format!("parameter `{name}` has no value ({}): give it with `--set {name}=…`", param.help))
             })
@@ -149,10 +148,7 @@ fn set(document: &mut Node, key: &str, node: Node) -> Result<(), String> {
 }
 
 /// `text` with every `${name}` replaced by `value(name)`; `$${` stands for `${`.
-fn interpolated(
-    text: &str,
-    mut value: impl FnMut(&str) -> Result<String, ConfigError>,
-) -> Result<String, ConfigError> {
+fn interpolated(text: &str, mut value: impl FnMut(&str) -> Result<String, ConfigError>) -> Result<String, ConfigError> {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("${") {

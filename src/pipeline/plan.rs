@@ -24,8 +24,7 @@ pub enum StageName {
 
 impl StageName {
     /// Every stage, in the order of the data.
-    pub const ALL: &[Self] =
-        &[Self::Ingest, Self::Features, Self::Split, Self::Train, Self::Predict, Self::Evaluate];
+    pub const ALL: &[Self] = &[Self::Ingest, Self::Features, Self::Split, Self::Train, Self::Predict, Self::Evaluate];
 
     /// The name.
     pub fn as_str(self) -> &'static str {

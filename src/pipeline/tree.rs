@@ -142,9 +142,7 @@ impl Node {
     /// As [`Self::get`], to change it.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
         match &mut self.value {
-            NodeValue::Table(entries) => {
-                entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.node)
-            }
+            NodeValue::Table(entries) => entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.node),
             NodeValue::Array(items) => key.parse::<usize>().ok().and_then(|index| items.get_mut(index)),
             NodeValue::Text(_) | NodeValue::Integer(_) | NodeValue::Real(_) | NodeValue::Truth(_) => None,
         }

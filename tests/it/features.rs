@@ -9,7 +9,7 @@ use agiqa::store::{OpenMode, Store};
 use agiqa::tables::features::{FeatureKind, FeatureSet};
 use agiqa::tables::rejects::{self, RejectRow};
 
-use crate::testdir::{TestDir, weights};
+use crate::testdir::{TestDir, shared, weights};
 
 /// Side that keeps the network fast: a grid of 4 × 4 patches.
 const SIDE: &str = "56";
@@ -197,6 +197,43 @@ fn bf16_features_are_close_to_f32_ones_and_kept_apart_from_them() {
             let relative = (error / squares(&mut exact.iter().copied())).sqrt();
             assert!(relative < 0.03, "{kind:?} of {id}: bf16 differs from f32 by {relative} of its norm");
             assert!(relative > 0.0, "{kind:?} of {id}: bf16 equals f32, so it was not used");
+        }
+    }
+}
+
+/// `tests/data/dinov2_s14_AttnGAN_normal_000.safetensors` holds what an independent forward in PyTorch gives for that
+/// image in f32 (weights from the same file, Pillow's decoder and bicubic resize to 392 px, pooling in f64).
+#[test]
+fn features_equal_those_of_the_reference_forward_in_pytorch() {
+    let Some(image) = shared("datasets/agiqa-3k/images/AttnGAN_normal_000.jpg") else { return };
+    if !has_network() {
+        return;
+    }
+    let dir = TestDir::new();
+    dir.write("images/AttnGAN_normal_000.jpg", std::fs::read(image).expect("it can be read"));
+    let args = ["extract", "--store", "store", "--images", "images", "--batch-size", "1", "--threads", "1"];
+    dir.agiqa(&args).exits(0);
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dinov2_s14_AttnGAN_normal_000.safetensors");
+    let reference = std::fs::read(reference).expect("the fixture is part of the project");
+    let reference = safetensors::SafeTensors::deserialize(&reference).expect("the fixture is whole");
+    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    for set in FeatureSet::list(&store).expect("sets can be listed") {
+        let found: Vec<f32> = vectors(&store, &set).into_values().flatten().collect();
+        let mut start = 0;
+        for column in &set.columns {
+            let expected = reference.tensor(&column.name).expect("a tensor per column").data();
+            let expected = expected.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            let found = &found[start..start + column.dim];
+            assert_eq!(expected.len(), found.len());
+            start += column.dim;
+            let (mut error, mut norm) = (0.0, 0.0);
+            for (found, expected) in found.iter().zip(expected) {
+                error += f64::from(found - expected).powi(2);
+                norm += f64::from(expected).powi(2);
+            }
+            let relative = (error / norm).sqrt();
+            // What is left comes from the resize, whose rounding differs from Pillow's in one value of ten by one level.
+            assert!(relative < 0.004, "`{}` differs by {relative} of its norm", column.name);
         }
     }
 }
