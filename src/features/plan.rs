@@ -29,7 +29,7 @@ pub(super) struct Plan {
     pub(super) todo: Vec<Todo>,
     /// Unreadable files that no earlier reject names.
     pub(super) unreadable: Vec<Unreadable>,
-    /// Images of this source that an earlier run rejected and that are not tried again.
+    /// Images of this source, in any shard, that an earlier run rejected and that are not tried again.
     pub(super) rejected: HashSet<ImageId>,
     /// Rows in, cached and rejected earlier; the rows of `todo` and `unreadable` are `n_left`.
     pub(super) rows: RowCounts,
@@ -69,14 +69,23 @@ pub(super) fn plan(
     let done = sets.iter().map(|set| set.done(store)).collect::<Result<Vec<_>, _>>()?;
     let earlier = earlier_rejects(store, sets)?;
     let mut plan = Plan::default();
-    for image in candidates.images.iter().filter(|image| settings.shard.contains(&image.image_id)) {
-        plan.rows.n_in += image.n_files;
+    for image in &candidates.images {
+        let in_shard = settings.shard.contains(&image.image_id);
         let lacks: Vec<bool> = done.iter().map(|done| !done.contains(&image.image_id)).collect();
-        if !lacks.contains(&true) {
-            plan.rows.n_cached += image.n_files;
-        } else if earlier.ids.contains(&image.image_id) && !settings.retry_rejects {
-            plan.rows.n_rejected += image.n_files;
+        let is_done = !lacks.contains(&true);
+        let is_retried = in_shard && settings.retry_rejects;
+        let is_rejected = !is_done && earlier.ids.contains(&image.image_id) && !is_retried;
+        if is_rejected {
             plan.rejected.insert(image.image_id);
+        }
+        if !in_shard {
+            continue;
+        }
+        plan.rows.n_in += image.n_files;
+        if is_done {
+            plan.rows.n_cached += image.n_files;
+        } else if is_rejected {
+            plan.rows.n_rejected += image.n_files;
         } else {
             plan.rows.n_left += image.n_files;
             plan.todo.push(Todo { image: image.clone(), lacks });

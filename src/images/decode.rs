@@ -176,7 +176,8 @@ fn decode_other(
         error => {
             let reason = error.to_string();
             let early = ["unexpected end", "UnexpectedEof", "failed to fill whole buffer", "truncated", "no more data"];
-            if early.iter().any(|words| reason.to_lowercase().contains(&words.to_lowercase())) {
+            let reason_is_early = early.iter().any(|words| reason.to_lowercase().contains(&words.to_lowercase()));
+            if reason_is_early || is_riff_cut_short(bytes) {
                 ImageError::Truncated { format }
             } else {
                 ImageError::Damaged { format, reason }
@@ -197,6 +198,17 @@ fn decode_other(
     }
     let pixels = rgb8_of(DynamicImage::from_decoder(decoder).map_err(crate_error)?);
     Ok((ImageInfo { format, width_px, height_px }, RgbImage8 { width_px, height_px, pixels }))
+}
+
+/// Whether a WebP file is shorter than its own header says; its decoder only knows that the bits make no sense.
+fn is_riff_cut_short(bytes: &[u8]) -> bool {
+    match bytes {
+        [b'R', b'I', b'F', b'F', a, b, c, d, ..] => {
+            let n_bytes = u64::from(u32::from_le_bytes([*a, *b, *c, *d])) + 8;
+            (bytes.len() as u64) < n_bytes
+        }
+        _ => false,
+    }
 }
 
 /// `to_rgb8` drops alpha, repeats grey and scales depth: value / 257 rounded for 16 bits.

@@ -183,12 +183,12 @@ impl FusionHead {
     /// # Shapes
     /// - `f_a`, `f_b`, `f_1`: `(b, semantic_dim)`, `(b, coherence_dim)`, `(b, quality_dim)`
     pub fn forward(&self, f_a: &Tensor, f_b: &Tensor, f_1: &Tensor, masks: Option<&ProjectionMasks>) -> FusionOutput {
-        let mut semantic = self.semantic.forward(f_a).relu(); // (b, width)
-        let mut coherence = self.coherence.forward(f_b).relu(); // (b, width)
-        if let Some(masks) = masks {
-            semantic = semantic * &masks.semantic;
-            coherence = coherence * &masks.coherence;
-        }
+        let dropped = |projection: Tensor, mask: Option<&Tensor>| match mask {
+            Some(mask) => projection * mask,
+            None => projection,
+        };
+        let semantic = dropped(self.semantic.forward(f_a).relu(), masks.map(|masks| &masks.semantic)); // (b, width)
+        let coherence = dropped(self.coherence.forward(f_b).relu(), masks.map(|masks| &masks.coherence)); // (b, width)
         let quality = self.quality.forward(f_1); // (b, width)
         let concatenated = Tensor::cat(&[&semantic, &coherence, &quality], 1); // (b, 3 width)
         let logits = self.gate.forward(&concatenated); // (b, 3)

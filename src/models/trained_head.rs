@@ -221,11 +221,14 @@ pub fn tensors_to_bytes(tensors: &[(String, &Tensor)], metadata: HashMap<String,
     safetensors::serialize(views, Some(metadata)).expect("tensors in memory always serialise")
 }
 
-/// Reads what [`tensors_to_bytes`] wrote: tensors by name, and metadata.
+/// Tensors of a file by name, and its metadata.
+pub type NamedTensors = (HashMap<String, Tensor>, HashMap<String, String>);
+
+/// Reads what [`tensors_to_bytes`] wrote.
 ///
 /// # Errors
 /// Damaged bytes, tensors of another kind.
-pub fn tensors_from_bytes(bytes: &[u8]) -> Result<(HashMap<String, Tensor>, HashMap<String, String>), HeadError> {
+pub fn tensors_from_bytes(bytes: &[u8]) -> Result<NamedTensors, HeadError> {
     let (_, metadata) = SafeTensors::read_metadata(bytes)?;
     let file = SafeTensors::deserialize(bytes)?;
     let mut tensors = HashMap::new();

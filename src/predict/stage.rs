@@ -1,5 +1,6 @@
 //! The `predict` stage.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
@@ -176,10 +177,10 @@ struct DoneFeatures(HashMap<(Fingerprint, Fingerprint), HashSet<ImageId>>);
 impl DoneFeatures {
     fn of(&mut self, store: &Store, record: &RunRecord) -> Result<&HashSet<ImageId>, PartError> {
         let key = (record.semantic.fingerprint, record.quality.fingerprint);
-        if !self.0.contains_key(&key) {
-            self.0.insert(key, PredictStage::with_features(store, record)?);
+        match self.0.entry(key) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(unknown) => Ok(unknown.insert(PredictStage::with_features(store, record)?)),
         }
-        Ok(&self.0[&key])
     }
 }
 

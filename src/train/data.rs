@@ -130,17 +130,15 @@ impl TrainingData {
         }
         let (dataset, split) = (self.dataset.clone(), split.clone());
         if !allow_missing {
-            let kinds: [(&str, fn(&PartCounts) -> usize); 2] = [
-                ("without features", |counts| counts.n_without_features),
-                ("without MOS", |counts| counts.n_without_mos),
+            let counts = |count: fn(&PartCounts) -> usize| [0, 1, 2].map(|part: usize| count(&parts.counts[part]));
+            let kinds = [
+                ("without features", counts(|counts| counts.n_without_features)),
+                ("without MOS", counts(|counts| counts.n_without_mos)),
             ];
             let mut problems = Vec::new();
-            for (what, count) in kinds {
-                let by_part: Vec<usize> = parts.counts.iter().map(count).collect();
-                let n: usize = by_part.iter().sum();
+            for (what, [n_train, n_validation, n_test]) in kinds {
+                let (n, n_images) = (n_train + n_validation + n_test, rows.len());
                 if n > 0 {
-                    let [n_train, n_validation, n_test] = [by_part[0], by_part[1], by_part[2]];
-                    let n_images = rows.len();
                     problems.push(format!(
                         "{n} of {n_images} {what} ({n_train} training, {n_validation} validation, {n_test} test)"
                     ));

@@ -270,6 +270,9 @@ struct Planned {
     fold: i64,
 }
 
+/// A run's image counts, and whether it is finished or was interrupted.
+type Ended = ([PartCounts; 3], Result<bool, TrainError>);
+
 impl TrainStage {
     fn train(&self, context: &StageContext) -> Result<StageReport, TrainError> {
         self.settings.check()?;
@@ -378,10 +381,10 @@ impl TrainStage {
         image_ids: &[ImageId],
         context: &StageContext,
         progress: &Progress,
-    ) -> Vec<([PartCounts; 3], Result<bool, TrainError>)> {
+    ) -> Vec<Ended> {
         let n_threads = context.n_threads.clamp(1, planned.len().max(1));
         let n_torch_threads = tch::get_num_threads();
-        let mut ended: Vec<Option<([PartCounts; 3], Result<bool, TrainError>)>> = Vec::new();
+        let mut ended: Vec<Option<Ended>> = Vec::new();
         ended.resize_with(planned.len(), || None);
         let ended = Mutex::new(ended);
         let queue = Mutex::new(planned.into_iter().enumerate());

@@ -100,11 +100,11 @@ fn with_features() -> TestDir {
 #[test]
 fn an_unknown_key_is_refused_at_every_level_with_line_and_nearest_key() {
     plan_with("name =", "nam =").exits(2).says("p.toml:1:1: unknown key `nam`; did you mean `name`?");
-    plan_with("epochs", "epocs").exits(2).says("p.toml:25:1: unknown key `epocs` in `train`; did you mean `epochs`?");
-    plan_with("[evaluate]", "[evalute]").exits(2).says("p.toml:27:2: unknown key `evalute`; did you mean `evaluate`?");
-    plan_with("side", "sied").exits(2).says("p.toml:18:1: unknown key `sied` in `extractor.dinov2-s14`");
+    plan_with("epochs", "epocs").exits(2).says("p.toml:26:1: unknown key `epocs` in `train`; did you mean `epochs`?");
+    plan_with("[evaluate]", "[evalute]").exits(2).says("p.toml:28:2: unknown key `evalute`; did you mean `evaluate`?");
+    plan_with("side", "sied").exits(2).says("p.toml:19:1: unknown key `sied` in `extractor.dinov2-s14`");
     plan_with("table =", "tabel =").exits(2).says("in `dataset.0`; did you mean `table`?");
-    plan_with("seeds", "seds").exits(2).says("p.toml:22:1: unknown key `seds` in `split`; did you mean `seed");
+    plan_with("seeds", "seds").exits(2).says("p.toml:23:1: unknown key `seds` in `split`; did you mean `seed");
     plan_with("resamples", "resample").exits(2).says("did you mean `resamples`?");
     plan_with("help", "halp").exits(2).says("p.toml:6:1: unknown key `halp` in `params.root`; did you mean `help`?");
     plan_with("[extractor.dinov2-s14]", "[extractor.dinov2-b14]").exits(2).says("does not use extractor `dinov2-b14`");
@@ -112,14 +112,14 @@ fn an_unknown_key_is_refused_at_every_level_with_line_and_nearest_key() {
 
 #[test]
 fn a_bad_value_is_refused_with_its_line_and_what_was_expected() {
-    plan_with("side = 56", "side = \"big\"").exits(2).says("p.toml:18:8: `extractor.dinov2-s14.side`: expected u32");
-    plan_with("kind = \"random\"", "kind = \"randon\"").exits(2).says("p.toml:21:8").says("did you mean `random`?");
-    plan_with("semantic = \"dinov2-s14\"", "semantic = \"dinov2\"").exits(2).says("p.toml:14:12");
-    plan_with("seeds = [0, 1]", "seeds = []").exits(2).says("p.toml:22:9").says("at least one");
+    plan_with("side = 56", "side = \"big\"").exits(2).says("p.toml:19:8: `extractor.dinov2-s14.side`: expected u32");
+    plan_with("kind = \"random\"", "kind = \"randon\"").exits(2).says("p.toml:22:8").says("did you mean `random`?");
+    plan_with("semantic = \"dinov2-s14\"", "semantic = \"dinov2\"").exits(2).says("p.toml:15:12");
+    plan_with("seeds = [0, 1]", "seeds = []").exits(2).says("p.toml:23:9").says("at least one");
     plan_with("seeds = [0, 1]", "seeds = [0, 0]").exits(2).says("split `random-0` is there twice");
     plan_with("name = \"small\"", "name = \"a/b\"").exits(2).says("p.toml:1:8").says("`a/b`");
-    plan_with("[train]", "[train").exits(2).says("p.toml:24:").says("not valid TOML");
-    plan_with("epochs = 2", "epochs = 2020-01-01").exits(2).says("p.toml:25:10").says("is a date");
+    plan_with("[train]", "[train").exits(2).says("p.toml:25:").says("not valid TOML");
+    plan_with("epochs = 2", "epochs = 2020-01-01").exits(2).says("p.toml:26:10").says("is a date");
 }
 
 #[test]

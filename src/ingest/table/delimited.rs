@@ -20,13 +20,14 @@ pub(super) fn read(bytes: &[u8], delimiter: u8) -> Result<RawTable, String> {
     let mut columns: Option<Vec<String>> = None;
     let mut rows = Vec::new();
     let mut record = ByteRecord::new();
+    let mut lines = Lines { bytes, at: 0, line: 1 };
     loop {
         match reader.read_byte_record(&mut record) {
             Ok(true) => {}
             Ok(false) => return Err("it ends unexpectedly".to_owned()),
             Err(error) => return Err(error.to_string()),
         }
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = lines.line_of(record.position().map_or(0, csv::Position::byte));
         if holds_last_line(&record) {
             if record.len() == 1 && &record[0] == LAST_LINE.as_bytes() {
                 let columns = columns.ok_or("it has no header line")?;
@@ -42,6 +43,33 @@ pub(super) fn read(bytes: &[u8], delimiter: u8) -> Result<RawTable, String> {
                 cells: cells(&record, columns.len()),
             }),
         }
+    }
+}
+
+/// Counts lines as an editor does; the reader's own count is late by one after CR LF and does not know of blank lines.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// Line of the first character from `offset` on that ends no line; offsets come in ascending order.
+    fn line_of(&mut self, offset: u64) -> u64 {
+        let ends_line = |at: usize| self.bytes.get(at).is_some_and(|byte| matches!(byte, b'\r' | b'\n'));
+        let mut start = usize::try_from(offset).map_or(self.bytes.len(), |offset| offset.min(self.bytes.len()));
+        while ends_line(start) {
+            start += 1;
+        }
+        while self.at < start {
+            match self.bytes[self.at] {
+                b'\n' => self.line += 1,
+                b'\r' if self.bytes.get(self.at + 1) != Some(&b'\n') => self.line += 1,
+                _ => {}
+            }
+            self.at += 1;
+        }
+        self.line
     }
 }
 
