@@ -105,7 +105,10 @@ fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context
     };
     let reason = |action: &Action| match action {
         Action::Skip(reason) | Action::Run(reason) => reason.clone(),
-        Action::After(stages) => format!("depends on what {} will write", stages.join(", ")),
+        Action::After(stages) => {
+            let others = if stages.len() > 1 { format!(" and {} more", stages.len() - 1) } else { String::new() };
+            format!("seen after {}{others}", stages[0])
+        }
     };
     let planned = steps.iter().zip(&actions);
     if context.console.is_json() {

@@ -72,7 +72,7 @@ pub enum Action {
     Skip(String),
     /// Run it, for this reason.
     Run(String),
-    /// Seen when the stages of these names have run: what they write decides.
+    /// Seen when the stages of these names, at least one, have run: what they write decides.
     After(Vec<String>),
 }
 
