@@ -128,11 +128,13 @@ pub(super) fn hash(
 ) -> Result<(), EvaluateError> {
     let info = RunInfo::read(store, run)?;
     builder.json("split", &(&info.dataset, &info.split, info.fold));
-    let path = predictions::path(run);
-    match fingerprint_at(store, &path, predictions::KIND)? {
-        Some(fingerprint) => builder.field("predictions", fingerprint.as_bytes()),
-        None => builder.field("predictions' content", content_hash(store, &path)?.as_bytes()),
-    };
+    let on_other = (info.dataset != *dataset).then(|| predictions::path_on(run, dataset));
+    for path in std::iter::once(predictions::path(run)).chain(on_other) {
+        match fingerprint_at(store, &path, predictions::KIND)? {
+            Some(fingerprint) => builder.field("predictions", fingerprint.as_bytes()),
+            None => builder.field("predictions' content", content_hash(store, &path)?.as_bytes()),
+        };
+    }
     let mut paths = vec![splits::path(&info.dataset, &info.split), models::ridge_path(run)];
     for dataset in [dataset, &info.dataset] {
         paths.extend(part::list(store, &images::prefix(dataset))?.into_iter().map(|object| object.path));

@@ -100,16 +100,14 @@ impl PredictStage {
         self.datasets_of(record).into_iter().map(read).collect()
     }
 
-    /// Fingerprint of everything that decides the table of predictions.
-    fn fingerprint(record: &RunRecord, wanted: &[Wanted], with_features: &HashSet<ImageId>) -> Fingerprint {
+    /// Fingerprint of everything that decides a run's scores of one dataset.
+    fn fingerprint(record: &RunRecord, wanted: &Wanted, with_features: &HashSet<ImageId>) -> Fingerprint {
         let mut content = blake3::Hasher::new();
-        for Wanted { dataset, rows } in wanted {
-            content.update(dataset.as_str().as_bytes()).update(&[0]);
-            for row in rows {
-                let mos = row.mos.unwrap_or(f64::NAN).to_bits();
-                content.update(row.image_id.as_bytes()).update(row.name.as_bytes()).update(&[0]);
-                content.update(&mos.to_le_bytes()).update(&[u8::from(with_features.contains(&row.image_id))]);
-            }
+        content.update(wanted.dataset.as_str().as_bytes()).update(&[0]);
+        for row in &wanted.rows {
+            let mos = row.mos.unwrap_or(f64::NAN).to_bits();
+            content.update(row.image_id.as_bytes()).update(row.name.as_bytes()).update(&[0]);
+            content.update(&mos.to_le_bytes()).update(&[u8::from(with_features.contains(&row.image_id))]);
         }
         Fingerprint::builder("predictions")
             .json("version", &PREDICT_VERSION)
@@ -142,13 +140,15 @@ impl Stage for PredictStage {
                 let reason = format!("run `{run}` is not trained yet");
                 return Ok(Freshness::Stale { reason });
             };
-            let Some(written) = written_fingerprint(store, run)? else {
-                n_stale += 1;
-                continue;
-            };
             let wanted = self.wanted(store, &record)?;
             let with_features = done.of(store, &record)?;
-            n_stale += usize::from(written != Self::fingerprint(&record, &wanted, with_features).to_string());
+            let mut is_stale = false;
+            for wanted in &wanted {
+                let written = written_fingerprint(store, &part_path(&record, &wanted.dataset))?;
+                let fingerprint = Self::fingerprint(&record, wanted, with_features).to_string();
+                is_stale |= written.is_none_or(|written| written != fingerprint);
+            }
+            n_stale += usize::from(is_stale);
             let n_in: usize = wanted.iter().map(|wanted| wanted.rows.len()).sum();
             let images = wanted.iter().flat_map(|wanted| &wanted.rows);
             let n_out = images.filter(|row| with_features.contains(&row.image_id)).count() as u64;
@@ -184,10 +184,15 @@ impl DoneFeatures {
     }
 }
 
-/// Fingerprint of the predictions that `run` has, or none where it has none.
-fn written_fingerprint(store: &Store, run: &PartitionName) -> Result<Option<String>, PartError> {
-    let objects = part::list(store, &format!("predictions/run={run}"))?;
-    match objects.first() {
+/// Path of a run's scores of `dataset`.
+fn part_path(record: &RunRecord, dataset: &PartitionName) -> String {
+    if record.dataset == *dataset { predictions::path(&record.run) } else { predictions::path_on(&record.run, dataset) }
+}
+
+/// Fingerprint of the predictions at `path`, or none where there are none.
+fn written_fingerprint(store: &Store, path: &str) -> Result<Option<String>, PartError> {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    match part::list(store, folder)?.iter().find(|object| object.path == path) {
         Some(object) => Ok(PartReader::open(store, object, predictions::KIND)?.metadata_value("agiqa.fingerprint")),
         None => Ok(None),
     }
@@ -197,8 +202,9 @@ fn written_fingerprint(store: &Store, run: &PartitionName) -> Result<Option<Stri
 struct Scoring {
     record: RunRecord,
     head: TrainedHead,
-    fingerprint: Fingerprint,
+    /// What is scored, each with the fingerprint of its table.
     wanted: Vec<Wanted>,
+    fingerprints: Vec<Fingerprint>,
     part_of: HashMap<ImageId, Part>,
     scores: HashMap<ImageId, (f64, [f64; 3])>,
 }
@@ -211,14 +217,15 @@ impl PredictStage {
         for run in &self.runs {
             let record = RunRecord::read(store, run)?;
             let wanted = self.wanted(store, &record)?;
-            let fingerprint = Self::fingerprint(&record, &wanted, done.of(store, &record)?);
+            let with_features = done.of(store, &record)?;
+            let fingerprints = wanted.iter().map(|wanted| Self::fingerprint(&record, wanted, with_features)).collect();
             let bytes = store.get(&models::head_path(run))?;
             let head =
                 TrainedHead::from_bytes(&bytes).map_err(|source| PredictError::Head { run: run.clone(), source })?;
             let part_of = splits::read(store, &record.dataset, &record.split)?;
             let part_of = part_of.into_iter().map(|row| (row.image_id, row.part)).collect();
             let key = (record.semantic.fingerprint, record.quality.fingerprint);
-            let scoring = Scoring { record, head, fingerprint, wanted, part_of, scores: HashMap::new() };
+            let scoring = Scoring { record, head, wanted, fingerprints, part_of, scores: HashMap::new() };
             match by_features.iter_mut().find(|(known, _)| *known == key) {
                 Some((_, scorings)) => scorings.push(scoring),
                 None => by_features.push((key, vec![scoring])),
@@ -317,10 +324,13 @@ fn score_in_parallel(head: &TrainedHead, inputs: &[Tensor; 3], n_threads: usize)
 impl Scoring {
     /// Writes predictions and rejects; returns how many images have a score.
     fn write(&self, store: &Store) -> Result<usize, PredictError> {
-        let Self { record, wanted, part_of, scores, fingerprint, head: _ } = self;
-        let mut rows = Vec::new();
-        let mut rejected = Vec::new();
-        for Wanted { dataset, rows: images } in wanted {
+        let Self { record, wanted, fingerprints, part_of, scores, head: _ } = self;
+        let mut tables = Vec::new();
+        let mut n_scored = 0;
+        let mut n_images = 0;
+        for (Wanted { dataset, rows: images }, fingerprint) in wanted.iter().zip(fingerprints) {
+            let mut rows = Vec::new();
+            let mut rejected = Vec::new();
             let is_own = *dataset == record.dataset;
             for image in images {
                 match scores.get(&image.image_id) {
@@ -347,21 +357,22 @@ impl Scoring {
                     }
                 }
             }
+            n_scored += rows.len();
+            n_images += images.len();
+            tables.push((dataset, rows, rejected, fingerprint));
         }
-        if rows.is_empty() {
+        if n_scored == 0 {
             let set =
                 |set: &crate::tables::features::FeatureSet| format!("{}@{}", set.extractor, set.fingerprint.short());
             let (semantic, quality) = (set(&record.semantic), set(&record.quality));
-            return Err(PredictError::NoFeatures {
-                run: record.run.clone(),
-                n_images: rejected.len(),
-                semantic,
-                quality,
-            });
+            return Err(PredictError::NoFeatures { run: record.run.clone(), n_images, semantic, quality });
         }
-        rejects::replace(store, "predict", &record.run, &rejected)?;
-        predictions::write(store, &record.run, &rows, *fingerprint)?;
-        Ok(rows.len())
+        for (dataset, rows, rejected, fingerprint) in tables {
+            let name = format!("{dataset}-{}", record.run).chars().take(120).collect::<String>();
+            rejects::replace(store, "predict", &PartitionName::new(&name)?, &rejected)?;
+            predictions::write_to(store, &part_path(record, dataset), &rows, *fingerprint)?;
+        }
+        Ok(n_scored)
     }
 
     fn reject(&self, dataset: &PartitionName, image: &ImageRow, kind: &str, message: &str) -> RejectRow {

@@ -1,4 +1,7 @@
 //! `predictions`: the scores that one run's head gives; `predictions/run=<run>/part-0.parquet`.
+//!
+//! Scores of another dataset or a corpus stand beside those of the training one, in `part-on-<dataset>.parquet`, so that
+//! scoring one never replaces the other.
 
 use arrow::array::RecordBatch;
 
@@ -51,9 +54,14 @@ pub struct PredictionRow {
     pub alpha_coherence: f64,
 }
 
-/// Path of a run's only part.
+/// Path of a run's scores of the dataset that it was trained on.
 pub fn path(run: &PartitionName) -> String {
     format!("predictions/run={run}/part-0.parquet")
+}
+
+/// Path of a run's scores of another dataset, or of a corpus.
+pub fn path_on(run: &PartitionName, dataset: &PartitionName) -> String {
+    format!("predictions/run={run}/part-on-{dataset}.parquet")
 }
 
 /// Whether `run` has predictions.
@@ -61,16 +69,21 @@ pub fn exists(store: &Store, run: &PartitionName) -> Result<bool, StoreError> {
     store.exists(&path(run))
 }
 
-/// Replaces `run`'s predictions by `rows`, sorted by dataset and image.
+/// Replaces `run`'s predictions for its own dataset by `rows`.
 pub fn write(
     store: &Store,
     run: &PartitionName,
     rows: &[PredictionRow],
     fingerprint: Fingerprint,
 ) -> Result<(), PartError> {
+    write_to(store, &path(run), rows, fingerprint)
+}
+
+/// Replaces the predictions at `path`, one of [`path`] and [`path_on`], by `rows`, sorted by dataset and image.
+pub fn write_to(store: &Store, path: &str, rows: &[PredictionRow], fingerprint: Fingerprint) -> Result<(), PartError> {
     let mut sorted: Vec<&PredictionRow> = rows.iter().collect();
     sorted.sort_by(|a, b| (&a.dataset, a.image_id, &a.name).cmp(&(&b.dataset, b.image_id, &b.name)));
-    part::write(store, KIND, &path(run), &to_batch(&sorted)?, Some(fingerprint)).map(|_| ())
+    part::write(store, KIND, path, &to_batch(&sorted)?, Some(fingerprint)).map(|_| ())
 }
 
 /// Reads `run`'s predictions; empty where there are none.
