@@ -1,7 +1,7 @@
-//! Checkpoints: the [`manifest`], the folder they lie in, and whether a file there is what the manifest says.
+//! Checkpoints: the [`mod@manifest`], the folder they lie in, and whether a file there is what the manifest says.
 //!
 //! A file counts as verified when its BLAKE3 has been computed and equals the manifest's. That takes a moment for large
-//! files, so the result is kept in a stamp beside the file (`<file>.verified`, see [`stamp`]) with the file's size and
+//! files, so the result is kept in a stamp beside the file (`<file>.verified`) with the file's size and
 //! time of modification; a file that changed since is hashed again.
 
 use std::path::{Path, PathBuf};
