@@ -24,9 +24,9 @@ n=0
 while [ "$n" -lt "$kills" ]; do
     "$agiqa" --quiet extract --images "$images" --dataset corpus --store "$work/killed" "$@" &
     pid=$!
-    # Somewhere in the first third of what an undisturbed run takes, so that the kills spread over the whole work.
+    # Somewhere in the first fifth of what an undisturbed run takes, so that the kills spread over the whole work.
     sleep "$(awk -v seed="$(od -An -N4 -tu4 /dev/urandom)" -v secs="$secs" \
-        'BEGIN { srand(seed); printf "%.2f", rand() * secs / 3 }')"
+        'BEGIN { srand(seed); printf "%.2f", rand() * secs / 5 }')"
     kill -9 "$pid" 2>/dev/null && n=$((n + 1)) || { echo "finished after $n kills"; break; }
     wait "$pid" 2>/dev/null || true
     echo "kill $n: $(find "$work/killed" -name 'part-*.parquet' -path '*features*' 2>/dev/null | wc -l) parts"
