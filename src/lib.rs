@@ -35,6 +35,8 @@ pub mod evaluate;
 
 pub mod pipeline;
 
+pub mod allocator;
+
 pub mod console;
 
 pub mod interrupt;

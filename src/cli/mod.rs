@@ -89,6 +89,7 @@ pub struct Context {
 
 /// Parses the command line, runs the command, prints its error if any, and returns the process exit code.
 pub fn main() -> ExitCode {
+    crate::allocator::keep_freed_memory();
     let cli = Cli::parse();
     let verbosity = if cli.global.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let events = if cli.global.json { EventFormat::Json } else { EventFormat::Text };
