@@ -87,6 +87,13 @@ pub struct Context {
     pub n_threads: usize,
 }
 
+impl Context {
+    /// The same for a stage over `store`.
+    fn on(&self, store: Store) -> StageContext {
+        StageContext { store, console: self.console, interrupt: self.interrupt.clone(), n_threads: self.n_threads }
+    }
+}
+
 /// Parses the command line, runs the command, prints its error if any, and returns the process exit code.
 pub fn main() -> ExitCode {
     crate::allocator::keep_freed_memory();
@@ -148,15 +155,7 @@ fn with_run_log(
 /// Runs one stage as a command of its own: opens the store, skips where nothing is to do, records what was done.
 fn run_stage(command: &str, store_url: &str, stage: &dyn Stage, context: &Context) -> anyhow::Result<Exit> {
     let store = Store::open(store_url, OpenMode::CreateIfMissing)?;
-    with_run_log(command, &store.clone(), |log| {
-        let context = StageContext {
-            store,
-            console: context.console,
-            interrupt: context.interrupt.clone(),
-            n_threads: context.n_threads,
-        };
-        execute(stage, &context, log)
-    })
+    with_run_log(command, &store.clone(), |log| execute(stage, &context.on(store), log))
 }
 
 /// Runs `stage` where the store lacks its outputs; says, records and emits as an event what happened and why.

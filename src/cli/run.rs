@@ -11,7 +11,6 @@ use super::Context;
 use super::exit::{self, Exit};
 use crate::pipeline::plan::{self, Action, StageName, Step};
 use crate::pipeline::{Pipeline, summary};
-use crate::stage::StageContext;
 use crate::store::{OpenMode, Store};
 
 /// Arguments of `agiqa run`.
@@ -75,12 +74,7 @@ fn run_pipeline(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         "stages": steps.iter().map(|step| json!({ "stage": step.stage.name() })).collect::<Vec<_>>(),
     }));
     super::with_run_log("run", &store.clone(), |log| {
-        let stage_context = StageContext {
-            store,
-            console: context.console,
-            interrupt: context.interrupt.clone(),
-            n_threads: context.n_threads,
-        };
+        let stage_context = context.on(store);
         let mut exit = Exit::Done;
         for step in &steps {
             if context.interrupt.is_raised() {

@@ -7,7 +7,6 @@ use anyhow::Context as _;
 use super::Context;
 use super::exit::Exit;
 use crate::splits::{Fractions, SplitSettings, SplitStage};
-use crate::stage::StageContext;
 use crate::store::{OpenMode, Store};
 use crate::tables::PartitionName;
 
@@ -131,12 +130,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Args { store, dataset, split, seeds } = args;
     let store = Store::open(&store, OpenMode::Existing)?;
     super::with_run_log("split", &store.clone(), |log| {
-        let stage_context = StageContext {
-            store,
-            console: context.console,
-            interrupt: context.interrupt.clone(),
-            n_threads: context.n_threads,
-        };
+        let stage_context = context.on(store);
         let mut exit = Exit::Done;
         for stage in stages(&dataset, &split, &seeds.0) {
             exit = exit.and(super::execute(&stage, &stage_context, log)?);

@@ -8,7 +8,6 @@ use super::Context;
 use super::exit::Exit;
 use super::split::{self, Seeds, SplitArgs};
 use crate::models::fusion::Gate;
-use crate::stage::StageContext;
 use crate::store::{OpenMode, Store};
 use crate::tables::PartitionName;
 use crate::tables::features::{FeatureKind, FeatureSet};
@@ -154,12 +153,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     };
     let split_seeds = split_seed.map_or(seeds.0, |seed| vec![seed]);
     super::with_run_log("train", &store.clone(), |log| {
-        let stage_context = StageContext {
-            store: store.clone(),
-            console: context.console,
-            interrupt: context.interrupt.clone(),
-            n_threads: context.n_threads,
-        };
+        let stage_context = context.on(store.clone());
         let mut exit = Exit::Done;
         for stage in split::stages(&dataset, &split, &split_seeds) {
             exit = exit.and(super::execute(&stage, &stage_context, log)?);

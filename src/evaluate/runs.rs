@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::error::{EvaluateError, listed};
 use crate::identity::{Fingerprint, FingerprintBuilder};
-use crate::store::part::{self, PartError, PartKind, PartReader};
+use crate::store::part::{self, PartError, PartKind};
 use crate::store::run_log::RowCounts;
 use crate::store::{Store, StoreError};
 use crate::tables::predictions::{self, PredictionRow};
@@ -102,12 +102,8 @@ pub(super) fn group_path(
 
 /// Fingerprint in the metadata of the part at `path`; none where there is no readable part or it has none.
 fn fingerprint_at(store: &Store, path: &str, kind: PartKind) -> Result<Option<String>, EvaluateError> {
-    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let Some(object) = part::list(store, folder)?.into_iter().find(|object| object.path == path) else {
-        return Ok(None);
-    };
-    match PartReader::open(store, &object, kind) {
-        Ok(reader) => Ok(reader.metadata_value("agiqa.fingerprint")),
+    match part::written_fingerprint(store, path, kind) {
+        Ok(fingerprint) => Ok(fingerprint),
         Err(PartError::Store(error)) => Err(error.into()),
         // A damaged or older part says nothing that could be relied on.
         Err(_) => Ok(None),

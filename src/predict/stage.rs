@@ -9,7 +9,7 @@ use tch::Tensor;
 use crate::identity::{Fingerprint, ImageId};
 use crate::models::trained_head::{HeadError, SCORE_BATCH, Scores, TrainedHead};
 use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
-use crate::store::part::{self, PartError, PartReader};
+use crate::store::part::{self, PartError};
 use crate::store::run_log::RowCounts;
 use crate::store::{Store, StoreError};
 use crate::tables::head_inputs::{HeadInputs, HeadInputsError};
@@ -144,7 +144,8 @@ impl Stage for PredictStage {
             let with_features = done.of(store, &record)?;
             let mut is_stale = false;
             for wanted in &wanted {
-                let written = written_fingerprint(store, &part_path(&record, &wanted.dataset))?;
+                let path = part_path(&record, &wanted.dataset);
+                let written = part::written_fingerprint(store, &path, predictions::KIND)?;
                 let fingerprint = Self::fingerprint(&record, wanted, with_features).to_string();
                 is_stale |= written.is_none_or(|written| written != fingerprint);
             }
@@ -187,15 +188,6 @@ impl DoneFeatures {
 /// Path of a run's scores of `dataset`.
 fn part_path(record: &RunRecord, dataset: &PartitionName) -> String {
     if record.dataset == *dataset { predictions::path(&record.run) } else { predictions::path_on(&record.run, dataset) }
-}
-
-/// Fingerprint of the predictions at `path`, or none where there are none.
-fn written_fingerprint(store: &Store, path: &str) -> Result<Option<String>, PartError> {
-    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    match part::list(store, folder)?.iter().find(|object| object.path == path) {
-        Some(object) => Ok(PartReader::open(store, object, predictions::KIND)?.metadata_value("agiqa.fingerprint")),
-        None => Ok(None),
-    }
 }
 
 /// A run being scored.

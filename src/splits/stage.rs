@@ -4,9 +4,10 @@ use super::{Assignment, SplitError, SplitSettings, assign};
 use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use crate::store::Store;
 use crate::store::run_log::RowCounts;
+use crate::tables::PartitionName;
+use crate::tables::images::{self, Images};
 use crate::tables::rejects::{self, RejectRow};
 use crate::tables::splits::{self, Part};
-use crate::tables::{PartitionName, images};
 
 /// Writes one split of one dataset.
 ///
@@ -21,17 +22,13 @@ pub struct SplitStage {
 }
 
 impl SplitStage {
-    fn assignment(&self, store: &Store) -> Result<Assignment, StageError> {
-        let images = images::read(store, &self.dataset)?;
-        if images.rows.is_empty() {
-            return Err(SplitError::NoImages { dataset: self.dataset.clone() }.into());
-        }
+    fn assignment(&self, store: &Store, images: &Images) -> Result<Assignment, StageError> {
         let rejected_rows: Vec<u64> = rejects::read(store, "ingest")?
             .into_iter()
             .filter(|reject| reject.dataset.as_deref() == Some(self.dataset.as_str()))
             .filter_map(|reject| reject.row)
             .collect();
-        Ok(assign(&images, &rejected_rows, &self.settings)?)
+        Ok(assign(images, &rejected_rows, &self.settings)?)
     }
 
     fn counts(assignment: &Assignment, n_cached: usize) -> RowCounts {
@@ -67,10 +64,11 @@ impl Stage for SplitStage {
     }
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
-        if images::read(store, &self.dataset)?.rows.is_empty() {
+        let images = images::read(store, &self.dataset)?;
+        if images.rows.is_empty() {
             return Ok(Freshness::Stale { reason: format!("dataset `{}` is not ingested yet", self.dataset) });
         }
-        let assignment = self.assignment(store)?;
+        let assignment = self.assignment(store, &images)?;
         let stored = splits::read(store, &self.dataset, &self.settings.name())?;
         if stored.is_empty() {
             return Ok(Freshness::Stale { reason: "it was not made yet".to_owned() });
@@ -83,7 +81,11 @@ impl Stage for SplitStage {
     }
 
     fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {
-        let assignment = self.assignment(&context.store)?;
+        let images = images::read(&context.store, &self.dataset)?;
+        if images.rows.is_empty() {
+            return Err(SplitError::NoImages { dataset: self.dataset.clone() }.into());
+        }
+        let assignment = self.assignment(&context.store, &images)?;
         let split = self.settings.name();
         let rejected: Vec<RejectRow> = assignment
             .unmatched

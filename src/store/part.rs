@@ -27,6 +27,9 @@ use crate::identity::{Fingerprint, hex};
 /// Uncompressed size at which a row group ends.
 const ROW_GROUP_BYTES: usize = 96 << 20;
 
+/// Metadata key of the fingerprint of what a derived part was computed from.
+const FINGERPRINT_KEY: &str = "agiqa.fingerprint";
+
 /// What a part says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartKind {
@@ -146,7 +149,7 @@ pub fn encode(
         KeyValue::new("agiqa.created_at".to_owned(), created_at()),
     ];
     if let Some(fingerprint) = fingerprint {
-        metadata.push(KeyValue::new("agiqa.fingerprint".to_owned(), fingerprint.to_string()));
+        metadata.push(KeyValue::new(FINGERPRINT_KEY.to_owned(), fingerprint.to_string()));
     }
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -201,6 +204,18 @@ pub fn is_part(path: &str) -> bool {
 /// Finished parts under `prefix`, sorted by path.
 pub fn list(store: &Store, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
     Ok(store.list(prefix)?.into_iter().filter(|object| is_part(&object.path)).collect())
+}
+
+/// Fingerprint of the inputs that the part at `path` was written from; none where there is no part or it carries none.
+///
+/// # Errors
+/// A part that is damaged, of another table or of another schema version; its rows are not looked at.
+pub fn written_fingerprint(store: &Store, path: &str, kind: PartKind) -> Result<Option<String>, PartError> {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    match list(store, folder)?.iter().find(|object| object.path == path) {
+        Some(object) => Ok(PartReader::open(store, object, kind)?.metadata_value(FINGERPRINT_KEY)),
+        None => Ok(None),
+    }
 }
 
 /// A part opened for reading: its footer has been read and its table and version agree.

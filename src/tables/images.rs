@@ -170,11 +170,7 @@ pub fn replace(
 /// # Errors
 /// A part that is damaged, of another table or of another schema version; its rows are not looked at.
 pub fn fingerprint(store: &Store, dataset: &PartitionName) -> Result<Option<String>, PartError> {
-    let path = part_path(dataset);
-    match part::list(store, &prefix(dataset))?.into_iter().find(|object| object.path == path) {
-        Some(object) => Ok(PartReader::open(store, &object, KIND)?.metadata_value("agiqa.fingerprint")),
-        None => Ok(None),
-    }
+    part::written_fingerprint(store, &part_path(dataset), KIND)
 }
 
 /// Datasets that have an `images` table.
