@@ -23,6 +23,8 @@ pub mod weights;
 
 pub mod features;
 
+pub mod baselines;
+
 pub mod splits;
 
 pub mod train;
@@ -32,6 +34,8 @@ pub mod predict;
 pub mod metrics;
 
 pub mod evaluate;
+
+pub mod compare;
 
 pub mod pipeline;
 

@@ -13,6 +13,8 @@ use crate::store::{OpenMode, Store};
 
 pub mod exit;
 
+mod baseline;
+mod compare;
 mod doctor;
 mod embed;
 mod evaluate;
@@ -60,6 +62,8 @@ enum Command {
     Embed(embed::Args),
     /// Compute quality features (f_1) of images.
     Extract(extract::Args),
+    /// Score images by handcrafted methods: BRISQUE, NIQE, ILNIQE.
+    Baseline(baseline::Args),
     /// Assign a dataset's images to training, validation and test parts.
     Split(split::Args),
     /// Fit the fusion head on cached features.
@@ -68,6 +72,8 @@ enum Command {
     Predict(predict::Args),
     /// Compute metrics of predictions, or of any table with scores and MOS.
     Evaluate(Box<evaluate::Args>),
+    /// Compare every method that has scored a dataset, beside the paper's figures.
+    Compare(compare::Args),
     /// List, fetch and verify network weights.
     Weights(weights::Args),
     /// Show what this machine has: libtorch, devices, threads, weights, disk.
@@ -122,10 +128,12 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
         Command::Ingest(args) => ingest::run(args, &context),
         Command::Embed(args) => embed::run(args, &context),
         Command::Extract(args) => extract::run(args, &context),
+        Command::Baseline(args) => baseline::run(args, &context),
         Command::Split(args) => split::run(args, &context),
         Command::Train(args) => train::run(args, &context),
         Command::Predict(args) => predict::run(args, &context),
         Command::Evaluate(args) => evaluate::run(*args, &context),
+        Command::Compare(args) => compare::run(args, &context),
         Command::Weights(args) => weights::run(args, &context),
         Command::Doctor(args) => doctor::run(args, &context),
         Command::Schemas(args) => schemas::run(args, &context),

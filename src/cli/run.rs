@@ -28,7 +28,8 @@ pub(super) struct Args {
     /// Say what would run and why, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Run just this stage, on what the store holds: ingest, features, split, train, predict or evaluate. Repeatable.
+    /// Run just this stage, on what the store holds: ingest, features, baseline, split, train, predict,
+    /// evaluate or compare. Repeatable.
     #[arg(long = "stage", value_name = "STAGE")]
     stages: Vec<StageName>,
 }
@@ -132,6 +133,12 @@ fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &C
     let mut text = String::new();
     let evaluated = if has_evaluated { pipeline.evaluate_stages()? } else { Vec::new() };
     for stage in evaluated {
+        let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
+        text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
+    }
+    let has_compared = steps.iter().any(|step| step.name == StageName::Compare);
+    let compared = if has_compared { pipeline.compare_stages() } else { Vec::new() };
+    for stage in compared {
         let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
         text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
     }

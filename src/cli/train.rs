@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::Context;
 use super::exit::Exit;
 use super::split::{self, Seeds, SplitArgs};
+use crate::features::JoinStage;
 use crate::models::fusion::Gate;
 use crate::store::{OpenMode, Store};
 use crate::tables::PartitionName;
@@ -31,7 +32,7 @@ pub(super) struct Args {
     /// Extractor of f_a and f_b where it is not that of `--features`.
     #[arg(long, value_name = "EXTRACTOR")]
     semantic: Option<String>,
-    /// Extractor of f_1 where it is not that of `--features`.
+    /// Extractor of f_1 where it is not that of `--features`; several, `A,B`, are joined to one f_1.
     #[arg(long, value_name = "EXTRACTOR")]
     quality: Option<String>,
     #[command(flatten)]
@@ -141,7 +142,20 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         feature_set(&sets, &given, kind, store.url())
     };
     let semantic = set(semantic, FeatureKind::Semantic)?;
-    let quality = set(quality, FeatureKind::Quality)?;
+    let quality_sets = match quality {
+        Some(names) => names
+            .split(',')
+            .map(|name| feature_set(&sets, name, FeatureKind::Quality, store.url()))
+            .collect::<anyhow::Result<Vec<_>>>()?,
+        None => vec![set(None, FeatureKind::Quality)?],
+    };
+    let (quality, join) = match quality_sets.as_slice() {
+        [quality] => (quality.clone(), None),
+        _ => {
+            let join = JoinStage::new(quality_sets)?;
+            (join.joined().clone(), Some(join))
+        }
+    };
     let split_of = |seed: u32| split.settings(split_seed.unwrap_or(seed));
     let stage = TrainStage {
         name: name.unwrap_or_else(|| semantic.extractor.clone()),
@@ -155,6 +169,9 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     super::with_run_log("train", &store.clone(), |log| {
         let stage_context = context.on(store.clone());
         let mut exit = Exit::Done;
+        if let Some(join) = &join {
+            exit = super::execute(join, &stage_context, log)?;
+        }
         for stage in split::stages(&dataset, &split, &split_seeds) {
             exit = exit.and(super::execute(&stage, &stage_context, log)?);
         }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_channel::Sender;
 
-use super::Preprocessor;
 use super::plan::Todo;
+use super::{Preprocessor, Unusable};
 use crate::identity::ImageId;
-use crate::images::{self, DecodeLimits};
+use crate::images::{self, DecodeLimits, ImageError, RgbImage8};
 
 /// An image ready for the network, or the reason why it never will be.
 pub(super) struct Decoded {
@@ -19,11 +19,11 @@ pub(super) struct Decoded {
 }
 
 /// Why an image cannot be used.
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// Kind of error.
-    pub(super) kind: &'static str,
+    pub(crate) kind: &'static str,
     /// What was found, what was expected, what to do.
-    pub(super) message: String,
+    pub(crate) message: String,
 }
 
 /// What the decoding threads share.
@@ -54,20 +54,29 @@ impl DecodeQueue<'_> {
     }
 
     fn input_of(&self, todo: &Todo) -> Result<Vec<f32>, Failure> {
-        let failure = |error: images::ImageError| Failure { kind: error.kind(), message: error.to_string() };
-        let bytes = images::read(Path::new(&todo.image.path)).map_err(failure)?;
-        let found = ImageId::of_bytes(&bytes);
-        if found != todo.image.image_id {
-            let message = format!(
-                "`{}`: the file has changed: expected image {}, found {found}; ingest the dataset again",
-                todo.image.path, todo.image.image_id
-            );
-            return Err(Failure { kind: "changed", message });
-        }
-        let (_, image) = images::decode(&bytes, &self.limits)
-            .map_err(|error| Failure { kind: error.kind(), message: format!("`{}`: {error}", todo.image.path) })?;
+        let image = decode_verified(Path::new(&todo.image.path), &todo.image.image_id, &self.limits)?;
         let mut input = vec![0.0; self.preprocessor.n_values()];
-        self.preprocessor.prepare(&image, &mut input);
+        self.preprocessor.prepare(&image, &mut input).map_err(|Unusable { kind, message }| Failure {
+            kind,
+            message: format!("`{}`: {message}", todo.image.path),
+        })?;
         Ok(input)
     }
+}
+
+/// The picture in the file at `path`, which must still be that of `image_id`.
+pub(crate) fn decode_verified(path: &Path, image_id: &ImageId, limits: &DecodeLimits) -> Result<RgbImage8, Failure> {
+    let bytes =
+        images::read(path).map_err(|error: ImageError| Failure { kind: error.kind(), message: error.to_string() })?;
+    let found = ImageId::of_bytes(&bytes);
+    if found != *image_id {
+        let message = format!(
+            "`{}`: the file has changed: expected image {image_id}, found {found}; ingest the dataset again",
+            path.display()
+        );
+        return Err(Failure { kind: "changed", message });
+    }
+    let (_, image) = images::decode(&bytes, limits)
+        .map_err(|error| Failure { kind: error.kind(), message: format!("`{}`: {error}", path.display()) })?;
+    Ok(image)
 }

@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use super::pooling::{Pool, Statistic, pool};
 use super::{
     BatchFeatures, DeviceChoice, Dtype, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets,
-    FeatureSettings, Preprocessor, SetFeatures, SettingsError,
+    FeatureSettings, Preprocessor, SetFeatures, SettingsError, Unusable,
 };
 use crate::identity::Fingerprint;
 use crate::images::{self, DECODER_VERSION, ResizeFilter, RgbImage8};
@@ -172,7 +172,7 @@ impl Preprocessor for Squares {
         3 * (self.side_px * self.side_px) as usize
     }
 
-    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) {
+    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) -> Result<(), Unusable> {
         let resized = images::resize(image, self.side_px, self.side_px, RESIZE);
         let n_pixels = input.len() / 3;
         for (channel, plane) in input.chunks_exact_mut(n_pixels).enumerate() {
@@ -184,6 +184,7 @@ impl Preprocessor for Squares {
                 *value = table[usize::from(pixel[channel])];
             }
         }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::dinov2::Dinov2Settings;
+use super::nss::NssSettings;
 use super::{ExtractorName, FeatureSettings, SettingsError};
 use crate::images::RgbImage8;
 use crate::tables::features::{FeatureKind, FeatureSet};
@@ -84,7 +85,19 @@ pub trait Preprocessor: Send + Sync {
     fn n_values(&self) -> usize;
 
     /// Fills `input`, which has [`Self::n_values`] values.
-    fn prepare(&self, image: &RgbImage8, input: &mut [f32]);
+    ///
+    /// # Errors
+    /// A picture that has no features by this extractor; it is a reject.
+    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) -> Result<(), Unusable>;
+}
+
+/// Why a picture has no features, for `rejects`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// Kind of error, one word or a few with hyphens.
+    pub kind: &'static str,
+    /// What was found and what was expected.
+    pub message: String,
 }
 
 /// Features of a batch, per set in the order of [`FeatureSets`] (semantic, then quality, those that are filled).
@@ -171,5 +184,6 @@ pub fn feature_sets(settings: &FeatureSettings) -> Result<FeaturePair, ExtractEr
 pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, ExtractError> {
     Ok(match settings.extractor {
         ExtractorName::Dinov2S14 => Box::new(Dinov2Settings::new(settings)?),
+        ExtractorName::Nss => Box::new(NssSettings::new(settings)?),
     })
 }

@@ -20,22 +20,32 @@ mod extractor;
 
 pub use extractor::{
     BatchFeatures, ExtractError, Extractor, ExtractorKind, FeaturePair, FeatureSets, Preprocessor, SetFeatures,
-    feature_sets, resolve,
+    Unusable, feature_sets, resolve,
 };
 
 pub mod pooling;
 
 pub mod dinov2;
 
+pub mod nss;
+
 mod source;
 
 pub use source::{FolderError, ImageSource};
+
+pub(crate) use source::{Candidate, Candidates, Unreadable, write_corpus};
 
 mod plan;
 
 mod decode;
 
+pub(crate) use decode::{Failure, decode_verified};
+
 mod writer;
+
+mod join;
+
+pub use join::{JoinError, JoinStage};
 
 mod stage;
 

@@ -54,16 +54,20 @@ pub enum ExtractorName {
     #[default]
     #[serde(rename = "dinov2-s14")]
     Dinov2S14,
+    /// Natural scene statistics, those of BRISQUE and NIQE; fills `quality`.
+    #[serde(rename = "nss")]
+    Nss,
 }
 
 impl ExtractorName {
     /// Every extractor.
-    pub const ALL: &[Self] = &[Self::Dinov2S14];
+    pub const ALL: &[Self] = &[Self::Dinov2S14, Self::Nss];
 
     /// The name, as in commands and store paths.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dinov2S14 => "dinov2-s14",
+            Self::Nss => "nss",
         }
     }
 }

@@ -75,35 +75,35 @@ pub enum FolderError {
 
 /// An image file to have features of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Candidate {
+pub(crate) struct Candidate {
     /// Identity of its content.
-    pub(super) image_id: ImageId,
+    pub(crate) image_id: ImageId,
     /// Absolute path.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// How many rows or files have this content; features are computed once for all of them.
-    pub(super) n_files: u64,
+    pub(crate) n_files: u64,
 }
 
 /// A file whose bytes could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unreadable {
+pub(crate) struct Unreadable {
     /// Absolute path.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// Kind of error.
-    pub(super) kind: &'static str,
+    pub(crate) kind: &'static str,
     /// What happened.
-    pub(super) message: String,
+    pub(crate) message: String,
 }
 
 /// The images of a source.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Candidates {
+pub(crate) struct Candidates {
     /// Distinct contents, in the order of table or folder.
-    pub(super) images: Vec<Candidate>,
+    pub(crate) images: Vec<Candidate>,
     /// Files without content.
-    pub(super) unreadable: Vec<Unreadable>,
+    pub(crate) unreadable: Vec<Unreadable>,
     /// For a folder: the rows of its corpus, one per readable file with an image header.
-    pub(super) corpus: Option<Vec<ImageRow>>,
+    pub(crate) corpus: Option<Vec<ImageRow>>,
 }
 
 impl ImageSource {
@@ -123,7 +123,7 @@ impl ImageSource {
     }
 
     /// Finds the images. For a folder this reads and hashes every file, for a dataset just two columns.
-    pub(super) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
+    pub(crate) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
         match self {
             Self::Dataset(dataset) => of_dataset(store, dataset),
             Self::Folder { folder, .. } => {
@@ -230,7 +230,7 @@ fn scan(folder: &Path, path: &Path) -> Scanned {
 }
 
 /// Writes the corpus's table unless it is there already.
-pub(super) fn write_corpus(store: &Store, dataset: &PartitionName, rows: Vec<ImageRow>) -> Result<(), PartError> {
+pub(crate) fn write_corpus(store: &Store, dataset: &PartitionName, rows: Vec<ImageRow>) -> Result<(), PartError> {
     let images = Images { rows, extra: Vec::new() };
     if images_table::read(store, dataset)? == images {
         return Ok(());

@@ -62,7 +62,7 @@ pub(super) fn intervals(
 }
 
 /// Fills `weights` with the multiplicities of resample `index`; a function of seed and index alone.
-fn draw(weights: &mut [u32], seed: u64, index: u32) {
+pub(super) fn draw(weights: &mut [u32], seed: u64, index: u32) {
     weights.fill(0);
     let n = weights.len() as u128;
     // Seed and index go through the mixer one after the other, so that neighbouring seeds share no resamples.
@@ -83,7 +83,8 @@ fn mix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn interval(values: impl ExactSizeIterator<Item = Option<f64>>) -> Option<(f64, f64)> {
+/// 95 % interval of `values`; none where too many are undefined.
+pub(super) fn interval(values: impl ExactSizeIterator<Item = Option<f64>>) -> Option<(f64, f64)> {
     let n_all = values.len();
     let mut defined: Vec<f64> = values.flatten().collect();
     if defined.is_empty() || (defined.len() as f64) < MIN_DEFINED * n_all as f64 {

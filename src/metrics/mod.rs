@@ -29,9 +29,12 @@ mod sample;
 
 mod bootstrap;
 
+mod paired;
+
 pub use bootstrap::BootstrapSettings;
 pub use levels::average_ranks;
 pub use logistic::Logistic4;
+pub use paired::PairedSrcc;
 
 use correlation::Standardised;
 use levels::Levels;

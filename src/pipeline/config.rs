@@ -11,10 +11,12 @@
 //! [[dataset]]                       # one per dataset: what `agiqa ingest` takes
 //! [features]                        # which extractor fills `semantic`, and which `quality`
 //! [extractor.dinov2-s14]            # settings of one extractor: what `agiqa embed` and `agiqa extract` take
+//! [baseline]                        # what `agiqa baseline` takes: `methods`, `params`, `side`, …
 //! [split]                           # what `agiqa split` takes; `seeds = […]` makes one split per seed
 //! [train]                           # what `agiqa train` takes; `dataset` and `seeds` beside
 //! [predict]                         # `also = ["other"]`: datasets to score beside the one trained on
 //! [evaluate]                        # what `agiqa evaluate` takes
+//! [compare]                         # what `agiqa compare` takes; `dataset` beside; on each split, or on all images
 //! ```
 //!
 //! Relative paths start from the pipeline's file; those in a `--set` argument from the current folder.
@@ -27,6 +29,8 @@ use super::de;
 use super::error::{ConfigError, suggestion};
 use super::params;
 use super::tree::{Node, NodeValue, Origin, Sources};
+use crate::baselines::BaselineSettings;
+use crate::compare::CompareSettings;
 use crate::evaluate::EvaluateSettings;
 use crate::features::{FeaturePair, FeatureSettings, resolve};
 use crate::ingest::IngestSettings;
@@ -45,7 +49,9 @@ pub struct Pipeline {
     pub datasets: Vec<IngestSettings>,
     /// Where features come from; none where the pipeline ends with `ingest`.
     pub features: Option<FeaturesSection>,
-    /// Splits of the training dataset.
+    /// Handcrafted scores of every dataset; none where the pipeline has no use for them.
+    pub baseline: Option<BaselineSettings>,
+    /// Splits of the dataset that is trained on or compared on.
     pub splits: Vec<SplitSettings>,
     /// Training.
     pub train: Option<TrainSection>,
@@ -53,6 +59,17 @@ pub struct Pipeline {
     pub predict: PredictSection,
     /// Metrics; none where the pipeline ends with predictions.
     pub evaluate: Option<EvaluateSettings>,
+    /// Comparison of all methods; none where there is none.
+    pub compare: Option<CompareSection>,
+}
+
+/// `[compare]`.
+#[derive(Clone, Debug)]
+pub struct CompareSection {
+    /// The dataset that methods are compared on; the one trained on where there is training.
+    pub dataset: PartitionName,
+    /// Part and intervals.
+    pub settings: CompareSettings,
 }
 
 /// `[features]` with the `[extractor.…]` tables that it names.
@@ -94,12 +111,31 @@ struct FeatureNames {
 }
 
 /// The file's tables and keys. Only its key names are used, so that one list says what there is.
-const KEYS: &[&str] =
-    &["name", "store", "params", "dataset", "features", "extractor", "split", "train", "predict", "evaluate"];
+const KEYS: &[&str] = &[
+    "name",
+    "store",
+    "params",
+    "dataset",
+    "features",
+    "extractor",
+    "baseline",
+    "split",
+    "train",
+    "predict",
+    "evaluate",
+    "compare",
+];
 
 /// Keys whose values are paths or store URLs: `*` stands for any position.
-const PATHS: &[&str] =
-    &["store", "dataset.*.table", "dataset.*.images", "split.train", "split.validation", "split.test"];
+const PATHS: &[&str] = &[
+    "store",
+    "dataset.*.table",
+    "dataset.*.images",
+    "baseline.params",
+    "split.train",
+    "split.validation",
+    "split.test",
+];
 
 impl Pipeline {
     /// Reads the pipeline in `path` and lays the `--set` arguments over it.
@@ -142,6 +178,7 @@ impl Reader<'_> {
         };
         let datasets = self.datasets()?;
         let features = self.features()?;
+        let baseline = self.baseline()?;
         let splits = self.splits()?;
         let train = self.train(&datasets, features.is_some(), !splits.is_empty())?;
         let predict = self.predict(&datasets, train.as_ref())?;
@@ -152,7 +189,41 @@ impl Reader<'_> {
             Some(node) => Some(de::settings(self.sources, "evaluate", &node, &[])?),
             None => None,
         };
-        Ok(Pipeline { name, store, datasets, features, splits, train, predict, evaluate })
+        let compare = self.compare(&datasets, train.as_ref())?;
+        Ok(Pipeline { name, store, datasets, features, baseline, splits, train, predict, evaluate, compare })
+    }
+
+    fn baseline(&mut self) -> Result<Option<BaselineSettings>, ConfigError> {
+        let Some(node) = self.document.remove("baseline") else { return Ok(None) };
+        let settings: BaselineSettings = de::settings(self.sources, "baseline", &node, &[])?;
+        settings.check().map_err(|error| self.wrong(node.origin, format!("`baseline`: {error}")))?;
+        Ok(Some(settings))
+    }
+
+    fn compare(
+        &mut self,
+        datasets: &[IngestSettings],
+        train: Option<&TrainSection>,
+    ) -> Result<Option<CompareSection>, ConfigError> {
+        let Some(mut node) = self.document.remove("compare") else { return Ok(None) };
+        let dataset = match (node.remove("dataset"), train) {
+            (Some(dataset), _) => {
+                let name = de::settings(self.sources, "compare.dataset", &dataset, &[])?;
+                self.check_dataset(datasets, "compare.dataset", &name, dataset.origin)?;
+                // Splits belong to one dataset.
+                if let Some(train) = train.filter(|train| train.dataset != name) {
+                    let problem =
+                        format!("`compare.dataset`: splits are those of `{}`, which is trained on", train.dataset);
+                    return Err(self.wrong(dataset.origin, problem));
+                }
+                name
+            }
+            (None, Some(train)) => train.dataset.clone(),
+            (None, None) if datasets.len() == 1 => datasets[0].dataset.clone(),
+            (None, None) => return Err(self.wrong(node.origin, "`[compare]` needs `dataset`: there are several")),
+        };
+        let settings = de::settings(self.sources, "compare", &node, &["dataset"])?;
+        Ok(Some(CompareSection { dataset, settings }))
     }
 
     fn datasets(&mut self) -> Result<Vec<IngestSettings>, ConfigError> {

@@ -12,6 +12,8 @@ pub enum StageName {
     Ingest,
     /// Images into `semantic` and `quality`: what `embed` and `extract` do.
     Features,
+    /// Images into `baselines`.
+    Baseline,
     /// Images into `splits`.
     Split,
     /// Features and splits into models.
@@ -20,21 +22,34 @@ pub enum StageName {
     Predict,
     /// Predictions into `metrics`.
     Evaluate,
+    /// All scores of a dataset into `comparison`.
+    Compare,
 }
 
 impl StageName {
     /// Every stage, in the order of the data.
-    pub const ALL: &[Self] = &[Self::Ingest, Self::Features, Self::Split, Self::Train, Self::Predict, Self::Evaluate];
+    pub const ALL: &[Self] = &[
+        Self::Ingest,
+        Self::Features,
+        Self::Baseline,
+        Self::Split,
+        Self::Train,
+        Self::Predict,
+        Self::Evaluate,
+        Self::Compare,
+    ];
 
     /// The name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ingest => "ingest",
             Self::Features => "features",
+            Self::Baseline => "baseline",
             Self::Split => "split",
             Self::Train => "train",
             Self::Predict => "predict",
             Self::Evaluate => "evaluate",
+            Self::Compare => "compare",
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use super::config::{FeaturesSection, Pipeline, TrainSection};
 use super::plan::{StageName, Step};
+use crate::baselines::BaselineStage;
+use crate::compare::CompareStage;
 use crate::evaluate::EvaluateStage;
 use crate::features::{FeatureStage, ImageSource};
 use crate::ingest::{IngestStage, Rerun};
@@ -29,20 +31,51 @@ impl Pipeline {
                 }
             }
         }
-        let Some(train) = self.train_stage() else { return Ok(steps.0) };
-        let ingest_idx = self.datasets.iter().position(|dataset| dataset.dataset == train.dataset);
-        for split in &self.splits {
-            let stage = SplitStage { dataset: train.dataset.clone(), settings: split.clone() };
-            steps.add(StageName::Split, stage, &ingest_idx.into_iter().collect::<Vec<_>>());
+        if let Some(settings) = &self.baseline {
+            for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
+                let source = ImageSource::Dataset(dataset.dataset.clone());
+                steps.add(StageName::Baseline, BaselineStage::new(settings.clone(), source), &[ingest_idx]);
+            }
         }
-        let before_training = steps.all();
-        let train_idx = steps.add(StageName::Train, train.clone(), &before_training);
-        let predict = PredictStage { runs: train.run_names()?, datasets: self.scored_datasets(&train.dataset) };
-        let predict_idx = steps.add(StageName::Predict, predict, &[train_idx]);
-        for evaluate in self.evaluate_stages()? {
-            steps.add(StageName::Evaluate, evaluate, &[predict_idx]);
+        let train = self.train_stage();
+        let split_dataset = train.as_ref().map(|train| &train.dataset).or(self.compare_dataset());
+        if let Some(split_dataset) = split_dataset {
+            let ingest_idx = self.datasets.iter().position(|dataset| dataset.dataset == *split_dataset);
+            for split in &self.splits {
+                let stage = SplitStage { dataset: split_dataset.clone(), settings: split.clone() };
+                steps.add(StageName::Split, stage, &ingest_idx.into_iter().collect::<Vec<_>>());
+            }
+        }
+        if let Some(train) = train {
+            let before_training = steps.all();
+            let train_idx = steps.add(StageName::Train, train.clone(), &before_training);
+            let predict = PredictStage { runs: train.run_names()?, datasets: self.scored_datasets(&train.dataset) };
+            let predict_idx = steps.add(StageName::Predict, predict, &[train_idx]);
+            for evaluate in self.evaluate_stages()? {
+                steps.add(StageName::Evaluate, evaluate, &[predict_idx]);
+            }
+        }
+        let before_comparing = steps.all();
+        for compare in self.compare_stages() {
+            steps.add(StageName::Compare, compare, &before_comparing);
         }
         Ok(steps.0)
+    }
+
+    fn compare_dataset(&self) -> Option<&PartitionName> {
+        self.compare.as_ref().map(|compare| &compare.dataset)
+    }
+
+    /// One per split, or one over all images; none where nothing is compared.
+    pub fn compare_stages(&self) -> Vec<CompareStage> {
+        let Some(compare) = &self.compare else { return Vec::new() };
+        let splits: Vec<Option<PartitionName>> = match self.splits.as_slice() {
+            [] => vec![None],
+            splits => splits.iter().map(|split| Some(split.name())).collect(),
+        };
+        let stage =
+            |split| CompareStage { dataset: compare.dataset.clone(), split, settings: compare.settings.clone() };
+        splits.into_iter().map(stage).collect()
     }
 
     /// One per group of runs and dataset; none where nothing is evaluated.

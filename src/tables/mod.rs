@@ -22,7 +22,11 @@ pub mod models;
 
 pub mod predictions;
 
+pub mod baselines;
+
 pub mod metrics;
+
+pub mod comparison;
 
 pub mod rejects;
 

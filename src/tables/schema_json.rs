@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::{Column, ColumnPlace, ColumnType, features, images, metrics, predictions, rejects, splits};
+use super::{
+    Column, ColumnPlace, ColumnType, baselines, comparison, features, images, metrics, predictions, rejects, splits,
+};
 use crate::store::part::PartKind;
 
 /// Name and text of every file in `schemas/`.
 pub fn documents() -> Vec<(String, String)> {
-    let tables: [(PartKind, &str, &[Column], bool); 7] = [
+    let tables: [(PartKind, &str, &[Column], bool); 9] = [
         (images::KIND, "images/dataset=<dataset>/part-0.parquet", images::COLUMNS, true),
         (splits::KIND, "splits/dataset=<dataset>/split=<split>/part-0.parquet", splits::COLUMNS, false),
         (
@@ -23,7 +25,19 @@ pub fn documents() -> Vec<(String, String)> {
             false,
         ),
         (predictions::KIND, "predictions/run=<run>/part-0.parquet", predictions::COLUMNS, false),
+        (
+            baselines::KIND,
+            "baselines/method=<method>/fingerprint=<16 hex>/part-<16 hex>.parquet",
+            baselines::COLUMNS,
+            false,
+        ),
         (metrics::KIND, "metrics/run=<run>/metrics.parquet", metrics::COLUMNS, false),
+        (
+            comparison::KIND,
+            "comparison/dataset=<dataset>/split=<split>/part=<part>/methods.parquet",
+            comparison::COLUMNS,
+            false,
+        ),
         (rejects::KIND, "rejects/stage=<stage>/part-<name>.parquet", rejects::COLUMNS, false),
     ];
     tables

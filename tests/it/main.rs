@@ -2,6 +2,8 @@
 
 mod testdir;
 
+mod baseline;
+mod compare;
 mod data_example;
 mod evaluate;
 mod features;

@@ -1,0 +1,59 @@
+//! Handcrafted baselines: BRISQUE, NIQE and ILNIQE, in float64, from the authors' published parameter files.
+//!
+//! Each gives an 8-bit RGB image a score by natural scene statistics, lower for better quality, or says why it cannot:
+//! images too small for the method's blocks, and flat ones, where a distribution has no samples on one side of zero.
+//!
+//! The stage: input is the `images` table of a dataset, or a bare folder of images, which becomes the table of a corpus.
+//! Output: `baselines`, a row per image, method and settings, and `rejects` of stage `baseline`. A row of the stage is a
+//! pair of image file and method, so an image may be scored by one method and rejected by another.
+//!
+//! The parameter files are the authors' own and are named with `--params`: `brisque_allmodel` and `brisque_allrange` from
+//! `BRISQUE_release.zip` (`allmodel`, `allrange` there) and `niqe_modelparameters.mat` (`modelparameters.mat` there) from
+//! `niqe_release.zip`, both at live.ece.utexas.edu/research/Quality; `ilniqe_templateModel.mat` (`templateModel.mat`
+//! there) from the ILNIQE release at www4.comp.polyu.edu.hk/~cslzhang/IQA/ILNIQE/ILNIQE.htm.
+
+mod elementary;
+
+mod gaussians;
+
+mod imresize;
+
+mod libsvm;
+
+mod loggabor;
+
+mod matfile;
+
+mod moments;
+
+mod nss;
+
+mod derivatives;
+
+mod params;
+
+mod plane;
+
+mod score_error;
+
+mod weibull;
+
+mod wide;
+
+pub mod brisque;
+
+pub mod niqe;
+
+pub mod ilniqe;
+
+#[cfg(test)]
+mod parity;
+
+mod method;
+
+mod stage;
+
+pub use method::{Method, MethodError, Scorer};
+pub use params::ParamsError;
+pub use score_error::ScoreError;
+pub use stage::{BaselineError, BaselineSettings, BaselineStage};

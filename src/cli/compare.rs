@@ -1,0 +1,91 @@
+//! `agiqa compare`: every method that has scored a dataset, beside the paper's figures.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use super::Context;
+use super::exit::Exit;
+use crate::compare::{CompareSettings, CompareStage};
+use crate::metrics::BootstrapSettings;
+use crate::store::{OpenMode, Store};
+use crate::tables::PartitionName;
+use crate::tables::comparison;
+use crate::tables::splits::Part;
+
+/// How the comparison is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// An aligned table.
+    Text,
+    /// A Markdown table.
+    Markdown,
+    /// A parquet file, which needs `--out`.
+    Parquet,
+}
+
+/// Arguments of `agiqa compare`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Store that holds images and scores; the comparison is written there and printed.
+    #[arg(long, value_name = "URL")]
+    store: String,
+    /// Dataset that was scored.
+    #[arg(long, value_name = "NAME")]
+    dataset: PartitionName,
+    /// Split whose part is judged, e.g. official-20; default: all images.
+    #[arg(long, value_name = "NAME")]
+    split: Option<PartitionName>,
+    /// Part of the split.
+    #[arg(long, value_name = "PART", value_parser = parse_part, default_value = "test", requires = "split")]
+    part: Part,
+    /// What to print.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+    /// Write it to this file instead of printing it.
+    #[arg(long, value_name = "FILE", required_if_eq("format", "parquet"))]
+    out: Option<PathBuf>,
+    /// Bootstrap resamples for the 95 % intervals; 0 leaves intervals out.
+    #[arg(long, value_name = "N", default_value_t = BootstrapSettings::default().resamples)]
+    resamples: u32,
+    /// Seed of the resamples.
+    #[arg(long, value_name = "N", default_value_t = BootstrapSettings::default().seed)]
+    seed: u64,
+}
+
+fn parse_part(name: &str) -> Result<Part, String> {
+    Part::from_name(name).ok_or_else(|| "expected `train`, `validation` or `test`".to_owned())
+}
+
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let bootstrap = BootstrapSettings { resamples: args.resamples, seed: args.seed };
+    let stage = CompareStage {
+        dataset: args.dataset,
+        split: args.split,
+        settings: CompareSettings { part: args.part, bootstrap },
+    };
+    let store = Store::open(&args.store, OpenMode::Existing)?;
+    let exit = super::run_stage("compare", &args.store, &stage, context)?;
+    let report = stage.report(&store).map_err(anyhow::Error::from_boxed)?;
+    let bytes = match args.format {
+        Format::Parquet => comparison::encode(&report.rows)?.to_vec(),
+        Format::Text if context.console.is_json() => report.json_lines().into_bytes(),
+        Format::Text => report.text().into_bytes(),
+        Format::Markdown => report.markdown().into_bytes(),
+    };
+    match args.out {
+        Some(path) => {
+            std::fs::write(&path, bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
+            context.console.info(format!("wrote {}", path.display()));
+        }
+        None => match std::io::stdout().lock().write_all(&bytes) {
+            // Whoever closed the pipe has read enough.
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                return Err(error).context("cannot write to stdout");
+            }
+            _ => {}
+        },
+    }
+    Ok(exit)
+}

@@ -1,0 +1,153 @@
+//! The comparison for people, as an aligned table or Markdown, and for programs, as JSON lines.
+
+use serde::Serialize;
+
+use crate::tables::comparison::{ComparisonRow, Judged};
+use crate::tables::metrics::Estimate;
+
+/// What stands for an undefined value, or one that the paper does not have.
+const NONE: &str = "—";
+
+/// Number of columns.
+const N_COLUMNS: usize = 8;
+
+/// The comparison of one dataset.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ComparisonReport {
+    /// What was judged.
+    pub judged: Judged,
+    /// One row per method, the best first.
+    pub rows: Vec<ComparisonRow>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "comparison")]
+struct Line<'a> {
+    #[serde(flatten)]
+    judged: &'a Judged,
+    #[serde(flatten)]
+    row: &'a ComparisonRow,
+}
+
+impl ComparisonReport {
+    /// One JSON object per line, `{"type":"comparison", …}`, one per method. Undefined is null.
+    pub fn json_lines(&self) -> String {
+        let line = |row| serde_json::to_string(&Line { judged: &self.judged, row }).expect("a row is plain data");
+        self.rows.iter().map(|row| line(row) + "\n").collect()
+    }
+
+    /// An aligned table, with what is real about its order below it.
+    pub fn text(&self) -> String {
+        let lines = self.lines();
+        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+        let widths: [usize; N_COLUMNS] = std::array::from_fn(width);
+        let mut text = format!("{}\n\n", self.title());
+        for line in &lines {
+            let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+            text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+            text.push('\n');
+        }
+        text.push('\n');
+        text.push_str(&self.notes("  "));
+        text
+    }
+
+    /// The same as Markdown.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("**{}**\n\n", self.title());
+        for (index, line) in self.lines().iter().enumerate() {
+            text.push_str(&format!("| {} |\n", line.each_ref().map(|cell| cell.replace('|', "\\|")).join(" | ")));
+            if index == 0 {
+                text.push_str(&format!("|{}\n", "---|".repeat(N_COLUMNS)));
+            }
+        }
+        text.push('\n');
+        text.push_str(&self.notes("- "));
+        text
+    }
+
+    fn title(&self) -> String {
+        let of_part = match &self.judged.part {
+            Some((split, part)) => format!(", {part} part of split {split}"),
+            None => ", all images".to_owned(),
+        };
+        let has_intervals = self.rows.iter().any(|row| row.srcc.low.is_some());
+        let intervals = if has_intervals { "; 95 % bootstrap intervals" } else { "" };
+        format!("{}{of_part}{intervals}", self.judged.dataset)
+    }
+
+    fn lines(&self) -> Vec<[String; N_COLUMNS]> {
+        let head = ["", "method", "SRCC", "PLCC", "KRCC", "RMSE", "paper: SRCC PLCC KRCC RMSE", "n"];
+        let mut lines = vec![head.map(str::to_owned)];
+        for row in &self.rows {
+            let paper = if row.paper.iter().all(Option::is_none) {
+                NONE.to_owned()
+            } else {
+                row.paper.map(|value| number(value, 4)).join(" ")
+            };
+            lines.push([
+                row.rank.to_string(),
+                row.method.clone(),
+                with_interval(row.srcc),
+                with_interval(row.plcc),
+                with_interval(row.krcc),
+                with_interval(row.rmse),
+                paper,
+                row.n.to_string(),
+            ]);
+        }
+        lines
+    }
+
+    /// Which steps of the ranking are real.
+    fn notes(&self, bullet: &str) -> String {
+        let Some(first) = self.rows.first().filter(|_| self.rows.len() > 1) else { return String::new() };
+        let mut text = format!(
+            "Difference in SRCC from the next method, by paired bootstrap on the {} images that all have scored:\n",
+            first.n_paired
+        );
+        for (row, next) in self.rows.iter().zip(&self.rows[1..]) {
+            let verdict = match (row.lead.low, row.lead.high) {
+                (Some(low), _) if low > 0.0 => "real",
+                (Some(_), Some(high)) if high < 0.0 => "reversed on these images",
+                (Some(_), Some(_)) => "not distinguishable",
+                _ => "no interval",
+            };
+            let lead = with_interval(row.lead);
+            text.push_str(&format!("{bullet}{} over {}: {lead}, {verdict}\n", row.method, next.method));
+        }
+        text
+    }
+}
+
+fn number(value: Option<f64>, n_digits: usize) -> String {
+    value.map_or_else(
+        || NONE.to_owned(),
+        |value| {
+            let text = format!("{value:.n_digits$}");
+            // What rounds to zero from below is no less zero.
+            let is_zero = text.trim_start_matches(['-', '0', '.']).is_empty();
+            if is_zero { text.trim_start_matches('-').to_owned() } else { text }
+        },
+    )
+}
+
+fn with_interval(estimate: Estimate) -> String {
+    let value = number(estimate.value, 4);
+    match (estimate.low, estimate.high) {
+        (Some(_), Some(_)) => format!("{value} [{}, {}]", number(estimate.low, 3), number(estimate.high, 3)),
+        _ => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_their_sign_unless_they_round_to_zero() {
+        assert_eq!(number(Some(-0.00001), 4), "0.0000");
+        assert_eq!(number(Some(-0.5), 4), "-0.5000");
+        assert_eq!(number(None, 4), NONE);
+    }
+}
