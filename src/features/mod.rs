@@ -27,6 +27,8 @@ pub mod pooling;
 
 pub mod dinov2;
 
+pub mod mplug_owl2;
+
 mod source;
 
 pub use source::{FolderError, ImageSource};

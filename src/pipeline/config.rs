@@ -98,8 +98,15 @@ const KEYS: &[&str] =
     &["name", "store", "params", "dataset", "features", "extractor", "split", "train", "predict", "evaluate"];
 
 /// Keys whose values are paths or store URLs: `*` stands for any position.
-const PATHS: &[&str] =
-    &["store", "dataset.*.table", "dataset.*.images", "split.train", "split.validation", "split.test"];
+const PATHS: &[&str] = &[
+    "store",
+    "dataset.*.table",
+    "dataset.*.images",
+    "extractor.*.weights",
+    "split.train",
+    "split.validation",
+    "split.test",
+];
 
 impl Pipeline {
     /// Reads the pipeline in `path` and lays the `--set` arguments over it.
@@ -334,6 +341,9 @@ fn resolve_paths(sources: &Sources, node: &mut Node, key: &[&str]) {
         ([], NodeValue::Text(text)) => *text = params::path_below(text, sources.folder(node.origin)),
         (["*", rest @ ..], NodeValue::Array(items)) => {
             items.iter_mut().for_each(|item| resolve_paths(sources, item, rest));
+        }
+        (["*", rest @ ..], NodeValue::Table(entries)) => {
+            entries.iter_mut().for_each(|entry| resolve_paths(sources, &mut entry.node, rest));
         }
         ([first, rest @ ..], NodeValue::Table(_)) => {
             if let Some(node) = node.get_mut(first) {
