@@ -102,7 +102,11 @@ pub enum WeightsError {
 pub fn find(name: &str) -> Result<&'static Checkpoint, WeightsError> {
     manifest().iter().find(|checkpoint| checkpoint.name == name).ok_or_else(|| WeightsError::Unknown {
         name: name.to_owned(),
-        known: manifest().iter().map(|checkpoint| checkpoint.name.clone()).collect(),
+        known: manifest()
+            .iter()
+            .map(|checkpoint| checkpoint.name.clone())
+            .chain(by_hand::ALL.iter().map(|checkpoint| checkpoint.name.to_owned()))
+            .collect(),
     })
 }
 

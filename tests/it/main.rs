@@ -2,11 +2,13 @@
 
 mod testdir;
 
+mod checkpoint;
 mod data_example;
 mod evaluate;
 mod features;
 mod ingest;
 mod metrics;
+mod mplug_owl2;
 mod networks;
 mod pipeline;
 mod schemas;

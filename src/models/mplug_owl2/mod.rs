@@ -26,6 +26,8 @@ mod tensors;
 
 pub use tensors::tensors;
 
+pub mod synthetic;
+
 pub mod tokenizer;
 
 pub use tokenizer::{Tokenizer, TokenizerError};
