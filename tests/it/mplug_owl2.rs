@@ -74,7 +74,8 @@ fn a_file_that_is_no_llama_tokenizer_is_refused() {
     let dir = TestDir::new();
     let error = |name: &str, text: &str| {
         let path = dir.write(name, text);
-        let read = if name.ends_with("json") { Tokenizer::read_json(&path) } else { Tokenizer::read_sentencepiece(&path) };
+        let read =
+            if name.ends_with("json") { Tokenizer::read_json(&path) } else { Tokenizer::read_sentencepiece(&path) };
         read.expect_err("refused").to_string()
     };
     assert!(error("tokenizer.model", "text").contains("it is no sentencepiece model"));
@@ -290,8 +291,10 @@ fn an_invented_checkpoint_follows_the_rule_of_the_reference() {
     );
     assert!(written.files().count() > 5, "in shards");
     let wanted = tensors(&tiny.config);
-    assert!(wanted.iter().map(|(name, _)| name.as_str()).collect::<std::collections::BTreeSet<_>>()
-        == expected.names().collect());
+    assert!(
+        wanted.iter().map(|(name, _)| name.as_str()).collect::<std::collections::BTreeSet<_>>()
+            == expected.names().collect()
+    );
     for (name, _) in wanted {
         assert!(written.bytes(&name).expect("there") == expected.bytes(&name).expect("there"), "{name}");
     }
@@ -416,10 +419,18 @@ fn a_checkpoint_that_is_not_whole_or_another_is_an_error_that_says_what_to_do() 
         assert!(config.contains(from), "{from}");
         config.replacen(from, to, 1).into_bytes()
     };
-    with("config.json", &changed("\"num_key_value_heads\": 4", "\"num_key_value_heads\": 2"), "`num_key_value_heads` is 2");
+    with(
+        "config.json",
+        &changed("\"num_key_value_heads\": 4", "\"num_key_value_heads\": 2"),
+        "`num_key_value_heads` is 2",
+    );
     with("config.json", &changed("\"mplug_owl2\"", "\"llava\""), "`model_type` is \"llava\", expected \"mplug_owl2\"");
     with("config.json", &changed("\"vocab_size\": 32000", "\"vocab_size\": 32001"), "not of one checkpoint");
-    with("config.json", &changed("\"intermediate_size\": 160", "\"intermediate_size\": 161"), "expected [161, 64] found [160, 64]");
+    with(
+        "config.json",
+        &changed("\"intermediate_size\": 160", "\"intermediate_size\": 161"),
+        "expected [161, 64] found [160, 64]",
+    );
     with("config.json", b"{", "config.json");
     with("tokenizer.model", b"", "it is no LLaMA tokenizer");
     let shard = read(BIN[2]);
@@ -442,7 +453,8 @@ fn settings_that_make_no_sense_are_refused() {
     embed(&dir, &["--prompt", "F A=x"]).exits(2).says("expected a column name");
     embed(&dir, &["--prompt", "a=x", "--prompt", "a=y"]).exits(2).says("the column is there twice");
     embed(&dir, &["--prompt", "a=<|image|>"]).exits(2).says("without `<|image|>`");
-    let extract = ["extract", "--extractor", "mplug-owl2", "--weights", "weights", "--images", "images", "--store", "s"];
+    let extract =
+        ["extract", "--extractor", "mplug-owl2", "--weights", "weights", "--images", "images", "--store", "s"];
     dir.agiqa(&extract).exits(2).says("fills `semantic` only");
 }
 
@@ -475,7 +487,9 @@ fn weights_knows_the_release_and_what_is_in_its_place() {
         })
     };
     agiqa(&["weights", "list"], "none").exits(0).prints("mplug-owl2").prints("16400 MB");
-    agiqa(&["weights", "fetch", "mplug-owl2"], "none").exits(2).says("https://huggingface.co/MAGAer13/mplug-owl2-llama2-7b");
+    agiqa(&["weights", "fetch", "mplug-owl2"], "none")
+        .exits(2)
+        .says("https://huggingface.co/MAGAer13/mplug-owl2-llama2-7b");
     agiqa(&["weights", "verify", "mplug-owl2"], "none").exits(1).says("is absent");
     if weights(&dir, &BIN).is_none() {
         return;

@@ -49,9 +49,9 @@ struct Rule {
 
 impl Rule {
     fn of(name: &str, shape: &[i64], seed: u64) -> Self {
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         let is_weight = name.ends_with(".weight");
         let (offset, scale) = match shape {
             [] | [_] if is_weight => (1.0, 0.1),
@@ -120,7 +120,10 @@ impl Synthetic {
         for (name, shape) in tensors {
             let begin = end;
             end += self.n_bytes(shape);
-            header.insert(name.clone(), json!({ "dtype": self.dtype.as_str(), "shape": shape, "data_offsets": [begin, end] }));
+            header.insert(
+                name.clone(),
+                json!({ "dtype": self.dtype.as_str(), "shape": shape, "data_offsets": [begin, end] }),
+            );
         }
         let mut header = serde_json::Value::from(header).to_string();
         // The values begin at a multiple of 64 bytes, so that maps of them are aligned.
