@@ -4,6 +4,7 @@ mod testdir;
 
 mod checkpoint;
 mod data_example;
+mod embed_mplug_owl2;
 mod evaluate;
 mod features;
 mod ingest;
