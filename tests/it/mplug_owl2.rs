@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use agiqa::images::{DecodeLimits, RgbImage8, decode};
 use agiqa::models::checkpoint::{Checkpoint, Dtype};
 use agiqa::models::mplug_owl2::synthetic::Synthetic;
-use agiqa::models::mplug_owl2::{Config, Frontend, MplugOwl2, Preprocessing, Prompt, PromptIds, Tokenizer, tensors};
+use agiqa::models::mplug_owl2::{Config, MplugOwl2, Preprocessing, Prompt, PromptIds, Tokenizer, tensors};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
