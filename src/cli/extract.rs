@@ -8,6 +8,7 @@ use super::exit::Exit;
 use crate::features::{
     DeviceChoice, Dtype, ExtractError, ExtractorName, FeatureSettings, FeatureStage, ImageSource, resolve,
 };
+use crate::models::mplug_owl2::Prompt;
 use crate::store::shard::Shard;
 use crate::tables::PartitionName;
 use crate::tables::features::FeatureKind;
@@ -30,10 +31,17 @@ pub(super) struct Args {
     /// Extractor.
     #[arg(long, value_name = "NAME", default_value_t)]
     extractor: ExtractorName,
+    /// Folder with the extractor's weights and their `config.json`; for extractors whose weights no one may pass on.
+    #[arg(long, value_name = "DIR")]
+    weights: Option<PathBuf>,
+    /// Question to put to a language model about each image, and the column for its answer's embedding; can be given
+    /// several times. Default: the two of the paper, as `f_a` and `f_b`.
+    #[arg(long = "prompt", value_name = "COLUMN=QUESTION", value_parser = prompt_of)]
+    prompts: Vec<Prompt>,
     /// Side of the square that images are resized to, pixels; default: the extractor's.
     #[arg(long, value_name = "PX")]
     side: Option<u32>,
-    /// Number type of the network: `f32` or `bf16`; default: f32.
+    /// Number type of the network: `f32`, `bf16` or `f16` (CUDA only); default: f32.
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Dtype>,
     /// Where the network runs: `auto` (a GPU where there is one), `cpu` or `cuda:N`.
@@ -63,11 +71,19 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     run_for(FeatureKind::Quality, "extract", args, context)
 }
 
+/// `COLUMN=QUESTION`.
+fn prompt_of(text: &str) -> Result<Prompt, String> {
+    let (column, question) = text.split_once('=').ok_or("expected COLUMN=QUESTION")?;
+    Ok(Prompt { column: column.to_owned(), question: question.to_owned() })
+}
+
 /// Runs the stage for a command that wants features of `kind`.
 pub(super) fn run_for(kind: FeatureKind, command: &str, args: Args, context: &Context) -> anyhow::Result<Exit> {
     let defaults = FeatureSettings::default();
     let settings = FeatureSettings {
         extractor: args.extractor,
+        weights: args.weights,
+        prompts: (!args.prompts.is_empty()).then_some(args.prompts),
         side: args.side,
         dtype: args.dtype,
         device: args.device,

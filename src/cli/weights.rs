@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use super::Context;
 use super::exit::Exit;
+use crate::features::{ExtractorName, FeatureSettings, resolve};
+use crate::models::checkpoint::Checkpoint as Tensors;
+use crate::models::mplug_owl2;
+use crate::weights::by_hand::{self, ByHand};
 use crate::weights::{self, Checkpoint, Effort, WeightsError, fetch};
 
 /// Arguments of `agiqa weights`.
@@ -43,11 +47,19 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     }
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static Checkpoint>, WeightsError> {
+/// What was asked for, of the manifest and of what is placed by hand; nothing named is all of both.
+fn chosen(names: &[String]) -> Result<(Vec<&'static Checkpoint>, Vec<&'static ByHand>), WeightsError> {
     if names.is_empty() {
-        return Ok(weights::manifest().iter().collect());
+        return Ok((weights::manifest().iter().collect(), by_hand::ALL.iter().collect()));
     }
-    names.iter().map(|name| weights::find(name)).collect()
+    let (mut fetched, mut placed) = (Vec::new(), Vec::new());
+    for name in names {
+        match by_hand::find(name) {
+            Some(checkpoint) => placed.push(checkpoint),
+            None => fetched.push(weights::find(name)?),
+        }
+    }
+    Ok((fetched, placed))
 }
 
 /// How a checkpoint stands in the weights folder.
@@ -58,7 +70,7 @@ pub(super) struct State {
     pub(super) state: &'static str,
     n_bytes: u64,
     licence: &'static str,
-    used_by: &'static [String],
+    used_by: Vec<&'static str>,
     path: PathBuf,
     /// What is wrong and what to do, where something is.
     pub(super) message: Option<String>,
@@ -79,9 +91,33 @@ impl State {
             state,
             n_bytes: checkpoint.n_bytes(),
             licence: &checkpoint.licence,
-            used_by: &checkpoint.used_by,
+            used_by: checkpoint.used_by.iter().map(String::as_str).collect(),
             path: folder.join(&checkpoint.name),
             message: found.err().map(|error| format!("{:#}", anyhow::Error::new(error))),
+        }
+    }
+
+    /// Of a checkpoint that is placed by hand: whether its files are there and fit each other and the network.
+    fn of_placed(checkpoint: &'static ByHand, effort: Effort) -> Self {
+        let folder = checkpoint.folder();
+        let checked = match effort {
+            _ if !folder.is_dir() => checkpoint.check(&folder).map_err(anyhow::Error::new),
+            Effort::StampServes => checkpoint.check(&folder).map_err(anyhow::Error::new),
+            Effort::Full => check_placed(checkpoint),
+        };
+        let state = match &checked {
+            Ok(()) => "present",
+            Err(_) if !folder.is_dir() => "absent",
+            Err(_) => "damaged",
+        };
+        Self {
+            name: checkpoint.name,
+            state,
+            n_bytes: checkpoint.n_bytes,
+            licence: checkpoint.licence,
+            used_by: checkpoint.used_by.to_vec(),
+            path: folder,
+            message: checked.err().map(|error| format!("{error:#}")),
         }
     }
 
@@ -101,6 +137,18 @@ impl State {
 
 pub(super) fn megabytes(n_bytes: u64) -> String {
     format!("{:.0} MB", n_bytes as f64 / 1e6)
+}
+
+/// Reads the layout, the small files, and every tensor's name and shape, and hashes what no stamp vouches for.
+fn check_placed(checkpoint: &ByHand) -> anyhow::Result<()> {
+    let folder = checkpoint.folder();
+    checkpoint.check(&folder)?;
+    let frontend = mplug_owl2::Frontend::read(&folder)?;
+    let tensors = Tensors::open(&folder)?;
+    tensors.require(&mplug_owl2::tensors(&frontend.config))?;
+    // The content's hash, as it stands in the fingerprint of features that come of it.
+    resolve(&FeatureSettings { extractor: ExtractorName::MplugOwl2, ..FeatureSettings::default() })?;
+    Ok(())
 }
 
 fn say(state: &State, context: &Context) {
@@ -127,13 +175,19 @@ fn list(context: &Context) -> anyhow::Result<Exit> {
     for checkpoint in weights::manifest() {
         say(&State::of(checkpoint, Effort::StampServes), context);
     }
+    for checkpoint in by_hand::ALL {
+        say(&State::of_placed(checkpoint, Effort::StampServes), context);
+    }
     Ok(Exit::Done)
 }
 
 fn verify(names: &[String], context: &Context) -> anyhow::Result<Exit> {
     let mut exit = Exit::Done;
-    for checkpoint in chosen(names)? {
-        let state = State::of(checkpoint, Effort::Full);
+    let (fetched, placed) = chosen(names)?;
+    let fetched = fetched.into_iter().map(|checkpoint| State::of(checkpoint, Effort::Full));
+    // What only some need is looked at where it is, or where it was asked for by name.
+    let placed = placed.into_iter().filter(|checkpoint| !names.is_empty() || checkpoint.folder().is_dir());
+    for state in fetched.chain(placed.map(|checkpoint| State::of_placed(checkpoint, Effort::Full))) {
         if let Some(message) = &state.message {
             context.console.warn(message);
             exit = Exit::Rejected;
@@ -145,7 +199,12 @@ fn verify(names: &[String], context: &Context) -> anyhow::Result<Exit> {
 
 fn fetch(args: &FetchArgs, context: &Context) -> anyhow::Result<Exit> {
     let folder = weights::folder();
-    let chosen = chosen(&args.names)?;
+    let (chosen, placed) = chosen(&args.names)?;
+    if let Some(checkpoint) = placed.first().filter(|_| !args.names.is_empty()) {
+        let place = checkpoint.folder();
+        checkpoint.check(&place)?;
+        context.console.info(format!("{}: it is in {}", checkpoint.name, place.display()));
+    }
     if let (Some(given), [checkpoint]) = (&args.from, &chosen[..]) {
         context.console.info(format!("{}: taking it from {}", checkpoint.name, given.display()));
         fetch::take(checkpoint, &folder, given)?;

@@ -1,11 +1,11 @@
 //! `dinov2-s14`: a DINOv2 ViT-S/14 whose activations, pooled, fill both tables in one pass.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
+use super::extractor::{guarded, values};
 use super::pooling::{Pool, Statistic, pool};
 use super::{
     BatchFeatures, DeviceChoice, Dtype, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets,
@@ -89,6 +89,16 @@ impl Dinov2Settings {
     /// # Errors
     /// A side that is no multiple of the patch or out of range, weights that the manifest does not know.
     pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
+        if let Some(folder) = &settings.weights {
+            let problem = format!("`{NAME}` takes its weights from the manifest (`agiqa weights list`); leave it out");
+            return Err(SettingsError::Value { key: "weights", found: folder.display().to_string(), problem }.into());
+        }
+        if let Some(prompts) = &settings.prompts {
+            let problem = format!("`{NAME}` reads images only; leave it out");
+            return Err(
+                SettingsError::Value { key: "prompts", found: format!("{} prompts", prompts.len()), problem }.into()
+            );
+        }
         let side_px = settings.side.unwrap_or(SIDE_PX);
         if !side_px.is_multiple_of(PATCH_PX) || !(2 * PATCH_PX..=MAX_SIDE_PX).contains(&side_px) {
             let below = (side_px / PATCH_PX * PATCH_PX).clamp(2 * PATCH_PX, MAX_SIDE_PX);
@@ -230,13 +240,6 @@ impl Dinov2Extractor {
     }
 }
 
-/// The values of a vector, wherever it lies.
-fn values(xs: &Tensor) -> Vec<f32> {
-    let mut values = vec![0.0; xs.numel()];
-    xs.to_device(Device::Cpu).copy_data(&mut values, xs.numel());
-    values
-}
-
 impl Extractor for Dinov2Extractor {
     fn preprocessor(&self) -> Arc<dyn Preprocessor> {
         self.preprocessor.clone()
@@ -251,15 +254,6 @@ impl Extractor for Dinov2Extractor {
     }
 
     fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError> {
-        // tch panics where memory runs short; as an error it reaches the user with the exit code that says so.
-        let features = AssertUnwindSafe(|| self.features(inputs, n_images));
-        std::panic::catch_unwind(features).map_err(|panic| {
-            let message = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-                .unwrap_or_else(|| "the network panicked without a message".to_owned());
-            ExtractError::Forward { extractor: NAME, n_images, source: tch::TchError::Torch(message) }
-        })
+        guarded(NAME, n_images, || self.features(inputs, n_images))
     }
 }

@@ -27,6 +27,7 @@ pub mod pooling;
 
 pub mod dinov2;
 
+pub mod mplug_owl2;
 pub mod nss;
 
 mod source;

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::models::mplug_owl2::Prompt;
 use crate::store::shard::Shard;
 
 /// Settings that make no sense.
@@ -37,6 +39,11 @@ pub enum SettingsError {
          than f32: use `dtype = \"f32\"`"
     )]
     NoBf16,
+    /// Half precision on a CPU.
+    #[error(
+        "f16 is computed on CUDA devices only (on CPUs it is emulated, hundreds of times slower): use `bf16` or `f32`"
+    )]
+    NoF16,
     /// A GPU was asked for and there is none.
     #[error("device `cuda:{asked}` was asked for, this libtorch sees {n_found} CUDA devices: use `cpu` or `auto`")]
     NoCuda {
@@ -57,17 +64,21 @@ pub enum ExtractorName {
     /// Natural scene statistics, those of BRISQUE and NIQE; fills `quality`.
     #[serde(rename = "nss")]
     Nss,
+    /// mPLUG-Owl2 under prompts, the paper's semantic features; fills `semantic`.
+    #[serde(rename = "mplug-owl2")]
+    MplugOwl2,
 }
 
 impl ExtractorName {
     /// Every extractor.
-    pub const ALL: &[Self] = &[Self::Dinov2S14, Self::Nss];
+    pub const ALL: &[Self] = &[Self::Dinov2S14, Self::MplugOwl2, Self::Nss];
 
     /// The name, as in commands and store paths.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dinov2S14 => "dinov2-s14",
             Self::Nss => "nss",
+            Self::MplugOwl2 => "mplug-owl2",
         }
     }
 }
@@ -81,17 +92,20 @@ pub enum Dtype {
     F32,
     /// bfloat16 matrix products, where the CPU has instructions for them; norms, sums and pooling stay f32.
     Bf16,
+    /// Half-precision matrix products, on CUDA devices only; norms, sums and pooling stay f32.
+    F16,
 }
 
 impl Dtype {
     /// Every type.
-    pub const ALL: &[Self] = &[Self::F32, Self::Bf16];
+    pub const ALL: &[Self] = &[Self::F32, Self::Bf16, Self::F16];
 
     /// The name, as in settings.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::F16 => "f16",
         }
     }
 
@@ -100,13 +114,16 @@ impl Dtype {
         match self {
             Self::F32 => tch::Kind::Float,
             Self::Bf16 => tch::Kind::BFloat16,
+            Self::F16 => tch::Kind::Half,
         }
     }
 
-    /// Refuses bf16 on a CPU without instructions for it.
+    /// Refuses bf16 on a CPU without instructions for it, and f16 on any CPU.
     pub fn check_on(self, device: tch::Device) -> Result<(), SettingsError> {
         match (self, device) {
             (Self::Bf16, tch::Device::Cpu) if !cpu_has_bf16() => Err(SettingsError::NoBf16),
+            (Self::F16, tch::Device::Cuda(_)) => Ok(()),
+            (Self::F16, _) => Err(SettingsError::NoF16),
             (Self::F32 | Self::Bf16, _) => Ok(()),
         }
     }
@@ -186,7 +203,7 @@ impl FromStr for Dtype {
         Self::ALL.iter().copied().find(|dtype| dtype.as_str() == text).ok_or_else(|| SettingsError::Word {
             what: "dtype",
             found: text.to_owned(),
-            expected: "f32 or bf16".to_owned(),
+            expected: "f32, bf16 or f16".to_owned(),
         })
     }
 }
@@ -246,9 +263,13 @@ impl From<DeviceChoice> for String {
 pub struct FeatureSettings {
     /// Which extractor; default `dinov2-s14`.
     pub extractor: ExtractorName,
+    /// Folder of the weights, with their `config.json`, for an extractor that does not take its own from the manifest.
+    pub weights: Option<PathBuf>,
+    /// Prompts of an extractor that reads images under questions, a column each; decide the numbers.
+    pub prompts: Option<Vec<Prompt>>,
     /// Side of the square that images are resized to, pixels; decides the numbers.
     pub side: Option<u32>,
-    /// Number type of the network, `f32` or `bf16`; decides the numbers.
+    /// Number type of the network, `f32`, `bf16` or `f16`; decides the numbers.
     pub dtype: Option<Dtype>,
     /// `auto`, `cpu` or `cuda:N`.
     pub device: DeviceChoice,
@@ -271,6 +292,8 @@ impl Default for FeatureSettings {
     fn default() -> Self {
         Self {
             extractor: ExtractorName::default(),
+            weights: None,
+            prompts: None,
             side: None,
             dtype: None,
             device: DeviceChoice::Auto,

@@ -174,6 +174,9 @@ impl Run<'_> {
     fn compute(&self, kind: &dyn ExtractorKind) -> Result<Outcome, FeatureError> {
         let (store, todo) = (&self.context.store, &self.plan.todo);
         let mut extractor = if todo.is_empty() { None } else { Some(kind.load()?) };
+        for note in extractor.iter().flat_map(|extractor| extractor.notes()) {
+            self.context.console.info(note);
+        }
         for set in self.sets.iter() {
             set.write_description(store)?;
         }
@@ -279,7 +282,11 @@ impl Run<'_> {
             let is_full = batch.len() == extractor.batch_size();
             if is_full || (!is_open && !batch.is_empty()) {
                 inputs[batch.len() * n_values..].fill(0.0);
-                let features = extractor.forward(&inputs, batch.len()).map_err(Stop::Extract)?;
+                let features = extractor.forward(&inputs, batch.len());
+                for warning in extractor.take_warnings() {
+                    self.context.console.warn(warning);
+                }
+                let features = features.map_err(Stop::Extract)?;
                 sink.batch(&batch, &features)?;
                 batch.clear();
             }

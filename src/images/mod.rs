@@ -18,9 +18,11 @@
 use std::path::{Path, PathBuf};
 
 mod decode;
+mod pillow;
 mod resize;
 
 pub use decode::{decode, probe};
+pub use pillow::{pad_to_square, resize_as_pillow};
 pub use resize::{ResizeFilter, resize};
 
 /// Version of the decoding and resizing rules; part of every extractor's fingerprint, raised when pixels change.

@@ -1,14 +1,19 @@
 //! The networks, each beside its configuration and nothing else: no flags, no tables.
 //!
-//! [`onnx`] reads the file format that the default extractor's weights come in; [`vit`] is the transformer that every
-//! image network here is built on; [`dinov2`] is that transformer with the weights of DINOv2 ViT-S/14. [`fusion`] is the
-//! head that turns features into a score.
+//! [`onnx`] reads the file format that the default extractor's weights come in, [`checkpoint`] those that networks are
+//! published in; [`vit`] is the transformer that image networks here are built on; [`dinov2`] is that transformer with the
+//! weights of DINOv2 ViT-S/14; [`mplug_owl2`] is the multimodal language model of the paper. [`fusion`] is the head that
+//! turns features into a score.
 
 pub mod onnx;
+
+pub mod checkpoint;
 
 pub mod vit;
 
 pub mod dinov2;
+
+pub mod mplug_owl2;
 
 pub mod fusion;
 

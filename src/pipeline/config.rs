@@ -132,6 +132,7 @@ const PATHS: &[&str] = &[
     "dataset.*.table",
     "dataset.*.images",
     "baseline.params",
+    "extractor.*.weights",
     "split.train",
     "split.validation",
     "split.test",
@@ -405,6 +406,9 @@ fn resolve_paths(sources: &Sources, node: &mut Node, key: &[&str]) {
         ([], NodeValue::Text(text)) => *text = params::path_below(text, sources.folder(node.origin)),
         (["*", rest @ ..], NodeValue::Array(items)) => {
             items.iter_mut().for_each(|item| resolve_paths(sources, item, rest));
+        }
+        (["*", rest @ ..], NodeValue::Table(entries)) => {
+            entries.iter_mut().for_each(|entry| resolve_paths(sources, &mut entry.node, rest));
         }
         ([first, rest @ ..], NodeValue::Table(_)) => {
             if let Some(node) = node.get_mut(first) {

@@ -4,13 +4,17 @@
 //! files, so the result is kept in a stamp beside the file (`<file>.verified`) with the file's size and
 //! time of modification; a file that changed since is hashed again.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 pub mod manifest;
 
 mod stamp;
 
 pub mod fetch;
+
+pub mod by_hand;
 
 pub use manifest::{Checkpoint, CheckpointFile, Source, manifest};
 
@@ -98,7 +102,11 @@ pub enum WeightsError {
 pub fn find(name: &str) -> Result<&'static Checkpoint, WeightsError> {
     manifest().iter().find(|checkpoint| checkpoint.name == name).ok_or_else(|| WeightsError::Unknown {
         name: name.to_owned(),
-        known: manifest().iter().map(|checkpoint| checkpoint.name.clone()).collect(),
+        known: manifest()
+            .iter()
+            .map(|checkpoint| checkpoint.name.clone())
+            .chain(by_hand::ALL.iter().map(|checkpoint| checkpoint.name.to_owned()))
+            .collect(),
     })
 }
 
@@ -133,6 +141,30 @@ pub fn content_hash(name: &str) -> Result<String, WeightsError> {
         hasher.update(file.blake3.as_bytes());
     }
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// BLAKE3 of any file, hexadecimal: of a checkpoint that the manifest has no hash of. Computed once per content: a stamp
+/// beside the file keeps it, or this process where the folder is not ours to write.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn hash_of_file(path: &Path) -> std::io::Result<String> {
+    type Key = (PathBuf, u64, std::time::SystemTime);
+    static SEEN: Mutex<Option<HashMap<Key, String>>> = Mutex::new(None);
+    let metadata = std::fs::metadata(path)?;
+    if let Some(hash) = stamp::recall(path, &metadata) {
+        return Ok(hash);
+    }
+    let key = (path.to_owned(), metadata.len(), metadata.modified()?);
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let seen = seen.get_or_insert_default();
+    if let Some(hash) = seen.get(&key) {
+        return Ok(hash.clone());
+    }
+    let hash = stamp::hash(path)?;
+    let _ = stamp::write(path, &metadata, &hash);
+    seen.insert(key, hash.clone());
+    Ok(hash)
 }
 
 /// How sure [`check`] makes.

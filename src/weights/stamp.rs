@@ -43,6 +43,13 @@ pub(super) fn vouches(path: &Path, metadata: &Metadata, blake3: &str) -> bool {
     stamp.is_some() && stamp == Stamp::of(metadata, blake3).ok()
 }
 
+/// The hash in the stamp, where the stamp is of the file with `metadata` at `path`.
+pub(super) fn recall(path: &Path, metadata: &Metadata) -> Option<String> {
+    let stamp: Stamp = serde_json::from_slice(&std::fs::read(path_of(path)).ok()?).ok()?;
+    let is_current = stamp == Stamp::of(metadata, &stamp.blake3).ok()?;
+    (is_current && blake3::Hash::from_hex(&stamp.blake3).is_ok()).then_some(stamp.blake3)
+}
+
 /// Writes the stamp of the file with `metadata` at `path`, whose hash was found to be `blake3`.
 pub(super) fn write(path: &Path, metadata: &Metadata, blake3: &str) -> Result<()> {
     let bytes = serde_json::to_vec(&Stamp::of(metadata, blake3)?)?;

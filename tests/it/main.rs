@@ -3,12 +3,15 @@
 mod testdir;
 
 mod baseline;
+mod checkpoint;
 mod compare;
 mod data_example;
+mod embed_mplug_owl2;
 mod evaluate;
 mod features;
 mod ingest;
 mod metrics;
+mod mplug_owl2;
 mod networks;
 mod pipeline;
 mod schemas;

@@ -1,0 +1,550 @@
+//! An unpickler with an allow-list: the subset of Python's pickle protocols 2 to 5 that state dicts are made of.
+//!
+//! A pickle is a program for a stack machine, and Python's own runs whatever it names. This one knows containers,
+//! plain values, and the few classes in [`Class`]; any other opcode or class is refused by name. It executes nothing
+//! and imports nothing. Memory is linear in the pickle's length: each instruction makes at most one value, no
+//! instruction copies a container, and strings stay where they are.
+//!
+//! Opcodes and their meaning: CPython's `Lib/pickletools.py` at v3.12.0.
+
+use std::collections::HashMap;
+
+use super::Dtype;
+
+/// A value; containers are indices into [`Unpickled::objects`], so that cycles and sharing cost nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// `None`.
+    None,
+    /// `True` or `False`.
+    Bool(bool),
+    /// An integer of up to 64 bits.
+    Int(i64),
+    /// An integer that does not fit, which no field that is read here needs.
+    BigInt,
+    /// A float.
+    Float(f64),
+    /// Text.
+    Str(&'a str),
+    /// Bytes.
+    Bytes(&'a [u8]),
+    /// A class or function on the list.
+    Class(Class),
+    /// A container or tensor.
+    Object(usize),
+}
+
+/// The classes and functions on the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// `collections.OrderedDict`.
+    OrderedDict,
+    /// `torch._utils._rebuild_tensor_v2`.
+    RebuildTensor,
+    /// `torch._utils._rebuild_parameter`.
+    RebuildParameter,
+    /// `torch.Size`, a tuple.
+    Size,
+    /// A storage class of `torch`.
+    Storage(Dtype),
+}
+
+impl Class {
+    fn find(module: &str, name: &str) -> Option<Self> {
+        Some(match (module, name) {
+            ("collections", "OrderedDict") => Self::OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
+            ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
+            ("torch", "Size") => Self::Size,
+            ("torch", storage) => Self::Storage(Dtype::of_storage(storage)?),
+            _ => return None,
+        })
+    }
+}
+
+/// What a [`Value::Object`] is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object<'a> {
+    /// A tuple, or a `torch.Size`.
+    Tuple(Vec<Value<'a>>),
+    /// A list.
+    List(Vec<Value<'a>>),
+    /// A dict or `OrderedDict`, in order; a key may come twice, the last one holds.
+    Dict(Vec<(Value<'a>, Value<'a>)>),
+    /// A storage: `torch.save` keeps its values outside the pickle, under `key`.
+    Storage {
+        /// Number type.
+        dtype: Dtype,
+        /// Member of the archive that holds its values.
+        key: &'a str,
+        /// Number of values.
+        numel: i64,
+    },
+    /// A view of a storage.
+    Tensor {
+        /// Index of the storage among the objects.
+        storage: usize,
+        /// First value.
+        offset: i64,
+        /// Shape.
+        size: Vec<i64>,
+        /// Strides, in values.
+        stride: Vec<i64>,
+    },
+}
+
+/// The result of a pickle.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unpickled<'a> {
+    /// Containers and tensors, which values point to.
+    pub objects: Vec<Object<'a>>,
+    /// What the pickle evaluates to.
+    pub root: Value<'a>,
+}
+
+/// Why a pickle was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Position of the instruction.
+    pub at: usize,
+    /// The opcode or class, and what is wrong with it.
+    pub problem: String,
+}
+
+/// Evaluates a pickle.
+///
+/// # Errors
+/// An opcode or class outside the list, or a program that contradicts itself or ends early.
+pub fn unpickle(bytes: &[u8]) -> Result<Unpickled<'_>, Refusal> {
+    let mut machine =
+        Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), objects: Vec::new() };
+    loop {
+        let at = machine.at;
+        match machine.step() {
+            Ok(Some(root)) => return Ok(Unpickled { objects: machine.objects, root }),
+            Ok(None) => {}
+            Err(problem) => return Err(Refusal { at, problem }),
+        }
+    }
+}
+
+/// Most dimensions that a size or stride may have.
+const MAX_DIMS: usize = super::tensors::MAX_DIMS;
+
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    stack: Vec<Value<'a>>,
+    /// Heights of the stack at the marks that are not yet consumed.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Value<'a>>,
+    objects: Vec<Object<'a>>,
+}
+
+type Step<T> = Result<T, String>;
+
+impl<'a> Machine<'a> {
+    /// Executes one instruction; gives the result at `STOP`.
+    fn step(&mut self) -> Step<Option<Value<'a>>> {
+        let opcode = self.take(1)?[0];
+        match opcode {
+            // PROTO, FRAME: the rest is the same in all protocols.
+            0x80 => match self.take(1)?[0] {
+                2..=5 => {}
+                version => return Err(format!("it is of protocol {version}, expected 2 to 5")),
+            },
+            0x95 => drop(self.take(8)?),
+            b'.' => return self.pop().map(Some),
+            b'N' => self.push(Value::None),
+            0x88 => self.push(Value::Bool(true)),
+            0x89 => self.push(Value::Bool(false)),
+            b'J' => {
+                let value = i32::from_le_bytes(self.array()?);
+                self.push(Value::Int(value.into()));
+            }
+            b'K' => {
+                let value = self.take(1)?[0];
+                self.push(Value::Int(value.into()));
+            }
+            b'M' => {
+                let value = u16::from_le_bytes(self.array()?);
+                self.push(Value::Int(value.into()));
+            }
+            // LONG1, LONG4: two's complement of any length.
+            0x8a => {
+                let n = self.take(1)?[0];
+                self.long(n.into())?;
+            }
+            0x8b => {
+                let n = self.length_32()?;
+                self.long(n)?;
+            }
+            b'G' => {
+                let value = f64::from_be_bytes(self.array()?);
+                self.push(Value::Float(value));
+            }
+            // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8.
+            0x8c => {
+                let n = self.take(1)?[0];
+                self.text(n.into())?;
+            }
+            b'X' => {
+                let n = self.length_32()?;
+                self.text(n)?;
+            }
+            0x8d => {
+                let n = self.length_64()?;
+                self.text(n)?;
+            }
+            // SHORT_BINSTRING and BINSTRING of Python 2, SHORT_BINBYTES, BINBYTES, BINBYTES8.
+            b'U' | b'C' => {
+                let n = self.take(1)?[0];
+                let bytes = self.take(n.into())?;
+                self.push(Value::Bytes(bytes));
+            }
+            b'T' | b'B' => {
+                let n = self.length_32()?;
+                let bytes = self.take(n)?;
+                self.push(Value::Bytes(bytes));
+            }
+            0x8e => {
+                let n = self.length_64()?;
+                let bytes = self.take(n)?;
+                self.push(Value::Bytes(bytes));
+            }
+            b'(' => self.marks.push(self.stack.len()),
+            b')' => self.object(Object::Tuple(Vec::new())),
+            b']' => self.object(Object::List(Vec::new())),
+            b'}' => self.object(Object::Dict(Vec::new())),
+            b't' => {
+                let items = self.pop_mark()?;
+                self.object(Object::Tuple(items));
+            }
+            0x85..=0x87 => {
+                let n = usize::from(opcode - 0x84);
+                let items = self.pop_n(n)?;
+                self.object(Object::Tuple(items));
+            }
+            b'l' => {
+                let items = self.pop_mark()?;
+                self.object(Object::List(items));
+            }
+            b'd' => {
+                let items = self.pop_mark()?;
+                let pairs = pairs(&items)?;
+                self.object(Object::Dict(pairs));
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.append(vec![item])?;
+            }
+            b'e' => {
+                let items = self.pop_mark()?;
+                self.append(items)?;
+            }
+            b's' => {
+                let items = self.pop_n(2)?;
+                self.set_items(&items)?;
+            }
+            b'u' => {
+                let items = self.pop_mark()?;
+                self.set_items(&items)?;
+            }
+            b'0' => drop(self.pop()?),
+            b'1' => drop(self.pop_mark()?),
+            // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET.
+            b'q' => {
+                let key = self.take(1)?[0];
+                self.memoize(key.into())?;
+            }
+            b'r' => {
+                let key = u32::from_le_bytes(self.array()?);
+                self.memoize(key)?;
+            }
+            0x94 => {
+                let key = u32::try_from(self.memo.len()).map_err(|_| "its memo overflows".to_owned())?;
+                self.memoize(key)?;
+            }
+            b'h' => {
+                let key = self.take(1)?[0];
+                self.recall(key.into())?;
+            }
+            b'j' => {
+                let key = u32::from_le_bytes(self.array()?);
+                self.recall(key)?;
+            }
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.class(module, name)?;
+            }
+            0x93 => {
+                let items = self.pop_n(2)?;
+                let (Value::Str(module), Value::Str(name)) = (items[0], items[1]) else {
+                    return Err("STACK_GLOBAL of something other than two texts".to_owned());
+                };
+                self.class(module, name)?;
+            }
+            b'R' => {
+                let items = self.pop_n(2)?;
+                self.reduce(items[0], items[1])?;
+            }
+            // BUILD sets attributes; those of an OrderedDict (`_metadata`) or a parameter carry no values.
+            b'b' => {
+                self.pop()?;
+                match self.stack.last() {
+                    Some(Value::Object(_)) => {}
+                    _ => return Err("BUILD of something that has no attributes".to_owned()),
+                }
+            }
+            b'Q' => {
+                let id = self.pop()?;
+                self.persistent(id)?;
+            }
+            _ => return Err(format!("opcode {}", opcode_name(opcode))),
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, n: usize) -> Step<&'a [u8]> {
+        let bytes = self.at.checked_add(n).and_then(|end| self.bytes.get(self.at..end));
+        let bytes = bytes.ok_or_else(|| format!("it ends within an instruction that asks for {n} bytes"))?;
+        self.at += n;
+        Ok(bytes)
+    }
+
+    fn array<const N: usize>(&mut self) -> Step<[u8; N]> {
+        let bytes = self.take(N)?;
+        Ok(std::array::from_fn(|i| bytes[i]))
+    }
+
+    fn length_32(&mut self) -> Step<usize> {
+        let n = u32::from_le_bytes(self.array()?);
+        usize::try_from(n).map_err(|_| format!("a length of {n}"))
+    }
+
+    fn length_64(&mut self) -> Step<usize> {
+        let n = u64::from_le_bytes(self.array()?);
+        usize::try_from(n).map_err(|_| format!("a length of {n}"))
+    }
+
+    /// Text up to a line feed, which is consumed.
+    fn line(&mut self) -> Step<&'a str> {
+        let rest = &self.bytes[self.at..];
+        let n = rest.iter().position(|&byte| byte == b'\n').ok_or("it ends within a GLOBAL")?;
+        let line = std::str::from_utf8(&rest[..n]).map_err(|_| "GLOBAL of a name that is no text".to_owned())?;
+        self.at += n + 1;
+        Ok(line)
+    }
+
+    fn text(&mut self, n: usize) -> Step<()> {
+        let text = std::str::from_utf8(self.take(n)?).map_err(|_| "a text that is not UTF-8".to_owned())?;
+        self.push(Value::Str(text));
+        Ok(())
+    }
+
+    fn long(&mut self, n: usize) -> Step<()> {
+        let bytes = self.take(n)?;
+        let fill = if bytes.last().is_some_and(|byte| byte & 0x80 != 0) { 0xff } else { 0 };
+        let value = if n <= 8 {
+            Value::Int(i64::from_le_bytes(std::array::from_fn(|i| bytes.get(i).copied().unwrap_or(fill))))
+        } else {
+            Value::BigInt
+        };
+        self.push(value);
+        Ok(())
+    }
+
+    fn push(&mut self, value: Value<'a>) {
+        self.stack.push(value);
+    }
+
+    fn object(&mut self, object: Object<'a>) {
+        self.push(Value::Object(self.objects.len()));
+        self.objects.push(object);
+    }
+
+    /// The top of the stack, which must be above the last mark.
+    fn pop(&mut self) -> Step<Value<'a>> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        if self.stack.len() <= floor {
+            return Err("the stack is empty".to_owned());
+        }
+        self.stack.pop().ok_or_else(|| "the stack is empty".to_owned())
+    }
+
+    fn pop_n(&mut self, n: usize) -> Step<Vec<Value<'a>>> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        let start = self.stack.len().checked_sub(n).filter(|&start| start >= floor);
+        Ok(self.stack.split_off(start.ok_or("the stack is too short")?))
+    }
+
+    fn pop_mark(&mut self) -> Step<Vec<Value<'a>>> {
+        let mark = self.marks.pop().ok_or("there is no mark")?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn memoize(&mut self, key: u32) -> Step<()> {
+        let value = *self.stack.last().ok_or("nothing to remember")?;
+        self.memo.insert(key, value);
+        Ok(())
+    }
+
+    fn recall(&mut self, key: u32) -> Step<()> {
+        let value = *self.memo.get(&key).ok_or_else(|| format!("nothing is remembered as {key}"))?;
+        self.push(value);
+        Ok(())
+    }
+
+    fn class(&mut self, module: &str, name: &str) -> Step<()> {
+        let class = Class::find(module, name).ok_or_else(|| format!("class `{module}.{name}`"))?;
+        self.push(Value::Class(class));
+        Ok(())
+    }
+
+    /// The container below what was popped.
+    fn target(&mut self) -> Step<&mut Object<'a>> {
+        match self.stack.last() {
+            Some(&Value::Object(object)) => Ok(&mut self.objects[object]),
+            _ => Err("items of something that holds none".to_owned()),
+        }
+    }
+
+    fn append(&mut self, items: Vec<Value<'a>>) -> Step<()> {
+        match self.target()? {
+            Object::List(list) => {
+                list.extend(items);
+                Ok(())
+            }
+            _ => Err("APPEND to something other than a list".to_owned()),
+        }
+    }
+
+    fn set_items(&mut self, items: &[Value<'a>]) -> Step<()> {
+        let pairs = pairs(items)?;
+        match self.target()? {
+            Object::Dict(dict) => {
+                dict.extend(pairs);
+                Ok(())
+            }
+            _ => Err("SETITEMS of something other than a dictionary".to_owned()),
+        }
+    }
+
+    fn tuple(&self, value: Value<'a>) -> Step<&[Value<'a>]> {
+        match value {
+            Value::Object(object) => match &self.objects[object] {
+                Object::Tuple(items) => Ok(items),
+                _ => Err("something other than a tuple where one is expected".to_owned()),
+            },
+            _ => Err("something other than a tuple where one is expected".to_owned()),
+        }
+    }
+
+    fn integers(&self, value: Value<'a>) -> Step<Vec<i64>> {
+        let items = self.tuple(value)?;
+        if items.len() > MAX_DIMS {
+            return Err(format!("a tensor of {} dimensions", items.len()));
+        }
+        items
+            .iter()
+            .map(|item| match item {
+                Value::Int(value) => Ok(*value),
+                _ => Err("a size that is no integer".to_owned()),
+            })
+            .collect()
+    }
+
+    /// Calls of the functions on the list.
+    fn reduce(&mut self, function: Value<'a>, arguments: Value<'a>) -> Step<()> {
+        let Value::Class(class) = function else {
+            return Err("REDUCE of something that is no class".to_owned());
+        };
+        let arguments = self.tuple(arguments)?;
+        match (class, arguments) {
+            (Class::OrderedDict, []) => self.object(Object::Dict(Vec::new())),
+            (Class::Size, [sizes]) => {
+                let sizes = self.integers(*sizes)?;
+                self.object(Object::Tuple(sizes.into_iter().map(Value::Int).collect()));
+            }
+            // Storage, offset, size, stride, requires_grad, hooks, and since torch 2 metadata.
+            (
+                Class::RebuildTensor,
+                [Value::Object(storage), Value::Int(offset), size, stride, _, _]
+                | [Value::Object(storage), Value::Int(offset), size, stride, _, _, _],
+            ) => {
+                let (storage, offset) = (*storage, *offset);
+                let (size, stride) = (self.integers(*size)?, self.integers(*stride)?);
+                if !matches!(self.objects[storage], Object::Storage { .. }) {
+                    return Err("_rebuild_tensor_v2 of something other than a storage".to_owned());
+                }
+                self.object(Object::Tensor { storage, offset, size, stride });
+            }
+            // The tensor, requires_grad, hooks.
+            (Class::RebuildParameter, [Value::Object(tensor), _, _])
+                if matches!(self.objects[*tensor], Object::Tensor { .. }) =>
+            {
+                let tensor = Value::Object(*tensor);
+                self.push(tensor);
+            }
+            (class, arguments) => {
+                return Err(format!("{class:?} called with {} arguments of other kinds", arguments.len()));
+            }
+        }
+        Ok(())
+    }
+
+    /// `('storage', class, key, location, numel)`, the only persistent id that `torch.save` writes.
+    fn persistent(&mut self, id: Value<'a>) -> Step<()> {
+        match self.tuple(id)? {
+            [
+                Value::Str("storage"),
+                Value::Class(Class::Storage(dtype)),
+                Value::Str(key),
+                Value::Str(_),
+                Value::Int(numel),
+            ] => {
+                let storage = Object::Storage { dtype: *dtype, key, numel: *numel };
+                self.object(storage);
+                Ok(())
+            }
+            _ => Err("a persistent id that is no storage".to_owned()),
+        }
+    }
+}
+
+fn pairs<'a>(items: &[Value<'a>]) -> Step<Vec<(Value<'a>, Value<'a>)>> {
+    if !items.len().is_multiple_of(2) {
+        return Err("a dictionary whose last key has no value".to_owned());
+    }
+    Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+}
+
+/// Name of an opcode that is refused.
+fn opcode_name(opcode: u8) -> String {
+    let name = match opcode {
+        b'i' => "INST",
+        b'o' => "OBJ",
+        0x81 => "NEWOBJ",
+        0x92 => "NEWOBJ_EX",
+        0x82 => "EXT1",
+        0x83 => "EXT2",
+        0x84 => "EXT4",
+        0x8f => "EMPTY_SET",
+        0x90 => "ADDITEMS",
+        0x91 => "FROZENSET",
+        0x96 => "BYTEARRAY8",
+        0x97 => "NEXT_BUFFER",
+        0x98 => "READONLY_BUFFER",
+        b'2' => "DUP",
+        b'P' => "PERSID",
+        b'I' => "INT",
+        b'L' => "LONG",
+        b'F' => "FLOAT",
+        b'S' => "STRING",
+        b'V' => "UNICODE",
+        b'p' => "PUT",
+        b'g' => "GET",
+        _ => return format!("0x{opcode:02x}, which is none"),
+    };
+    format!("{name} (0x{opcode:02x})")
+}

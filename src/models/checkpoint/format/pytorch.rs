@@ -1,0 +1,116 @@
+//! Files of `torch.save` since version 1.6: a zip with a pickle and one member per storage.
+//!
+//! ```text
+//! NAME/data.pkl     the pickle: dictionaries whose leaves are views of storages
+//! NAME/data/KEY     a storage's values, little-endian
+//! NAME/byteorder    `little`; absent before torch 2.1
+//! ```
+//!
+//! State dicts may lie in dictionaries; names are joined by dots. Leaves that are no tensors (epoch, arguments,
+//! versions) are ignored.
+
+use std::path::Path;
+
+use super::pickle::{Object, Refusal, Unpickled, Value, unpickle};
+use super::zip::Directory;
+use super::{CheckpointError, ReadAt, StoredTensor, TensorInfo};
+
+/// Longest pickle that is read; that of a model of 100,000 tensors has some 20 MB.
+const MAX_PICKLE_BYTES: u64 = 256 << 20;
+
+/// Deepest nesting of dictionaries.
+const MAX_DEPTH: usize = 16;
+
+/// Bytes of all names together per byte of the pickle; sharing could multiply them without end otherwise.
+const NAME_BYTES_PER_PICKLE_BYTE: usize = 16;
+
+/// The tensors of a file, named by their path through the dictionaries.
+///
+/// # Errors
+/// A damaged archive, a pickle that is refused, a tensor beyond its storage or a storage beyond the file.
+pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTensor)>, CheckpointError> {
+    let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
+    let archive = Directory::read(path, source)?;
+    let mut pickles = archive.members.keys().filter_map(|name| name.strip_suffix("data.pkl"));
+    let prefix = match (pickles.next(), pickles.next()) {
+        (Some(prefix), None) => prefix,
+        (None, _) => return Err(damaged("it is a zip without the `data.pkl` of PyTorch".to_owned())),
+        (Some(_), Some(_)) => return Err(damaged("it has several members `data.pkl`".to_owned())),
+    };
+    let member = |name: &str| -> Result<Option<(u64, u64)>, CheckpointError> {
+        let name = format!("{prefix}{name}");
+        let Some(&member) = archive.members.get(&name) else { return Ok(None) };
+        Ok(Some((archive.start_of(path, source, &name, member)?, member.n_bytes)))
+    };
+    if let Some((start, n_bytes)) = member("byteorder")? {
+        let order = source.read(path, start, n_bytes.min(16) as usize)?;
+        if order != b"little" {
+            let found = String::from_utf8_lossy(&order);
+            return Err(damaged(format!("its byte order is `{found}`, and only `little` is read")));
+        }
+    }
+    let (start, n_bytes) = member("data.pkl")?.ok_or_else(|| damaged("`data.pkl` is missing".to_owned()))?;
+    if n_bytes > MAX_PICKLE_BYTES {
+        return Err(damaged(format!("a pickle of {n_bytes} bytes is over the limit of {MAX_PICKLE_BYTES}")));
+    }
+    let pickle = source.read(path, start, n_bytes as usize)?;
+    let refused = |Refusal { at, problem }| CheckpointError::Refused { path: path.to_owned(), at, problem };
+    let unpickled = unpickle(&pickle).map_err(refused)?;
+    let leaves = leaves(&unpickled, pickle.len()).map_err(damaged)?;
+
+    let mut tensors = Vec::with_capacity(leaves.len());
+    for (name, leaf) in leaves {
+        let Object::Tensor { storage, offset, size, stride } = leaf else { continue };
+        let Object::Storage { dtype, key, numel } = &unpickled.objects[*storage] else { continue };
+        let problem = |problem: String| damaged(format!("tensor `{name}`: {problem}"));
+        let (start, n_stored) = member(&format!("data/{key}"))?
+            .ok_or_else(|| problem(format!("its storage `{key}` is not in the archive")))?;
+        let n_claimed = u64::try_from(*numel).ok();
+        let fits = n_claimed.and_then(|n| n.checked_mul(dtype.n_bytes() as u64)).is_some_and(|n| n <= n_stored);
+        let n_claimed = n_claimed.filter(|_| fits).ok_or_else(|| {
+            problem(format!("its storage `{key}` of {numel} {dtype} values has {n_stored} bytes only"))
+        })?;
+        let info = TensorInfo { dtype: *dtype, shape: size.clone() };
+        let tensor = StoredTensor::view(info, stride, *offset, n_claimed, start).map_err(problem)?;
+        tensors.push((name, tensor));
+    }
+    Ok(tensors)
+}
+
+/// Names and objects of all tensors below the root, each name once: the last one holds, as in Python.
+fn leaves<'p, 'a>(
+    unpickled: &'p Unpickled<'a>,
+    n_pickle_bytes: usize,
+) -> Result<Vec<(String, &'p Object<'a>)>, String> {
+    let mut leaves = Vec::new();
+    let mut name_bytes_left = n_pickle_bytes.saturating_mul(NAME_BYTES_PER_PICKLE_BYTE);
+    // Items visited, so that shared dictionaries cannot make the walk exponential.
+    let mut n_left = n_pickle_bytes;
+    let mut pending = vec![(String::new(), unpickled.root, 0)];
+    while let Some((name, value, depth)) = pending.pop() {
+        let Value::Object(object) = value else { continue };
+        let object = &unpickled.objects[object];
+        match object {
+            Object::Tensor { .. } => leaves.push((name, object)),
+            Object::Dict(items) => {
+                if depth == MAX_DEPTH {
+                    return Err(format!("dictionaries are nested deeper than {MAX_DEPTH}"));
+                }
+                n_left = n_left.checked_sub(items.len()).ok_or("its dictionaries contain each other")?;
+                for (key, value) in items {
+                    let (Value::Str(key), Value::Object(_)) = (key, value) else { continue };
+                    let n_bytes = name.len() + 1 + key.len();
+                    name_bytes_left = name_bytes_left
+                        .checked_sub(n_bytes)
+                        .ok_or("its names are longer together than a state dict's can be")?;
+                    let name = if depth == 0 { (*key).to_owned() } else { format!("{name}.{key}") };
+                    pending.push((name, *value, depth + 1));
+                }
+            }
+            Object::Tuple(_) | Object::List(_) | Object::Storage { .. } => {}
+        }
+    }
+    // Popped from the back: reversed, they stand as in the file, and of equal names the last comes last.
+    leaves.reverse();
+    Ok(leaves)
+}

@@ -1,0 +1,195 @@
+//! Where a tensor's values lie in a file.
+
+use std::path::Path;
+
+use super::{CheckpointError, Dtype, ReadAt};
+
+/// Most dimensions of a tensor; more is damage, not a network.
+pub const MAX_DIMS: usize = 16;
+
+/// Type and shape of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Number type.
+    pub dtype: Dtype,
+    /// Sizes, none negative.
+    pub shape: Vec<i64>,
+}
+
+/// A tensor in a file: its values are at `offset + Σ index · stride`, all of them inside the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredTensor {
+    info: TensorInfo,
+    /// Distance between neighbours along each dimension, in values; none where the values are dense and row-major.
+    strides: Option<Vec<usize>>,
+    /// First byte of the first value.
+    offset: u64,
+    /// Number of values.
+    numel: usize,
+    /// Values from the first to the last in the file, those between them included.
+    span: usize,
+}
+
+/// The number of values of `shape`; none where it is negative somewhere, has too many dimensions, or overflows.
+pub fn numel(shape: &[i64]) -> Option<usize> {
+    if shape.len() > MAX_DIMS {
+        return None;
+    }
+    let n = shape.iter().try_fold(1_usize, |n, &size| n.checked_mul(usize::try_from(size).ok()?))?;
+    isize::try_from(n).is_ok().then_some(n)
+}
+
+impl StoredTensor {
+    /// A dense, row-major tensor whose values fill bytes `start .. start + n_bytes` of its file.
+    ///
+    /// # Errors
+    /// What is wrong, in words, where type and shape ask for another number of bytes.
+    pub fn dense(info: TensorInfo, start: u64, n_bytes: u64) -> Result<Self, String> {
+        let numel = numel(&info.shape).ok_or_else(|| format!("shape {:?} is no shape", info.shape))?;
+        let wanted = (numel as u64).checked_mul(info.dtype.n_bytes() as u64);
+        if wanted != Some(n_bytes) {
+            return Err(format!("{} of shape {:?} do not fill the {n_bytes} bytes given", info.dtype, info.shape));
+        }
+        Ok(Self { info, strides: None, offset: start, numel, span: numel })
+    }
+
+    /// A view of a storage of `n_stored` values at byte `start` of its file: PyTorch's size, stride and offset.
+    ///
+    /// # Errors
+    /// What is wrong, in words: a view that leaves its storage, or repeats its values (it could then be of any size).
+    pub fn view(info: TensorInfo, strides: &[i64], first: i64, n_stored: u64, start: u64) -> Result<Self, String> {
+        let shape = info.shape.clone();
+        let what = || format!("size {shape:?}, stride {strides:?} and offset {first}");
+        let numel = numel(&shape).ok_or_else(|| format!("{} are no tensor", what()))?;
+        if strides.len() != shape.len() {
+            return Err(format!("{} differ in length", what()));
+        }
+        let outside = || format!("{} leave the storage of {n_stored} values", what());
+        let strides: Vec<usize> =
+            strides.iter().map(|&stride| usize::try_from(stride).ok()).collect::<Option<_>>().ok_or_else(outside)?;
+        let first = u64::try_from(first).map_err(|_| outside())?;
+        // Index of the last value, relative to the first.
+        let last = shape.iter().zip(&strides).try_fold(0_u64, |last, (&size, &stride)| {
+            last.checked_add((size.max(1) as u64 - 1).checked_mul(stride as u64)?)
+        });
+        let last = last.ok_or_else(outside)?;
+        let span = if numel == 0 { 0 } else { last.checked_add(1).ok_or_else(outside)? };
+        if first.checked_add(span).is_none_or(|end| end > n_stored) {
+            return Err(outside());
+        }
+        if numel as u64 > n_stored {
+            return Err(format!("{} repeat values of a storage of {n_stored}, which is not supported", what()));
+        }
+        let offset = first
+            .checked_mul(info.dtype.n_bytes() as u64)
+            .and_then(|bytes| start.checked_add(bytes))
+            .ok_or_else(outside)?;
+        let span = usize::try_from(span).map_err(|_| outside())?;
+        let strides = (!is_dense(&shape, &strides)).then_some(strides);
+        Ok(Self { info, strides, offset, numel, span })
+    }
+
+    /// Type and shape.
+    pub fn info(&self) -> &TensorInfo {
+        &self.info
+    }
+
+    /// Number of values.
+    pub fn numel(&self) -> usize {
+        self.numel
+    }
+
+    /// First byte and number of bytes of the values, where they are dense and row-major.
+    pub fn dense_bytes(&self) -> Option<(u64, usize)> {
+        self.strides.is_none().then(|| (self.offset, self.numel * self.info.dtype.n_bytes()))
+    }
+
+    /// Whether all bytes are within a file of `n_bytes`.
+    pub fn is_inside(&self, n_bytes: u64) -> bool {
+        (self.span as u64)
+            .checked_mul(self.info.dtype.n_bytes() as u64)
+            .and_then(|n| n.checked_add(self.offset))
+            .is_some_and(|end| end <= n_bytes)
+    }
+
+    /// The values' bytes, little-endian and row-major.
+    ///
+    /// # Errors
+    /// A file that ends before, or cannot be read.
+    pub fn read(&self, path: &Path, source: &dyn ReadAt) -> Result<Vec<u8>, CheckpointError> {
+        let n_bytes = self.info.dtype.n_bytes();
+        let stored = source.read(path, self.offset, self.span * n_bytes)?;
+        let Some(strides) = &self.strides else { return Ok(stored) };
+        let mut bytes = Vec::with_capacity(self.numel * n_bytes);
+        let mut index = vec![0_usize; strides.len()];
+        for _ in 0..self.numel {
+            let at: usize = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
+            bytes.extend_from_slice(&stored[at * n_bytes..][..n_bytes]);
+            // The last dimension counts fastest.
+            for (i, &size) in index.iter_mut().zip(&self.info.shape).rev() {
+                *i += 1;
+                if (*i as i64) < size {
+                    break;
+                }
+                *i = 0;
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// Whether `strides` are those of dense, row-major values; the stride of a dimension of size 1 says nothing.
+fn is_dense(shape: &[i64], strides: &[usize]) -> bool {
+    let mut expected = 1;
+    shape.contains(&0)
+        || shape.iter().zip(strides).rev().all(|(&size, &stride)| {
+            let fits = size == 1 || stride == expected;
+            expected *= size as usize;
+            fits
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(shape: &[i64]) -> TensorInfo {
+        TensorInfo { dtype: Dtype::U8, shape: shape.to_vec() }
+    }
+
+    #[test]
+    fn strided_views_read_their_values_in_row_major_order() {
+        let stored: Vec<u8> = (0..12).collect();
+        let path = Path::new("x");
+        // (4, 3) transposed, and every second column of (3, 4) from the second on.
+        let transposed = StoredTensor::view(info(&[3, 4]), &[1, 3], 0, 12, 0).expect("inside");
+        assert_eq!(transposed.read(path, &stored).expect("there"), [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]);
+        assert_eq!(transposed.dense_bytes(), None);
+        let columns = StoredTensor::view(info(&[3, 2]), &[4, 2], 1, 12, 0).expect("inside");
+        assert_eq!(columns.read(path, &stored).expect("there"), [1, 3, 5, 7, 9, 11]);
+        let dense = StoredTensor::view(info(&[2, 1, 3]), &[3, 99, 1], 6, 12, 0).expect("inside");
+        assert_eq!(dense.dense_bytes(), Some((6, 6)));
+        let scalar = StoredTensor::view(info(&[]), &[], 11, 12, 0).expect("inside");
+        assert_eq!(scalar.read(path, &stored).expect("there"), [11]);
+        let empty = StoredTensor::view(info(&[0, 3]), &[3, 1], 12, 12, 0).expect("inside");
+        assert_eq!(empty.read(path, &stored).expect("there"), [0_u8; 0]);
+    }
+
+    #[test]
+    fn views_that_leave_or_repeat_their_storage_are_refused() {
+        for (shape, strides, first) in [
+            (&[3, 4][..], &[4, 1][..], 1),
+            (&[13], &[1], 0),
+            (&[2], &[i64::MAX], 0),
+            (&[2], &[-1], 5),
+            (&[1], &[1], -1),
+            (&[i64::MAX, i64::MAX], &[0, 0], 0),
+            (&[100, 100], &[0, 0], 0),
+            (&[-1], &[1], 0),
+            (&[1, 2], &[1], 0),
+            (&[1; 17], &[1; 17], 0),
+        ] {
+            StoredTensor::view(info(shape), strides, first, 12, 0).expect_err("refused");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! LLaMA's tokenizer, from a checkpoint's own `tokenizer.model` or `tokenizer.json`.
+//!
+//! This is the behaviour that Hugging Face calls legacy, which the published features were made with: text is cut at the
+//! special tokens, each piece between them is encoded by itself, and each gets the dummy space in front. Encoding is
+//! byte-pair merging as in sentencepiece's `bpe_model.cc` (v0.1.99): of all neighbours whose concatenation is a piece,
+//! the one of the highest score is merged, the leftmost of equals; what is no piece in the end is spelled in bytes.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+mod json;
+mod sentencepiece;
+
+/// What stands for a space.
+const SPACE: char = '\u{2581}';
+
+/// Why a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// Neither file is there.
+    #[error("{} holds neither tokenizer.model nor tokenizer.json; copy one from the checkpoint", folder.display())]
+    NotFound {
+        /// The checkpoint's folder.
+        folder: PathBuf,
+    },
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that is something else.
+    #[error("{}: {problem}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what was expected.
+        problem: String,
+    },
+}
+
+/// A tokenizer.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    /// Id and score of every piece that merging may give.
+    pieces: HashMap<String, (i64, f32)>,
+    /// Ids of the 256 bytes.
+    bytes: Vec<i64>,
+    /// Special tokens, which are matched whole in the text.
+    specials: Vec<(String, i64)>,
+    bos: i64,
+    n_tokens: usize,
+}
+
+/// Largest tokenizer file that is read.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+impl Tokenizer {
+    /// The tokenizer in a checkpoint's folder: `tokenizer.model`, else `tokenizer.json`.
+    ///
+    /// # Errors
+    /// Neither is there, or the one that is cannot be used.
+    pub fn find(folder: &Path) -> Result<Self, TokenizerError> {
+        let (model, json) = (folder.join("tokenizer.model"), folder.join("tokenizer.json"));
+        if model.exists() {
+            Self::read_sentencepiece(&model)
+        } else if json.exists() {
+            Self::read_json(&json)
+        } else {
+            Err(TokenizerError::NotFound { folder: folder.to_owned() })
+        }
+    }
+
+    /// Reads a `tokenizer.model` of sentencepiece.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is none, or asks for rules other than LLaMA's.
+    pub fn read_sentencepiece(path: &Path) -> Result<Self, TokenizerError> {
+        let unusable = |problem| TokenizerError::Unusable { path: path.to_owned(), problem };
+        sentencepiece::parse(&read(path)?).and_then(Vocabulary::tokenizer).map_err(unusable)
+    }
+
+    /// Reads a `tokenizer.json` of Hugging Face's tokenizers.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is none, or asks for rules other than LLaMA's.
+    pub fn read_json(path: &Path) -> Result<Self, TokenizerError> {
+        let unusable = |problem| TokenizerError::Unusable { path: path.to_owned(), problem };
+        json::parse(&read(path)?).and_then(Vocabulary::tokenizer).map_err(unusable)
+    }
+
+    /// Number of tokens; ids are below it.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// Ids of `text`, after that of the beginning of a sequence.
+    pub fn encode(&self, text: &str) -> Vec<i64> {
+        let mut ids = vec![self.bos];
+        let mut rest = text;
+        while !rest.is_empty() {
+            // The special token that comes first; of several at one place the longest.
+            let next = self
+                .specials
+                .iter()
+                .filter_map(|(special, id)| rest.find(special.as_str()).map(|at| (at, special.len(), *id)))
+                .min_by_key(|&(at, n, _)| (at, usize::MAX - n));
+            let (at, n, id) = next.map_or((rest.len(), 0, None), |(at, n, id)| (at, n, Some(id)));
+            self.encode_part(&rest[..at], &mut ids);
+            ids.extend(id);
+            rest = &rest[at + n..];
+        }
+        ids
+    }
+
+    /// Ids of text without special tokens.
+    fn encode_part(&self, text: &str, ids: &mut Vec<i64>) {
+        if text.is_empty() {
+            return;
+        }
+        let mut normal = String::with_capacity(text.len() + 4);
+        normal.push(SPACE);
+        normal.extend(text.chars().map(|c| if c == ' ' { SPACE } else { c }));
+        // Ends of the symbols so far: characters at first.
+        let mut ends: Vec<usize> = normal.char_indices().map(|(at, c)| at + c.len_utf8()).collect();
+        loop {
+            let start = |i: usize| if i == 0 { 0 } else { ends[i - 1] };
+            let mut best: Option<(f32, usize)> = None;
+            for i in 0..ends.len().saturating_sub(1) {
+                if let Some(&(_, score)) = self.pieces.get(&normal[start(i)..ends[i + 1]])
+                    && best.is_none_or(|(best, _)| score > best)
+                {
+                    best = Some((score, i));
+                }
+            }
+            let Some((_, i)) = best else { break };
+            ends.remove(i);
+        }
+        let mut start = 0;
+        for end in ends {
+            let symbol = &normal[start..end];
+            match self.pieces.get(symbol) {
+                Some((id, _)) => ids.push(*id),
+                None => ids.extend(symbol.bytes().map(|byte| self.bytes[usize::from(byte)])),
+            }
+            start = end;
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
+    let io_error = |source| TokenizerError::Io { path: path.to_owned(), source };
+    let n_bytes = std::fs::metadata(path).map_err(io_error)?.len();
+    if n_bytes > MAX_FILE_BYTES {
+        let problem = format!("{n_bytes} bytes are over the limit of {MAX_FILE_BYTES} for a tokenizer");
+        return Err(TokenizerError::Unusable { path: path.to_owned(), problem });
+    }
+    std::fs::read(path).map_err(io_error)
+}
+
+/// What either file gives.
+struct Vocabulary {
+    /// Pieces that merging may give: text, id, score.
+    pieces: Vec<(String, i64, f32)>,
+    /// Pieces `<0x00>` to `<0xFF>`: byte and id.
+    bytes: Vec<(u8, i64)>,
+    /// Special tokens: text and id.
+    specials: Vec<(String, i64)>,
+    n_tokens: usize,
+}
+
+impl Vocabulary {
+    fn tokenizer(self) -> Result<Tokenizer, String> {
+        let mut bytes = vec![None; 256];
+        for (byte, id) in self.bytes {
+            bytes[usize::from(byte)] = Some(id);
+        }
+        let bytes = bytes.into_iter().collect::<Option<Vec<i64>>>();
+        let bytes =
+            bytes.ok_or("it lacks pieces `<0x00>` to `<0xFF>`: expected a LLaMA tokenizer with byte fallback")?;
+        let bos = self.specials.iter().find(|(text, _)| text == "<s>").map(|(_, id)| *id);
+        Ok(Tokenizer {
+            pieces: self.pieces.into_iter().map(|(text, id, score)| (text, (id, score))).collect(),
+            bytes,
+            bos: bos.ok_or("it has no special token `<s>`: expected a LLaMA tokenizer")?,
+            specials: self.specials,
+            n_tokens: self.n_tokens,
+        })
+    }
+}
+
+/// The byte that a piece like `<0x0A>` stands for.
+fn byte_of(piece: &str) -> Option<u8> {
+    let digits = piece.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+}

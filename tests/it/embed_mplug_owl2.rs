@@ -1,0 +1,226 @@
+//! `agiqa embed --extractor mplug-owl2`: the published embeddings, and what happens where something is wrong.
+
+use std::path::Path;
+
+use agiqa::models::checkpoint::Checkpoint;
+use agiqa::store::{OpenMode, Store};
+use agiqa::tables::features::{FeatureSet, SEMANTIC};
+use tch::Tensor;
+
+use crate::features::picture;
+use crate::mplug_owl2::{IMAGES, NAMES, SAFETENSORS, SHARDS, Tiny, image_path};
+use crate::testdir::{Ran, TestDir, shared};
+
+/// A folder `weights` with the tiny model as a user would have it, `file` being its tensors.
+fn weights(dir: &TestDir, files: &[&str]) -> Option<()> {
+    let folder = shared("parity/mplug_owl2")?;
+    let put = |from: &Path| {
+        let name = from.file_name().expect("a file").to_str().expect("text");
+        dir.write(&format!("weights/{name}"), std::fs::read(from).expect("part of the reference"));
+    };
+    put(&folder.join("tokenizer.model"));
+    for file in ["config.json", "preprocessor_config.json"].iter().chain(files) {
+        put(&folder.join("tiny").join(file));
+    }
+    Some(())
+}
+
+const BIN: [&str; 3] = [SHARDS, "pytorch_model-1-of-2.bin", "pytorch_model-2-of-2.bin"];
+
+fn embed(dir: &TestDir, more: &[&str]) -> Ran {
+    let args = ["embed", "--extractor", "mplug-owl2", "--weights", "weights", "--images", "images", "--store", "store"];
+    let rest = ["--device", "cpu", "--threads", "1", "--batch-size", "2"];
+    dir.agiqa(&args.into_iter().chain(rest).chain(more.iter().copied()).collect::<Vec<_>>())
+}
+
+/// The sets in the store, by fingerprint.
+fn sets(dir: &TestDir) -> Vec<FeatureSet> {
+    let folders = walkdir::WalkDir::new(dir.path().join("store/features")).sort_by_file_name().into_iter().flatten();
+    let descriptions = folders.filter(|entry| entry.file_name() == "extractor.json");
+    descriptions
+        .map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).expect("it is there")).expect("a set"))
+        .collect()
+}
+
+#[test]
+fn the_command_writes_the_published_embeddings_from_either_format() {
+    let Some(tiny) = Tiny::read() else { return };
+    for (files, key) in [(&[SAFETENSORS][..], "embed"), (&BIN, "embed_bin")] {
+        let dir = TestDir::new();
+        if weights(&dir, files).is_none() {
+            return;
+        }
+        for name in IMAGES {
+            let Some(path) = image_path(name) else { return };
+            dir.write(&format!("images/{name}"), std::fs::read(path).expect("an image of the reference"));
+        }
+        embed(&dir, &[]).exits(0).says("4 of 4 images have features");
+        let set = sets(&dir).pop().expect("one set");
+        let columns: Vec<(&str, usize)> = set.columns.iter().map(|column| (column.name.as_str(), column.dim)).collect();
+        assert_eq!(columns, [("f_a", 64), ("f_b", 64)]);
+        assert_eq!(set.kind.part_kind().table, SEMANTIC.table);
+        assert_eq!(set.settings["prompts"][0]["n_tokens"], 52);
+        let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing);
+        let store = store.expect("it was made");
+        for name in IMAGES {
+            let bytes = std::fs::read(dir.path().join("images").join(name)).expect("it was written");
+            let id = agiqa::identity::ImageId::of_bytes(&bytes);
+            let found = set.read(&store, &[id]).expect("it can be read");
+            for (matrix, prompt) in found.matrices.iter().zip(NAMES) {
+                tiny.check(&format!("{key}.{name}.{prompt}"), &Tensor::from_slice(matrix), 5e-6);
+            }
+        }
+        embed(&dir, &[]).exits(0).says("skipped");
+    }
+}
+
+#[test]
+fn other_prompts_dtypes_and_weights_are_other_features_and_batches_are_not() {
+    let dir = TestDir::new();
+    if weights(&dir, &[SAFETENSORS]).is_none() {
+        return;
+    }
+    dir.write("images/a.png", picture(1));
+    embed(&dir, &[]).exits(0).says("1 of 1 images have features");
+    embed(&dir, &["--batch-size", "3"]).exits(0).says("skipped");
+    let one = ["--prompt", "sharp=Is it sharp?"];
+    embed(&dir, &one).exits(0).says("1 of 1 images have features");
+    embed(&dir, &[one[0], one[1], "--prompt", "f_b=Is it art?"]).exits(0).says("1 of 1 images have features");
+    embed(&dir, &["--dtype", "bf16"]);
+    let names = |set: &FeatureSet| set.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+    let mut found: Vec<Vec<String>> = sets(&dir).iter().map(names).collect();
+    found.sort();
+    assert!(found.contains(&vec!["sharp".to_owned()]) && found.contains(&vec!["sharp".to_owned(), "f_b".to_owned()]));
+
+    // One value of one tensor, in place.
+    let n_sets = sets(&dir).len();
+    let path = dir.path().join("weights").join(SAFETENSORS);
+    let mut bytes = std::fs::read(&path).expect("it was written");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).expect("it can be written");
+    embed(&dir, &[]).exits(0).says("1 of 1 images have features");
+    assert_eq!(sets(&dir).len(), n_sets + 1);
+}
+
+#[test]
+fn a_checkpoint_that_is_not_whole_or_another_is_an_error_that_says_what_to_do() {
+    let dir = TestDir::new();
+    dir.write("images/a.png", picture(1));
+    embed(&dir, &[])
+        .exits(2)
+        .says("the folder weights is absent")
+        .says("MAGAer13/mplug-owl2-llama2-7b")
+        .says("16 GB")
+        .says("pytorch_model-1-of-33.bin")
+        .says("agiqa weights verify mplug-owl2");
+    if weights(&dir, &BIN).is_none() {
+        return;
+    }
+    let file = |name: &str| dir.path().join("weights").join(name);
+    let read = |name: &str| std::fs::read(file(name)).expect("it was written");
+    let with = |name: &str, bytes: &[u8], message: &str| {
+        let right = read(name);
+        std::fs::write(file(name), bytes).expect("it can be written");
+        embed(&dir, &[]).exits(2).says(message);
+        std::fs::write(file(name), right).expect("it can be written");
+    };
+    let config = String::from_utf8(read("config.json")).expect("text");
+    let changed = |from: &str, to: &str| {
+        assert!(config.contains(from), "{from}");
+        config.replacen(from, to, 1).into_bytes()
+    };
+    with(
+        "config.json",
+        &changed("\"num_key_value_heads\": 4", "\"num_key_value_heads\": 2"),
+        "`num_key_value_heads` is 2",
+    );
+    with("config.json", &changed("\"mplug_owl2\"", "\"llava\""), "`model_type` is \"llava\", expected \"mplug_owl2\"");
+    with("config.json", &changed("\"vocab_size\": 32000", "\"vocab_size\": 32001"), "not of one checkpoint");
+    with(
+        "config.json",
+        &changed("\"intermediate_size\": 160", "\"intermediate_size\": 161"),
+        "expected [161, 64] found [160, 64]",
+    );
+    with("config.json", b"{", "config.json");
+    with("tokenizer.model", b"", "it is no LLaMA tokenizer");
+    let shard = read(BIN[2]);
+    with(BIN[2], &shard[..shard.len() / 2], "it is cut short");
+    let index = String::from_utf8(read(SHARDS)).expect("text");
+    with(SHARDS, index.replacen(BIN[2], "../elsewhere.bin", 1).as_bytes(), "not a file of its own folder");
+    std::fs::remove_file(file(BIN[1])).expect("it is there");
+    embed(&dir, &[]).exits(2).says("shard `pytorch_model-1-of-2.bin`").says("is not in the folder");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let dir = TestDir::new();
+    if weights(&dir, &[SAFETENSORS]).is_none() {
+        return;
+    }
+    dir.write("images/a.png", picture(1));
+    embed(&dir, &["--side", "224"]).exits(2).says("are for 112 px");
+    embed(&dir, &["--dtype", "f16"]).exits(2).says("f16 is computed on CUDA devices only");
+    embed(&dir, &["--prompt", "F A=x"]).exits(2).says("expected a column name");
+    embed(&dir, &["--prompt", "a=x", "--prompt", "a=y"]).exits(2).says("the column is there twice");
+    embed(&dir, &["--prompt", "a=<|image|>"]).exits(2).says("without `<|image|>`");
+    let extract =
+        ["extract", "--extractor", "mplug-owl2", "--weights", "weights", "--images", "images", "--store", "s"];
+    dir.agiqa(&extract).exits(2).says("fills `semantic` only");
+}
+
+#[test]
+fn a_value_that_is_not_finite_rejects_the_image() {
+    let Some(tiny) = Tiny::read() else { return };
+    let dir = TestDir::new();
+    if weights(&dir, &[SAFETENSORS]).is_none() {
+        return;
+    }
+    // The end token is part of every sequence; its values are the last ones by name, and NaN spreads.
+    let checkpoint = Checkpoint::open(&tiny.folder.join(SAFETENSORS)).expect("it can be read");
+    let eos = checkpoint.bytes("model.visual_abstractor.vit_eos").expect("there");
+    let path = dir.path().join("weights").join(SAFETENSORS);
+    let mut bytes = std::fs::read(&path).expect("it was written");
+    let at = bytes.windows(eos.len()).position(|window| window == eos).expect("stored as it is");
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).expect("it can be written");
+    dir.write("images/a.png", picture(1));
+    dir.write("images/b.png", picture(2));
+    embed(&dir, &[]).exits(1).says("0 of 2 images have features, 2 rejected");
+}
+
+#[test]
+fn weights_knows_the_release_and_what_is_in_its_place() {
+    let dir = TestDir::new();
+    let agiqa = |args: &[&str], folder: &str| {
+        dir.agiqa_with(args, |command| {
+            command.env("AGIQA_WEIGHTS", dir.path().join(folder));
+        })
+    };
+    agiqa(&["weights", "list"], "none").exits(0).prints("mplug-owl2").prints("16400 MB");
+    agiqa(&["weights", "fetch", "mplug-owl2"], "none")
+        .exits(2)
+        .says("https://huggingface.co/MAGAer13/mplug-owl2-llama2-7b");
+    agiqa(&["weights", "verify", "mplug-owl2"], "none").exits(1).says("is absent");
+    if weights(&dir, &BIN).is_none() {
+        return;
+    }
+    std::fs::create_dir(dir.path().join("placed")).expect("a folder can be made");
+    std::fs::rename(dir.path().join("weights"), dir.path().join("placed/mplug-owl2")).expect("it can be moved");
+    agiqa(&["weights", "verify", "mplug-owl2"], "placed").exits(0).prints("present");
+    std::fs::write(dir.path().join("placed/mplug-owl2/pytorch_model-1-of-2.bin"), b"PK").expect("it can be written");
+    agiqa(&["weights", "verify", "mplug-owl2"], "placed").exits(1).prints("damaged").says("pytorch_model-1-of-2.bin");
+}
+
+#[test]
+fn the_papers_pipelines_say_what_is_missing() {
+    let dir = TestDir::new();
+    for pipeline in ["agiqa-3k", "aigcqa-20k"] {
+        let path = format!("{}/pipelines/{pipeline}.toml", env!("CARGO_MANIFEST_DIR"));
+        let args = ["run", &path, "--dry-run", "--set", "root=nowhere", "--store", "store"];
+        let ran = dir.agiqa_with(&args, |command| {
+            command.env("AGIQA_WEIGHTS", dir.path().join("none"));
+        });
+        ran.exits(2).says("extractor.mplug-owl2").says("MAGAer13/mplug-owl2-llama2-7b").says("16 GB");
+    }
+}

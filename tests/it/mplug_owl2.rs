@@ -1,0 +1,300 @@
+//! mPLUG-Owl2 agrees with the published extraction, stage by stage.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use agiqa::images::{DecodeLimits, RgbImage8, decode};
+use agiqa::models::checkpoint::{Checkpoint, Dtype};
+use agiqa::models::mplug_owl2::synthetic::Synthetic;
+use agiqa::models::mplug_owl2::{Config, MplugOwl2, Preprocessing, Prompt, PromptIds, Tokenizer, tensors};
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::testdir::shared;
+
+/// Images of the tiny model's expected values.
+pub const IMAGES: [&str; 4] =
+    ["DALLE2_normal_007.jpg", "AttnGAN_normal_012.jpg", "rect_640x360.png", "rgba_200x333.png"];
+
+#[derive(Deserialize)]
+struct Prompts {
+    prompts: Vec<PromptCase>,
+    tokenizer_cases: Vec<TokenizerCase>,
+}
+
+#[derive(Deserialize)]
+struct PromptCase {
+    name: String,
+    prompt: String,
+    input_ids: Vec<i64>,
+    sequence_length: i64,
+}
+
+#[derive(Deserialize)]
+struct TokenizerCase {
+    text: String,
+    input_ids: Vec<i64>,
+}
+
+fn prompts_of(folder: &Path) -> Prompts {
+    let text = std::fs::read_to_string(folder.join("prompts.json")).expect("part of the reference");
+    serde_json::from_str(&text).expect("prompts and cases")
+}
+
+/// The prompt called `name` in the reference, in our order: semantic content is `f_a`, coherence `f_b`.
+pub const NAMES: [&str; 2] = ["semantic_content", "coherence"];
+
+#[test]
+fn both_tokenizer_files_give_the_ids_of_the_reference() {
+    let Some(folder) = shared("parity/mplug_owl2") else { return };
+    let reference = prompts_of(&folder);
+    assert_eq!(reference.tokenizer_cases.len(), 30);
+    for tokenizer in [
+        Tokenizer::read_sentencepiece(&folder.join("tokenizer.model")).expect("it can be read"),
+        Tokenizer::read_json(&folder.join("tokenizer.json")).expect("it can be read"),
+    ] {
+        assert_eq!(tokenizer.n_tokens(), 32000);
+        for case in &reference.tokenizer_cases {
+            assert_eq!(tokenizer.encode(&case.text), case.input_ids, "{:?}", case.text);
+        }
+        for (prompt, name) in Prompt::of_the_paper().iter().zip(NAMES) {
+            let case = reference.prompts.iter().find(|case| case.name == name).expect("a prompt of the paper");
+            assert_eq!(prompt.text(), case.prompt);
+            let ids = PromptIds::of(prompt, &tokenizer);
+            assert_eq!([&ids.before[..], &[-200], &ids.after].concat(), case.input_ids);
+            assert_eq!((ids.before.len() + ids.after.len()) as i64 + 65, case.sequence_length);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_no_llama_tokenizer_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let error = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("a file can be written");
+        let read =
+            if name.ends_with("json") { Tokenizer::read_json(&path) } else { Tokenizer::read_sentencepiece(&path) };
+        read.expect_err("refused").to_string()
+    };
+    assert!(error("tokenizer.model", "text").contains("it is no sentencepiece model"));
+    assert!(error("tokenizer.model", "").contains("it is no LLaMA tokenizer: expected model_type BPE"));
+    assert!(error("tokenizer.json", "{}").contains("it is no tokenizer"));
+    let message = Tokenizer::find(&dir.path().join("nowhere")).expect_err("absent").to_string();
+    assert!(message.contains("holds neither tokenizer.model nor tokenizer.json"), "{message}");
+}
+
+#[derive(Deserialize)]
+struct PreprocessReference {
+    images: Vec<PreprocessCase>,
+}
+
+#[derive(Deserialize)]
+struct PreprocessCase {
+    image: String,
+}
+
+/// Where an image of the reference is.
+pub fn image_path(name: &str) -> Option<PathBuf> {
+    match name.strip_suffix(".jpg") {
+        Some(_) => shared(&format!("datasets/agiqa-3k/images/{name}")),
+        None => shared(&format!("parity/mplug_owl2/images/{name}")),
+    }
+}
+
+fn decoded(path: &Path) -> RgbImage8 {
+    let bytes = std::fs::read(path).expect("an image of the reference");
+    decode(&bytes, &DecodeLimits::default()).expect("it decodes").1
+}
+
+fn bytes_of(xs: &Tensor) -> Vec<u8> {
+    Vec::try_from(xs.contiguous().view(-1)).expect("8-bit values")
+}
+
+fn floats_of(xs: &Tensor) -> Vec<f32> {
+    Vec::try_from(xs.contiguous().view(-1)).expect("floats")
+}
+
+#[test]
+fn preprocessing_is_that_of_the_reference_bit_for_bit() {
+    let Some(folder) = shared("parity/mplug_owl2") else { return };
+    let preprocessing = Preprocessing::read(&folder.join("preprocessor_config.json")).expect("it can be read");
+    let stored: HashMap<String, Tensor> =
+        Tensor::read_safetensors(folder.join("preprocess.safetensors")).expect("it can be read").into_iter().collect();
+    let text = std::fs::read_to_string(folder.join("preprocess.json")).expect("part of the reference");
+    let reference: PreprocessReference = serde_json::from_str(&text).expect("cases");
+    assert_eq!(reference.images.len(), 6);
+    for case in reference.images {
+        let name = case.image.rsplit('/').next().expect("a name");
+        let Some(path) = image_path(name) else { return };
+        let image = decoded(&path);
+        let resized = preprocessing.resized(&image);
+        assert!(resized.pixels == bytes_of(&stored[&format!("resized_u8.{name}")]), "{name}: resized");
+        let mut input = vec![0.0; 3 * 448 * 448];
+        preprocessing.prepare(&image, &mut input);
+        let values = Tensor::from_slice(&input).view([3, 448, 448]);
+        let grid = values.slice(1, 14, 448, 28).slice(2, 14, 448, 28);
+        assert_eq!(floats_of(&grid), floats_of(&stored[&format!("grid16.{name}")]), "{name}: grid");
+        if let Some(all) = stored.get(&format!("pixel_values.{name}")) {
+            assert_eq!(input, floats_of(all), "{name}: values");
+        }
+    }
+}
+
+/// The tiny model of the reference and what it gives.
+pub struct Tiny {
+    pub folder: PathBuf,
+    config: Config,
+    ids: Vec<PromptIds>,
+    expected: HashMap<String, Tensor>,
+}
+
+impl Tiny {
+    pub fn read() -> Option<Self> {
+        let folder = shared("parity/mplug_owl2/tiny")?;
+        let tokenizer = Tokenizer::find(&shared("parity/mplug_owl2")?).expect("it can be read");
+        let expected = Tensor::read_safetensors(folder.join("expected.safetensors")).expect("it can be read");
+        Some(Self {
+            config: Config::read(&folder.join("config.json")).expect("it can be read"),
+            ids: Prompt::of_the_paper().iter().map(|prompt| PromptIds::of(prompt, &tokenizer)).collect(),
+            expected: expected.into_iter().collect(),
+            folder,
+        })
+    }
+
+    fn network(&self, file: &str, kind: Kind) -> MplugOwl2 {
+        let checkpoint = Checkpoint::open(&self.folder.join(file)).expect("it can be read");
+        MplugOwl2::new(&checkpoint, &self.config, &self.ids, Device::Cpu, kind).expect("it fits")
+    }
+
+    fn pixels(&self, images: &[&str]) -> Tensor {
+        let of = |name: &&str| self.expected[&format!("pixel_values.{name}")].shallow_clone();
+        Tensor::stack(&images.iter().map(of).collect::<Vec<_>>(), 0)
+    }
+
+    #[track_caller]
+    pub fn check(&self, key: &str, found: &Tensor, tolerance: f64) {
+        let error = max_error(found, &self.expected[key]);
+        assert!(error < tolerance, "{key}: {error:e}, tolerance {tolerance:e}");
+    }
+}
+
+fn max_error(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.size(), expected.size());
+    (found.to_kind(Kind::Double) - expected.to_kind(Kind::Double)).abs().max().double_value(&[])
+}
+
+pub const SAFETENSORS: &str = "model.safetensors";
+pub const SHARDS: &str = "pytorch_model.bin.index.json";
+
+#[test]
+fn every_stage_agrees_with_the_reference_in_f32_alone_and_in_batches() {
+    let Some(tiny) = Tiny::read() else { return };
+    let network = tiny.network(SAFETENSORS, Kind::Float);
+    let eight: Vec<&str> = IMAGES.iter().chain(&IMAGES).copied().collect();
+    for images in [&IMAGES[..1], &IMAGES[1..2], &IMAGES[..2], &IMAGES[2..], &eight] {
+        let pixels = tiny.pixels(images);
+        let vision = network.vision_tokens(&pixels);
+        let visual = network.see(&pixels);
+        let embedded = network.embed(&pixels);
+        for (i, name) in images.iter().enumerate() {
+            let of_image = |xs: &Tensor| xs.get(i as i64);
+            tiny.check(&format!("vision.{name}.first4"), &of_image(&vision).narrow(0, 0, 4), 3e-5);
+            tiny.check(&format!("abstractor.{name}"), &of_image(&visual), 3e-5);
+            for (prompt_idx, prompt) in NAMES.iter().enumerate() {
+                let hidden = network.hidden_states(&visual, prompt_idx);
+                tiny.check(&format!("hidden.{name}.{prompt}"), &of_image(&hidden), 5e-5);
+                tiny.check(&format!("embed.{name}.{prompt}"), &of_image(&embedded[prompt_idx]), 5e-6);
+                tiny.check(&format!("embed_f64.{name}.{prompt}"), &of_image(&embedded[prompt_idx]), 5e-6);
+            }
+        }
+    }
+    let all = network.vision_tokens(&tiny.pixels(&IMAGES[..1]));
+    tiny.check("debug.vision_all.DALLE2_normal_007.jpg", &all.get(0), 3e-5);
+    assert_eq!([network.n_positions(0), network.n_positions(1)], [52, 47]);
+}
+
+#[test]
+fn the_sharded_pickles_give_the_reference_of_their_rounded_weights() {
+    let Some(tiny) = Tiny::read() else { return };
+    let network = tiny.network(SHARDS, Kind::Float);
+    for images in [&IMAGES[..1], &IMAGES[..2]] {
+        let embedded = network.embed(&tiny.pixels(images));
+        for (i, name) in images.iter().enumerate() {
+            for (embedded, prompt) in embedded.iter().zip(NAMES) {
+                tiny.check(&format!("embed_bin.{name}.{prompt}"), &embedded.get(i as i64), 5e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn leaving_out_what_is_constant_equals_the_plain_forward() {
+    let Some(tiny) = Tiny::read() else { return };
+    for (kind, tolerance) in [(Kind::Float, 2e-6), (Kind::BFloat16, 2e-2)] {
+        let network = tiny.network(SAFETENSORS, kind);
+        let pixels = tiny.pixels(&IMAGES);
+        let (embedded, visual) = (network.embed(&pixels), network.see(&pixels));
+        for (i, embedded) in embedded.iter().enumerate() {
+            let plain = network.hidden_states(&visual, i).mean_dim([1_i64].as_slice(), false, Kind::Float);
+            let error = max_error(embedded, &plain);
+            assert!(error < tolerance, "{kind:?}, prompt {i}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn bf16_stays_within_two_percent() {
+    let Some(tiny) = Tiny::read() else { return };
+    let network = tiny.network(SAFETENSORS, Kind::BFloat16);
+    let embedded = network.embed(&tiny.pixels(&IMAGES));
+    for (i, name) in IMAGES.iter().enumerate() {
+        for (embedded, prompt) in embedded.iter().zip(NAMES) {
+            let expected = &tiny.expected[&format!("embed.{name}.{prompt}")];
+            let error = (embedded.get(i as i64) - expected).norm() / expected.norm();
+            let error = error.double_value(&[]);
+            assert!(error < 0.02, "{name}, {prompt}: {error}");
+        }
+    }
+}
+
+#[test]
+fn an_embedding_does_not_depend_on_its_batch_or_its_place_in_it() {
+    let Some(tiny) = Tiny::read() else { return };
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let network = tiny.network(SAFETENSORS, kind);
+        let orders = [[0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 0, 2], [2, 3, 3, 3]];
+        let mut seen: HashMap<(usize, usize), Vec<f32>> = HashMap::new();
+        for order in orders {
+            let embedded = network.embed(&tiny.pixels(&order.map(|i| IMAGES[i])));
+            for (place, image) in order.into_iter().enumerate() {
+                for (prompt, embedded) in embedded.iter().enumerate() {
+                    let found = floats_of(&embedded.get(place as i64));
+                    let first = seen.entry((image, prompt)).or_insert_with(|| found.clone());
+                    assert!(*first == found, "{kind:?}, {}, prompt {prompt}, {order:?}", IMAGES[image]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_invented_checkpoint_follows_the_rule_of_the_reference() {
+    let Some(tiny) = Tiny::read() else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let rule = Synthetic { dtype: Dtype::F32, seed: 20, shard_bytes: 1 << 16 };
+    rule.write(&tiny.config, dir.path()).expect("it can be written");
+    let (written, expected) = (
+        Checkpoint::open(dir.path()).expect("it can be read"),
+        Checkpoint::open(&tiny.folder.join(SAFETENSORS)).expect("it can be read"),
+    );
+    assert!(written.files().count() > 5, "in shards");
+    let wanted = tensors(&tiny.config);
+    assert!(
+        wanted.iter().map(|(name, _)| name.as_str()).collect::<std::collections::BTreeSet<_>>()
+            == expected.names().collect()
+    );
+    for (name, _) in wanted {
+        assert!(written.bytes(&name).expect("there") == expected.bytes(&name).expect("there"), "{name}");
+    }
+}
