@@ -30,6 +30,9 @@ pub(super) struct Args {
     /// Extractor.
     #[arg(long, value_name = "NAME", default_value_t)]
     extractor: ExtractorName,
+    /// Folder with the extractor's weights and their `config.json`; for extractors whose weights no one may pass on.
+    #[arg(long, value_name = "DIR")]
+    weights: Option<PathBuf>,
     /// Side of the square that images are resized to, pixels; default: the extractor's.
     #[arg(long, value_name = "PX")]
     side: Option<u32>,
@@ -68,6 +71,7 @@ pub(super) fn run_for(kind: FeatureKind, command: &str, args: Args, context: &Co
     let defaults = FeatureSettings::default();
     let settings = FeatureSettings {
         extractor: args.extractor,
+        weights: args.weights,
         side: args.side,
         dtype: args.dtype,
         device: args.device,

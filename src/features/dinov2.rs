@@ -1,11 +1,12 @@
 //! `dinov2-s14`: a DINOv2 ViT-S/14 whose activations, pooled, fill both tables in one pass.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
+use super::extractor::{guarded, values};
+use super::pixels::normalise;
 use super::pooling::{Pool, Statistic, pool};
 use super::{
     BatchFeatures, DeviceChoice, Dtype, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets,
@@ -89,6 +90,10 @@ impl Dinov2Settings {
     /// # Errors
     /// A side that is no multiple of the patch or out of range, weights that the manifest does not know.
     pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
+        if let Some(folder) = &settings.weights {
+            let problem = format!("`{NAME}` takes its weights from the manifest (`agiqa weights list`); leave it out");
+            return Err(SettingsError::Value { key: "weights", found: folder.display().to_string(), problem }.into());
+        }
         let side_px = settings.side.unwrap_or(SIDE_PX);
         if !side_px.is_multiple_of(PATCH_PX) || !(2 * PATCH_PX..=MAX_SIDE_PX).contains(&side_px) {
             let below = (side_px / PATCH_PX * PATCH_PX).clamp(2 * PATCH_PX, MAX_SIDE_PX);
@@ -134,7 +139,7 @@ impl Dinov2Settings {
 /// Values that a pool contributes to its column.
 fn width(pool: &Pool) -> usize {
     match pool.tap {
-        Tap::Block(_) | Tap::FinalNorm => WIDTH,
+        Tap::Embedding | Tap::Block(_) | Tap::FinalNorm => WIDTH,
         Tap::Hidden(_) => HIDDEN_WIDTH,
     }
 }
@@ -174,16 +179,7 @@ impl Preprocessor for Squares {
 
     fn prepare(&self, image: &RgbImage8, input: &mut [f32]) {
         let resized = images::resize(image, self.side_px, self.side_px, RESIZE);
-        let n_pixels = input.len() / 3;
-        for (channel, plane) in input.chunks_exact_mut(n_pixels).enumerate() {
-            // 256 values instead of a division per pixel; the same expression, so the same bits.
-            let table: Vec<f32> = (0..=255_u8)
-                .map(|level| (f32::from(level) / 255.0 - dinov2::MEAN[channel]) / dinov2::STD[channel])
-                .collect();
-            for (value, pixel) in plane.iter_mut().zip(resized.pixels.chunks_exact(3)) {
-                *value = table[usize::from(pixel[channel])];
-            }
-        }
+        normalise(&resized, dinov2::MEAN, dinov2::STD, input);
     }
 }
 
@@ -229,13 +225,6 @@ impl Dinov2Extractor {
     }
 }
 
-/// The values of a vector, wherever it lies.
-fn values(xs: &Tensor) -> Vec<f32> {
-    let mut values = vec![0.0; xs.numel()];
-    xs.to_device(Device::Cpu).copy_data(&mut values, xs.numel());
-    values
-}
-
 impl Extractor for Dinov2Extractor {
     fn preprocessor(&self) -> Arc<dyn Preprocessor> {
         self.preprocessor.clone()
@@ -250,15 +239,6 @@ impl Extractor for Dinov2Extractor {
     }
 
     fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError> {
-        // tch panics where memory runs short; as an error it reaches the user with the exit code that says so.
-        let features = AssertUnwindSafe(|| self.features(inputs, n_images));
-        std::panic::catch_unwind(features).map_err(|panic| {
-            let message = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-                .unwrap_or_else(|| "the network panicked without a message".to_owned());
-            ExtractError::Forward { extractor: NAME, n_images, source: tch::TchError::Torch(message) }
-        })
+        guarded(NAME, n_images, || self.features(inputs, n_images))
     }
 }

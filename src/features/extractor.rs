@@ -1,8 +1,12 @@
 //! What every extractor is, and the registry of those there are.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use tch::{Device, Tensor};
+
 use super::dinov2::Dinov2Settings;
+use super::maniqa::ManiqaSettings;
 use super::{ExtractorName, FeatureSettings, SettingsError};
 use crate::images::RgbImage8;
 use crate::tables::features::{FeatureKind, FeatureSet};
@@ -69,6 +73,11 @@ pub trait Extractor {
 
     /// Whether the network runs on the CPU, where decoding competes with it.
     fn on_cpu(&self) -> bool;
+
+    /// What the user should know of the weights that were read; said once.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Features of one batch: `inputs` holds `batch_size` inputs of [`Preprocessor::n_values`] each, the first `n_images`
     /// of them real and the others padding. An image's features depend on its own input only.
@@ -171,5 +180,32 @@ pub fn feature_sets(settings: &FeatureSettings) -> Result<FeaturePair, ExtractEr
 pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, ExtractError> {
     Ok(match settings.extractor {
         ExtractorName::Dinov2S14 => Box::new(Dinov2Settings::new(settings)?),
+        ExtractorName::Maniqa => Box::new(ManiqaSettings::new(settings)?),
     })
+}
+
+/// Runs a network on a batch of `n_images`.
+///
+/// # Errors
+/// tch panics where memory runs short; as an error it reaches the user with the exit code that says so.
+pub(super) fn guarded<T>(
+    extractor: ExtractorName,
+    n_images: usize,
+    run: impl FnOnce() -> T,
+) -> Result<T, ExtractError> {
+    std::panic::catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_else(|| "the network panicked without a message".to_owned());
+        ExtractError::Forward { extractor, n_images, source: tch::TchError::Torch(message) }
+    })
+}
+
+/// The values of a tensor, row-major, wherever it lies.
+pub(super) fn values(xs: &Tensor) -> Vec<f32> {
+    let mut values = vec![0.0; xs.numel()];
+    xs.to_device(Device::Cpu).contiguous().copy_data(&mut values, xs.numel());
+    values
 }

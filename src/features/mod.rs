@@ -25,7 +25,11 @@ pub use extractor::{
 
 pub mod pooling;
 
+mod pixels;
+
 pub mod dinov2;
+
+pub mod maniqa;
 
 mod source;
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -54,16 +55,20 @@ pub enum ExtractorName {
     #[default]
     #[serde(rename = "dinov2-s14")]
     Dinov2S14,
+    /// MANIQA with weights of the user's; fills `quality`.
+    #[serde(rename = "maniqa")]
+    Maniqa,
 }
 
 impl ExtractorName {
     /// Every extractor.
-    pub const ALL: &[Self] = &[Self::Dinov2S14];
+    pub const ALL: &[Self] = &[Self::Dinov2S14, Self::Maniqa];
 
     /// The name, as in commands and store paths.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dinov2S14 => "dinov2-s14",
+            Self::Maniqa => "maniqa",
         }
     }
 }
@@ -242,6 +247,8 @@ impl From<DeviceChoice> for String {
 pub struct FeatureSettings {
     /// Which extractor; default `dinov2-s14`.
     pub extractor: ExtractorName,
+    /// Folder of the weights, with their `config.json`, for an extractor that does not take its own from the manifest.
+    pub weights: Option<PathBuf>,
     /// Side of the square that images are resized to, pixels; decides the numbers.
     pub side: Option<u32>,
     /// Number type of the network, `f32` or `bf16`; decides the numbers.
@@ -267,6 +274,7 @@ impl Default for FeatureSettings {
     fn default() -> Self {
         Self {
             extractor: ExtractorName::default(),
+            weights: None,
             side: None,
             dtype: None,
             device: DeviceChoice::Auto,

@@ -174,6 +174,9 @@ impl Run<'_> {
     fn compute(&self, kind: &dyn ExtractorKind) -> Result<Outcome, FeatureError> {
         let (store, todo) = (&self.context.store, &self.plan.todo);
         let mut extractor = if todo.is_empty() { None } else { Some(kind.load()?) };
+        for note in extractor.iter().flat_map(|extractor| extractor.notes()) {
+            self.context.console.info(note);
+        }
         for set in self.sets.iter() {
             set.write_description(store)?;
         }

@@ -18,9 +18,11 @@
 use std::path::{Path, PathBuf};
 
 mod decode;
+mod interpolate;
 mod resize;
 
 pub use decode::{decode, probe};
+pub use interpolate::interpolate_bicubic;
 pub use resize::{ResizeFilter, resize};
 
 /// Version of the decoding and resizing rules; part of every extractor's fingerprint, raised when pixels change.

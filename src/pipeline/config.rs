@@ -98,8 +98,15 @@ const KEYS: &[&str] =
     &["name", "store", "params", "dataset", "features", "extractor", "split", "train", "predict", "evaluate"];
 
 /// Keys whose values are paths or store URLs: `*` stands for any position.
-const PATHS: &[&str] =
-    &["store", "dataset.*.table", "dataset.*.images", "split.train", "split.validation", "split.test"];
+const PATHS: &[&str] = &[
+    "store",
+    "dataset.*.table",
+    "dataset.*.images",
+    "extractor.*.weights",
+    "split.train",
+    "split.validation",
+    "split.test",
+];
 
 impl Pipeline {
     /// Reads the pipeline in `path` and lays the `--set` arguments over it.
