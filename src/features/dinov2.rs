@@ -6,6 +6,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use super::extractor::{guarded, values};
+use super::pixels::normalise;
 use super::pooling::{Pool, Statistic, pool};
 use super::{
     BatchFeatures, DeviceChoice, Dtype, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets,
@@ -144,7 +145,7 @@ impl Dinov2Settings {
 /// Values that a pool contributes to its column.
 fn width(pool: &Pool) -> usize {
     match pool.tap {
-        Tap::Block(_) | Tap::FinalNorm => WIDTH,
+        Tap::Embedding | Tap::Block(_) | Tap::FinalNorm => WIDTH,
         Tap::Hidden(_) => HIDDEN_WIDTH,
     }
 }
@@ -184,16 +185,7 @@ impl Preprocessor for Squares {
 
     fn prepare(&self, image: &RgbImage8, input: &mut [f32]) -> Result<(), Unusable> {
         let resized = images::resize(image, self.side_px, self.side_px, RESIZE);
-        let n_pixels = input.len() / 3;
-        for (channel, plane) in input.chunks_exact_mut(n_pixels).enumerate() {
-            // 256 values instead of a division per pixel; the same expression, so the same bits.
-            let table: Vec<f32> = (0..=255_u8)
-                .map(|level| (f32::from(level) / 255.0 - dinov2::MEAN[channel]) / dinov2::STD[channel])
-                .collect();
-            for (value, pixel) in plane.iter_mut().zip(resized.pixels.chunks_exact(3)) {
-                *value = table[usize::from(pixel[channel])];
-            }
-        }
+        normalise(&resized, dinov2::MEAN, dinov2::STD, input);
         Ok(())
     }
 }

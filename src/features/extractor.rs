@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tch::{Device, Tensor};
 
 use super::dinov2::Dinov2Settings;
+use super::maniqa::ManiqaSettings;
 use super::mplug_owl2::MplugOwl2Settings;
 use super::nss::NssSettings;
 use super::{ExtractorName, FeatureSettings, SettingsError};
@@ -200,6 +201,7 @@ pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, Ext
         ExtractorName::Dinov2S14 => Box::new(Dinov2Settings::new(settings)?),
         ExtractorName::Nss => Box::new(NssSettings::new(settings)?),
         ExtractorName::MplugOwl2 => Box::new(MplugOwl2Settings::new(settings)?),
+        ExtractorName::Maniqa => Box::new(ManiqaSettings::new(settings)?),
     })
 }
 

@@ -25,8 +25,11 @@ pub use extractor::{
 
 pub mod pooling;
 
+mod pixels;
+
 pub mod dinov2;
 
+pub mod maniqa;
 pub mod mplug_owl2;
 pub mod nss;
 

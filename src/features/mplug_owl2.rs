@@ -11,7 +11,7 @@ use tch::{Device, Tensor};
 use super::extractor::{guarded, values};
 use super::{
     BatchFeatures, DeviceChoice, Dtype, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets,
-    FeatureSettings, Preprocessor, SetFeatures, SettingsError,
+    FeatureSettings, Preprocessor, SetFeatures, SettingsError, Unusable,
 };
 use crate::identity::Fingerprint;
 use crate::images::{DECODER_VERSION, RgbImage8};
@@ -213,8 +213,9 @@ impl Preprocessor for Squares {
         3 * side_px * side_px
     }
 
-    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) {
+    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) -> Result<(), Unusable> {
         self.preprocessing.prepare(image, input);
+        Ok(())
     }
 }
 

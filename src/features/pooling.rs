@@ -101,6 +101,7 @@ impl fmt::Display for Statistic {
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.tap {
+            Tap::Embedding => write!(f, "embedding: {}", self.statistic),
             Tap::Hidden(index) => write!(f, "hidden {index}: {}", self.statistic),
             Tap::Block(index) => write!(f, "block {index}: {}", self.statistic),
             Tap::FinalNorm => write!(f, "final norm: {}", self.statistic),

@@ -67,11 +67,14 @@ pub enum ExtractorName {
     /// mPLUG-Owl2 under prompts, the paper's semantic features; fills `semantic`.
     #[serde(rename = "mplug-owl2")]
     MplugOwl2,
+    /// MANIQA with weights of the user's; fills `quality`.
+    #[serde(rename = "maniqa")]
+    Maniqa,
 }
 
 impl ExtractorName {
     /// Every extractor.
-    pub const ALL: &[Self] = &[Self::Dinov2S14, Self::MplugOwl2, Self::Nss];
+    pub const ALL: &[Self] = &[Self::Dinov2S14, Self::Maniqa, Self::MplugOwl2, Self::Nss];
 
     /// The name, as in commands and store paths.
     pub fn as_str(self) -> &'static str {
@@ -79,6 +82,7 @@ impl ExtractorName {
             Self::Dinov2S14 => "dinov2-s14",
             Self::Nss => "nss",
             Self::MplugOwl2 => "mplug-owl2",
+            Self::Maniqa => "maniqa",
         }
     }
 }

@@ -18,10 +18,12 @@
 use std::path::{Path, PathBuf};
 
 mod decode;
+mod interpolate;
 mod pillow;
 mod resize;
 
 pub use decode::{decode, probe};
+pub use interpolate::interpolate_bicubic;
 pub use pillow::{pad_to_square, resize_as_pillow};
 pub use resize::{ResizeFilter, resize};
 

@@ -10,8 +10,9 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
+use super::layers::{NamedTensors, NetworkError};
 use super::onnx::{OnnxError, OnnxFile};
-use super::vit::{NamedTensors, Vit, VitConfig, VitError};
+use super::vit::{Vit, VitConfig};
 
 /// Mean of ImageNet's red, green and blue on a scale of 0 to 1; inputs are `(pixel / 255 − MEAN) / STD`.
 pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -25,6 +26,7 @@ pub fn vit_s14() -> VitConfig {
         patch_px: 14,
         dim: 384,
         n_blocks: 12,
+        final_norm: true,
         n_heads: 6,
         mlp_dim: 1536,
         layer_norm_eps: 1e-6,
@@ -41,7 +43,7 @@ pub enum Dinov2Error {
     Onnx(#[from] OnnxError),
     /// The network refused the tensors.
     #[error(transparent)]
-    Vit(#[from] VitError),
+    Vit(#[from] NetworkError),
     /// No product is added to the bias of a linear layer, or several are.
     #[error(
         "{path}: expected one `MatMul` with a constant whose product is added to `{bias}`, found {found}; \

@@ -17,7 +17,7 @@ use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, R
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
-use super::{Column, ColumnType, PartitionName, for_each_batch, integer_array, text_array};
+use super::{Column, ColumnType, PartitionName, for_each_batch, integer_array, real_array, text_array};
 use crate::identity::{Fingerprint, ImageId};
 use crate::store::part::{self, PartError, PartKind};
 use crate::store::{Store, StoreError};
@@ -44,6 +44,11 @@ pub const QUALITY_COLUMNS: &[Column] = &[
     Column::partition("fingerprint", "first 16 hex digits of the fingerprint of everything that decides the numbers"),
     Column::required("image_id", ColumnType::Text, "identity of the image"),
     Column::required("f_1", ColumnType::Vector, "quality feature, S × W per token for MANIQA"),
+    Column::optional(
+        "rating",
+        ColumnType::Real,
+        "MANIQA's own score, sum(S W) / sum(W), on the scale that its weights were trained on; absent for others",
+    ),
 ];
 
 /// Which of the two tables a feature set fills.
@@ -66,7 +71,7 @@ impl FeatureKind {
     }
 }
 
-/// A vector column.
+/// A vector column; one of a single value is stored as a plain number, so that people can query it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VectorColumn {
     /// Name, e.g. `f_a`.
@@ -198,7 +203,7 @@ impl FeatureSet {
     fn schema(&self) -> SchemaRef {
         let mut fields = vec![Field::new("image_id", DataType::Utf8, false)];
         for column in &self.columns {
-            fields.push(Field::new(&column.name, vector_type(column.dim), false));
+            fields.push(Field::new(&column.name, column.data_type(), false));
         }
         if self.kind == FeatureKind::Semantic {
             fields.push(Field::new("n_tokens", DataType::Int64, false));
@@ -217,6 +222,10 @@ impl FeatureSet {
             assert_eq!(values.len(), rows.len() * column.dim, "column `{}` is rows × dim", column.name);
             let sorted: Vec<f32> =
                 order.iter().flat_map(|row| &values[row * column.dim..(row + 1) * column.dim]).copied().collect();
+            if column.dim == 1 {
+                arrays.push(real_array(sorted.into_iter().map(f64::from)));
+                continue;
+            }
             let item = Arc::new(Field::new("item", DataType::Float32, false));
             let width = i32::try_from(column.dim).expect("vector widths are thousands");
             let array = FixedSizeListArray::try_new(item, width, Arc::new(Float32Array::from(sorted)), None)
@@ -239,9 +248,14 @@ pub struct FoundFeatures {
     pub rows: Vec<Option<usize>>,
 }
 
-fn vector_type(dim: usize) -> DataType {
-    let width = i32::try_from(dim).expect("vector widths are thousands");
-    DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), width)
+impl VectorColumn {
+    fn data_type(&self) -> DataType {
+        if self.dim == 1 {
+            return DataType::Float64;
+        }
+        let width = i32::try_from(self.dim).expect("vector widths are thousands");
+        DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), width)
+    }
 }
 
 impl super::Columns<'_> {
@@ -250,6 +264,13 @@ impl super::Columns<'_> {
         let wrong =
             |found: String| self.column_problem(name, &format!("expected vectors of {dim} values, found {found}"));
         let column = batch.column_by_name(name).ok_or_else(|| wrong("no such column".to_owned()))?;
+        if let (1, DataType::Float64) = (dim, column.data_type()) {
+            let values: Vec<f32> = self.reals(name)?.values().iter().map(|value| *value as f32).collect();
+            return match values.iter().position(|value| !value.is_finite()) {
+                Some(row) => Err(wrong(format!("{} in row {row}", values[row]))),
+                None => Ok(values),
+            };
+        }
         let list = column.as_fixed_size_list_opt().ok_or_else(|| wrong(column.data_type().to_string()))?;
         if usize::try_from(list.value_length()) != Ok(dim) {
             return Err(wrong(format!("vectors of {} values", list.value_length())));

@@ -47,8 +47,8 @@ pub fn input_dims(semantic: &FeatureSet, quality: &FeatureSet) -> Result<[i64; 3
         _ => return Err(wrong(semantic, "semantic", "a semantic set with columns `f_a` and `f_b`")),
     };
     let f_1 = match (quality.kind, quality.columns.as_slice()) {
-        (FeatureKind::Quality, [f_1]) if f_1.name == "f_1" => dim(f_1),
-        _ => return Err(wrong(quality, "quality", "a quality set with column `f_1`")),
+        (FeatureKind::Quality, [f_1, ..]) if f_1.name == "f_1" => dim(f_1),
+        _ => return Err(wrong(quality, "quality", "a quality set whose first column is `f_1`")),
     };
     Ok([f_a, f_b, f_1])
 }

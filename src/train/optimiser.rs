@@ -117,7 +117,8 @@ impl Adam {
             }
         }
         let n_largest = cuts.iter().map(|(_, _, _, n)| *n).max().unwrap_or(0);
-        let scratch = || Tensor::zeros([n_largest], (Kind::Float, Device::Cpu));
+        let device = parameters.first().map_or(Device::Cpu, Tensor::device);
+        let scratch = || Tensor::zeros([n_largest], (Kind::Float, device));
         let (gradient, temporary) = (scratch(), scratch());
         let blocks = cuts
             .into_iter()

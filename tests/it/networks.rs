@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use agiqa::models::dinov2;
-use agiqa::models::vit::{NamedTensors, Vit, VitConfig, VitError};
+use agiqa::models::layers::{NamedTensors, NetworkError};
+use agiqa::models::vit::{Vit, VitConfig};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
@@ -33,6 +34,7 @@ fn tiny() -> (VitConfig, NamedTensors, HashMap<String, Tensor>) {
         patch_px: 2,
         dim: 8,
         n_blocks: 3,
+        final_norm: true,
         n_heads: 2,
         mlp_dim: 12,
         layer_norm_eps: 1e-6,
@@ -104,7 +106,7 @@ fn a_checkpoint_of_another_geometry_is_an_error_that_names_the_tensor_and_both_s
     );
     assert!(matches!(
         Vit::new(&VitConfig { n_heads: 3, ..config.clone() }, &weights, Device::Cpu, Kind::Float),
-        Err(VitError::Heads { dim: 8, n_heads: 3 })
+        Err(NetworkError::Heads { dim: 8, n_heads: 3 })
     ));
     weights.remove("blocks.2.norm1.weight");
     let message = error(&config, &weights);

@@ -1,0 +1,203 @@
+//! `maniqa`: the quality feature of MA-AGIQA, `f_1 = S × W` per patch, and MANIQA's own rating of each image.
+//!
+//! The weights are the user's: a folder with a checkpoint (the authors' state dicts, or one of a joint training here) and
+//! `config.json`, the sizes of the network.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tch::{Device, Tensor};
+
+use super::extractor::{guarded, values};
+use super::pixels::normalise;
+use super::{
+    BatchFeatures, DeviceChoice, Dtype, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets,
+    FeatureSettings, Preprocessor, SetFeatures, SettingsError, Unusable,
+};
+use crate::identity::Fingerprint;
+use crate::images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
+use crate::models::maniqa::{Maniqa, ManiqaConfig, Mode, weights};
+use crate::tables::PartitionName;
+use crate::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+
+const NAME: ExtractorName = ExtractorName::Maniqa;
+
+/// Counts changes of this file or of the network that change numbers; part of the fingerprint.
+const CODE_VERSION: u32 = 1;
+
+/// Default images per batch on a CPU; more gain nothing there.
+const CPU_BATCH_SIZE: usize = 2;
+
+/// Default images per batch on a GPU, which wants much to do at once.
+const GPU_BATCH_SIZE: usize = 16;
+
+/// Checked settings of the extractor.
+#[derive(Clone, Debug)]
+pub struct ManiqaSettings {
+    folder: PathBuf,
+    config: ManiqaConfig,
+    dtype: Dtype,
+    device: DeviceChoice,
+    batch_size: Option<usize>,
+    weights_blake3: String,
+}
+
+/// What decides the numbers, as it stands in `extractor.json`.
+#[derive(Serialize)]
+struct Description<'a> {
+    extractor: ExtractorName,
+    code_version: u32,
+    weights_blake3: &'a str,
+    decoder_version: u32,
+    resize: &'a str,
+    dtype: Dtype,
+    config: &'a ManiqaConfig,
+}
+
+impl ManiqaSettings {
+    /// Checks `settings`: reads the folder's `config.json` and hashes the tensors that the network reads.
+    ///
+    /// # Errors
+    /// No folder, one without either, or a checkpoint that is not of that geometry.
+    pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
+        let Some(folder) = settings.weights.clone() else {
+            let problem = format!("`{NAME}` needs the folder of its weights and their `config.json`");
+            return Err(SettingsError::Value { key: "weights", found: "none".to_owned(), problem }.into());
+        };
+        let config = ManiqaConfig::read(&folder.join("config.json")).map_err(load_error)?;
+        if let Some(side) = settings.side {
+            let problem = format!("the weights of `{NAME}` are for {} px; leave it out", config.vit.img_size);
+            return Err(SettingsError::Value { key: "side", found: side.to_string(), problem }.into());
+        }
+        let checkpoint = weights::open(&folder).map_err(load_error)?;
+        let weights_blake3 = weights::content_hash(&checkpoint, &config.parameters()).map_err(load_error)?;
+        Ok(Self {
+            folder,
+            config,
+            dtype: settings.dtype.unwrap_or_default(),
+            device: settings.device,
+            batch_size: settings.batch_size.map(std::num::NonZeroUsize::get),
+            weights_blake3,
+        })
+    }
+}
+
+fn load_error(source: impl std::error::Error + Send + Sync + 'static) -> ExtractError {
+    ExtractError::Load { extractor: NAME, source: Box::new(source) }
+}
+
+impl ExtractorKind for ManiqaSettings {
+    fn feature_sets(&self) -> FeatureSets {
+        let description = Description {
+            extractor: NAME,
+            code_version: CODE_VERSION,
+            weights_blake3: &self.weights_blake3,
+            decoder_version: DECODER_VERSION,
+            resize: "opencv bicubic, fixed point",
+            dtype: self.dtype,
+            config: &self.config,
+        };
+        let settings = serde_json::to_value(description).expect("a description is plain data");
+        let kind = FeatureKind::Quality;
+        let fingerprint = Fingerprint::builder("extractor").json("table", &kind).json("settings", &settings).finish();
+        let column = |name: &str, dim: i64| VectorColumn { name: name.to_owned(), dim: dim as usize };
+        let columns = vec![column("f_1", self.config.n_tokens()), column("rating", 1)];
+        let extractor = PartitionName::new(NAME.as_str()).expect("the names of extractors are valid");
+        FeatureSets { semantic: None, quality: Some(FeatureSet { extractor, fingerprint, kind, columns, settings }) }
+    }
+
+    fn load(&self) -> Result<Box<dyn Extractor>, ExtractError> {
+        let device = self.device.device()?;
+        self.dtype.check_on(device)?;
+        let checkpoint = weights::open(&self.folder).map_err(load_error)?;
+        let tensors = weights::read(&checkpoint, &self.config.parameters()).map_err(load_error)?;
+        let network = Maniqa::new(&self.config, &tensors, device, self.dtype.kind()).map_err(load_error)?;
+        Ok(Box::new(ManiqaExtractor {
+            unused: checkpoint.unused().into_iter().map(str::to_owned).collect(),
+            network,
+            device,
+            batch_size: self.batch_size.unwrap_or(if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE }),
+            preprocessor: Arc::new(ManiqaPreprocessor::of(&self.config)),
+        }))
+    }
+}
+
+/// OpenCV's bicubic to the network's square, ignoring the aspect ratio, and the network's normalisation.
+#[derive(Clone, Debug)]
+pub struct ManiqaPreprocessor {
+    side_px: u32,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+impl ManiqaPreprocessor {
+    /// What a network of `config` was trained behind.
+    pub fn of(config: &ManiqaConfig) -> Self {
+        let side_px = u32::try_from(config.vit.img_size).expect("a checked side");
+        Self { side_px, mean: config.pixel_mean, std: config.pixel_std }
+    }
+}
+
+impl Preprocessor for ManiqaPreprocessor {
+    fn n_values(&self) -> usize {
+        3 * (self.side_px * self.side_px) as usize
+    }
+
+    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) -> Result<(), Unusable> {
+        normalise(&interpolate_bicubic(image, self.side_px, self.side_px), self.mean, self.std, input);
+        Ok(())
+    }
+}
+
+/// The loaded network.
+struct ManiqaExtractor {
+    network: Maniqa,
+    unused: Vec<String>,
+    device: Device,
+    batch_size: usize,
+    preprocessor: Arc<ManiqaPreprocessor>,
+}
+
+impl ManiqaExtractor {
+    /// The features of a batch. Panics where torch does, as tch's methods do.
+    fn features(&self, inputs: &[f32], n_images: usize) -> BatchFeatures {
+        let _no_grad = tch::no_grad_guard();
+        let (b, side) = (self.batch_size as i64, i64::from(self.preprocessor.side_px));
+        let pixels = Tensor::from_slice(inputs).reshape([b, 3, side, side]).to_device(self.device);
+        let output = self.network.forward(&pixels, Mode::Evaluate);
+        let real = |xs: &Tensor| values(&xs.narrow(0, 0, n_images as i64));
+        let vectors = vec![real(&output.f_1), real(&output.rating())];
+        let n_tokens = self.network.config().n_tokens() as u32;
+        BatchFeatures { sets: vec![SetFeatures { vectors, n_tokens }] }
+    }
+}
+
+impl Extractor for ManiqaExtractor {
+    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
+        self.preprocessor.clone()
+    }
+
+    fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    fn on_cpu(&self) -> bool {
+        self.device == Device::Cpu
+    }
+
+    fn notes(&self) -> Vec<String> {
+        match self.unused.as_slice() {
+            [] => Vec::new(),
+            unused => vec![format!(
+                "{} tensors of the checkpoint are not read by `{NAME}`: {}",
+                unused.len(),
+                unused.join(", ")
+            )],
+        }
+    }
+
+    fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError> {
+        guarded(NAME, n_images, || self.features(inputs, n_images))
+    }
+}

@@ -1,0 +1,402 @@
+//! MANIQA, MA-AGIQA and their preprocessing agree with the authors' code.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use agiqa::images::{DecodeLimits, RgbImage8, decode, interpolate_bicubic};
+use agiqa::models::fusion::Gate;
+use agiqa::models::layers::NamedTensors;
+use agiqa::models::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
+use agiqa::models::maniqa::{ManiqaConfig, Mode, Stage};
+use agiqa::models::vit::Tap;
+use agiqa::train::{Adam, Gradient, Optimiser};
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::synth;
+use crate::testdir::shared;
+
+/// What the fixtures say of a network besides its sizes.
+#[derive(Deserialize)]
+struct Fixture {
+    #[serde(flatten)]
+    maniqa: ManiqaConfig,
+    semantic_dim: i64,
+    fusion_dim: i64,
+    seed: u64,
+    overrides: BTreeMap<String, Override>,
+    parameter_shapes: BTreeMap<String, Vec<i64>>,
+    #[serde(default)]
+    stages: BTreeMap<String, StageSummary>,
+}
+
+#[derive(Deserialize)]
+struct Override {
+    #[serde(default = "one")]
+    mul: f64,
+    #[serde(default)]
+    add: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// Of a stage of the full network, per image.
+#[derive(Deserialize)]
+struct StageSummary {
+    shape: Vec<i64>,
+    mean_std: Vec<[f64; 2]>,
+    first8: Vec<Vec<f64>>,
+    abs_max: f64,
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> T {
+    serde_json::from_slice(&std::fs::read(path).expect("it is there")).expect("it is of this form")
+}
+
+fn read_tensors(path: &Path) -> NamedTensors {
+    Tensor::read_safetensors(path).expect("a safetensors file").into_iter().collect()
+}
+
+fn config(fixture: &Fixture, gate: Gate) -> MaAgiqaConfig {
+    let Fixture { maniqa, semantic_dim, fusion_dim, .. } = fixture;
+    MaAgiqaConfig::new(maniqa.clone(), *semantic_dim, *semantic_dim, *fusion_dim, gate)
+}
+
+/// Largest difference over the largest magnitude expected.
+fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.size(), expected.size());
+    ((found - expected).abs().max() / expected.abs().max()).double_value(&[])
+}
+
+/// Name that the fixtures give a stage, where they keep it.
+fn name_of(stage: Stage) -> Option<String> {
+    Some(match stage {
+        Stage::Taps => "concat".to_owned(),
+        Stage::Channels { stage: 1, block: 0 } => "tab1_0".to_owned(),
+        Stage::Channels { stage, block: 1 } => format!("tab{stage}"),
+        Stage::Reduced { stage } => format!("conv{stage}"),
+        Stage::SwinBlock { stage: 1, layer: 0, block } => format!("swin1.layer0.block{block}"),
+        Stage::SwinLayer { stage: 1, layer: 0 } => "swin1.layer0".to_owned(),
+        Stage::Swin { stage } => format!("swin{stage}"),
+        Stage::Channels { .. } | Stage::SwinBlock { .. } | Stage::SwinLayer { .. } => return None,
+    })
+}
+
+/// Every stage of the network under the name that the fixtures give it; for scores and gates of the fusion too.
+fn stages(
+    fixture: &Fixture,
+    tensors: &NamedTensors,
+    input: &NamedTensors,
+    pixels: &Tensor,
+) -> BTreeMap<String, Tensor> {
+    let _no_grad = tch::no_grad_guard();
+    let mut found = BTreeMap::new();
+    let grid = fixture.maniqa.grid();
+    for (gate, prefix) in [(Gate::Linear, "linear"), (Gate::Sigmoid, "sigmoid")] {
+        let network = MaAgiqa::new(&config(fixture, gate), tensors, Device::Cpu, Kind::Float).expect("the tensors fit");
+        let maniqa = network.maniqa().forward_observed(pixels, Mode::Evaluate, |stage, xs| {
+            let Some(name) = name_of(stage) else { return };
+            let xs = match stage {
+                Stage::Swin { .. } => {
+                    let (b, _, c) = xs.size3().expect("tokens");
+                    xs.transpose(1, 2).reshape([b, c, grid, grid])
+                }
+                _ => xs.shallow_clone(),
+            };
+            found.insert(name, xs);
+        });
+        let taps = [Tap::Embedding, Tap::Block(0), Tap::Block(6), Tap::Block(9)];
+        network.maniqa().vit().forward_taps(pixels, &taps, |tap, xs| {
+            let name = match tap {
+                Tap::Block(i) => format!("vit.block{i}"),
+                _ => "vit.embed".to_owned(),
+            };
+            found.insert(name, xs.shallow_clone());
+        });
+        found.insert("rating".to_owned(), maniqa.rating());
+        for (name, xs) in [("S", maniqa.scores), ("W", maniqa.weights), ("f1", maniqa.f_1)] {
+            found.insert(name.to_owned(), xs);
+        }
+        let whole = network.forward(pixels, &input["input.semantic"], &input["input.coherence"], Mode::Evaluate);
+        let fusion = whole.fusion;
+        for (name, xs) in
+            [("g_semantic", fusion.semantic), ("g_coherence", fusion.coherence), ("g_maniqa", fusion.quality)]
+        {
+            found.insert(name.to_owned(), xs);
+        }
+        for (name, xs) in [("alpha", fusion.alpha), ("fused", fusion.fused), ("score", fusion.score)] {
+            found.insert(format!("{prefix}.{name}"), xs);
+        }
+    }
+    found
+}
+
+#[test]
+fn names_and_shapes_of_parameters_are_those_of_the_published_checkpoints() {
+    for fixture in ["parity/maniqa/tiny/config.json", "parity/maniqa/full/expected.json"] {
+        let Some(path) = shared(fixture) else { return };
+        let fixture: Fixture = read_json(&path);
+        fixture.maniqa.check().expect("sizes fit together");
+        assert_eq!(config(&fixture, Gate::Linear).parameters(), fixture.parameter_shapes);
+    }
+}
+
+#[test]
+fn every_stage_of_a_tiny_network_agrees_with_the_authors_code() {
+    let Some(folder) = shared("parity/maniqa/tiny") else { return };
+    let fixture: Fixture = read_json(&folder.join("config.json"));
+    let tensors = read_tensors(&folder.join("model.safetensors"));
+    let expected = read_tensors(&folder.join("expected.safetensors"));
+    let found = stages(&fixture, &tensors, &expected, &expected["input.pixels"]);
+    let mut n_compared = 0;
+    for (name, expected) in &expected {
+        if name.starts_with("input.") || name.contains(".grad.") {
+            continue;
+        }
+        let error = relative_error(&found[name], expected);
+        assert!(error < 2e-5, "{name}: {error:e}");
+        n_compared += 1;
+    }
+    assert_eq!(n_compared, 28);
+}
+
+/// The full-size network's tensors by the fixtures' rule.
+fn full_tensors(fixture: &Fixture) -> NamedTensors {
+    let fill = |(name, shape): (&String, &Vec<i64>)| {
+        let mut tensor = synth::fill(name, shape, fixture.seed);
+        if let Some(Override { mul, add }) = fixture.overrides.get(name) {
+            tensor = tensor * *mul + *add;
+        }
+        (name.clone(), tensor)
+    };
+    fixture.parameter_shapes.iter().map(fill).collect()
+}
+
+#[test]
+fn every_stage_of_a_full_size_network_agrees_with_the_authors_code() {
+    let Some(folder) = shared("parity/maniqa/full") else { return };
+    let fixture: Fixture = read_json(&folder.join("expected.json"));
+    let expected = read_tensors(&folder.join("expected.safetensors"));
+    let pixels = (expected["input.u8"].to_kind(Kind::Float) / 255.0 - 0.5) / 0.5;
+    let pixels = pixels.permute([0, 3, 1, 2]).contiguous();
+    let found = stages(&fixture, &full_tensors(&fixture), &expected, &pixels);
+    for (name, found) in &found {
+        if let Some(expected) = expected.get(name) {
+            let error = relative_error(found, expected);
+            assert!(error < 1e-4, "{name}: {error:e}");
+        }
+    }
+    assert!(!fixture.stages.is_empty());
+    for (name, StageSummary { shape, mean_std, first8, abs_max }) in &fixture.stages {
+        let found = &found[name];
+        assert_eq!(found.size(), *shape, "{name}");
+        for (i, ([mean, std], first8)) in mean_std.iter().zip(first8).enumerate() {
+            let image = found.get(i as i64).to_kind(Kind::Double).flatten(0, -1);
+            let close = |found: f64, expected: f64| (found - expected).abs() <= 1e-4 * abs_max;
+            let (found_mean, found_std) = (image.mean(Kind::Double), image.std(false));
+            assert!(close(found_mean.double_value(&[]), *mean), "{name}, image {i}: mean {found_mean:?}");
+            assert!(close(found_std.double_value(&[]), *std), "{name}, image {i}: deviation {found_std:?}");
+            for (j, expected) in first8.iter().enumerate() {
+                let found = image.double_value(&[j as i64]);
+                assert!(close(found, *expected), "{name}, image {i}, value {j}: {found}, expected {expected}");
+            }
+        }
+    }
+}
+
+/// One variant of `train.json`.
+#[derive(Deserialize)]
+struct TrainVariant {
+    grad_l2: BTreeMap<String, f64>,
+    zero_in_exact_arithmetic: BTreeMap<String, serde_json::Value>,
+    adam: BTreeMap<String, AdamRun>,
+}
+
+#[derive(Deserialize)]
+struct AdamRun {
+    lr: f64,
+    loss_at_each_step: Vec<f64>,
+    loss_after_step_3: f64,
+    param_l2_after_1: BTreeMap<String, f64>,
+    change_l2_after_1: BTreeMap<String, f64>,
+    param_l2_after_3: BTreeMap<String, f64>,
+    change_l2_after_3: BTreeMap<String, f64>,
+    loose: BTreeMap<String, BTreeMap<String, Loose>>,
+}
+
+/// What float32 itself misses of a parameter.
+#[derive(Deserialize)]
+struct Loose {
+    param_rel: f64,
+    change_rel: f64,
+}
+
+#[derive(Deserialize)]
+struct TrainFixture {
+    variants: BTreeMap<String, TrainVariant>,
+}
+
+/// The tiny network ready for training: its parameters require gradients.
+fn trainable(folder: &Path, gate: Gate) -> (MaAgiqa, BTreeMap<String, Tensor>) {
+    let fixture: Fixture = read_json(&folder.join("config.json"));
+    let config = config(&fixture, gate);
+    let read = read_tensors(&folder.join("model.safetensors"));
+    let names = config.parameters();
+    let parameters: BTreeMap<String, Tensor> =
+        names.keys().map(|name| (name.clone(), read[name].copy().set_requires_grad(true))).collect();
+    let tensors: NamedTensors =
+        parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+    (MaAgiqa::new(&config, &tensors, Device::Cpu, Kind::Float).expect("the tensors fit"), parameters)
+}
+
+fn loss_of(network: &MaAgiqa, input: &NamedTensors) -> Tensor {
+    let (f_a, f_b) = (&input["input.semantic"], &input["input.coherence"]);
+    let output = network.forward(&input["input.pixels"], f_a, f_b, Mode::Evaluate);
+    (output.fusion.score - &input["input.targets"]).square().mean(Kind::Float)
+}
+
+#[test]
+fn gradients_agree_with_the_authors_code_for_every_parameter() {
+    let Some(folder) = shared("parity/maniqa/tiny") else { return };
+    let expected = read_tensors(&folder.join("expected.safetensors"));
+    let train: TrainFixture = read_json(&folder.join("train.json"));
+    for (gate, name) in [(Gate::Linear, "linear"), (Gate::Sigmoid, "sigmoid")] {
+        let variant = &train.variants[name];
+        let (network, parameters) = trainable(&folder, gate);
+        loss_of(&network, &expected).backward();
+        assert_eq!(variant.grad_l2.len(), parameters.len());
+        for (parameter, tensor) in &parameters {
+            let found = tensor.grad();
+            let norm = found.norm().double_value(&[]);
+            if variant.zero_in_exact_arithmetic.contains_key(parameter) {
+                assert!(norm < 1e-5, "{name}, {parameter}: {norm:e}, expected rounding noise");
+                continue;
+            }
+            let reference = variant.grad_l2[parameter];
+            assert!((norm / reference - 1.0).abs() < 1e-4, "{name}, {parameter}: {norm}, expected {reference}");
+            if let Some(whole) = expected.get(&format!("{name}.grad.{parameter}")) {
+                let error = relative_error(&found, whole);
+                assert!(error < 1e-4, "{name}, {parameter}: {error:e}");
+            }
+        }
+    }
+}
+
+/// Norms of the parameters, and of what became of them since `start`, within what the fixtures allow.
+fn compare_with_steps(
+    at: &str,
+    run: &AdamRun,
+    variant: &TrainVariant,
+    parameters: &BTreeMap<String, Tensor>,
+    start: &BTreeMap<String, Tensor>,
+    n_steps: usize,
+) {
+    let (norms, changes) = match n_steps {
+        1 => (&run.param_l2_after_1, &run.change_l2_after_1),
+        _ => (&run.param_l2_after_3, &run.change_l2_after_3),
+    };
+    let loose = &run.loose[&format!("after_{n_steps}")];
+    for (name, parameter) in parameters {
+        // Rounding noise, of which Adam makes full steps.
+        if variant.zero_in_exact_arithmetic.contains_key(name) {
+            continue;
+        }
+        let allowed = loose
+            .get(name)
+            .map_or((1e-5, 1e-2), |loose| ((10.0 * loose.param_rel).max(1e-5), (10.0 * loose.change_rel).max(1e-2)));
+        let norm = |tensor: Tensor| tensor.to_kind(Kind::Double).norm().double_value(&[]);
+        let (found, change) = (norm(parameter.detach()), norm(parameter.detach() - &start[name]));
+        let off = |found: f64, expected: f64| (found / expected - 1.0).abs();
+        assert!(off(found, norms[name]) < allowed.0, "{at}, {name}: norm {found}, expected {}", norms[name]);
+        assert!(off(change, changes[name]) < allowed.1, "{at}, {name}: change {change}, expected {}", changes[name]);
+    }
+}
+
+#[test]
+fn steps_of_adam_over_the_whole_network_agree_with_the_authors_code() {
+    let Some(folder) = shared("parity/maniqa/tiny") else { return };
+    let expected = read_tensors(&folder.join("expected.safetensors"));
+    let train: TrainFixture = read_json(&folder.join("train.json"));
+    for (gate, name) in [(Gate::Linear, "linear"), (Gate::Sigmoid, "sigmoid")] {
+        let variant = &train.variants[name];
+        let run = &variant.adam["lr_1e-4"];
+        let (network, parameters) = trainable(&folder, gate);
+        let start: BTreeMap<String, Tensor> =
+            parameters.iter().map(|(name, parameter)| (name.clone(), parameter.detach().copy())).collect();
+        let values: Vec<Tensor> = parameters.values().map(Tensor::detach).collect();
+        let mut adam = Adam::new(Optimiser::Adam, 1e-5, 0.0, &values.iter().collect::<Vec<_>>());
+        for (step, reference) in run.loss_at_each_step.iter().chain([&run.loss_after_step_3]).enumerate() {
+            let loss = loss_of(&network, &expected);
+            let found = loss.double_value(&[]);
+            assert!((found / reference - 1.0).abs() < 1e-4, "{name}, step {step}: {found}, expected {reference}");
+            if step == 1 || step == 3 {
+                compare_with_steps(name, run, variant, &parameters, &start, step);
+            }
+            loss.backward();
+            let _no_grad = tch::no_grad_guard();
+            let gradients: Vec<Gradient<'_>> =
+                parameters.values().map(|parameter| Gradient::Whole(parameter.grad().copy())).collect();
+            adam.step(run.lr, &gradients);
+            for parameter in parameters.values() {
+                let _ = parameter.grad().zero_();
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Preprocessed {
+    images: BTreeMap<String, PreprocessedImage>,
+}
+
+#[derive(Deserialize)]
+struct PreprocessedImage {
+    file: String,
+    source: String,
+    decoded_channel_sums: [u64; 3],
+}
+
+#[test]
+fn resizing_is_opencvs_bit_for_bit() {
+    let Some(folder) = shared("parity/preprocess_maniqa") else { return };
+    let fixture: Preprocessed = read_json(&folder.join("expected.json"));
+    let expected: HashMap<String, Tensor> = read_tensors(&folder.join("expected.safetensors"));
+    for (name, PreprocessedImage { file, source, decoded_channel_sums }) in &fixture.images {
+        let path = match source.as_str() {
+            "dataset" => match dataset_image(file) {
+                Some(path) => path,
+                None => continue,
+            },
+            _ => folder.join(file),
+        };
+        let bytes = std::fs::read(&path).expect("it is there");
+        let (_, image) = decode(&bytes, &DecodeLimits::default()).expect("it is an image");
+        let sum = |c: usize| image.pixels.iter().skip(c).step_by(3).map(|level| u64::from(*level)).sum::<u64>();
+        assert_eq!([sum(0), sum(1), sum(2)], *decoded_channel_sums, "{name}: decoding");
+        let RgbImage8 { pixels, .. } = interpolate_bicubic(&image, 224, 224);
+        let levels = |which: &str| -> Vec<u8> {
+            let tensor = expected[&format!("{name}.{which}")].flatten(0, -1).to_kind(Kind::Uint8);
+            Vec::try_from(tensor).expect("8-bit levels")
+        };
+        assert!(pixels == levels("resized_u8_fixed_point"), "{name}: {} differ", {
+            pixels.iter().zip(levels("resized_u8_fixed_point")).filter(|(a, b)| **a != *b).count()
+        });
+        let default = levels("resized_u8");
+        let n_other = pixels.iter().zip(&default).filter(|(found, expected)| found != expected).count();
+        assert!(n_other * 20 < pixels.len(), "{name}: {n_other} of {} differ from the default build", pixels.len());
+        assert!(pixels.iter().zip(&default).all(|(found, expected)| found.abs_diff(*expected) <= 1), "{name}");
+    }
+}
+
+/// An image of AGIQA-3K by file name.
+fn dataset_image(file: &str) -> Option<std::path::PathBuf> {
+    shared("datasets").and_then(|folder| {
+        walkdir::WalkDir::new(folder)
+            .into_iter()
+            .flatten()
+            .map(walkdir::DirEntry::into_path)
+            .find(|path| path.ends_with(file))
+    })
+}
