@@ -50,7 +50,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
 /// What was asked for, of the manifest and of what is placed by hand; nothing named is all of both.
 fn chosen(names: &[String]) -> Result<(Vec<&'static Checkpoint>, Vec<&'static ByHand>), WeightsError> {
     if names.is_empty() {
-        return Ok((weights::manifest().iter().collect(), by_hand::ALL.iter().collect()));
+        return Ok((weights::manifest().iter().collect(), by_hand::ALL.to_vec()));
     }
     let (mut fetched, mut placed) = (Vec::new(), Vec::new());
     for name in names {
@@ -140,7 +140,7 @@ pub(super) fn megabytes(n_bytes: u64) -> String {
 }
 
 /// Reads the layout, the small files, and every tensor's name and shape, and hashes what no stamp vouches for.
-fn check_placed(checkpoint: &ByHand) -> anyhow::Result<()> {
+fn check_placed(checkpoint: &'static ByHand) -> anyhow::Result<()> {
     let folder = checkpoint.folder();
     checkpoint.check(&folder)?;
     let frontend = mplug_owl2::Frontend::read(&folder)?;

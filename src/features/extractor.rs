@@ -13,6 +13,7 @@ use super::{ExtractorName, FeatureSettings, SettingsError};
 use crate::images::RgbImage8;
 use crate::tables::features::{FeatureKind, FeatureSet};
 use crate::weights::WeightsError;
+use crate::weights::by_hand::ByHandError;
 
 /// What keeps an extractor as a whole from working.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,9 @@ pub enum ExtractError {
     /// The extractor's weights are absent or not what the manifest says.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// Weights that are placed by hand are absent or not whole.
+    #[error(transparent)]
+    ByHand(#[from] ByHandError),
     /// The network could not be built from its weights.
     #[error("cannot load extractor `{extractor}`")]
     Load {

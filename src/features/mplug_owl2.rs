@@ -84,7 +84,7 @@ impl MplugOwl2Settings {
     pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
         let folder = settings.weights.clone().unwrap_or_else(|| MPLUG_OWL2.folder());
         let prompts = checked(settings.prompts.clone().unwrap_or_else(Prompt::of_the_paper))?;
-        MPLUG_OWL2.check(&folder).map_err(load_error)?;
+        MPLUG_OWL2.check(&folder)?;
         let frontend = Frontend::read(&folder).map_err(load_error)?;
         if let Some(side) = settings.side {
             let problem =

@@ -274,7 +274,8 @@ impl Reader<'_> {
             let path = format!("extractor.{name}");
             let settings: FeatureSettings = de::settings(self.sources, &path, &table, &[])?;
             // Fingerprints need no weights, so what an extractor refuses is told before anything runs.
-            resolve(&settings).map_err(|error| self.wrong(table.origin, format!("`{path}`: {error}")))?;
+            resolve(&settings)
+                .map_err(|error| self.wrong(table.origin, format!("`{path}`: {}", with_causes(&error))))?;
             Ok(settings)
         };
         let semantic = extractor("semantic", &names.semantic)?;
@@ -398,6 +399,12 @@ impl Reader<'_> {
     fn wrong(&self, origin: Origin, problem: impl Into<String>) -> ConfigError {
         ConfigError::new(self.sources.place(origin), problem)
     }
+}
+
+/// An error and its causes in one line, as the command line prints them.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Makes the paths at the dotted path `key` absolute.

@@ -36,7 +36,7 @@ pub struct Shards {
 }
 
 /// mPLUG-Owl2 7B, as released with its paper.
-pub const MPLUG_OWL2: ByHand = ByHand {
+pub static MPLUG_OWL2: ByHand = ByHand {
     name: "mplug-owl2",
     about: "mPLUG-Owl2 7B, which reads an image under a prompt: the semantic features of the paper",
     repository: "MAGAer13/mplug-owl2-llama2-7b",
@@ -50,7 +50,7 @@ pub const MPLUG_OWL2: ByHand = ByHand {
 };
 
 /// All of them.
-pub const ALL: &[ByHand] = &[MPLUG_OWL2];
+pub static ALL: [&ByHand; 1] = [&MPLUG_OWL2];
 
 /// A checkpoint that is not where it should be, or not whole.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ pub const ALL: &[ByHand] = &[MPLUG_OWL2];
 )]
 pub struct ByHandError {
     /// The checkpoint.
-    pub checkpoint: ByHand,
+    pub checkpoint: &'static ByHand,
     /// Its folder in the weights folder.
     pub place: PathBuf,
     /// What is missing, and where.
@@ -93,8 +93,8 @@ impl ByHand {
     ///
     /// # Errors
     /// What is missing, and how to get it.
-    pub fn check(&self, folder: &Path) -> Result<(), ByHandError> {
-        let missing = |what: String| ByHandError { checkpoint: *self, place: self.folder(), found: what };
+    pub fn check(&'static self, folder: &Path) -> Result<(), ByHandError> {
+        let missing = |what: String| ByHandError { checkpoint: self, place: self.folder(), found: what };
         if !folder.is_dir() {
             return Err(missing(format!("the folder {} is absent", folder.display())));
         }
@@ -114,5 +114,5 @@ fn is_replaceable(file: &str) -> bool {
 
 /// The checkpoint called `name`.
 pub fn find(name: &str) -> Option<&'static ByHand> {
-    ALL.iter().find(|checkpoint| checkpoint.name == name)
+    ALL.into_iter().find(|checkpoint| checkpoint.name == name)
 }

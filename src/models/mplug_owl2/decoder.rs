@@ -264,13 +264,14 @@ impl Decoder {
         let mut xs = xs.shallow_clone();
         for (i, layer) in self.layers.iter().enumerate() {
             let (attended, keys_and_values) = self.attend(layer, i, &xs, &rows, groups, &masks);
-            xs = xs + attended;
+            // Never in place: what comes in is the caller's.
+            xs = &xs + attended;
             if keep == Keep::KeysAndValues {
                 kept.push(keys_and_values);
             }
             let normed = rows
                 .each(&xs, |segment, rows| layer.post_attention_layernorm.of(segment.branch).forward(&rows, self.kind));
-            xs = xs + layer.mlp.forward(&Tensor::cat(&normed, 0));
+            xs = &xs + layer.mlp.forward(&Tensor::cat(&normed, 0));
         }
         let hidden = rows.sequences(&self.norm.forward(&xs, Kind::Float));
         Passed { hidden, layers: kept }
