@@ -4,6 +4,7 @@ mod testdir;
 
 mod data_example;
 mod evaluate;
+mod extract_maniqa;
 mod features;
 mod ingest;
 mod maniqa;
