@@ -64,9 +64,15 @@ impl PairedSrcc {
 mod tests {
     use super::*;
 
-    /// Values in 0..1 that look random.
+    /// Independent values in 0..1: the first `n` of the stream `seed` (splitmix64).
     fn noise(seed: u64, n: u64) -> Vec<f64> {
-        (0..n).map(|i| (((i + 1) * (seed + 7)) as f64 * 0.754_877_666).fract()).collect()
+        let value = |i: u64| {
+            let mut z = (seed << 32 | i).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        (0..n).map(value).collect()
     }
 
     #[test]

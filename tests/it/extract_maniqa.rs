@@ -1,0 +1,131 @@
+//! `agiqa extract --extractor maniqa`: from image files to columns, by the authors' numbers.
+
+use std::path::{Path, PathBuf};
+
+use agiqa::identity::ImageId;
+use agiqa::store::{OpenMode, Store};
+use agiqa::tables::features::FeatureSet;
+use tch::{Kind, Tensor};
+
+use crate::testdir::{Ran, TestDir, shared};
+
+/// The tiny checkpoint of the fixtures.
+fn tiny() -> Option<PathBuf> {
+    shared("parity/maniqa/tiny")
+}
+
+fn read(path: &Path) -> Vec<(String, Tensor)> {
+    Tensor::read_safetensors(path).expect("a safetensors file")
+}
+
+/// Writes the fixtures' images, as large as the network takes them, and returns who they are, in order.
+fn images(dir: &TestDir, folder: &Path) -> Vec<ImageId> {
+    let tensors = read(&folder.join("expected.safetensors"));
+    let (_, images) = tensors.iter().find(|(name, _)| name == "input.u8").expect("it is there");
+    let (n, height, width) = (images.size()[0], images.size()[1], images.size()[2]);
+    (0..n)
+        .map(|i| {
+            let levels = Vec::<u8>::try_from(images.get(i).flatten(0, -1)).expect("8-bit levels");
+            let image = image::RgbImage::from_raw(width as u32, height as u32, levels).expect("RGB");
+            let mut bytes = std::io::Cursor::new(Vec::new());
+            image.write_to(&mut bytes, image::ImageFormat::Png).expect("PNG can be encoded");
+            let bytes = bytes.into_inner();
+            dir.write(&format!("images/{i}.png"), &bytes);
+            ImageId::of_bytes(&bytes)
+        })
+        .collect()
+}
+
+fn extract(dir: &TestDir, weights: &Path, more: &[&str]) -> Ran {
+    let weights = weights.display().to_string();
+    let base = ["extract", "--extractor", "maniqa", "--weights", &weights, "--images", "images", "--store", "store"];
+    let base = base.into_iter().chain(["--device", "cpu", "--threads", "1"]);
+    dir.agiqa(&base.chain(more.iter().copied()).collect::<Vec<_>>())
+}
+
+/// `f_1` and the rating of `ids` in the only feature set of the store.
+fn columns(dir: &TestDir, ids: &[ImageId]) -> [Tensor; 2] {
+    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let sets = FeatureSet::list(&store).expect("sets can be listed");
+    let [set] = sets.as_slice() else { panic!("one set, found {}", sets.len()) };
+    let names: Vec<&str> = set.columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(names, ["f_1", "rating"]);
+    let found = set.read(&store, ids).expect("vectors can be read");
+    [0, 1].map(|column| {
+        let (dim, values) = (set.columns[column].dim, &found.matrices[column]);
+        let row = |row: &Option<usize>| {
+            let row = row.expect("every image has features");
+            Tensor::from_slice(&values[row * dim..][..dim])
+        };
+        Tensor::stack(&found.rows.iter().map(row).collect::<Vec<_>>(), 0)
+    })
+}
+
+/// Largest difference from the authors' numbers over their largest magnitude, of `f_1` and of the rating.
+fn errors(dir: &TestDir, folder: &Path, ids: &[ImageId]) -> [f64; 2] {
+    let tensors = read(&folder.join("expected.safetensors"));
+    let [f_1, rating] = columns(dir, ids);
+    [("f1", f_1), ("rating", rating.squeeze())].map(|(name, found)| {
+        let (_, expected) = tensors.iter().find(|(other, _)| other == name).expect("it is there");
+        assert_eq!(found.size(), expected.size());
+        ((found.to_kind(Kind::Float) - expected).abs().max() / expected.abs().max()).double_value(&[])
+    })
+}
+
+#[test]
+fn columns_hold_the_authors_numbers() {
+    let Some(folder) = tiny() else { return };
+    for (dtype, tolerance) in [("f32", 2e-5), ("bf16", 0.1)] {
+        let dir = TestDir::new();
+        let ids = images(&dir, &folder);
+        let ran = extract(&dir, &folder, &["--dtype", dtype, "--batch-size", "2"]).exits(0);
+        let _ = ran.says("10 tensors of the checkpoint are not read").says("fc784_784.weight").says("3 of 3 images");
+        for error in errors(&dir, &folder, &ids) {
+            assert!(error < tolerance, "{dtype}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn a_prefix_and_tensors_that_nothing_reads_do_not_make_other_features() {
+    let Some(folder) = tiny() else { return };
+    let dir = TestDir::new();
+    let ids = images(&dir, &folder);
+    let config = dir.write("weights/config.json", std::fs::read(folder.join("config.json")).expect("it is there"));
+    let weights = config.parent().expect("a folder");
+    let mut tensors: Vec<(String, Tensor)> = read(&folder.join("model.safetensors"))
+        .into_iter()
+        .map(|(name, tensor)| (format!("module.{name}"), tensor))
+        .collect();
+    tensors.push(("module.swintransformer1.layers.0.downsample.weight".to_owned(), Tensor::from_slice(&[1_f32])));
+    Tensor::write_safetensors(&tensors, weights.join("epoch-7.safetensors")).expect("it can be written");
+    let _ = extract(&dir, weights, &[]).exits(0).says("module.swintransformer1.layers.0.downsample.weight");
+    assert!(errors(&dir, &folder, &ids).iter().all(|error| *error < 2e-5));
+    let _ = extract(&dir, &folder, &[]).exits(0).says("all 3 images have features");
+}
+
+#[test]
+fn what_does_not_fit_is_said_before_anything_is_computed() {
+    let Some(folder) = tiny() else { return };
+    let dir = TestDir::new();
+    images(&dir, &folder);
+    let _ = dir.agiqa(&["extract", "--extractor", "maniqa", "--images", "images", "--store", "store"]).exits(2);
+    let _ = extract(&dir, dir.path(), &[]).exits(2).says("config.json");
+    let _ = extract(&dir, &folder, &["--side", "224"]).exits(2).says("are for 64 px");
+
+    let config = std::fs::read_to_string(folder.join("config.json")).expect("it is there");
+    let other = config.replace("\"dim_mlp\": 48", "\"dim_mlp\": 96");
+    assert_ne!(config, other);
+    let path = dir.write("other/config.json", other);
+    dir.write("other/model.safetensors", std::fs::read(folder.join("model.safetensors")).expect("it is there"));
+    let ran = extract(&dir, path.parent().expect("a folder"), &[]).exits(2);
+    let _ = ran.says("swintransformer1.layers.0.blocks.0.mlp.fc1.weight").says("expected [96, 48] found [48, 48]");
+
+    let weights = folder.display().to_string();
+    let named = ["--weights", &weights, "--images", "images", "--store", "store"];
+    let embed = ["embed", "--extractor", "maniqa"].into_iter().chain(named).collect::<Vec<_>>();
+    let _ = dir.agiqa(&embed).exits(2).says("fills `quality` only");
+    let default = ["extract"].into_iter().chain(named).collect::<Vec<_>>();
+    let _ = dir.agiqa(&default).exits(2).says("takes its weights from the manifest");
+    assert!(!dir.path().join("store/features").exists());
+}
