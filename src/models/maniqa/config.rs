@@ -204,7 +204,8 @@ impl ManiqaConfig {
         if self.num_heads.iter().any(|heads| *heads < 1 || self.embed_dim % (2 * heads) != 0) {
             return wrong("num_heads", &self.num_heads, format!("divisors of half the width {}", self.embed_dim));
         }
-        if !self.scale.is_finite() || !(vit.mlp_ratio > 0.0) || !(vit.layer_norm_eps > 0.0) {
+        let is_positive = |value: f64| value.is_finite() && value > 0.0;
+        if !self.scale.is_finite() || !is_positive(vit.mlp_ratio) || !is_positive(vit.layer_norm_eps) {
             let found = (self.scale, vit.mlp_ratio, vit.layer_norm_eps);
             return wrong(
                 "scale, vit.mlp_ratio, vit.layer_norm_eps",
@@ -212,7 +213,7 @@ impl ManiqaConfig {
                 "finite numbers, the last two above 0".into(),
             );
         }
-        if self.pixel_std.iter().any(|std| !(*std > 0.0)) {
+        if !self.pixel_std.iter().all(|std| is_positive(f64::from(*std))) {
             return wrong("pixel_std", &self.pixel_std, "numbers above 0".to_owned());
         }
         Ok(())

@@ -269,7 +269,8 @@ impl SwinStage {
             let ys = ys.conv2d(&weight, Some(&bias), [1, 1], [1, 1], [1, 1], 1).relu(); // (b, d, h, w)
             let ys = ys.permute([0, 2, 3, 1]).reshape([b, n, d]).to_kind(Kind::Float);
             each(Stage::SwinLayer { stage: self.stage, layer: i }, &ys);
-            xs = xs + ys * self.scale;
+            // Not in place: what came in may be the caller's, and autograd may want it.
+            xs = &xs + ys * self.scale;
         }
         xs
     }
