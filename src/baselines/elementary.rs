@@ -13,8 +13,8 @@ const MANTISSA: u64 = (1 << 52) - 1;
 /// `e^x` for `-700 <= x <= 700`.
 #[inline(always)]
 pub(super) fn exp(x: f64) -> f64 {
-    const LN_2_HIGH: f64 = 6.93147180369123816490e-01;
-    const LN_2_LOW: f64 = 1.90821492927058770002e-10;
+    const LN_2_HIGH: f64 = 6.931_471_803_691_238e-1;
+    const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     /// `1/k!`, the highest first.
     const SERIES: [f64; 13] = [
         1.0 / 479_001_600.0,
