@@ -1,6 +1,6 @@
 //! Layers that several networks are built of, and how they find their tensors in a checkpoint.
 //!
-//! A layer keeps the tensors of its checkpoint where they are to be trained ([`Scope::get`] gives what requires a gradient
+//! A layer keeps the tensors of its checkpoint where they are to be trained (`Scope::get` gives what requires a gradient
 //! as it is), and what is fastest where they are not: the compute kind, a layer scale folded in, oneDNN's own layout.
 
 use std::collections::HashMap;

@@ -7,7 +7,7 @@ use agiqa::store::{OpenMode, Store};
 use agiqa::tables::features::{FeatureRows, FeatureSet};
 use agiqa::tables::{PartitionName, images};
 
-use crate::testdir::{Ran, TestDir, weights};
+use crate::testdir::{Ran, TestDir, shared, weights};
 
 /// A pipeline over data.example without extraction settings that matter: its features are written by [`fill_features`].
 const PIPELINE: &str = r#"name = "small"
@@ -269,4 +269,31 @@ fn the_example_pipeline_runs_with_the_real_network() {
     let args: Vec<&str> = ["run", &pipeline, "--store", "store"].into_iter().chain(small).collect();
     dir.agiqa(&args).exits(0).prints("SRCC").prints("predictions/**/*.parquet");
     dir.agiqa(&args).exits(0).says("all 60 images have features");
+}
+
+#[test]
+fn every_pipeline_of_the_repository_can_be_planned() {
+    let (Some(dataset), Some(params)) = (shared("datasets/agiqa-3k"), shared("iqa-params")) else { return };
+    let folder = format!("{}/pipelines", env!("CARGO_MANIFEST_DIR"));
+    let root = format!("root={}", dataset.display());
+    let iqa_params = format!("iqa_params={}", params.display());
+    let mut n_planned = 0;
+    for entry in std::fs::read_dir(folder).expect("there are pipelines") {
+        let path = entry.expect("an entry can be read").path();
+        let text = std::fs::read_to_string(&path).expect("a pipeline is text");
+        // Those on the paper's features stop without its weights, which `embed_mplug_owl2` has a test of.
+        if text.contains("\"mplug-owl2\"") {
+            continue;
+        }
+        let path = path.display().to_string();
+        let mut args = vec!["run", &path, "--dry-run", "--store", "store"];
+        for (name, value) in [("[params.root]", &root), ("[params.iqa_params]", &iqa_params)] {
+            if text.contains(name) {
+                args.extend(["--set", value]);
+            }
+        }
+        TestDir::new().agiqa(&args).exits(0).prints("ingest");
+        n_planned += 1;
+    }
+    assert!(n_planned >= 5, "{n_planned}");
 }
