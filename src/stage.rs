@@ -51,6 +51,23 @@ pub struct StageReport {
     pub interrupted: bool,
 }
 
+/// How far a stage that computes row by row has come: `2980 of 2982 images have features, 2 rejected (…)`.
+///
+/// `what` says of `n_out` rows what they are or have; `stage` is the stage whose rejects tell the reasons.
+pub fn summary(rows: &RowCounts, what: &str, stage: &str) -> String {
+    let mut text = format!("{} of {} {what}", rows.n_out, rows.n_in);
+    if rows.n_rejected > 0 {
+        text.push_str(&format!(
+            ", {} rejected (reasons: table `rejects`, stage `{stage}`; `--retry-rejects` tries them again)",
+            rows.n_rejected
+        ));
+    }
+    if rows.n_left > 0 {
+        text.push_str(&format!(", {} left: run the same command again", rows.n_left));
+    }
+    text
+}
+
 /// One stage with its settings.
 pub trait Stage {
     /// Name for people and records: the command and what it is about, e.g. `ingest agiqa-3k`.

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::{Method, ParamsError, ScoreError, Scorer};
 use crate::console::Progress;
 use crate::features::{
-    Candidate, Candidates, Failure, FolderError, ImageSource, Unreadable, decode_verified, write_corpus,
+    Candidate, Candidates, Failure, FolderError, ImageSource, Unreadable, corpus_is_written, decode_verified,
+    write_corpus,
 };
 use crate::identity::{Fingerprint, ImageId};
 use crate::images::{self, DECODER_VERSION, DecodeLimits, ResizeFilter};
@@ -292,9 +293,8 @@ impl BaselineStage {
             outcome = Run { settings: &self.settings, dataset: &dataset, plan: &plan, context }.compute()?;
         }
         if let Some(rows) = plan.corpus.take() {
-            let is_picture = |id: &ImageId| !plan.undecodable.contains(id) && !outcome.undecodable.contains(id);
-            let rows = rows.into_iter().filter(|row| is_picture(&row.image_id)).collect();
-            write_corpus(&context.store, &dataset, rows)?;
+            let undecodable = plan.undecodable.union(&outcome.undecodable).copied().collect();
+            write_corpus(&context.store, &dataset, rows, &undecodable)?;
         }
         let mut rows = plan.rows;
         rows.n_out += outcome.n_out;
@@ -324,27 +324,13 @@ fn set_of(row: &RejectRow, sets: &[ScoreSet]) -> Option<usize> {
 }
 
 fn summary(rows: &RowCounts) -> String {
-    let mut text = format!("{} of {} scores are there", rows.n_out, rows.n_in);
-    if rows.n_rejected > 0 {
-        text.push_str(&format!(
-            ", {} rejected (reasons: table `rejects`, stage `{STAGE}`; `--retry-rejects` tries them again)",
-            rows.n_rejected
-        ));
-    }
-    if rows.n_left > 0 {
-        text.push_str(&format!(", {} left: run the same command again", rows.n_left));
-    }
-    text
+    crate::stage::summary(rows, "scores are there", STAGE)
 }
 
 impl Stage for BaselineStage {
     fn name(&self) -> String {
         let methods: Vec<&str> = self.settings.methods.iter().map(|method| method.as_str()).collect();
-        let source = match &self.source {
-            ImageSource::Dataset(dataset) | ImageSource::Folder { dataset: Some(dataset), .. } => dataset.to_string(),
-            ImageSource::Folder { folder, dataset: None } => folder.display().to_string(),
-        };
-        format!("baseline {} of {source}", methods.join(","))
+        format!("baseline {} of {}", methods.join(","), self.source)
     }
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
@@ -355,8 +341,7 @@ impl Stage for BaselineStage {
         }
         if let Some(rows) = plan.corpus {
             let dataset = self.source.dataset()?;
-            let wanted = rows.into_iter().filter(|row| !plan.undecodable.contains(&row.image_id));
-            if !wanted.eq(crate::tables::images::read(store, &dataset)?.rows) {
+            if !corpus_is_written(store, &dataset, rows, &plan.undecodable)? {
                 let reason = format!("the images of `{dataset}` are not those of its folder");
                 return Ok(Freshness::Stale { reason });
             }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use super::Context;
 use super::exit::Exit;
 use crate::baselines::{BaselineSettings, BaselineStage, Method};
-use crate::features::ImageSource;
 use crate::store::shard::Shard;
 use crate::tables::PartitionName;
 
@@ -63,10 +62,6 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         part_secs: args.part_secs.unwrap_or(defaults.part_secs),
     };
     settings.check()?;
-    let source = match (args.images, args.dataset) {
-        (Some(folder), dataset) => ImageSource::Folder { folder, dataset },
-        (None, Some(dataset)) => ImageSource::Dataset(dataset),
-        (None, None) => anyhow::bail!("nothing to do: give `--dataset NAME` or `--images DIR`"),
-    };
+    let source = super::image_source(args.images, args.dataset)?;
     super::run_stage("baseline", &args.store, &BaselineStage::new(settings, source), context)
 }

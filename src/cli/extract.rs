@@ -5,9 +5,7 @@ use std::path::PathBuf;
 
 use super::Context;
 use super::exit::Exit;
-use crate::features::{
-    DeviceChoice, Dtype, ExtractError, ExtractorName, FeatureSettings, FeatureStage, ImageSource, resolve,
-};
+use crate::features::{DeviceChoice, Dtype, ExtractError, ExtractorName, FeatureSettings, FeatureStage, resolve};
 use crate::models::mplug_owl2::Prompt;
 use crate::store::shard::Shard;
 use crate::tables::PartitionName;
@@ -100,10 +98,6 @@ pub(super) fn run_for(kind: FeatureKind, command: &str, args: Args, context: &Co
         let missing = kind.part_kind().table;
         return Err(ExtractError::NotFilled { extractor: settings.extractor, filled, missing }.into());
     }
-    let source = match (args.images, args.dataset) {
-        (Some(folder), dataset) => ImageSource::Folder { folder, dataset },
-        (None, Some(dataset)) => ImageSource::Dataset(dataset),
-        (None, None) => anyhow::bail!("nothing to do: give `--dataset NAME` or `--images DIR`"),
-    };
+    let source = super::image_source(args.images, args.dataset)?;
     super::run_stage(command, &args.store, &FeatureStage::new(settings, source), context)
 }

@@ -37,7 +37,7 @@ mod source;
 
 pub use source::{FolderError, ImageSource};
 
-pub(crate) use source::{Candidate, Candidates, Unreadable, write_corpus};
+pub(crate) use source::{Candidate, Candidates, Unreadable, corpus_is_written, write_corpus};
 
 mod plan;
 

@@ -1,6 +1,7 @@
 //! Where the images come from: a dataset's `images` table, or a bare folder that becomes the table of a corpus.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -24,6 +25,15 @@ pub enum ImageSource {
         /// Name of the corpus; default: the folder's own name.
         dataset: Option<PartitionName>,
     },
+}
+
+impl fmt::Display for ImageSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dataset(dataset) | Self::Folder { dataset: Some(dataset), .. } => dataset.fmt(f),
+            Self::Folder { folder, dataset: None } => folder.display().fmt(f),
+        }
+    }
 }
 
 /// A folder or dataset that cannot serve as a source of images.
@@ -229,9 +239,29 @@ fn scan(folder: &Path, path: &Path) -> Scanned {
     Scanned { path: path.to_string_lossy().into_owned(), content }
 }
 
-/// Writes the corpus's table unless it is there already.
-pub(crate) fn write_corpus(store: &Store, dataset: &PartitionName, rows: Vec<ImageRow>) -> Result<(), PartError> {
-    let images = Images { rows, extra: Vec::new() };
+/// Whether the table of corpus `dataset` is what [`write_corpus`] would write.
+pub(crate) fn corpus_is_written(
+    store: &Store,
+    dataset: &PartitionName,
+    rows: Vec<ImageRow>,
+    rejected: &HashSet<ImageId>,
+) -> Result<bool, PartError> {
+    Ok(images_table::read(store, dataset)?.rows == without(rows, rejected))
+}
+
+/// Rejected images are not part of a corpus, as they are not part of an ingested dataset.
+fn without(rows: Vec<ImageRow>, rejected: &HashSet<ImageId>) -> Vec<ImageRow> {
+    rows.into_iter().filter(|row| !rejected.contains(&row.image_id)).collect()
+}
+
+/// Writes the corpus's table, without `rejected`, unless it is there already.
+pub(crate) fn write_corpus(
+    store: &Store,
+    dataset: &PartitionName,
+    rows: Vec<ImageRow>,
+    rejected: &HashSet<ImageId>,
+) -> Result<(), PartError> {
+    let images = Images { rows: without(rows, rejected), extra: Vec::new() };
     if images_table::read(store, dataset)? == images {
         return Ok(());
     }

@@ -92,10 +92,8 @@ impl FeatureStage {
             outcome = run.compute(kind.as_ref())?;
         }
         if let Some(rows) = candidates.corpus {
-            // Rejected images are not part of the corpus, as they are not part of an ingested dataset.
-            let rejected: HashSet<ImageId> = plan.rejected.union(&outcome.rejected).copied().collect();
-            let rows = rows.into_iter().filter(|row| !rejected.contains(&row.image_id)).collect();
-            source::write_corpus(store, &dataset, rows)?;
+            let rejected = plan.rejected.union(&outcome.rejected).copied().collect();
+            source::write_corpus(store, &dataset, rows, &rejected)?;
         }
         let mut rows = plan.rows;
         rows.n_out += outcome.n_out;
@@ -106,26 +104,12 @@ impl FeatureStage {
 }
 
 fn summary(rows: &RowCounts) -> String {
-    let mut text = format!("{} of {} images have features", rows.n_out, rows.n_in);
-    if rows.n_rejected > 0 {
-        text.push_str(&format!(
-            ", {} rejected (reasons: table `rejects`, stage `features`; `--retry-rejects` tries them again)",
-            rows.n_rejected
-        ));
-    }
-    if rows.n_left > 0 {
-        text.push_str(&format!(", {} left: run the same command again", rows.n_left));
-    }
-    text
+    crate::stage::summary(rows, "images have features", "features")
 }
 
 impl Stage for FeatureStage {
     fn name(&self) -> String {
-        let source = match &self.source {
-            ImageSource::Dataset(dataset) | ImageSource::Folder { dataset: Some(dataset), .. } => dataset.to_string(),
-            ImageSource::Folder { folder, dataset: None } => folder.display().to_string(),
-        };
-        format!("features {} of {source}", self.settings.extractor)
+        format!("features {} of {}", self.settings.extractor, self.source)
     }
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
@@ -136,9 +120,7 @@ impl Stage for FeatureStage {
         }
         if let Some(rows) = candidates.corpus {
             let dataset = self.source.dataset()?;
-            let wanted = rows.into_iter().filter(|row| !plan.rejected.contains(&row.image_id));
-            let found = crate::tables::images::read(store, &dataset)?;
-            if !wanted.eq(found.rows) {
+            if !source::corpus_is_written(store, &dataset, rows, &plan.rejected)? {
                 let reason = format!("the images of `{dataset}` are not those of its folder");
                 return Ok(Freshness::Stale { reason });
             }
