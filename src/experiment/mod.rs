@@ -103,10 +103,8 @@ impl ExperimentVariant {
                 (alone, None)
             }
         };
-        let metric = |of: fn(&MetricsRow) -> Estimate| MeanStd {
-            mean: of(mean).value,
-            std: std.and_then(|std| of(std).value),
-        };
+        let metric =
+            |of: fn(&MetricsRow) -> Estimate| MeanStd { mean: of(mean).value, std: std.and_then(|std| of(std).value) };
         let ours = Ours {
             inputs: self.inputs.join(" + "),
             gate: self.gate.clone(),
@@ -191,7 +189,8 @@ impl ExperimentStage {
             rows.push(variant.row(store, self)?);
         }
         let is_tried = |row: &&PaperRow| {
-            let same_data = |variant: &ExperimentVariant| row.is_of(variant.trained_on.as_str(), variant.dataset.as_str());
+            let same_data =
+                |variant: &ExperimentVariant| row.is_of(variant.trained_on.as_str(), variant.dataset.as_str());
             row.method != paper::METHOD && self.variants.iter().any(same_data)
         };
         rows.extend(paper::table(self.paper_table).filter(is_tried).map(|row| ExperimentRow {

@@ -78,8 +78,19 @@ impl ExperimentReport {
 
     fn lines(&self) -> Vec<[String; N_COLUMNS]> {
         let head = [
-            "variant", "reads", "gate", "trained on", "tested on", "SRCC", "PLCC", "KRCC", "RMSE", "paper SRCC", "PLCC",
-            "KRCC", "RMSE",
+            "variant",
+            "reads",
+            "gate",
+            "trained on",
+            "tested on",
+            "SRCC",
+            "PLCC",
+            "KRCC",
+            "RMSE",
+            "paper SRCC",
+            "PLCC",
+            "KRCC",
+            "RMSE",
         ];
         let mut lines = vec![head.map(str::to_owned)];
         for ExperimentRow { variant, trained_on, dataset, ours, paper } in &self.rows {

@@ -30,6 +30,17 @@ pub enum Gate {
     Concat,
 }
 
+impl Gate {
+    /// Name as in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sigmoid => "sigmoid",
+            Self::Linear => "linear",
+            Self::Concat => "concat",
+        }
+    }
+}
+
 /// Sizes and kind of a fusion module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FusionConfig {
@@ -75,7 +86,9 @@ impl FusionConfig {
     fn inner_widths(&self) -> [i64; 3] {
         let all = self.projected().iter().sum();
         match self.gate {
-            Gate::Sigmoid | Gate::Linear => [all, self.dims().iter().filter(|dim| **dim > 0).count() as i64, self.width],
+            Gate::Sigmoid | Gate::Linear => {
+                [all, self.dims().iter().filter(|dim| **dim > 0).count() as i64, self.width]
+            }
             Gate::Concat => [all, 0, all],
         }
     }

@@ -248,7 +248,8 @@ pub fn tensors_from_bytes(bytes: &[u8]) -> Result<NamedTensors, HeadError> {
         // What a head does not have is a tensor without values.
         let is_empty = view.data().is_empty();
         let options = (kind, tch::Device::Cpu);
-        let tensor = if is_empty { Tensor::zeros(&shape, options) } else { Tensor::from_data_size(view.data(), &shape, kind) };
+        let tensor =
+            if is_empty { Tensor::zeros(&shape, options) } else { Tensor::from_data_size(view.data(), &shape, kind) };
         tensors.insert(name, tensor);
     }
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))

@@ -155,7 +155,8 @@ pub fn read(store: &Store, key: &ExperimentKey) -> Result<Vec<ExperimentRow>, Pa
             reals.push((of(name.to_owned())?, of(format!("{name}_std"))?, of(format!("paper_{name}"))?));
         }
         for row in 0..batch.num_rows() {
-            let metrics = std::array::from_fn(|i| MeanStd { mean: real_at(reals[i].0, row), std: real_at(reals[i].1, row) });
+            let metrics =
+                std::array::from_fn(|i| MeanStd { mean: real_at(reals[i].0, row), std: real_at(reals[i].1, row) });
             let text = |array| text_at(array, row).unwrap_or_default();
             let ours = text_at(runs, row).map(|run| Ours {
                 inputs: text(inputs),
@@ -188,7 +189,8 @@ fn to_batch(key: &ExperimentKey, rows: &[ExperimentRow]) -> Result<RecordBatch, 
     let of_ours = |text: fn(&Ours) -> &str| {
         optional_text_array(rows.iter().map(|row| row.ours.as_ref().map(text)).collect::<Vec<_>>().into_iter())
     };
-    let n_runs = |row: &ExperimentRow| row.ours.as_ref().map_or(0, |ours| i64::try_from(ours.n_runs).unwrap_or(i64::MAX));
+    let n_runs =
+        |row: &ExperimentRow| row.ours.as_ref().map_or(0, |ours| i64::try_from(ours.n_runs).unwrap_or(i64::MAX));
     let mut columns: Vec<ArrayRef> = vec![
         integer_array((0..n).map(|_| i64::from(key.paper_table))),
         integer_array(1..=n),

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    Column, ColumnPlace, ColumnType, baselines, comparison, experiments, features, images, metrics, predictions, rejects, splits,
+    Column, ColumnPlace, ColumnType, baselines, comparison, experiments, features, images, metrics, predictions,
+    rejects, splits,
 };
 use crate::store::part::PartKind;
 

@@ -180,7 +180,11 @@ impl TrainSettings {
         let inputs = self.sorted_inputs();
         if inputs.is_empty() || inputs.len() < self.inputs.len() {
             let names: Vec<&str> = self.inputs.iter().map(|input| input.as_str()).collect();
-            return error("inputs", &format!("[{}]", names.join(", ")), "one to three of `f_1`, `f_a` and `f_b`, each once");
+            return error(
+                "inputs",
+                &format!("[{}]", names.join(", ")),
+                "one to three of `f_1`, `f_a` and `f_b`, each once",
+            );
         }
         if self.width == 0 {
             return error("width", &self.width, "1 or more");
