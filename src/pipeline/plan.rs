@@ -24,6 +24,8 @@ pub enum StageName {
     Evaluate,
     /// All scores of a dataset into `comparison`.
     Compare,
+    /// Metrics of variants into `experiments`.
+    Experiment,
 }
 
 impl StageName {
@@ -37,6 +39,7 @@ impl StageName {
         Self::Predict,
         Self::Evaluate,
         Self::Compare,
+        Self::Experiment,
     ];
 
     /// The name.
@@ -50,6 +53,7 @@ impl StageName {
             Self::Predict => "predict",
             Self::Evaluate => "evaluate",
             Self::Compare => "compare",
+            Self::Experiment => "experiment",
         }
     }
 }

@@ -1,10 +1,11 @@
 //! A pipeline's settings as stages, in the order of the data, each with the stages that it builds on.
 
-use super::config::{FeaturesSection, Pipeline, TrainSection};
+use super::config::{FeaturesSection, Pipeline, TrainSection, Variant};
 use super::plan::{StageName, Step};
 use crate::baselines::BaselineStage;
 use crate::compare::CompareStage;
 use crate::evaluate::EvaluateStage;
+use crate::experiment::{ExperimentStage, ExperimentVariant};
 use crate::features::{FeatureStage, ImageSource};
 use crate::ingest::{IngestStage, Rerun};
 use crate::predict::PredictStage;
@@ -37,27 +38,28 @@ impl Pipeline {
                 steps.add(StageName::Baseline, BaselineStage::new(settings.clone(), source), &[ingest_idx]);
             }
         }
-        let train = self.train_stage();
-        let split_dataset = train.as_ref().map(|train| &train.dataset).or(self.compare_dataset());
-        if let Some(split_dataset) = split_dataset {
-            let ingest_idx = self.datasets.iter().position(|dataset| dataset.dataset == *split_dataset);
-            for split in &self.splits {
-                let stage = SplitStage { dataset: split_dataset.clone(), settings: split.clone() };
-                steps.add(StageName::Split, stage, &ingest_idx.into_iter().collect::<Vec<_>>());
-            }
+        let heads = self.heads()?;
+        for (dataset, split) in self.split_datasets(&heads) {
+            let ingest_idx = self.datasets.iter().position(|ingested| ingested.dataset == dataset);
+            let stage = SplitStage { dataset, settings: split };
+            steps.add(StageName::Split, stage, &ingest_idx.into_iter().collect::<Vec<_>>());
         }
-        if let Some(train) = train {
-            let before_training = steps.all();
-            let train_idx = steps.add(StageName::Train, train.clone(), &before_training);
-            let predict = PredictStage { runs: train.run_names()?, datasets: self.scored_datasets(&train.dataset) };
+        let before_training = steps.all();
+        let mut evaluate_idx = Vec::new();
+        for head in &heads {
+            let train_idx = steps.add(StageName::Train, head.train.clone(), &before_training);
+            let predict = PredictStage { runs: head.train.run_names()?, datasets: head.scored.clone() };
             let predict_idx = steps.add(StageName::Predict, predict, &[train_idx]);
-            for evaluate in self.evaluate_stages()? {
-                steps.add(StageName::Evaluate, evaluate, &[predict_idx]);
+            for evaluate in self.evaluate_stages_of(head)? {
+                evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &[predict_idx]));
             }
         }
         let before_comparing = steps.all();
         for compare in self.compare_stages() {
             steps.add(StageName::Compare, compare, &before_comparing);
+        }
+        if let Some(experiment) = self.experiment_stage()? {
+            steps.add(StageName::Experiment, experiment, &evaluate_idx);
         }
         Ok(steps.0)
     }
@@ -83,38 +85,134 @@ impl Pipeline {
     /// # Errors
     /// A name that grows too long when it becomes part of a run's.
     pub fn evaluate_stages(&self) -> Result<Vec<EvaluateStage>, TrainError> {
-        let (Some(train), Some(settings)) = (self.train_stage(), &self.evaluate) else { return Ok(Vec::new()) };
         let mut stages = Vec::new();
-        for group in train.group_names()? {
-            let mut runs = Vec::new();
-            for run in &train.runs {
-                if train.group_name(run)? == group {
-                    runs.push(train.run_name(run)?);
-                }
-            }
-            for dataset in self.scored_datasets(&train.dataset) {
-                // A run alone is its own group: a mean over one run would say nothing.
-                let group = if let [run] = runs.as_slice() { run.clone() } else { group.clone() };
-                stages.push(EvaluateStage { runs: runs.clone(), group, dataset, settings: settings.clone() });
+        for head in self.heads()? {
+            stages.extend(self.evaluate_stages_of(&head)?);
+        }
+        Ok(stages)
+    }
+
+    fn evaluate_stages_of(&self, head: &Head) -> Result<Vec<EvaluateStage>, TrainError> {
+        let Some(settings) = &self.evaluate else { return Ok(Vec::new()) };
+        let mut stages = Vec::new();
+        for (group, runs) in head.groups()? {
+            for dataset in &head.scored {
+                let (runs, group, dataset) = (runs.clone(), group.clone(), dataset.clone());
+                stages.push(EvaluateStage { runs, group, dataset, settings: settings.clone() });
             }
         }
         Ok(stages)
     }
 
-    fn scored_datasets(&self, trained_on: &PartitionName) -> Vec<PartitionName> {
-        std::iter::once(trained_on).chain(&self.predict.also).cloned().collect()
+    /// The table that the variants end in; none where the file has no `[experiment]`.
+    ///
+    /// # Errors
+    /// A name that grows too long when it becomes part of a run's.
+    pub fn experiment_stage(&self) -> Result<Option<ExperimentStage>, TrainError> {
+        let (Some(section), Some(features)) = (&self.experiment, &self.features) else { return Ok(None) };
+        let mut variants = Vec::new();
+        for head in self.heads()? {
+            let settings = &head.train.settings;
+            for (run, _) in head.groups()? {
+                variants.push(ExperimentVariant {
+                    name: head.variant.clone(),
+                    inputs: settings.sorted_inputs().iter().map(|input| input.as_str().to_owned()).collect(),
+                    gate: settings.gate.as_str().to_owned(),
+                    trained_on: head.train.dataset.clone(),
+                    dataset: head.tested.clone(),
+                    run,
+                });
+            }
+        }
+        Ok(Some(ExperimentStage {
+            name: self.name.clone(),
+            paper_table: section.paper_table,
+            variants,
+            semantic: features.pair.semantic.clone(),
+            quality: features.pair.quality.clone(),
+        }))
     }
 
-    fn train_stage(&self) -> Option<TrainStage> {
-        let (Some(features), Some(train)) = (&self.features, &self.train) else { return None };
-        Some(TrainStage {
-            name: self.name.clone(),
+    /// Names of the runs, each with the name of its variant (that of the pipeline where it has none).
+    ///
+    /// # Errors
+    /// A name that grows too long when it becomes part of a run's.
+    pub fn runs(&self) -> Result<Vec<(String, PartitionName)>, TrainError> {
+        let mut runs = Vec::new();
+        for head in self.heads()? {
+            runs.extend(head.train.run_names()?.into_iter().map(|run| (head.variant.clone(), run)));
+        }
+        Ok(runs)
+    }
+
+    /// What is trained: one per variant, or the only one.
+    fn heads(&self) -> Result<Vec<Head>, TrainError> {
+        let (Some(features), Some(train)) = (&self.features, &self.train) else { return Ok(Vec::new()) };
+        let stage = |name: PartitionName, train: &TrainSection| TrainStage {
+            name,
             dataset: train.dataset.clone(),
             runs: self.splits.iter().flat_map(|split| train.runs_of(split)).collect(),
             semantic: features.pair.semantic.clone(),
             quality: features.pair.quality.clone(),
             settings: train.settings.clone(),
-        })
+        };
+        if self.variants.is_empty() {
+            let scored = std::iter::once(&train.dataset).chain(&self.predict.also).cloned().collect();
+            let (variant, tested) = (self.name.to_string(), train.dataset.clone());
+            return Ok(vec![Head { variant, train: stage(self.name.clone(), train), scored, tested }]);
+        }
+        let head = |Variant { name, train, test }: &Variant| {
+            let mut scored = vec![train.dataset.clone()];
+            scored.extend((*test != train.dataset).then(|| test.clone()));
+            let run_name = PartitionName::new(&format!("{}-{name}", self.name))?;
+            Ok(Head { variant: name.to_string(), train: stage(run_name, train), scored, tested: test.clone() })
+        };
+        self.variants.iter().map(head).collect()
+    }
+
+    /// Every split that is needed, with its dataset: of those that are trained, tested or compared on.
+    fn split_datasets(&self, heads: &[Head]) -> Vec<(PartitionName, SplitSettings)> {
+        let mut datasets: Vec<&PartitionName> = Vec::new();
+        let of_heads = heads.iter().flat_map(|head| [&head.train.dataset, &head.tested]);
+        for dataset in of_heads.chain(self.compare_dataset().filter(|_| heads.is_empty())) {
+            if !datasets.contains(&dataset) {
+                datasets.push(dataset);
+            }
+        }
+        let of = |dataset: &PartitionName| {
+            let dataset = dataset.clone();
+            self.splits.iter().map(move |split| (dataset.clone(), split.clone())).collect::<Vec<_>>()
+        };
+        datasets.into_iter().flat_map(of).collect()
+    }
+}
+
+/// One training of a pipeline and what becomes of it.
+struct Head {
+    /// Name of the variant, or of the pipeline.
+    variant: String,
+    train: TrainStage,
+    /// Datasets that its heads score, that of the training first.
+    scored: Vec<PartitionName>,
+    /// The one whose test part stands in an experiment's table.
+    tested: PartitionName,
+}
+
+impl Head {
+    /// Groups of runs that differ in seeds only. A run alone is its own group: a mean over one run would say nothing.
+    fn groups(&self) -> Result<Vec<(PartitionName, Vec<PartitionName>)>, TrainError> {
+        let mut groups = Vec::new();
+        for group in self.train.group_names()? {
+            let mut runs = Vec::new();
+            for run in &self.train.runs {
+                if self.train.group_name(run)? == group {
+                    runs.push(self.train.run_name(run)?);
+                }
+            }
+            let group = if let [run] = runs.as_slice() { run.clone() } else { group };
+            groups.push((group, runs));
+        }
+        Ok(groups)
     }
 }
 

@@ -28,6 +28,8 @@ pub mod metrics;
 
 pub mod comparison;
 
+pub mod experiments;
+
 pub mod rejects;
 
 pub mod schema_json;

@@ -8,6 +8,7 @@ mod compare;
 mod data_example;
 mod embed_mplug_owl2;
 mod evaluate;
+mod experiments;
 mod extract_maniqa;
 mod features;
 mod ingest;
