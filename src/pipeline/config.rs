@@ -36,7 +36,8 @@ use super::tree::{Entry, Node, NodeValue, Origin, Sources};
 use crate::baselines::BaselineSettings;
 use crate::compare::CompareSettings;
 use crate::evaluate::EvaluateSettings;
-use crate::features::{FeaturePair, FeatureSettings, resolve};
+
+use crate::features::{FeaturePair, FeatureSettings, JoinStage, resolve};
 use crate::ingest::IngestSettings;
 use crate::paper;
 use crate::splits::SplitSettings;
@@ -87,9 +88,11 @@ pub struct CompareSection {
 pub struct FeaturesSection {
     /// Fills `semantic`.
     pub semantic: FeatureSettings,
-    /// Fills `quality`; the same extractor as `semantic` fills both in one pass.
-    pub quality: FeatureSettings,
-    /// The feature sets that come of both.
+    /// Fill `quality`; the same extractor as `semantic` fills both in one pass. At least one; several are joined.
+    pub qualities: Vec<FeatureSettings>,
+    /// Makes one `f_1` of several.
+    pub join: Option<JoinStage>,
+    /// The feature sets that are trained on.
     pub pair: FeaturePair,
 }
 
@@ -136,7 +139,29 @@ pub struct PredictSection {
 #[serde(deny_unknown_fields)]
 struct FeatureNames {
     semantic: String,
-    quality: String,
+    quality: OneOrSeveral,
+}
+
+/// An extractor's name, or a list of them.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected an extractor's name or a list of them")]
+enum OneOrSeveral {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl OneOrSeveral {
+    /// What a list that `,` separates says; a single name is a list of one.
+    fn of_text(text: &str) -> Self {
+        Self::Several(text.split(',').map(|name| name.trim().to_owned()).collect())
+    }
+
+    fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
 }
 
 /// The file's tables and keys. Only its key names are used, so that one list says what there is.
@@ -314,11 +339,17 @@ impl Reader<'_> {
         let (names, is_choice) = match &node.value {
             NodeValue::Text(text) => {
                 let (semantic, quality) = text.split_once('+').unwrap_or((text, text));
-                (FeatureNames { semantic: semantic.trim().to_owned(), quality: quality.trim().to_owned() }, true)
+                let names =
+                    FeatureNames { semantic: semantic.trim().to_owned(), quality: OneOrSeveral::of_text(quality) };
+                (names, true)
             }
             _ => (de::settings(self.sources, "features", &node, &[])?, false),
         };
-        let used = [names.semantic.as_str(), names.quality.as_str()];
+        let qualities = names.quality.names();
+        if qualities.is_empty() {
+            return Err(self.wrong(node.origin, "`features.quality`: expected at least one extractor, found none"));
+        }
+        let used: Vec<&str> = std::iter::once(&names.semantic).chain(qualities).map(String::as_str).collect();
         let is_unused = |entry: &&Entry| !used.contains(&entry.key.as_str());
         // A choice leaves others unchosen; what they say must make sense all the same.
         for entry in extractors.entries().iter().filter(is_unused).filter(|_| is_choice) {
@@ -344,9 +375,24 @@ impl Reader<'_> {
             Ok(settings)
         };
         let semantic = extractor("semantic", &names.semantic)?;
-        let quality = extractor("quality", &names.quality)?;
-        let pair = FeaturePair::of(&semantic, &quality).map_err(|error| self.wrong(node.origin, error.to_string()))?;
-        Ok(Some(FeaturesSection { semantic, quality, pair }))
+        let qualities = qualities.iter().map(|name| extractor("quality", name)).collect::<Result<Vec<_>, _>>()?;
+        let mut pairs = Vec::with_capacity(qualities.len());
+        for quality in &qualities {
+            let pair = FeaturePair::of(&semantic, quality);
+            pairs.push(pair.map_err(|error| self.wrong(node.origin, error.to_string()))?);
+        }
+        let join = match pairs.as_slice() {
+            [_] => None,
+            pairs => {
+                let join = JoinStage::new(pairs.iter().map(|pair| pair.quality.clone()).collect());
+                Some(join.map_err(|error| self.wrong(node.origin, error.to_string()))?)
+            }
+        };
+        let mut pair = pairs.swap_remove(0);
+        if let Some(join) = &join {
+            pair.quality = join.joined().clone();
+        }
+        Ok(Some(FeaturesSection { semantic, qualities, join, pair }))
     }
 
     /// Settings of one extractor. They take its name as a key of theirs; the file gives it once, in the table's header.

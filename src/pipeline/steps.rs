@@ -6,7 +6,7 @@ use crate::baselines::BaselineStage;
 use crate::compare::CompareStage;
 use crate::evaluate::EvaluateStage;
 use crate::experiment::{ExperimentStage, ExperimentVariant};
-use crate::features::{FeatureStage, ImageSource};
+use crate::features::{FeatureSettings, FeatureStage, ImageSource};
 use crate::ingest::{IngestStage, Rerun};
 use crate::predict::PredictStage;
 use crate::splits::{SplitSettings, SplitStage};
@@ -30,6 +30,10 @@ impl Pipeline {
                     let source = ImageSource::Dataset(dataset.dataset.clone());
                     steps.add(StageName::Features, FeatureStage::new(settings.clone(), source), &[ingest_idx]);
                 }
+            }
+            if let Some(join) = &features.join {
+                let before_joining = steps.all();
+                steps.add(StageName::Features, join.clone(), &before_joining);
             }
         }
         if let Some(settings) = &self.baseline {
@@ -218,8 +222,9 @@ impl Head {
 
 impl FeaturesSection {
     /// The extractors, each once.
-    fn extractors(&self) -> Vec<&crate::features::FeatureSettings> {
-        if self.semantic == self.quality { vec![&self.semantic] } else { vec![&self.semantic, &self.quality] }
+    fn extractors(&self) -> Vec<&FeatureSettings> {
+        let others = self.qualities.iter().filter(|quality| **quality != self.semantic);
+        std::iter::once(&self.semantic).chain(others).collect()
     }
 }
 

@@ -213,6 +213,31 @@ fn the_whole_pipeline_runs_once_and_then_says_why_it_skips_everything() {
 }
 
 #[test]
+fn several_quality_extractors_are_joined_to_one_f_1() {
+    let dir = with_features();
+    let joined = ["--set", "features.quality=[\"dinov2-s14\", \"nss\"]"];
+    run(&dir, &joined)
+        .exits(0)
+        .says("features nss of example: ran: 60 of 60 images have features")
+        .says("join dinov2-s14.nss: ran: 60 of 60 images have joined features");
+    run(&dir, &joined).exits(0).says("join dinov2-s14.nss: skipped: all 60 images have joined features");
+    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("it was made");
+    let sets = FeatureSet::list(&store).expect("readable descriptions");
+    let dim_of = |name: &str| {
+        let set = sets.iter().find(|set| set.extractor.as_str() == name && set.columns[0].name == "f_1");
+        set.unwrap_or_else(|| panic!("no set `{name}`")).columns[0].dim
+    };
+    assert_eq!(dim_of("dinov2-s14.nss"), dim_of("dinov2-s14") + dim_of("nss"));
+    let refused = |quality: &str, why: &str| {
+        run(&dir, &["--dry-run", "--set", &format!("features.quality={quality}")]).exits(2).says(why);
+    };
+    refused("[]", "expected at least one extractor");
+    refused("[\"nss\", \"nss\"]", "joined with itself");
+    refused("[\"nss\", \"mplug-owl2\"]", "mplug-owl2");
+    refused("[\"nss\", \"nsss\"]", "did you mean `nss`?");
+}
+
+#[test]
 fn an_override_reruns_what_depends_on_it_and_nothing_else() {
     let dir = with_features();
     run(&dir, &[]).exits(0);
