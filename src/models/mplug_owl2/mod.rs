@@ -228,7 +228,8 @@ impl MplugOwl2 {
     /// # Shapes
     /// - visual: `(b, v, d)`, f32
     /// - returns: `(prompts · b, v + t, d)`, f32
-    fn read(&self, visual: &Tensor) -> Tensor {
+    pub fn read(&self, visual: &Tensor) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
         let (b, v, d) = visual.size3().expect("visual tokens are (b, v, d)");
         let (p, t) = (self.questions.len() as i64, self.suffix.size()[0]);
         let of_images = visual.unsqueeze(0).expand([p, b, v, d], false).reshape([-1, d]);
