@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::{Mode, dropout};
 use crate::models::attention::attend;
-use crate::models::layers::{Linear, NetworkError, Scope, dense, opaque_is_faster};
+use crate::models::layers::{Linear, NetworkError, Scope, dense, opaque_is_possible};
 
 /// Probability with which training drops a value of the product.
 const DROPOUT: f64 = 0.1;
@@ -45,9 +45,10 @@ impl ChannelAttention {
         let part = |name: &str| Linear::new(&p.sub(name), n, n);
         let (q, k, v) = (part("c_q")?, part("c_k")?, part("c_v")?);
         let is_trained = [&q, &k, &v].iter().any(|part| part.is_trained());
-        if !opaque_is_faster(p.kind, p.device) || is_trained {
+        if !opaque_is_possible(p.kind, p.device) || is_trained {
             return Ok(Self::Plain { q, k, v });
         }
+        let bias = |part: &Linear| part.bias.as_ref().expect("these layers have one").shallow_clone();
         // In f64: a rounding here would be one of every image.
         let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
         let scale = (n as f64).powf(-0.5);
@@ -55,9 +56,9 @@ impl ChannelAttention {
         let ready = |tensor: Tensor| tensor.to_kind(Kind::Float).contiguous().to_mkldnn();
         Ok(Self::Opaque(Opaque {
             logit_weight: ready(key.tr().matmul(&double(&q.weight))),
-            logit_bias: ready(double(&q.bias).unsqueeze(0).matmul(&key).squeeze_dim(0)),
+            logit_bias: ready(double(&bias(&q)).unsqueeze(0).matmul(&key).squeeze_dim(0)),
             value_weight: v.weight.contiguous().to_mkldnn(),
-            value_bias: v.bias.unsqueeze(1),
+            value_bias: bias(&v).unsqueeze(1),
         }))
     }
 
@@ -70,7 +71,7 @@ impl ChannelAttention {
             Self::Plain { q, k, v } => {
                 let input = xs.to_kind(kind);
                 let one_head = |part: &Linear| part.forward(&input).unsqueeze(1); // (b, 1, c, n)
-                let product = attend(&one_head(q), &one_head(k), &one_head(v)); // (b, c, n)
+                let product = attend(&one_head(q), &one_head(k), &one_head(v), None); // (b, c, n)
                 product.transpose(1, 2).reshape([b, c, n]).to_kind(Kind::Float)
             }
             Self::Opaque(opaque) => {

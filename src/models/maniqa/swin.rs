@@ -4,7 +4,7 @@
 use tch::{Kind, Tensor};
 
 use super::{Mode, Stage, dropout};
-use crate::models::layers::{LayerNorm, Linear, Mlp, NetworkError, Scope};
+use crate::models::layers::{Activation, LayerNorm, Linear, Mlp, NetworkError, Scope};
 
 /// Of the norms of the Swin blocks; the transformer underneath has 1e-6.
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -120,7 +120,7 @@ impl Block {
             qkv: Linear::new(&attn.sub("qkv"), d, 3 * d)?,
             proj: Linear::new(&attn.sub("proj"), d, d)?,
             norm2: LayerNorm::new(&p.sub("norm2"), d, LAYER_NORM_EPS)?,
-            mlp: Mlp::new(&p.sub("mlp"), d, config.hidden, None)?,
+            mlp: Mlp::new(&p.sub("mlp"), d, config.hidden, Activation::Gelu, None)?,
             windows,
             bias_index,
             bias: Bias::Trained(table.shallow_clone()),
