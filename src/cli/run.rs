@@ -92,11 +92,12 @@ fn run_pipeline(args: &Args, context: &Context) -> anyhow::Result<Exit> {
 }
 
 fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context) -> anyhow::Result<Exit> {
-    let actions = plan::plan(steps, store)?;
+    let (actions, error) = plan::plan(steps, store);
     let word = |action: &Action| match action {
         Action::Skip(_) => "skip",
         Action::Run(_) => "run",
         Action::After(_) => "after",
+        Action::Blocked => "fails",
     };
     let reason = |action: &Action| match action {
         Action::Skip(reason) | Action::Run(reason) => reason.clone(),
@@ -104,6 +105,7 @@ fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context
             let others = if stages.len() > 1 { format!(" and {} more", stages.len() - 1) } else { String::new() };
             format!("seen after {}{others}", stages[0])
         }
+        Action::Blocked => "its inputs are missing or broken".to_owned(),
     };
     let planned = steps.iter().zip(&actions);
     let has_training = steps.iter().any(|step| step.name == StageName::Train);
@@ -132,7 +134,10 @@ fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context
         }
         print(&text);
     }
-    Ok(Exit::Done)
+    match error {
+        Some(error) => Err(error.into()),
+        None => Ok(Exit::Done),
+    }
 }
 
 /// The metrics and where the tables are, also where nothing had to run.

@@ -315,8 +315,8 @@ fn every_pipeline_of_the_repository_can_be_planned() {
         }
         let path = path.display().to_string();
         let mut args = vec!["run", &path, "--dry-run", "--store", "store"];
-        let root =
-            if text.contains("info_train.csv\"\nimages") && !text.contains("data.csv\"\n") { &root_20k } else { &root };
+        let is_20k = text.contains("help = \"folder with AIGCQA-20K's") && !text.contains("root_20k");
+        let root = if is_20k { &root_20k } else { &root };
         let given = [
             ("[params.root]", root),
             ("[params.iqa_params]", &iqa_params),
@@ -328,7 +328,10 @@ fn every_pipeline_of_the_repository_can_be_planned() {
                 args.extend(["--set", value]);
             }
         }
-        TestDir::new().agiqa(&args).exits(0).prints("ingest");
+        // AIGCQA-20K's table is there without its images: what is missing is said, and the rest planned all the same.
+        let needs_20k = text.contains("dataset = \"aigcqa-20k\"\nadapter") && !dataset_20k.join("images").exists();
+        let ran = TestDir::new().agiqa(&args).exits(if needs_20k { 2 } else { 0 }).prints("ingest");
+        let _ = if needs_20k { ran.prints(" runs)").says("cannot open image folder") } else { ran };
         n_planned += 1;
     }
     assert!(n_planned >= 10, "{n_planned}");
