@@ -16,6 +16,7 @@ mod maniqa;
 mod metrics;
 mod mplug_owl2;
 mod networks;
+mod nss;
 mod pipeline;
 mod schemas;
 mod setup;
