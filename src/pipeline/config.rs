@@ -14,6 +14,7 @@
 //! [baseline]                        # what `agiqa baseline` takes: `methods`, `params`, `side`, …
 //! [split]                           # what `agiqa split` takes; `seeds = […]` makes one split per seed
 //! [train]                           # what `agiqa train` takes; `dataset` and `seeds` beside
+//! [train.joint]                     # what `agiqa train --joint` takes beside; then `features` names no `quality`
 //! [predict]                         # `also = ["other"]`: datasets to score beside the one trained on
 //! [evaluate]                        # what `agiqa evaluate` takes
 //! [compare]                         # what `agiqa compare` takes; `dataset` beside; on each split, or on all images
@@ -36,6 +37,7 @@ use crate::features::{FeaturePair, FeatureSettings, resolve};
 use crate::ingest::IngestSettings;
 use crate::splits::SplitSettings;
 use crate::tables::PartitionName;
+use crate::tables::features::FeatureSet;
 use crate::train::TrainSettings;
 
 /// A pipeline: its file with the `--set` arguments applied, checked and ready to run.
@@ -77,10 +79,20 @@ pub struct CompareSection {
 pub struct FeaturesSection {
     /// Fills `semantic`.
     pub semantic: FeatureSettings,
-    /// Fills `quality`; the same extractor as `semantic` fills both in one pass.
-    pub quality: FeatureSettings,
-    /// The feature sets that come of both.
-    pub pair: FeaturePair,
+    /// Fills `quality`; the same extractor as `semantic` fills both in one pass. None where MANIQA is trained jointly and
+    /// makes the quality features itself.
+    pub quality: Option<FeatureSettings>,
+    /// The feature sets that come of both; without `quality` that of `semantic` alone.
+    pub sets: SectionSets,
+}
+
+/// Feature sets of a pipeline.
+#[derive(Clone, Debug)]
+pub enum SectionSets {
+    /// What a head over cached columns reads.
+    Pair(FeaturePair),
+    /// What a joint training reads.
+    Semantic(FeatureSet),
 }
 
 /// `[train]`.
@@ -107,7 +119,8 @@ pub struct PredictSection {
 #[serde(deny_unknown_fields)]
 struct FeatureNames {
     semantic: String,
-    quality: String,
+    #[serde(default)]
+    quality: Option<String>,
 }
 
 /// The file's tables and keys. Only its key names are used, so that one list says what there is.
@@ -133,6 +146,7 @@ const PATHS: &[&str] = &[
     "dataset.*.images",
     "baseline.params",
     "extractor.*.weights",
+    "train.joint.weights",
     "split.train",
     "split.validation",
     "split.test",
@@ -181,7 +195,22 @@ impl Reader<'_> {
         let features = self.features()?;
         let baseline = self.baseline()?;
         let splits = self.splits()?;
+        let train_origin = self.document.get("train").map(|node| node.origin);
         let train = self.train(&datasets, features.is_some(), !splits.is_empty())?;
+        if let (Some(features), Some(train), Some(origin)) = (&features, &train, train_origin) {
+            match (&features.quality, &train.settings.joint) {
+                (None, None) => {
+                    let problem = "`features.quality` is missing: the extractor of f_1 (only a joint training, `[train.joint]`, \
+                                   makes its own)";
+                    return Err(self.wrong(origin, problem));
+                }
+                (Some(_), Some(_)) => {
+                    let problem = "`[train.joint]` trains MANIQA from the images: leave `features.quality` out";
+                    return Err(self.wrong(origin, problem));
+                }
+                (Some(_), None) | (None, Some(_)) => {}
+            }
+        }
         let predict = self.predict(&datasets, train.as_ref())?;
         let evaluate = match self.document.remove("evaluate") {
             Some(node) if train.is_none() => {
@@ -260,7 +289,7 @@ impl Reader<'_> {
             };
         };
         let names: FeatureNames = de::settings(self.sources, "features", &node, &[])?;
-        let used = [names.semantic.as_str(), names.quality.as_str()];
+        let used: Vec<&str> = std::iter::once(names.semantic.as_str()).chain(names.quality.as_deref()).collect();
         if let Some(entry) = extractors.entries().iter().find(|entry| !used.contains(&entry.key.as_str())) {
             let problem =
                 format!("`[features]` does not use extractor `{}`{}", entry.key, suggestion(&entry.key, &used));
@@ -279,9 +308,13 @@ impl Reader<'_> {
             Ok(settings)
         };
         let semantic = extractor("semantic", &names.semantic)?;
-        let quality = extractor("quality", &names.quality)?;
-        let pair = FeaturePair::of(&semantic, &quality).map_err(|error| self.wrong(node.origin, error.to_string()))?;
-        Ok(Some(FeaturesSection { semantic, quality, pair }))
+        let quality = names.quality.as_ref().map(|name| extractor("quality", name)).transpose()?;
+        let sets = match &quality {
+            Some(quality) => FeaturePair::of(&semantic, quality).map(SectionSets::Pair),
+            None => FeaturePair::semantic_of(&semantic).map(SectionSets::Semantic),
+        };
+        let sets = sets.map_err(|error| self.wrong(node.origin, error.to_string()))?;
+        Ok(Some(FeaturesSection { semantic, quality, sets }))
     }
 
     /// One split per element of `seeds` and of `generators`; the table itself where it has neither.

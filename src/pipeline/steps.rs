@@ -1,16 +1,17 @@
 //! A pipeline's settings as stages, in the order of the data, each with the stages that it builds on.
 
-use super::config::{FeaturesSection, Pipeline, TrainSection};
+use super::config::{FeaturesSection, Pipeline, SectionSets, TrainSection};
 use super::plan::{StageName, Step};
 use crate::baselines::BaselineStage;
 use crate::compare::CompareStage;
 use crate::evaluate::EvaluateStage;
-use crate::features::{FeatureStage, ImageSource};
+use crate::features::{FeaturePair, FeatureStage, ImageSource};
 use crate::ingest::{IngestStage, Rerun};
 use crate::predict::PredictStage;
 use crate::splits::{SplitSettings, SplitStage};
 use crate::stage::Stage;
 use crate::tables::PartitionName;
+use crate::train::joint::JointStage;
 use crate::train::{RunSeed, TrainError, TrainStage};
 
 impl Pipeline {
@@ -37,8 +38,8 @@ impl Pipeline {
                 steps.add(StageName::Baseline, BaselineStage::new(settings.clone(), source), &[ingest_idx]);
             }
         }
-        let train = self.train_stage();
-        let split_dataset = train.as_ref().map(|train| &train.dataset).or(self.compare_dataset());
+        let training = self.training();
+        let split_dataset = training.as_ref().map(Training::dataset).or(self.compare_dataset());
         if let Some(split_dataset) = split_dataset {
             let ingest_idx = self.datasets.iter().position(|dataset| dataset.dataset == *split_dataset);
             for split in &self.splits {
@@ -46,10 +47,14 @@ impl Pipeline {
                 steps.add(StageName::Split, stage, &ingest_idx.into_iter().collect::<Vec<_>>());
             }
         }
-        if let Some(train) = train {
+        if let Some(training) = training {
             let before_training = steps.all();
-            let train_idx = steps.add(StageName::Train, train.clone(), &before_training);
-            let predict = PredictStage { runs: train.run_names()?, datasets: self.scored_datasets(&train.dataset) };
+            let (runs, datasets) = (training.run_names()?, self.scored_datasets(training.dataset()));
+            let train_idx = match training {
+                Training::Head(stage) => steps.add(StageName::Train, stage, &before_training),
+                Training::Joint(stage) => steps.add(StageName::Train, stage, &before_training),
+            };
+            let predict = PredictStage { runs, datasets };
             let predict_idx = steps.add(StageName::Predict, predict, &[train_idx]);
             for evaluate in self.evaluate_stages()? {
                 steps.add(StageName::Evaluate, evaluate, &[predict_idx]);
@@ -83,16 +88,16 @@ impl Pipeline {
     /// # Errors
     /// A name that grows too long when it becomes part of a run's.
     pub fn evaluate_stages(&self) -> Result<Vec<EvaluateStage>, TrainError> {
-        let (Some(train), Some(settings)) = (self.train_stage(), &self.evaluate) else { return Ok(Vec::new()) };
+        let (Some(train), Some(settings)) = (self.training(), &self.evaluate) else { return Ok(Vec::new()) };
         let mut stages = Vec::new();
         for group in train.group_names()? {
             let mut runs = Vec::new();
-            for run in &train.runs {
+            for run in train.runs() {
                 if train.group_name(run)? == group {
                     runs.push(train.run_name(run)?);
                 }
             }
-            for dataset in self.scored_datasets(&train.dataset) {
+            for dataset in self.scored_datasets(train.dataset()) {
                 // A run alone is its own group: a mean over one run would say nothing.
                 let group = if let [run] = runs.as_slice() { run.clone() } else { group.clone() };
                 stages.push(EvaluateStage { runs: runs.clone(), group, dataset, settings: settings.clone() });
@@ -105,23 +110,76 @@ impl Pipeline {
         std::iter::once(trained_on).chain(&self.predict.also).cloned().collect()
     }
 
-    fn train_stage(&self) -> Option<TrainStage> {
+    fn training(&self) -> Option<Training> {
         let (Some(features), Some(train)) = (&self.features, &self.train) else { return None };
-        Some(TrainStage {
-            name: self.name.clone(),
-            dataset: train.dataset.clone(),
-            runs: self.splits.iter().flat_map(|split| train.runs_of(split)).collect(),
-            semantic: features.pair.semantic.clone(),
-            quality: features.pair.quality.clone(),
-            settings: train.settings.clone(),
+        let (name, dataset, settings) = (self.name.clone(), train.dataset.clone(), train.settings.clone());
+        let runs = self.splits.iter().flat_map(|split| train.runs_of(split)).collect();
+        Some(match features.sets.clone() {
+            SectionSets::Pair(FeaturePair { semantic, quality }) => {
+                Training::Head(TrainStage { name, dataset, runs, semantic, quality, settings })
+            }
+            SectionSets::Semantic(semantic) => Training::Joint(JointStage { name, dataset, runs, semantic, settings }),
         })
+    }
+}
+
+/// The training of a pipeline.
+enum Training {
+    /// Of a head over cached columns.
+    Head(TrainStage),
+    /// Of MANIQA with the head.
+    Joint(JointStage),
+}
+
+impl Training {
+    fn dataset(&self) -> &PartitionName {
+        match self {
+            Self::Head(stage) => &stage.dataset,
+            Self::Joint(stage) => &stage.dataset,
+        }
+    }
+
+    fn runs(&self) -> &[RunSeed] {
+        match self {
+            Self::Head(stage) => &stage.runs,
+            Self::Joint(stage) => &stage.runs,
+        }
+    }
+
+    fn run_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
+        match self {
+            Self::Head(stage) => stage.run_name(run),
+            Self::Joint(stage) => stage.run_name(run),
+        }
+    }
+
+    fn run_names(&self) -> Result<Vec<PartitionName>, TrainError> {
+        match self {
+            Self::Head(stage) => stage.run_names(),
+            Self::Joint(stage) => stage.run_names(),
+        }
+    }
+
+    fn group_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
+        match self {
+            Self::Head(stage) => stage.group_name(run),
+            Self::Joint(stage) => stage.group_name(run),
+        }
+    }
+
+    fn group_names(&self) -> Result<Vec<PartitionName>, TrainError> {
+        match self {
+            Self::Head(stage) => stage.group_names(),
+            Self::Joint(stage) => stage.group_names(),
+        }
     }
 }
 
 impl FeaturesSection {
     /// The extractors, each once.
     fn extractors(&self) -> Vec<&crate::features::FeatureSettings> {
-        if self.semantic == self.quality { vec![&self.semantic] } else { vec![&self.semantic, &self.quality] }
+        let others = self.quality.iter().filter(|quality| **quality != self.semantic);
+        std::iter::once(&self.semantic).chain(others).collect()
     }
 }
 

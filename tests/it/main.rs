@@ -11,6 +11,7 @@ mod evaluate;
 mod extract_maniqa;
 mod features;
 mod ingest;
+mod joint;
 mod maniqa;
 mod metrics;
 mod mplug_owl2;
