@@ -100,7 +100,7 @@ impl Console {
             n_total,
             bar,
             started: now,
-            state: Mutex::new(ProgressCount { n_done: 0, last_line: now }),
+            state: Mutex::new(ProgressCount { n_done: 0, last_line: now, note: String::new() }),
         }
     }
 }
@@ -108,6 +108,7 @@ impl Console {
 struct ProgressCount {
     n_done: u64,
     last_line: Instant,
+    note: String,
 }
 
 /// A running progress display; dropping it ends the display.
@@ -130,8 +131,17 @@ impl Progress {
             bar.set_position(state.n_done);
         } else if state.last_line.elapsed() >= LINE_PERIOD {
             state.last_line = Instant::now();
-            self.console.info(self.line(state.n_done));
+            let note = if state.note.is_empty() { String::new() } else { format!(" ({})", state.note) };
+            self.console.info(format!("{}{note}", self.line(state.n_done)));
         }
+    }
+
+    /// Says beside the count how things stand, e.g. `epoch 3, loss 0.41`.
+    pub fn note(&self, note: String) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{}: {note}", self.what));
+        }
+        self.state.lock().expect("no holder of this lock panics").note = note;
     }
 
     /// Ends the display and says how it went.

@@ -7,12 +7,15 @@ use serde::de::DeserializeOwned;
 use super::Context;
 use super::exit::Exit;
 use super::split::{self, Seeds, SplitArgs};
-use crate::features::JoinStage;
+use crate::features::{DeviceChoice, Dtype, JoinStage};
 use crate::models::fusion::Gate;
+use crate::splits::SplitStage;
+use crate::stage::Stage;
 use crate::store::{OpenMode, Store};
 use crate::tables::PartitionName;
 use crate::tables::features::{FeatureKind, FeatureSet};
-use crate::train::{HeadInput, KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainSettings, TrainStage};
+use crate::train::joint::{Augment, JointSettings, JointStage};
+use crate::train::{HeadInput, KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainError, TrainSettings, TrainStage};
 
 /// Arguments of `agiqa train`.
 #[derive(clap::Args)]
@@ -26,8 +29,11 @@ pub(super) struct Args {
     /// What the runs' names begin with; default: the semantic extractor's name.
     #[arg(long)]
     name: Option<PartitionName>,
+    /// Train MANIQA together with the head, from the images: see the joint options below.
+    #[arg(long, conflicts_with = "quality")]
+    joint: bool,
     /// Extractor whose features are read, `NAME` or `NAME@FINGERPRINT` (or its first digits).
-    #[arg(long, value_name = "EXTRACTOR", required_unless_present_all(["semantic", "quality"]))]
+    #[arg(long, value_name = "EXTRACTOR", required_unless_present_all(["semantic", "quality"]), required_unless_present_all(["semantic", "joint"]))]
     features: Option<String>,
     /// Extractor of f_a and f_b where it is not that of `--features`.
     #[arg(long, value_name = "EXTRACTOR")]
@@ -45,6 +51,8 @@ pub(super) struct Args {
     split_seed: Option<u32>,
     #[command(flatten)]
     settings: SettingsArgs,
+    #[command(flatten)]
+    joint_settings: JointArgs,
 }
 
 /// Hyperparameters; what is not given is the paper's.
@@ -68,7 +76,7 @@ struct SettingsArgs {
     /// Weight decay [default: 1e-5].
     #[arg(long)]
     weight_decay: Option<f64>,
-    /// `cosine` or `constant` [default: cosine].
+    /// `cosine`, `constant` or `official` (a cosine of 100 batches, as published) [default: cosine].
     #[arg(long, value_parser = named::<Schedule>)]
     schedule: Option<Schedule>,
     /// Images per step [default: 8].
@@ -106,13 +114,87 @@ struct SettingsArgs {
     checkpoint_epochs: Option<u32>,
 }
 
+/// What a joint training takes beside; needs `--joint`.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Joint training (with --joint)")]
+struct JointArgs {
+    /// Folder with `config.json` and weights to start from [default: ViT-S/14 on the weights `dinov2-s14`].
+    #[arg(long, value_name = "DIR", requires = "joint")]
+    weights: Option<std::path::PathBuf>,
+    /// Side of the input on `dinov2-s14`, pixels, a multiple of 56 [default: 392].
+    #[arg(long, value_name = "PX", requires = "joint")]
+    side: Option<u32>,
+    /// Number type of products, `f32` or `bf16`; weights are f32 [default: f32].
+    #[arg(long, requires = "joint")]
+    dtype: Option<Dtype>,
+    /// `auto`, `cpu` or `cuda:N` [default: auto].
+    #[arg(long, requires = "joint")]
+    device: Option<DeviceChoice>,
+    /// `horizontal`, `official` (flips upside down, as published) or `none` [default: horizontal].
+    #[arg(long, requires = "joint", value_parser = named::<Augment>)]
+    augment: Option<Augment>,
+    /// Leave the whole transformer as it is.
+    #[arg(long, requires = "joint")]
+    freeze_backbone: bool,
+    /// Blocks of the transformer, from the first, that stay as they are [default: 0].
+    #[arg(long, value_name = "N", requires = "joint")]
+    freeze_blocks: Option<u32>,
+    /// Factor on the learning rate of the transformer's last block [default: 1].
+    #[arg(long, value_name = "FACTOR", requires = "joint")]
+    backbone_rate: Option<f64>,
+    /// Factor from each block of the transformer to the one before it [default: 1].
+    #[arg(long, value_name = "FACTOR", requires = "joint")]
+    layer_decay: Option<f64>,
+    /// Factor on the learning rate of MANIQA's parts above the transformer [default: 1].
+    #[arg(long, value_name = "FACTOR", requires = "joint")]
+    quality_rate: Option<f64>,
+    /// Factor on the learning rate of the fusion [default: 1].
+    #[arg(long, value_name = "FACTOR", requires = "joint")]
+    fusion_rate: Option<f64>,
+    /// Steps over which the learning rate rises [default: 0].
+    #[arg(long, value_name = "N", requires = "joint")]
+    warmup_steps: Option<u32>,
+    /// Images that go through the network at once; a batch's gradients are summed [default: the batch].
+    #[arg(long, value_name = "N", requires = "joint")]
+    micro_batch: Option<u32>,
+    /// Memory for resized images; beyond it they wait in a file [default: 2048].
+    #[arg(long, value_name = "MIB", requires = "joint")]
+    image_memory_mib: Option<u32>,
+    /// Minutes between two saved states within an epoch [default: 10].
+    #[arg(long, value_name = "MINUTES", requires = "joint")]
+    checkpoint_minutes: Option<f64>,
+}
+
+impl JointArgs {
+    fn settings(self) -> JointSettings {
+        let default = JointSettings::default();
+        JointSettings {
+            weights: self.weights,
+            side: self.side,
+            dtype: self.dtype.unwrap_or(default.dtype),
+            device: self.device.unwrap_or(default.device),
+            augment: self.augment.unwrap_or(default.augment),
+            freeze_backbone: self.freeze_backbone,
+            freeze_blocks: self.freeze_blocks.unwrap_or(default.freeze_blocks),
+            backbone_rate: self.backbone_rate.unwrap_or(default.backbone_rate),
+            layer_decay: self.layer_decay.unwrap_or(default.layer_decay),
+            quality_rate: self.quality_rate.unwrap_or(default.quality_rate),
+            fusion_rate: self.fusion_rate.unwrap_or(default.fusion_rate),
+            warmup_steps: self.warmup_steps.unwrap_or(default.warmup_steps),
+            micro_batch: self.micro_batch,
+            image_memory_mib: self.image_memory_mib.unwrap_or(default.image_memory_mib),
+            checkpoint_minutes: self.checkpoint_minutes.unwrap_or(default.checkpoint_minutes),
+        }
+    }
+}
+
 /// A setting by its name in the TOML.
 fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|error| error.to_string())
 }
 
 impl SettingsArgs {
-    fn settings(self) -> TrainSettings {
+    fn settings(self, joint: Option<JointSettings>) -> TrainSettings {
         let default = TrainSettings::default();
         TrainSettings {
             inputs: self.inputs.unwrap_or(default.inputs),
@@ -133,12 +215,14 @@ impl SettingsArgs {
             ridge: self.ridge.unwrap_or(default.ridge),
             allow_missing: self.allow_missing,
             checkpoint_epochs: self.checkpoint_epochs.unwrap_or(default.checkpoint_epochs),
+            joint,
         }
     }
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let Args { store, dataset, name, features, semantic, quality, split, seeds, split_seed, settings } = args;
+    let Args { store, dataset, name, joint, features, semantic, quality, split, seeds, split_seed, .. } = args;
+    let settings = args.settings.settings(joint.then(|| args.joint_settings.settings()));
     let store = Store::open(&store, OpenMode::Existing)?;
     let sets = FeatureSet::list(&store)?;
     let set = |given: Option<String>, kind| {
@@ -146,6 +230,16 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         feature_set(&sets, &given, kind, store.url())
     };
     let semantic = set(semantic, FeatureKind::Semantic)?;
+    let split_of = |seed: u32| split.settings(split_seed.unwrap_or(seed));
+    let runs: Vec<RunSeed> =
+        seeds.0.iter().map(|seed| RunSeed { split: split_of(*seed).name(), seed: *seed }).collect();
+    let name = name.unwrap_or_else(|| semantic.extractor.clone());
+    let split_seeds = split_seed.map_or_else(|| seeds.0.clone(), |seed| vec![seed]);
+    if joint {
+        let stage = JointStage { name, dataset: dataset.clone(), runs, semantic, settings };
+        let splits = split::stages(&dataset, &split, &split_seeds);
+        return train(&stage, None, splits, || stage.run_names(), &store, context);
+    }
     let quality_sets = match quality {
         Some(names) => names
             .split(',')
@@ -160,28 +254,32 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
             (join.joined().clone(), Some(join))
         }
     };
-    let split_of = |seed: u32| split.settings(split_seed.unwrap_or(seed));
-    let stage = TrainStage {
-        name: name.unwrap_or_else(|| semantic.extractor.clone()),
-        runs: seeds.0.iter().map(|seed| RunSeed { split: split_of(*seed).name(), seed: *seed }).collect(),
-        dataset: dataset.clone(),
-        semantic,
-        quality,
-        settings: settings.settings(),
-    };
-    let split_seeds = split_seed.map_or(seeds.0, |seed| vec![seed]);
+    let stage = TrainStage { name, runs, dataset: dataset.clone(), semantic, quality, settings };
+    let splits = split::stages(&dataset, &split, &split_seeds);
+    train(&stage, join.as_ref(), splits, || stage.run_names(), &store, context)
+}
+
+/// Joins features and makes splits where they are not there yet, trains, and prints the runs' names.
+fn train(
+    stage: &dyn Stage,
+    join: Option<&JoinStage>,
+    splits: Vec<SplitStage>,
+    run_names: impl Fn() -> Result<Vec<PartitionName>, TrainError>,
+    store: &Store,
+    context: &Context,
+) -> anyhow::Result<Exit> {
     super::with_run_log("train", &store.clone(), |log| {
         let stage_context = context.on(store.clone());
         let mut exit = Exit::Done;
-        if let Some(join) = &join {
+        if let Some(join) = join {
             exit = super::execute(join, &stage_context, log)?;
         }
-        for stage in split::stages(&dataset, &split, &split_seeds) {
-            exit = exit.and(super::execute(&stage, &stage_context, log)?);
+        for stage in &splits {
+            exit = exit.and(super::execute(stage, &stage_context, log)?);
         }
-        exit = exit.and(super::execute(&stage, &stage_context, log)?);
+        exit = exit.and(super::execute(stage, &stage_context, log)?);
         if exit != Exit::Interrupted && !context.console.is_json() {
-            for run in stage.run_names()? {
+            for run in run_names()? {
                 // Whoever closed the pipe has read enough.
                 let _ = writeln!(std::io::stdout().lock(), "{run}");
             }

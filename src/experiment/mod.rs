@@ -59,6 +59,8 @@ pub struct ExperimentVariant {
     pub inputs: Vec<String>,
     /// `sigmoid`, `linear` or `concat`.
     pub gate: String,
+    /// Whether MANIQA was trained with the head.
+    pub is_joint: bool,
     /// Dataset whose training part was trained on.
     pub trained_on: PartitionName,
     /// Dataset whose test part is judged.
@@ -109,7 +111,7 @@ impl ExperimentVariant {
             inputs: self.inputs.join(" + "),
             gate: self.gate.clone(),
             semantic: named(&stage.semantic),
-            quality: named(&stage.quality),
+            quality: if self.is_joint { JOINT.to_owned() } else { stage.quality_name() },
             run: self.run.to_string(),
             n_runs: mean.n_runs,
             metrics: [metric(|row| row.srcc), metric(|row| row.plcc), metric(|row| row.krcc), metric(|row| row.rmse)],
@@ -124,6 +126,9 @@ impl ExperimentVariant {
         })
     }
 }
+
+/// What stands for a feature set where there is none.
+const JOINT: &str = "maniqa, trained jointly";
 
 /// A feature set in words.
 fn named(set: &FeatureSet) -> String {
@@ -141,20 +146,25 @@ pub struct ExperimentStage {
     pub variants: Vec<ExperimentVariant>,
     /// Where f_a and f_b come from.
     pub semantic: FeatureSet,
-    /// Where f_1 comes from.
-    pub quality: FeatureSet,
+    /// Where f_1 comes from; none where MANIQA is trained jointly and makes it in every variant.
+    pub quality: Option<FeatureSet>,
 }
 
 impl ExperimentStage {
     fn key(&self) -> Result<ExperimentKey, PartitionNameError> {
-        let (semantic, quality) = (self.semantic.extractor.as_str(), self.quality.extractor.as_str());
+        let semantic = self.semantic.extractor.as_str();
+        let quality = self.quality.as_ref().map_or("joint", |set| set.extractor.as_str());
         let both = Fingerprint::builder("feature sets")
             .json("semantic", &self.semantic.fingerprint)
-            .json("quality", &self.quality.fingerprint)
+            .json("quality", &self.quality.as_ref().map(|set| set.fingerprint))
             .finish();
         let names = if semantic == quality { semantic.to_owned() } else { format!("{semantic}-{quality}") };
         let features = PartitionName::new(&format!("{names}-{}", &both.short()[..8]))?;
         Ok(ExperimentKey { experiment: self.name.clone(), features, paper_table: self.paper_table })
+    }
+
+    fn quality_name(&self) -> String {
+        self.quality.as_ref().map_or_else(|| JOINT.to_owned(), named)
     }
 
     /// Fingerprint of the metrics and of everything that is put beside them.
@@ -162,7 +172,7 @@ impl ExperimentStage {
         let mut builder = Fingerprint::builder("experiment");
         builder.json("code_version", &CODE_VERSION).json("variants", &self.variants);
         builder.json("paper", &paper::table(self.paper_table).collect::<Vec<_>>());
-        for set in [&self.semantic, &self.quality] {
+        for set in std::iter::once(&self.semantic).chain(&self.quality) {
             builder.json("features", &set.fingerprint);
         }
         for variant in &self.variants {
@@ -180,7 +190,7 @@ impl ExperimentStage {
     pub fn report(&self, store: &Store) -> Result<ExperimentReport, StageError> {
         let key = self.key()?;
         let rows = experiments::read(store, &key)?;
-        Ok(ExperimentReport { key, semantic: named(&self.semantic), quality: named(&self.quality), rows })
+        Ok(ExperimentReport { key, semantic: named(&self.semantic), quality: self.quality_name(), rows })
     }
 
     fn rows(&self, store: &Store) -> Result<Vec<ExperimentRow>, ExperimentError> {

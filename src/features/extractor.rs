@@ -174,18 +174,28 @@ impl FeaturePair {
     /// # Errors
     /// Settings that make no sense, and an extractor that does not fill the table it is named for.
     pub fn of(semantic: &FeatureSettings, quality: &FeatureSettings) -> Result<Self, ExtractError> {
-        let set = |settings: &FeatureSettings, kind: FeatureKind, other: FeatureKind| {
-            resolve(settings)?.feature_sets().of(kind).cloned().ok_or(ExtractError::NotFilled {
-                extractor: settings.extractor,
-                filled: other.part_kind().table,
-                missing: kind.part_kind().table,
-            })
-        };
         Ok(Self {
-            semantic: set(semantic, FeatureKind::Semantic, FeatureKind::Quality)?,
-            quality: set(quality, FeatureKind::Quality, FeatureKind::Semantic)?,
+            semantic: Self::semantic_of(semantic)?,
+            quality: set_of(quality, FeatureKind::Quality, FeatureKind::Semantic)?,
         })
     }
+
+    /// The semantic half alone.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn semantic_of(settings: &FeatureSettings) -> Result<FeatureSet, ExtractError> {
+        set_of(settings, FeatureKind::Semantic, FeatureKind::Quality)
+    }
+}
+
+/// The set of `kind` that an extractor fills, which may fill only the `other`.
+fn set_of(settings: &FeatureSettings, kind: FeatureKind, other: FeatureKind) -> Result<FeatureSet, ExtractError> {
+    resolve(settings)?.feature_sets().of(kind).cloned().ok_or(ExtractError::NotFilled {
+        extractor: settings.extractor,
+        filled: other.part_kind().table,
+        missing: kind.part_kind().table,
+    })
 }
 
 /// The two sets that one extractor fills; reads no weights.
@@ -218,13 +228,21 @@ pub(super) fn guarded<T>(
     n_images: usize,
     run: impl FnOnce() -> T,
 ) -> Result<T, ExtractError> {
+    catching(run).map_err(|source| ExtractError::Forward { extractor, n_images, source })
+}
+
+/// Runs a network.
+///
+/// # Errors
+/// A panic, which is how tch says that memory ran short.
+pub(crate) fn catching<T>(run: impl FnOnce() -> T) -> Result<T, tch::TchError> {
     std::panic::catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let message = panic
             .downcast_ref::<String>()
             .cloned()
             .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
             .unwrap_or_else(|| "the network panicked without a message".to_owned());
-        ExtractError::Forward { extractor, n_images, source: tch::TchError::Torch(message) }
+        tch::TchError::Torch(message)
     })
 }
 

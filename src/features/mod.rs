@@ -23,6 +23,8 @@ pub use extractor::{
     Unusable, feature_sets, resolve,
 };
 
+pub(crate) use extractor::catching;
+
 pub mod pooling;
 
 mod pixels;

@@ -81,6 +81,14 @@ pub fn load(onnx: &Path, device: Device, kind: Kind) -> Result<Vit, Dinov2Error>
     Ok(Vit::new(&config, &tensors, device, kind)?)
 }
 
+/// The tensors in the file `onnx` under timm's names, in f32 on the CPU: what a training starts from.
+///
+/// # Errors
+/// A file that is damaged, or one that holds another network.
+pub fn tensors_of(onnx: &Path) -> Result<NamedTensors, Dinov2Error> {
+    tensors(&OnnxFile::read(onnx)?, &vit_s14())
+}
+
 /// The checkpoint's tensors under timm's names, in f32 on the CPU.
 fn tensors(onnx: &OnnxFile, config: &VitConfig) -> Result<NamedTensors, Dinov2Error> {
     let (d, mlp) = (config.dim, config.mlp_dim);

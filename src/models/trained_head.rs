@@ -4,10 +4,11 @@
 //! `input.<i>.scale` for f_a, f_b, f_1 (i = 0, 1, 2), and `label`, the two numbers that turn the head's output into a MOS
 //! (`score = output * label[0] + label[1]`). Metadata key `agiqa.head` holds the [`FusionConfig`] as JSON.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, View};
 use tch::{Kind, Tensor};
 
 use super::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
@@ -197,7 +198,7 @@ impl TrainedHead {
 
 /// Serialises named f32, f64 and i64 tensors; equal tensors give equal bytes.
 pub fn tensors_to_bytes(tensors: &[(String, &Tensor)], metadata: HashMap<String, String>) -> Vec<u8> {
-    let raw: Vec<(Dtype, Vec<usize>, Vec<u8>)> = tensors
+    let views: Vec<(&str, Serialised<'_>)> = tensors
         .iter()
         .map(|(name, tensor)| {
             let dtype = match tensor.kind() {
@@ -206,24 +207,41 @@ pub fn tensors_to_bytes(tensors: &[(String, &Tensor)], metadata: HashMap<String,
                 Kind::Int64 => Dtype::I64,
                 kind => panic!("tensor `{name}` is {kind:?}, and only f32, f64 and i64 ones are kept"),
             };
-            let tensor = tensor.contiguous();
-            let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-            if !bytes.is_empty() {
-                tensor.copy_data_u8(&mut bytes, tensor.numel());
-            }
             let shape = tensor.size().into_iter().map(|size| usize::try_from(size).expect("sizes are positive"));
-            (dtype, shape.collect(), bytes)
-        })
-        .collect();
-    let views: Vec<(&str, TensorView<'_>)> = tensors
-        .iter()
-        .zip(&raw)
-        .map(|((name, _), (dtype, shape, bytes))| {
-            let view = TensorView::new(*dtype, shape.clone(), bytes).expect("as many bytes as the shape says");
-            (name.as_str(), view)
+            (name.as_str(), Serialised { tensor, dtype, shape: shape.collect() })
         })
         .collect();
     safetensors::serialize(views, Some(metadata)).expect("tensors in memory always serialise")
+}
+
+/// A tensor whose bytes are made when they are written, so that one is held beside the file and not all.
+struct Serialised<'a> {
+    tensor: &'a Tensor,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl View for Serialised<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let tensor = self.tensor.contiguous();
+        let mut bytes = vec![0; self.data_len()];
+        if !bytes.is_empty() {
+            tensor.copy_data_u8(&mut bytes, tensor.numel());
+        }
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
+    }
 }
 
 /// Tensors of a file by name, and its metadata.

@@ -42,6 +42,7 @@ use crate::ingest::IngestSettings;
 use crate::paper;
 use crate::splits::SplitSettings;
 use crate::tables::PartitionName;
+use crate::tables::features::FeatureSet;
 use crate::tables::splits::Part;
 use crate::train::TrainSettings;
 
@@ -88,12 +89,15 @@ pub struct CompareSection {
 pub struct FeaturesSection {
     /// Fills `semantic`.
     pub semantic: FeatureSettings,
-    /// Fill `quality`; the same extractor as `semantic` fills both in one pass. At least one; several are joined.
+    /// Fill `quality`; the same extractor as `semantic` fills both in one pass. Several are joined; none where every
+    /// training is joint, in which MANIQA makes the quality features itself.
     pub qualities: Vec<FeatureSettings>,
     /// Makes one `f_1` of several.
     pub join: Option<JoinStage>,
-    /// The feature sets that are trained on.
-    pub pair: FeaturePair,
+    /// What is trained on as f_a and f_b.
+    pub semantic_set: FeatureSet,
+    /// What is trained on as f_1, where MANIQA does not make it in training.
+    pub quality_set: Option<FeatureSet>,
 }
 
 /// `[train]`.
@@ -139,7 +143,8 @@ pub struct PredictSection {
 #[serde(deny_unknown_fields)]
 struct FeatureNames {
     semantic: String,
-    quality: OneOrSeveral,
+    #[serde(default)]
+    quality: Option<OneOrSeveral>,
 }
 
 /// An extractor's name, or a list of them.
@@ -237,6 +242,7 @@ impl Reader<'_> {
         let features = self.features()?;
         let baseline = self.baseline()?;
         let splits = self.splits()?;
+        let train_origin = self.document.get("train").map(|node| node.origin);
         let variants = self.variants(&datasets, features.is_some(), !splits.is_empty())?;
         let train = match variants.first() {
             Some(first) => Some(first.train.clone()),
@@ -245,6 +251,9 @@ impl Reader<'_> {
                 None => None,
             },
         };
+        if let (Some(features), Some(train), Some(origin)) = (&features, &train, train_origin) {
+            self.check_quality(features, train, &variants, origin)?;
+        }
         let predict = self.predict(&datasets, train.as_ref())?;
         let evaluate = match self.document.remove("evaluate") {
             Some(node) if train.is_none() => {
@@ -339,14 +348,13 @@ impl Reader<'_> {
         let (names, is_choice) = match &node.value {
             NodeValue::Text(text) => {
                 let (semantic, quality) = text.split_once('+').unwrap_or((text, text));
-                let names =
-                    FeatureNames { semantic: semantic.trim().to_owned(), quality: OneOrSeveral::of_text(quality) };
-                (names, true)
+                let quality = Some(OneOrSeveral::of_text(quality));
+                (FeatureNames { semantic: semantic.trim().to_owned(), quality }, true)
             }
             _ => (de::settings(self.sources, "features", &node, &[])?, false),
         };
-        let qualities = names.quality.names();
-        if qualities.is_empty() {
+        let qualities = names.quality.as_ref().map_or(&[][..], OneOrSeveral::names);
+        if names.quality.is_some() && qualities.is_empty() {
             return Err(self.wrong(node.origin, "`features.quality`: expected at least one extractor, found none"));
         }
         let used: Vec<&str> = std::iter::once(&names.semantic).chain(qualities).map(String::as_str).collect();
@@ -376,23 +384,47 @@ impl Reader<'_> {
         };
         let semantic = extractor("semantic", &names.semantic)?;
         let qualities = qualities.iter().map(|name| extractor("quality", name)).collect::<Result<Vec<_>, _>>()?;
-        let mut pairs = Vec::with_capacity(qualities.len());
+        let semantic_set = FeaturePair::semantic_of(&semantic);
+        let semantic_set = semantic_set.map_err(|error| self.wrong(node.origin, error.to_string()))?;
+        let mut sets = Vec::with_capacity(qualities.len());
         for quality in &qualities {
             let pair = FeaturePair::of(&semantic, quality);
-            pairs.push(pair.map_err(|error| self.wrong(node.origin, error.to_string()))?);
+            sets.push(pair.map_err(|error| self.wrong(node.origin, error.to_string()))?.quality);
         }
-        let join = match pairs.as_slice() {
-            [_] => None,
-            pairs => {
-                let join = JoinStage::new(pairs.iter().map(|pair| pair.quality.clone()).collect());
+        let join = match sets.as_slice() {
+            [] | [_] => None,
+            several => {
+                let join = JoinStage::new(several.to_vec());
                 Some(join.map_err(|error| self.wrong(node.origin, error.to_string()))?)
             }
         };
-        let mut pair = pairs.swap_remove(0);
-        if let Some(join) = &join {
-            pair.quality = join.joined().clone();
-        }
-        Ok(Some(FeaturesSection { semantic, qualities, join, pair }))
+        let quality_set = join.as_ref().map(|join| join.joined().clone()).or_else(|| sets.pop());
+        Ok(Some(FeaturesSection { semantic, qualities, join, semantic_set, quality_set }))
+    }
+
+    /// Whoever trains a head alone needs an extractor of f_1; whoever only trains MANIQA with it must not name one.
+    fn check_quality(
+        &self,
+        features: &FeaturesSection,
+        train: &TrainSection,
+        variants: &[Variant],
+        origin: Origin,
+    ) -> Result<(), ConfigError> {
+        let trainings: Vec<&TrainSection> = match variants {
+            [] => vec![train],
+            variants => variants.iter().map(|variant| &variant.train).collect(),
+        };
+        let n_joint = trainings.iter().filter(|train| train.settings.joint.is_some()).count();
+        let problem = match &features.quality_set {
+            None if n_joint < trainings.len() => {
+                "`features.quality` is missing: the extractor of f_1 (only a joint training, `[train.joint]`, makes its own)"
+            }
+            Some(_) if n_joint == trainings.len() => {
+                "`[train.joint]` trains MANIQA from the images: leave `features.quality` out"
+            }
+            _ => return Ok(()),
+        };
+        Err(self.wrong(origin, problem))
     }
 
     /// Settings of one extractor. They take its name as a key of theirs; the file gives it once, in the table's header.

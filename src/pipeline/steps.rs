@@ -12,7 +12,8 @@ use crate::predict::PredictStage;
 use crate::splits::{SplitSettings, SplitStage};
 use crate::stage::Stage;
 use crate::tables::PartitionName;
-use crate::train::{RunSeed, TrainError, TrainStage};
+use crate::train::joint::JointStage;
+use crate::train::{RunSeed, TrainError, TrainSettings, TrainStage};
 
 impl Pipeline {
     /// The steps.
@@ -51,7 +52,10 @@ impl Pipeline {
         let before_training = steps.all();
         let mut evaluate_idx = Vec::new();
         for head in &heads {
-            let train_idx = steps.add(StageName::Train, head.train.clone(), &before_training);
+            let train_idx = match head.train.clone() {
+                Training::Head(stage) => steps.add(StageName::Train, stage, &before_training),
+                Training::Joint(stage) => steps.add(StageName::Train, stage, &before_training),
+            };
             let predict = PredictStage { runs: head.train.run_names()?, datasets: head.scored.clone() };
             let predict_idx = steps.add(StageName::Predict, predict, &[train_idx]);
             for evaluate in self.evaluate_stages_of(head)? {
@@ -116,13 +120,14 @@ impl Pipeline {
         let (Some(section), Some(features)) = (&self.experiment, &self.features) else { return Ok(None) };
         let mut variants = Vec::new();
         for head in self.heads()? {
-            let settings = &head.train.settings;
+            let settings = head.train.settings();
             for (run, _) in head.groups()? {
                 variants.push(ExperimentVariant {
                     name: head.variant.clone(),
                     inputs: settings.sorted_inputs().iter().map(|input| input.as_str().to_owned()).collect(),
                     gate: settings.gate.as_str().to_owned(),
-                    trained_on: head.train.dataset.clone(),
+                    is_joint: settings.joint.is_some(),
+                    trained_on: head.train.dataset().clone(),
                     dataset: head.tested.clone(),
                     run,
                 });
@@ -132,8 +137,8 @@ impl Pipeline {
             name: self.name.clone(),
             paper_table: section.paper_table,
             variants,
-            semantic: features.pair.semantic.clone(),
-            quality: features.pair.quality.clone(),
+            semantic: features.semantic_set.clone(),
+            quality: features.quality_set.clone(),
         }))
     }
 
@@ -152,13 +157,14 @@ impl Pipeline {
     /// What is trained: one per variant, or the only one.
     fn heads(&self) -> Result<Vec<Head>, TrainError> {
         let (Some(features), Some(train)) = (&self.features, &self.train) else { return Ok(Vec::new()) };
-        let stage = |name: PartitionName, train: &TrainSection| TrainStage {
-            name,
-            dataset: train.dataset.clone(),
-            runs: self.splits.iter().flat_map(|split| train.runs_of(split)).collect(),
-            semantic: features.pair.semantic.clone(),
-            quality: features.pair.quality.clone(),
-            settings: train.settings.clone(),
+        let stage = |name: PartitionName, train: &TrainSection| {
+            let (dataset, settings) = (train.dataset.clone(), train.settings.clone());
+            let runs = self.splits.iter().flat_map(|split| train.runs_of(split)).collect();
+            let semantic = features.semantic_set.clone();
+            match features.quality_set.clone().filter(|_| settings.joint.is_none()) {
+                Some(quality) => Training::Head(TrainStage { name, dataset, runs, semantic, quality, settings }),
+                None => Training::Joint(JointStage { name, dataset, runs, semantic, settings }),
+            }
         };
         if self.variants.is_empty() {
             let scored = std::iter::once(&train.dataset).chain(&self.predict.also).cloned().collect();
@@ -177,7 +183,7 @@ impl Pipeline {
     /// Every split that is needed, with its dataset: of those that are trained, tested or compared on.
     fn split_datasets(&self, heads: &[Head]) -> Vec<(PartitionName, SplitSettings)> {
         let mut datasets: Vec<&PartitionName> = Vec::new();
-        let of_heads = heads.iter().flat_map(|head| [&head.train.dataset, &head.tested]);
+        let of_heads = heads.iter().flat_map(|head| [head.train.dataset(), &head.tested]);
         for dataset in of_heads.chain(self.compare_dataset().filter(|_| heads.is_empty())) {
             if !datasets.contains(&dataset) {
                 datasets.push(dataset);
@@ -195,7 +201,7 @@ impl Pipeline {
 struct Head {
     /// Name of the variant, or of the pipeline.
     variant: String,
-    train: TrainStage,
+    train: Training,
     /// Datasets that its heads score, that of the training first.
     scored: Vec<PartitionName>,
     /// The one whose test part stands in an experiment's table.
@@ -208,7 +214,7 @@ impl Head {
         let mut groups = Vec::new();
         for group in self.train.group_names()? {
             let mut runs = Vec::new();
-            for run in &self.train.runs {
+            for run in self.train.runs() {
                 if self.train.group_name(run)? == group {
                     runs.push(self.train.run_name(run)?);
                 }
@@ -217,6 +223,66 @@ impl Head {
             groups.push((group, runs));
         }
         Ok(groups)
+    }
+}
+
+/// A training of either kind.
+#[derive(Clone)]
+enum Training {
+    /// Of a head over cached columns.
+    Head(TrainStage),
+    /// Of MANIQA with the head.
+    Joint(JointStage),
+}
+
+impl Training {
+    fn settings(&self) -> &TrainSettings {
+        match self {
+            Self::Head(stage) => &stage.settings,
+            Self::Joint(stage) => &stage.settings,
+        }
+    }
+
+    fn dataset(&self) -> &PartitionName {
+        match self {
+            Self::Head(stage) => &stage.dataset,
+            Self::Joint(stage) => &stage.dataset,
+        }
+    }
+
+    fn runs(&self) -> &[RunSeed] {
+        match self {
+            Self::Head(stage) => &stage.runs,
+            Self::Joint(stage) => &stage.runs,
+        }
+    }
+
+    fn run_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
+        match self {
+            Self::Head(stage) => stage.run_name(run),
+            Self::Joint(stage) => stage.run_name(run),
+        }
+    }
+
+    fn run_names(&self) -> Result<Vec<PartitionName>, TrainError> {
+        match self {
+            Self::Head(stage) => stage.run_names(),
+            Self::Joint(stage) => stage.run_names(),
+        }
+    }
+
+    fn group_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
+        match self {
+            Self::Head(stage) => stage.group_name(run),
+            Self::Joint(stage) => stage.group_name(run),
+        }
+    }
+
+    fn group_names(&self) -> Result<Vec<PartitionName>, TrainError> {
+        match self {
+            Self::Head(stage) => stage.group_names(),
+            Self::Joint(stage) => stage.group_names(),
+        }
     }
 }
 

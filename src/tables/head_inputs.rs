@@ -29,23 +29,33 @@ pub enum HeadInputsError {
     },
 }
 
+fn wrong(set: &FeatureSet, role: &'static str, expected: &'static str) -> HeadInputsError {
+    let columns = set.columns.iter().map(|column| format!("`{}` ({})", column.name, column.dim));
+    let found = std::iter::once(format!("a {:?} set with", set.kind).to_lowercase()).chain(columns).collect();
+    HeadInputsError::Columns { set: format!("{}@{}", set.extractor, set.fingerprint.short()), role, expected, found }
+}
+
+fn dim(column: &VectorColumn) -> i64 {
+    i64::try_from(column.dim).unwrap_or(i64::MAX)
+}
+
+/// Checks that the head can read `semantic`; returns the widths of f_a and f_b.
+///
+/// # Errors
+/// A set of another kind or with other columns.
+pub fn semantic_dims(semantic: &FeatureSet) -> Result<[i64; 2], HeadInputsError> {
+    match (semantic.kind, semantic.columns.as_slice()) {
+        (FeatureKind::Semantic, [f_a, f_b]) if f_a.name == "f_a" && f_b.name == "f_b" => Ok([dim(f_a), dim(f_b)]),
+        _ => Err(wrong(semantic, "semantic", "a semantic set with columns `f_a` and `f_b`")),
+    }
+}
+
 /// Checks that the head can read `semantic` and `quality`; returns the widths of f_a, f_b, f_1.
+///
+/// # Errors
+/// A set of another kind or with other columns.
 pub fn input_dims(semantic: &FeatureSet, quality: &FeatureSet) -> Result<[i64; 3], HeadInputsError> {
-    let wrong = |set: &FeatureSet, role, expected| {
-        let columns = set.columns.iter().map(|column| format!("`{}` ({})", column.name, column.dim));
-        let found = std::iter::once(format!("a {:?} set with", set.kind).to_lowercase()).chain(columns).collect();
-        HeadInputsError::Columns {
-            set: format!("{}@{}", set.extractor, set.fingerprint.short()),
-            role,
-            expected,
-            found,
-        }
-    };
-    let dim = |column: &VectorColumn| i64::try_from(column.dim).unwrap_or(i64::MAX);
-    let [f_a, f_b] = match (semantic.kind, semantic.columns.as_slice()) {
-        (FeatureKind::Semantic, [f_a, f_b]) if f_a.name == "f_a" && f_b.name == "f_b" => [dim(f_a), dim(f_b)],
-        _ => return Err(wrong(semantic, "semantic", "a semantic set with columns `f_a` and `f_b`")),
-    };
+    let [f_a, f_b] = semantic_dims(semantic)?;
     let f_1 = match (quality.kind, quality.columns.as_slice()) {
         (FeatureKind::Quality, [f_1, ..]) if f_1.name == "f_1" => dim(f_1),
         _ => return Err(wrong(quality, "quality", "a quality set whose first column is `f_1`")),

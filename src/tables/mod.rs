@@ -20,6 +20,8 @@ pub mod head_inputs;
 
 pub mod models;
 
+pub mod train_log;
+
 pub mod predictions;
 
 pub mod baselines;

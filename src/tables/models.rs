@@ -4,6 +4,8 @@
 //! models/run=<run>/run.json            RunRecord; written last, so a run that has one is finished
 //! models/run=<run>/head.safetensors    the head of the chosen epoch, with its standardisation
 //! models/run=<run>/ridge_scores.json   {image_id: score} of ridge regression on the same columns, where asked for
+//! models/run=<run>/maniqa/              of a joint training: the whole network as `config.json` and `model.safetensors`, in
+//!                                      the form that `agiqa extract --extractor maniqa --weights` reads
 //! models/run=<run>/state.safetensors   while training: everything needed to go on from where it stopped
 //! ```
 
@@ -135,6 +137,21 @@ pub fn head_path(run: &PartitionName) -> String {
 /// Path of a run's ridge scores.
 pub fn ridge_path(run: &PartitionName) -> String {
     format!("{}/ridge_scores.json", prefix(run))
+}
+
+/// Folder of the network that a joint training left.
+pub fn maniqa_prefix(run: &PartitionName) -> String {
+    format!("{}/maniqa", prefix(run))
+}
+
+/// Path of that network's sizes.
+pub fn maniqa_config_path(run: &PartitionName) -> String {
+    format!("{}/config.json", maniqa_prefix(run))
+}
+
+/// Path of that network's weights.
+pub fn maniqa_weights_path(run: &PartitionName) -> String {
+    format!("{}/model.safetensors", maniqa_prefix(run))
 }
 
 /// Path of the state of an unfinished run.

@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::{
     Column, ColumnPlace, ColumnType, baselines, comparison, experiments, features, images, metrics, predictions,
-    rejects, splits,
+    rejects, splits, train_log,
 };
 use crate::store::part::PartKind;
 
 /// Name and text of every file in `schemas/`.
 pub fn documents() -> Vec<(String, String)> {
-    let tables: [(PartKind, &str, &[Column], bool); 10] = [
+    let tables: [(PartKind, &str, &[Column], bool); 11] = [
         (images::KIND, "images/dataset=<dataset>/part-0.parquet", images::COLUMNS, true),
         (splits::KIND, "splits/dataset=<dataset>/split=<split>/part-0.parquet", splits::COLUMNS, false),
         (
@@ -25,6 +25,7 @@ pub fn documents() -> Vec<(String, String)> {
             features::QUALITY_COLUMNS,
             false,
         ),
+        (train_log::KIND, "train_log/run=<run>/part-0.parquet", train_log::COLUMNS, false),
         (predictions::KIND, "predictions/run=<run>/part-0.parquet", predictions::COLUMNS, false),
         (
             baselines::KIND,

@@ -104,8 +104,13 @@ impl TrainingData {
         let wanted: Vec<ImageId> = images.rows.iter().map(|row| row.image_id).collect();
         let mos = images.rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
         let features = HeadInputs::read(store, semantic, quality, &wanted)?;
+        Ok(Self::new(dataset.clone(), features, mos))
+    }
+
+    /// Features and MOS as they are.
+    pub(super) fn new(dataset: PartitionName, features: HeadInputs, mos: HashMap<ImageId, f64>) -> Self {
         let row_of = features.image_ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
-        Ok(Self { dataset: dataset.clone(), features, mos, row_of })
+        Self { dataset, features, mos, row_of }
     }
 
     /// Rows of `split`'s parts, or an error that counts what is missing.

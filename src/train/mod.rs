@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::models::fusion::Gate;
 
 mod data;
+
+pub mod joint;
+
 mod optimiser;
 mod random;
 mod ridge;
@@ -130,8 +133,12 @@ pub struct TrainSettings {
     pub ridge: bool,
     /// Whether images without features or MOS are left out, with a count, rather than being an error.
     pub allow_missing: bool,
-    /// Epochs between two saved states; an interruption saves one, too.
+    /// Epochs between two saved states; an interruption saves one, too. A joint training saves one after each epoch.
     pub checkpoint_epochs: u32,
+    /// Where it is there, MANIQA is trained with the head from the images, in place of a cached `f_1`; `ridge` is then
+    /// left aside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joint: Option<joint::JointSettings>,
 }
 
 impl Default for TrainSettings {
@@ -155,6 +162,7 @@ impl Default for TrainSettings {
             ridge: true,
             allow_missing: false,
             checkpoint_epochs: 10,
+            joint: None,
         }
     }
 }
@@ -168,14 +176,19 @@ pub struct SettingsError {
     expected: &'static str,
 }
 
+impl SettingsError {
+    fn new(name: &'static str, found: String, expected: &'static str) -> Self {
+        Self { name, found, expected }
+    }
+}
+
 impl TrainSettings {
     /// Checks ranges.
     ///
     /// # Errors
     /// The first value outside its range.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let error =
-            |name, found: &dyn ToString, expected| Err(SettingsError { name, found: found.to_string(), expected });
+        let error = |name, found: &dyn ToString, expected| Err(SettingsError::new(name, found.to_string(), expected));
         let share = |value: f64| (0.0..1.0).contains(&value);
         let inputs = self.sorted_inputs();
         if inputs.is_empty() || inputs.len() < self.inputs.len() {
@@ -213,7 +226,7 @@ impl TrainSettings {
         if !share(self.weight_average) {
             return error("weight_average", &self.weight_average, "0 (none) or more, below 1");
         }
-        Ok(())
+        self.joint.as_ref().map_or(Ok(()), joint::JointSettings::check)
     }
 
     /// The features that the head reads, each once, in the order of [`HeadInput::ALL`].
@@ -238,6 +251,15 @@ impl TrainSettings {
                 inputs if inputs == HeadInput::ALL => fields.remove("inputs"),
                 inputs => fields.insert("inputs".to_owned(), serde_json::json!(inputs)),
             };
+            if self.joint.is_some() {
+                fields.remove("ridge");
+            }
+            if let Some(joint) = fields.get_mut("joint").and_then(serde_json::Value::as_object_mut) {
+                // Where and how it is computed; what the weights hold, not where they lie, is part of the fingerprint.
+                for key in ["weights", "device", "image_memory_mib", "checkpoint_minutes"] {
+                    joint.remove(key);
+                }
+            }
         }
         json
     }

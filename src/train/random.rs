@@ -5,6 +5,7 @@
 use rand_mt::Mt64;
 use tch::Tensor;
 
+use super::joint::{Augment, Motion};
 use crate::models::fusion::{FusionConfig, FusionHead};
 
 /// What a draw is for; part of its generator's key.
@@ -13,6 +14,8 @@ enum Purpose {
     Initialisation = 1,
     Order = 2,
     Dropout = 3,
+    Motion = 4,
+    Torch = 5,
 }
 
 /// The draws of one run.
@@ -57,6 +60,16 @@ impl Draws {
             order.swap(i, j);
         }
         order
+    }
+
+    /// What is done to training image `index` in epoch `epoch`.
+    pub(super) fn motion(self, augment: Augment, epoch: u64, index: u64) -> Motion {
+        augment.draw(&mut self.generator(Purpose::Motion, epoch, index))
+    }
+
+    /// A seed for libtorch's generator in step `step`.
+    pub(super) fn torch_seed(self, step: u64) -> u64 {
+        self.generator(Purpose::Torch, step, 0).next_u64()
     }
 
     /// Dropout multipliers for mask number `index` of step `step`: 0 with probability `p`, else 1 / (1 - p). Probabilities are

@@ -1,6 +1,7 @@
 //! One run: one split, one seed, one thread.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use tch::Tensor;
 
@@ -19,6 +20,7 @@ use crate::store::{Store, StoreError};
 use crate::tables::PartitionName;
 use crate::tables::models::{self, EpochRecord, RidgeRecord};
 use crate::tables::splits::Part;
+use crate::tables::train_log::TrainLogRow;
 
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,7 @@ pub(super) struct Finished {
     pub(super) chosen_by: String,
     pub(super) best_epoch: u32,
     pub(super) epochs: Vec<EpochRecord>,
+    pub(super) log: Vec<TrainLogRow>,
     pub(super) ridge: Option<RidgeRecord>,
 }
 
@@ -95,12 +98,26 @@ pub(super) fn selection_score(srcc: Option<f64>, plcc: Option<f64>, scores: &[f6
     }
 }
 
-fn is_constant(values: &[f64]) -> bool {
+pub(super) fn is_constant(values: &[f64]) -> bool {
     values.windows(2).all(|pair| pair[0] == pair[1])
 }
 
-fn mean_squared_error(scores: &[f64], mos: &[f64]) -> f64 {
+pub(super) fn mean_squared_error(scores: &[f64], mos: &[f64]) -> f64 {
     scores.iter().zip(mos).map(|(score, mos)| (score - mos).powi(2)).sum::<f64>() / mos.len() as f64
+}
+
+/// Scale of the labels that a training learns, given those of its training part.
+pub(super) fn label_scale(labels: Labels, train_mos: &[f64]) -> LabelScale {
+    let n_train = train_mos.len();
+    match labels {
+        Labels::Raw => LabelScale { scale: 1.0, offset: 0.0 },
+        Labels::Standardised => {
+            let mean = train_mos.iter().sum::<f64>() / n_train as f64;
+            let variance = train_mos.iter().map(|mos| (mos - mean).powi(2)).sum::<f64>() / n_train as f64;
+            // Equal labels have no scale; the head then learns their mean.
+            LabelScale { scale: if variance > 0.0 { variance.sqrt() } else { 1.0 }, offset: mean }
+        }
+    }
 }
 
 /// Trains `job`, going on from its saved state where there is one.
@@ -132,7 +149,8 @@ pub(super) fn train(
     let (kept, best_epoch, chosen_by) = trainer.kept(&head, &adam, &position);
     context.store.put(&models::head_path(&job.run), kept.to_bytes())?;
     let ridge = if settings.ridge { Some(trainer.ridge(&context.store, image_ids)?) } else { None };
-    Ok(Outcome::Finished(Finished { chosen_by, best_epoch, epochs: position.epochs, ridge }))
+    let log = trainer.log(&position);
+    Ok(Outcome::Finished(Finished { chosen_by, best_epoch, epochs: position.epochs, log, ridge }))
 }
 
 /// What stays the same over a run.
@@ -146,6 +164,7 @@ struct Trainer<'a> {
     validation: [Tensor; 3],
     n_train: usize,
     n_steps_per_epoch: u64,
+    started: Instant,
 }
 
 impl<'a> Trainer<'a> {
@@ -161,15 +180,7 @@ impl<'a> Trainer<'a> {
                 Standardisation::identity(xs.size()[1])
             }
         };
-        let labels = match settings.labels {
-            Labels::Raw => LabelScale { scale: 1.0, offset: 0.0 },
-            Labels::Standardised => {
-                let mean = job.train_mos.iter().sum::<f64>() / n_train as f64;
-                let variance = job.train_mos.iter().map(|mos| (mos - mean).powi(2)).sum::<f64>() / n_train as f64;
-                // Equal labels have no scale; the head then learns their mean.
-                LabelScale { scale: if variance > 0.0 { variance.sqrt() } else { 1.0 }, offset: mean }
-            }
-        };
+        let labels = label_scale(settings.labels, &job.train_mos);
         let targets: Vec<f32> = job.train_mos.iter().map(|mos| ((mos - labels.offset) / labels.scale) as f32).collect();
         let [f_a, f_b, f_1] = &job.inputs;
         Self {
@@ -182,6 +193,7 @@ impl<'a> Trainer<'a> {
             validation: [f_a, f_b, f_1].map(|xs| xs.index_select(0, &validation_rows)),
             n_train,
             n_steps_per_epoch: n_train.div_ceil(settings.batch_size as usize) as u64,
+            started: Instant::now(),
         }
     }
 
@@ -243,11 +255,33 @@ impl<'a> Trainer<'a> {
             validation_mse: mean_squared_error(&scores, mos),
         });
         position.loss_sum = 0.0;
+        position.seconds.push(position.seconds_before + self.started.elapsed().as_secs_f64());
         if self.settings.keep_epoch == KeepEpoch::Best && position.best.as_ref().is_none_or(|best| score > best.score) {
             let parameters = evaluated.head.parameters().iter().map(|parameter| parameter.copy()).collect();
             position.best = Some(Best { score, epoch: number, parameters });
         }
         Ok(true)
+    }
+
+    /// One row per epoch.
+    fn log(&self, position: &Position) -> Vec<TrainLogRow> {
+        let settings = self.settings;
+        let n_steps = self.n_steps_per_epoch * u64::from(settings.epochs);
+        let row = |(epoch, seconds): (&EpochRecord, &f64)| {
+            let step = u64::from(epoch.epoch) * self.n_steps_per_epoch;
+            TrainLogRow {
+                epoch: epoch.epoch,
+                step,
+                lr: settings.schedule.learning_rate(settings.learning_rate, step - 1, n_steps),
+                n_images: self.n_train as u64,
+                loss: epoch.train_loss,
+                validation_srcc: epoch.validation_srcc,
+                validation_plcc: epoch.validation_plcc,
+                validation_mse: Some(epoch.validation_mse),
+                seconds: *seconds,
+            }
+        };
+        position.epochs.iter().zip(&position.seconds).map(row).collect()
     }
 
     fn step(

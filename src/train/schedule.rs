@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Steps from the full rate to 0, and back, in the published code.
+const OFFICIAL_T_MAX: u64 = 50;
+
 /// How the learning rate goes over the training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -11,6 +14,9 @@ pub enum Schedule {
     Cosine,
     /// The full rate throughout.
     Constant,
+    /// As the published code has it: a cosine of period 100 steps between the full rate and 0 (`CosineAnnealingLR` with
+    /// `T_max` 50, stepped per batch and not per epoch).
+    Official,
 }
 
 impl Schedule {
@@ -19,6 +25,10 @@ impl Schedule {
         match self {
             Self::Cosine => learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / n_steps as f64).cos()),
             Self::Constant => learning_rate,
+            Self::Official => {
+                let phase = (step % (2 * OFFICIAL_T_MAX)) as f64 / OFFICIAL_T_MAX as f64;
+                learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * phase).cos())
+            }
         }
     }
 }
@@ -34,6 +44,9 @@ mod tests {
         assert!((at(50) - 1e-4).abs() < 1e-18);
         assert!((at(25) - 1.707_106_781_186_547_5e-4).abs() < 1e-18);
         assert!(at(99) < 1e-7 && at(99) > 0.0);
+        let official = |step| Schedule::Official.learning_rate(1e-5, step, 7830);
+        assert_eq!((official(0), official(100), official(7800)), (1e-5, 1e-5, 1e-5));
+        assert!((official(25) - 5e-6).abs() < 1e-18 && official(50) < 1e-18 && (official(75) - 5e-6).abs() < 1e-18);
         assert_eq!(Schedule::Constant.learning_rate(2e-4, 99, 100), 2e-4);
     }
 }

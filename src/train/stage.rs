@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 
 use super::data::{DataError, PartRows, TrainingData};
+use super::joint::JointError;
 use super::run::{self, Finished, Job, Outcome, RunError};
 use super::{SettingsError, TrainSettings};
 use crate::console::Progress;
@@ -11,13 +12,14 @@ use crate::identity::{Fingerprint, ImageId};
 use crate::models::fusion::FusionConfig;
 use crate::splits::SplitSettings;
 use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use crate::store::part::PartError;
 use crate::store::run_log::RowCounts;
 use crate::store::{Store, StoreError};
 use crate::tables::features::FeatureSet;
 use crate::tables::head_inputs::{self, HeadInputsError};
 use crate::tables::models::{self, PartCounts, RunRecord, RunRecordError};
 use crate::tables::splits::{self, Part, SplitRow};
-use crate::tables::{PartitionName, PartitionNameError, images};
+use crate::tables::{PartitionName, PartitionNameError, images, train_log};
 
 /// Version of the training code: raised where equal inputs give other numbers than before.
 const TRAIN_VERSION: u32 = 1;
@@ -40,6 +42,12 @@ pub enum TrainError {
     /// A record could not be read.
     #[error(transparent)]
     Record(#[from] RunRecordError),
+    /// A joint training failed.
+    #[error(transparent)]
+    Joint(#[from] JointError),
+    /// A table could not be written.
+    #[error(transparent)]
+    Part(#[from] PartError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -100,8 +108,7 @@ impl TrainStage {
     /// # Errors
     /// A name too long for a partition.
     pub fn run_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
-        let digits = &self.settings_fingerprint().short()[..8];
-        Ok(PartitionName::new(&format!("{}-{}-s{}-{digits}", self.name, run.split, run.seed))?)
+        run_name(&self.name, run, self.settings_fingerprint())
     }
 
     /// Name of the group that a run belongs to: its name without the seeds of split and training.
@@ -109,10 +116,7 @@ impl TrainStage {
     /// # Errors
     /// A name too long for a partition.
     pub fn group_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
-        let digits = &self.settings_fingerprint().short()[..8];
-        let split = run.split.as_str().trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
-        let split = if split.is_empty() { run.split.as_str() } else { split };
-        Ok(PartitionName::new(&format!("{}-{split}-{digits}", self.name))?)
+        group_name(&self.name, run, self.settings_fingerprint())
     }
 
     /// Names of all runs, in order, each once.
@@ -134,28 +138,18 @@ impl TrainStage {
     }
 
     fn distinct_runs(&self) -> Vec<RunSeed> {
-        let mut seen = HashSet::new();
-        self.runs.iter().filter(|run| seen.insert((*run).clone())).cloned().collect()
+        distinct(&self.runs)
     }
 
     /// Fingerprint of everything that decides a run's numbers: settings, seed, and which image is in which part with
     /// which MOS and whether it has features.
     fn fingerprint(&self, run: &RunSeed, rows: &[SplitRow], known: &Known) -> Fingerprint {
-        // In the split's own order: it decides the order of training images, hence the numbers.
-        let mut content = blake3::Hasher::new();
-        for SplitRow { image_id, seed: _, fold: _, part } in rows {
-            let mos = known.mos.get(image_id).map_or(f64::NAN, |mos| *mos);
-            content
-                .update(image_id.as_bytes())
-                .update(&[*part as u8, u8::from(known.with_features.contains(image_id))]);
-            content.update(&mos.to_bits().to_le_bytes());
-        }
         // The kernel of ridge and the scores beside it take in every image that has features; the head does not.
         Fingerprint::builder("run")
             .json("training", &self.settings_fingerprint())
             .json("split", &run.split)
             .json("seed", &run.seed)
-            .field("rows", content.finalize().as_bytes())
+            .field("rows", &rows_hash(rows, &known.mos, &known.with_features))
             .finish()
     }
 
@@ -207,14 +201,54 @@ impl Known {
     }
 }
 
+/// Each run once, in order.
+pub(super) fn distinct(runs: &[RunSeed]) -> Vec<RunSeed> {
+    let mut seen = HashSet::new();
+    runs.iter().filter(|run| seen.insert((*run).clone())).cloned().collect()
+}
+
+/// Name of a run of the training with `fingerprint`.
+pub(super) fn run_name(
+    name: &PartitionName,
+    run: &RunSeed,
+    fingerprint: Fingerprint,
+) -> Result<PartitionName, TrainError> {
+    let digits = &fingerprint.short()[..8];
+    Ok(PartitionName::new(&format!("{name}-{}-s{}-{digits}", run.split, run.seed))?)
+}
+
+/// Name of the group of a run of the training with `fingerprint`.
+pub(super) fn group_name(
+    name: &PartitionName,
+    run: &RunSeed,
+    fingerprint: Fingerprint,
+) -> Result<PartitionName, TrainError> {
+    let digits = &fingerprint.short()[..8];
+    let split = run.split.as_str().trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
+    let split = if split.is_empty() { run.split.as_str() } else { split };
+    Ok(PartitionName::new(&format!("{name}-{split}-{digits}"))?)
+}
+
+/// Hash of which image is in which part, with which MOS and whether it has features. In the split's own order: it decides
+/// the order of training images, hence the numbers.
+pub(super) fn rows_hash(rows: &[SplitRow], mos: &BTreeMap<ImageId, f64>, with_features: &HashSet<ImageId>) -> [u8; 32] {
+    let mut content = blake3::Hasher::new();
+    for SplitRow { image_id, seed: _, fold: _, part } in rows {
+        let mos = mos.get(image_id).map_or(f64::NAN, |mos| *mos);
+        content.update(image_id.as_bytes()).update(&[*part as u8, u8::from(with_features.contains(image_id))]);
+        content.update(&mos.to_bits().to_le_bytes());
+    }
+    *content.finalize().as_bytes()
+}
+
 /// Rows of a run: those of its split.
-fn row_counts(parts: &[PartCounts; 3], cached: bool) -> RowCounts {
+pub(super) fn row_counts(parts: &[PartCounts; 3], cached: bool) -> RowCounts {
     let n_out = parts.iter().map(|part| part.n_used as u64).sum();
     let n_rejected = parts.iter().map(|part| (part.n_without_features + part.n_without_mos) as u64).sum();
     RowCounts { n_in: n_out + n_rejected, n_out, n_cached: if cached { n_out } else { 0 }, n_rejected, n_left: 0 }
 }
 
-fn add(sum: &mut RowCounts, counts: RowCounts) {
+pub(super) fn add(sum: &mut RowCounts, counts: RowCounts) {
     let RowCounts { n_in, n_out, n_cached, n_rejected, n_left } = counts;
     sum.n_in += n_in;
     sum.n_out += n_out;
@@ -421,7 +455,8 @@ impl TrainStage {
             Outcome::Interrupted => return Ok(false),
             Outcome::Finished(finished) => finished,
         };
-        let Finished { chosen_by, best_epoch, epochs, ridge } = finished;
+        let Finished { chosen_by, best_epoch, epochs, log, ridge } = finished;
+        train_log::write(store, &job.run, &log, job.fingerprint)?;
         let record = RunRecord {
             run: job.run.clone(),
             group: self.group_name(seed)?,
@@ -448,7 +483,7 @@ impl TrainStage {
 }
 
 /// One line on a finished run.
-fn said_of(record: &RunRecord) -> String {
+pub(super) fn said_of(record: &RunRecord) -> String {
     let number = |value: Option<f64>| value.map_or("undefined".to_owned(), |value| format!("{value:.4}"));
     let RunRecord { run, best_epoch, epochs, ridge, .. } = record;
     let mut line = format!("run {run}: epoch {best_epoch} of {} kept", epochs.len());

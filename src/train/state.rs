@@ -31,6 +31,10 @@ pub(super) struct Position {
     pub(super) loss_sum: f64,
     /// Epochs done.
     pub(super) epochs: Vec<EpochRecord>,
+    /// Seconds at work at the end of each of them.
+    pub(super) seconds: Vec<f64>,
+    /// Of these, what sessions before this one account for: up to the last epoch that they ended.
+    pub(super) seconds_before: f64,
     /// The best of them.
     pub(super) best: Option<Best>,
 }
@@ -44,16 +48,21 @@ pub(super) struct State {
 }
 
 pub(super) fn to_bytes(fingerprint: Fingerprint, parameters: &[&Tensor], adam: &Adam, position: &Position) -> Vec<u8> {
-    let Position { loss_sum, epochs, best } = position;
+    let Position { loss_sum, epochs, seconds, seconds_before: _, best } = position;
     let [first, second, average] = adam.state();
     let log: Vec<f64> = epochs.iter().flat_map(epoch_values).collect();
     let log = Tensor::from_slice(&log);
+    let seconds = Tensor::from_slice(seconds);
     let best_epoch = best.as_ref().map_or(0, |best| i64::from(best.epoch));
     let counters = Tensor::from_slice(&[adam.n_steps() as i64, best_epoch]);
     let best_score = best.as_ref().map_or(0.0, |best| best.score);
     let reals = Tensor::from_slice(&[*loss_sum, best_score]);
-    let mut named: Vec<(String, &Tensor)> =
-        vec![("counters".to_owned(), &counters), ("reals".to_owned(), &reals), ("log".to_owned(), &log)];
+    let mut named: Vec<(String, &Tensor)> = vec![
+        ("counters".to_owned(), &counters),
+        ("reals".to_owned(), &reals),
+        ("log".to_owned(), &log),
+        ("seconds".to_owned(), &seconds),
+    ];
     let name = |what: &str, name: &&str| format!("{what}.{name}");
     named.extend(PARAMETER_NAMES.iter().zip(parameters).map(|(n, tensor)| (name("parameter", n), *tensor)));
     let best = best.as_ref().map_or(&[] as &[Tensor], |best| &best.parameters);
@@ -79,6 +88,7 @@ pub(super) fn from_bytes(bytes: &[u8], fingerprint: Fingerprint) -> Option<State
     let counters: Vec<i64> = Vec::try_from(tensors.remove("counters")?).ok()?;
     let reals: Vec<f64> = Vec::try_from(tensors.remove("reals")?).ok()?;
     let log: Vec<f64> = Vec::try_from(tensors.remove("log")?).ok()?;
+    let seconds: Vec<f64> = Vec::try_from(tensors.remove("seconds")?).ok()?;
     let (&[n_steps, best_epoch], &[loss_sum, best_score]) = (counters.as_slice(), reals.as_slice()) else {
         return None;
     };
@@ -88,7 +98,11 @@ pub(super) fn from_bytes(bytes: &[u8], fingerprint: Fingerprint) -> Option<State
     };
     let epochs = log.chunks_exact(5).map(epoch_from_values).collect();
     let adam = AdamState { n_steps: u64::try_from(n_steps).ok()?, first, second, average };
-    Some(State { parameters, adam, position: Position { loss_sum, epochs, best } })
+    Some(State {
+        parameters,
+        adam,
+        position: Position { loss_sum, epochs, seconds_before: seconds.last().copied().unwrap_or(0.0), seconds, best },
+    })
 }
 
 fn epoch_values(record: &EpochRecord) -> [f64; 5] {

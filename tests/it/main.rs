@@ -12,6 +12,7 @@ mod experiments;
 mod extract_maniqa;
 mod features;
 mod ingest;
+mod joint;
 mod maniqa;
 mod metrics;
 mod mplug_owl2;

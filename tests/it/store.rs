@@ -238,16 +238,16 @@ fn a_store_that_cannot_be_written_to_is_an_error_that_names_it() {
 }
 
 /// A small file system, unmounted when it goes out of scope.
-struct Tmpfs<'a>(&'a Path);
+pub(crate) struct Tmpfs(std::path::PathBuf);
 
-impl<'a> Tmpfs<'a> {
+impl Tmpfs {
     /// None, said plainly, where this process may not mount.
-    fn mount(folder: &'a Path, size: &str) -> Option<Self> {
+    pub(crate) fn mount(folder: &Path, size: &str) -> Option<Self> {
         std::fs::create_dir_all(folder).expect("a folder can be made");
         let mut command = Command::new("mount");
         command.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(folder);
         match command.stderr(Stdio::null()).status() {
-            Ok(status) if status.success() => Some(Self(folder)),
+            Ok(status) if status.success() => Some(Self(folder.to_owned())),
             _ => {
                 println!("skipped: this process may not mount a tmpfs");
                 None
@@ -255,16 +255,16 @@ impl<'a> Tmpfs<'a> {
         }
     }
 
-    fn grow(&self, size: &str) {
+    pub(crate) fn grow(&self, size: &str) {
         let mut command = Command::new("mount");
-        command.args(["-o", &format!("remount,size={size}")]).arg(self.0);
+        command.args(["-o", &format!("remount,size={size}")]).arg(&self.0);
         assert!(command.status().expect("mount can be started").success(), "a tmpfs can grow");
     }
 }
 
-impl Drop for Tmpfs<'_> {
+impl Drop for Tmpfs {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0).status();
+        let _ = Command::new("umount").arg(&self.0).status();
     }
 }
 

@@ -1,0 +1,673 @@
+//! One joint run: one split, one seed.
+
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+
+use super::initial::initial;
+use super::learner::{Learner, MicroBatch, OptimiserSettings};
+use super::pictures::{Location, Pictures, PicturesError, in_order};
+use super::start::StartError;
+use super::state::{self, Best, Position};
+use super::{JointSettings, Motion};
+use crate::console::Progress;
+use crate::features::{
+    self, ExtractError, ExtractorName, Failure, FeatureSettings, SettingsError as FeatureSettingsError, catching,
+    decode_verified,
+};
+use crate::identity::{Fingerprint, ImageId};
+use crate::images::DecodeLimits;
+use crate::metrics;
+use crate::models::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES, ProjectionMasks};
+use crate::models::layers::{NamedTensors, NetworkError};
+use crate::models::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
+use crate::models::maniqa::Mode;
+use crate::models::trained_head::{LabelScale, Standardisation, TrainedHead, tensors_to_bytes};
+use crate::stage::StageContext;
+use crate::store::StoreError;
+use crate::store::part::PartError;
+use crate::tables::PartitionName;
+use crate::tables::features::{FeatureRows, FeatureSet};
+use crate::tables::models::{self, EpochRecord};
+use crate::tables::splits::Part;
+use crate::tables::train_log::{self, TrainLogRow};
+use crate::train::data::{DataError, PartRows};
+use crate::train::random::Draws;
+use crate::train::run::{RunError, is_constant, label_scale, mean_squared_error, selection_score};
+use crate::train::{KeepEpoch, TrainSettings};
+
+/// Steps between two rows of the log.
+const LOG_STEPS: u64 = 10;
+
+/// Images per forward pass of validation: more gain nothing on a CPU, and a GPU wants much to do at once.
+const CPU_BATCH: usize = 2;
+const GPU_BATCH: usize = 16;
+
+/// Images per part of the trained network's features.
+const PART_ROWS: usize = 512;
+
+/// A joint training that cannot be done or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum JointError {
+    /// Weights that cannot be started from.
+    #[error("cannot start from the weights")]
+    Start(#[from] StartError),
+    /// The device or number type is not there.
+    #[error(transparent)]
+    Device(#[from] FeatureSettingsError),
+    /// The network could not be built.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// Inputs are missing or do not fit together.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Image files that cannot be read.
+    #[error(
+        "{n} of {n_images} images that training reads cannot be used; the first: {first}; bring the files back or ingest \
+         again, or set `allow_missing = true` to leave these images out"
+    )]
+    Images {
+        /// How many.
+        n: usize,
+        /// Of how many.
+        n_images: usize,
+        /// What is wrong with the first.
+        first: String,
+    },
+    /// Resized images could not be kept or read back.
+    #[error(transparent)]
+    Pictures(#[from] PicturesError),
+    /// The run diverged.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// libtorch failed, e.g. for want of memory.
+    #[error("run `{run}`: step {step} failed; a smaller `micro_batch` needs less memory and gives the same batch")]
+    Torch {
+        /// The run.
+        run: PartitionName,
+        /// Step, from 1.
+        step: u64,
+        /// Cause.
+        #[source]
+        source: tch::TchError,
+    },
+    /// The trained network could not be applied.
+    #[error("run `{run}`: features of the trained network")]
+    Extract {
+        /// The run.
+        run: PartitionName,
+        /// Cause.
+        #[source]
+        source: ExtractError,
+    },
+    /// A table could not be written or read.
+    #[error(transparent)]
+    Part(#[from] PartError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A folder for the trained network, where the store is none.
+    #[error("cannot make a temporary folder for the trained network")]
+    Temporary(#[source] std::io::Error),
+}
+
+/// What a run works on.
+pub(super) struct Job<'a> {
+    pub(super) run: PartitionName,
+    pub(super) seed: u32,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) config: &'a MaAgiqaConfig,
+    pub(super) known: &'a NamedTensors,
+    pub(super) device: Device,
+    pub(super) pictures: &'a Pictures,
+    /// Position among the pictures of each row of the features; none where no part reads it.
+    pub(super) picture_of: &'a [Option<usize>],
+    pub(super) image_ids: &'a [ImageId],
+    /// `(n, d)`, raw.
+    pub(super) f_a: &'a Tensor,
+    /// `(n, d)`, raw.
+    pub(super) f_b: &'a Tensor,
+    pub(super) parts: PartRows,
+    pub(super) train_mos: Vec<f64>,
+    pub(super) validation_mos: Vec<f64>,
+    /// Every image of the dataset that has semantic features: those that the trained network is applied to.
+    pub(super) locations: &'a [Location],
+}
+
+/// How a run ended.
+pub(super) enum Outcome {
+    /// Everything is written but the record, which is the caller's to write, last.
+    Finished(Box<Finished>),
+    /// The state is written.
+    Interrupted,
+}
+
+/// What a finished run found.
+pub(super) struct Finished {
+    pub(super) quality: FeatureSet,
+    pub(super) chosen_by: String,
+    pub(super) best_epoch: u32,
+    pub(super) epochs: Vec<EpochRecord>,
+}
+
+/// Trains `job`, going on from its saved state where there is one.
+pub(super) fn train(
+    job: &Job<'_>,
+    settings: &TrainSettings,
+    joint: &JointSettings,
+    context: &StageContext,
+    progress: &Progress,
+) -> Result<Outcome, JointError> {
+    let trainer = Trainer::new(job, settings, joint, context);
+    let (mut learner, mut position) = trainer.start()?;
+    let (n_tensors, n_values) = learner.n_trained();
+    context.console.info(format!(
+        "run {}: {n_tensors} tensors of {:.1} million values are trained, on {:?} in {}",
+        job.run,
+        n_values as f64 / 1e6,
+        learner.device(),
+        joint.dtype
+    ));
+    let n_train = job.train_mos.len();
+    progress.add(position.epochs.len() as u64 * n_train as u64 + position.epoch_loss.n_images);
+    while (position.epochs.len() as u32) < settings.epochs {
+        if trainer.epoch(&mut learner, &mut position, progress)?.is_break() {
+            trainer.save(&learner, &position)?;
+            return Ok(Outcome::Interrupted);
+        }
+        trainer.save(&learner, &position)?;
+    }
+    trainer.finish(&learner, &position)
+}
+
+/// What stays the same over a run.
+struct Trainer<'a> {
+    job: &'a Job<'a>,
+    settings: &'a TrainSettings,
+    joint: &'a JointSettings,
+    context: &'a StageContext,
+    draws: Draws,
+    /// Of f_a and f_b.
+    inputs: [Standardisation; 2],
+    labels: LabelScale,
+    /// f_a and f_b of all images, standardised, on the CPU.
+    semantic: [Tensor; 2],
+    targets: Tensor,
+    started: Instant,
+    saved: RefCell<Instant>,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(job: &'a Job<'a>, settings: &'a TrainSettings, joint: &'a JointSettings, context: &'a StageContext) -> Self {
+        let train_rows = Tensor::from_slice(&job.parts.rows[Part::Train as usize]);
+        let standardise = |xs: &Tensor| match settings.standardise {
+            true => Standardisation::fit(&xs.index_select(0, &train_rows)),
+            false => Standardisation::identity(xs.size()[1]),
+        };
+        let inputs = [standardise(job.f_a), standardise(job.f_b)];
+        let labels = label_scale(settings.labels, &job.train_mos);
+        let targets: Vec<f32> = job.train_mos.iter().map(|mos| ((mos - labels.offset) / labels.scale) as f32).collect();
+        let now = Instant::now();
+        Self {
+            semantic: [inputs[0].apply(job.f_a), inputs[1].apply(job.f_b)],
+            draws: Draws::new(job.seed),
+            inputs,
+            labels,
+            targets: Tensor::from_slice(&targets),
+            started: now,
+            saved: RefCell::new(now),
+            job,
+            settings,
+            joint,
+            context,
+        }
+    }
+
+    /// Learner and position as the saved state has them, or as a training begins.
+    fn start(&self) -> Result<(Learner, Position), JointError> {
+        let (job, console) = (self.job, self.context.console);
+        let path = models::state_path(&job.run);
+        let mut resumed = None;
+        if let Some(bytes) = self.context.store.get_if_exists(&path)? {
+            resumed = state::from_bytes(&bytes, job.fingerprint);
+            match &resumed {
+                Some((state, _)) => console.info(format!("run {}: goes on after step {}", job.run, state.n_steps)),
+                None => console.warn(format!(
+                    "run {}: the saved state is of other settings or data, or damaged; training starts again",
+                    job.run
+                )),
+            }
+        }
+        let (tensors, drawn) = initial(&job.config.parameters(), job.known, job.seed);
+        if resumed.is_none() {
+            console.info(format!(
+                "run {}: {} tensors from the weights, {} drawn by seed {}",
+                job.run,
+                tensors.len() - drawn.len(),
+                drawn.len(),
+                job.seed
+            ));
+        }
+        let settings = self.settings;
+        let optimiser = OptimiserSettings {
+            kind: settings.optimiser,
+            weight_decay: settings.weight_decay,
+            weight_average: settings.weight_average,
+        };
+        let rates = self.joint.rates(job.config.maniqa.vit_config().n_blocks);
+        let place = (job.device, self.joint.dtype.kind());
+        let state = resumed.as_ref().map(|(state, _)| state);
+        let learner = Learner::new(job.config, &tensors, place, rates, optimiser, state)?;
+        Ok((learner, resumed.map(|(_, position)| position).unwrap_or_default()))
+    }
+
+    fn n_train(&self) -> usize {
+        self.job.train_mos.len()
+    }
+
+    fn n_steps_per_epoch(&self) -> u64 {
+        self.n_train().div_ceil(self.settings.batch_size as usize) as u64
+    }
+
+    fn learning_rate(&self, step: u64) -> f64 {
+        let settings = self.settings;
+        let n_steps = self.n_steps_per_epoch() * u64::from(settings.epochs);
+        let rate = settings.schedule.learning_rate(settings.learning_rate, step, n_steps);
+        let n_warmup = u64::from(self.joint.warmup_steps);
+        if step < n_warmup { rate * (step + 1) as f64 / (n_warmup + 1) as f64 } else { rate }
+    }
+
+    /// Seconds at work, over all sessions.
+    fn seconds(&self, position: &Position) -> f64 {
+        position.seconds + self.started.elapsed().as_secs_f64()
+    }
+
+    fn save(&self, learner: &Learner, position: &Position) -> Result<(), JointError> {
+        let position = Position {
+            seconds: self.seconds(position),
+            epoch_loss: position.epoch_loss,
+            stretch_loss: position.stretch_loss,
+            epochs: position.epochs.clone(),
+            log: position.log.clone(),
+            best: position.best.as_ref().map(|best| Best {
+                score: best.score,
+                epoch: best.epoch,
+                trained: best.trained.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect(),
+            }),
+        };
+        let bytes = state::to_bytes(self.job.fingerprint, &learner.state(), &position);
+        self.context.store.put(&models::state_path(&self.job.run), bytes)?;
+        *self.saved.borrow_mut() = Instant::now();
+        Ok(())
+    }
+
+    /// Trains to the end of the current epoch and validates; breaks where it was interrupted before that.
+    fn epoch(
+        &self,
+        learner: &mut Learner,
+        position: &mut Position,
+        progress: &Progress,
+    ) -> Result<ControlFlow<()>, JointError> {
+        let (job, started) = (self.job, Instant::now());
+        let epoch = position.epochs.len() as u64;
+        let order = self.draws.order(epoch, self.n_train());
+        let batch_size = self.settings.batch_size as usize;
+        let n_done = (learner.n_steps() - epoch * self.n_steps_per_epoch()) as usize;
+        let batches: Vec<&[i64]> = order.chunks(batch_size).skip(n_done).collect();
+        let train = &job.parts.rows[Part::Train as usize];
+        // Tensors are not for other threads.
+        let (pictures, picture_of, draws, augment) = (job.pictures, job.picture_of, self.draws, self.joint.augment);
+        let pixels = |i: usize| {
+            let moved = |at: &i64| {
+                let picture = picture_of[train[*at as usize] as usize].expect("training images have pictures");
+                (picture, draws.motion(augment, epoch, *at as u64))
+            };
+            pictures.inputs(&batches[i].iter().map(moved).collect::<Vec<_>>())
+        };
+        let n_threads = self.context.n_threads;
+        let ended = in_order(batches.len(), n_threads, pixels, |i, pixels: Result<Vec<f32>, PicturesError>| {
+            if self.context.interrupt.is_raised() {
+                return Ok(ControlFlow::Break(()));
+            }
+            self.step(learner, position, batches[i], &pixels?)?;
+            progress.add(batches[i].len() as u64);
+            let is_last = i + 1 == batches.len();
+            if learner.n_steps().is_multiple_of(LOG_STEPS) && !is_last {
+                let row = self.log_row(learner, position, epoch);
+                progress.note(format!("epoch {}, loss {:.4}, rate {:.2e}", row.epoch, row.loss, row.lr));
+                position.log.push(row);
+                position.stretch_loss = state::LossSum::default();
+            }
+            let minutes = self.saved.borrow().elapsed().as_secs_f64() / 60.0;
+            // At the end of an epoch the caller saves, once it is validated.
+            if minutes >= self.joint.checkpoint_minutes && !is_last {
+                self.check_finite(learner, position, batches[i])?;
+                self.save(learner, position)?;
+            }
+            Ok::<_, JointError>(ControlFlow::Continue(()))
+        })?;
+        if ended.is_break() {
+            return Ok(ended);
+        }
+        self.check_finite(learner, position, order.chunks(batch_size).next_back().unwrap_or_default())?;
+        self.validate(learner, position, epoch, started)?;
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn log_row(&self, learner: &Learner, position: &Position, epoch: u64) -> TrainLogRow {
+        TrainLogRow {
+            epoch: epoch as u32 + 1,
+            step: learner.n_steps(),
+            lr: self.learning_rate(learner.n_steps() - 1),
+            n_images: position.stretch_loss.n_images,
+            loss: position.stretch_loss.mean(),
+            validation_srcc: None,
+            validation_plcc: None,
+            validation_mse: None,
+            seconds: self.seconds(position),
+        }
+    }
+
+    /// Scores the validation part and closes the epoch.
+    fn validate(
+        &self,
+        learner: &Learner,
+        position: &mut Position,
+        epoch: u64,
+        started: Instant,
+    ) -> Result<(), JointError> {
+        let trained = learner.evaluated();
+        let network = learner.network_of(&trained)?;
+        let scores = self.scores(&network, learner.n_steps(), &self.job.parts.rows[Part::Validation as usize])?;
+        let mos = &self.job.validation_mos;
+        let (validation_srcc, validation_plcc) = (metrics::srcc(&scores, mos), metrics::plcc(&scores, mos));
+        let score = selection_score(validation_srcc, validation_plcc, &scores, mos);
+        let record = EpochRecord {
+            epoch: epoch as u32 + 1,
+            train_loss: position.epoch_loss.mean(),
+            validation_srcc,
+            validation_plcc,
+            validation_mse: mean_squared_error(&scores, mos),
+        };
+        let mut row = self.log_row(learner, position, epoch);
+        row.validation_srcc = validation_srcc;
+        row.validation_plcc = validation_plcc;
+        row.validation_mse = Some(record.validation_mse);
+        let said = |value: Option<f64>| value.map_or("undefined".to_owned(), |value| format!("{value:.4}"));
+        self.context.console.info(format!(
+            "run {}: epoch {} of {}: loss {:.4}, validation SRCC {}, PLCC {}, MSE {:.4}, {:.0} s",
+            self.job.run,
+            record.epoch,
+            self.settings.epochs,
+            record.train_loss,
+            said(validation_srcc),
+            said(validation_plcc),
+            record.validation_mse,
+            started.elapsed().as_secs_f64()
+        ));
+        if self.settings.keep_epoch == KeepEpoch::Best && position.best.as_ref().is_none_or(|best| score > best.score) {
+            position.best = Some(Best { score, epoch: record.epoch, trained });
+        }
+        position.epochs.push(record);
+        position.log.push(row);
+        position.epoch_loss = state::LossSum::default();
+        position.stretch_loss = state::LossSum::default();
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        learner: &mut Learner,
+        position: &mut Position,
+        batch: &[i64],
+        pixels: &[f32],
+    ) -> Result<(), JointError> {
+        let (job, settings, number) = (self.job, self.settings, learner.n_steps());
+        let n = batch.len() as i64;
+        let side = job.config.maniqa.vit.img_size;
+        let learning_rate = self.learning_rate(number);
+        let train = &job.parts.rows[Part::Train as usize];
+        let rows: Vec<i64> = batch.iter().map(|at| train[*at as usize]).collect();
+        let part_size = self.joint.micro_batch.map_or(n, |size| i64::from(size).min(n));
+        let sum = catching(|| {
+            let row_tensor = Tensor::from_slice(&rows);
+            let input = |i: usize| {
+                let xs = self.semantic[i].index_select(0, &row_tensor);
+                if settings.input_dropout == 0.0 {
+                    return xs;
+                }
+                let dim = xs.size()[1];
+                xs * self.draws.mask(number, i as u64, settings.input_dropout, [n, dim])
+            };
+            let (f_a, f_b) = (input(0), input(1));
+            let mask = |index| self.draws.mask(number, index, settings.dropout, [n, i64::from(settings.width)]);
+            let masks = (settings.dropout > 0.0).then(|| [mask(3), mask(4)]);
+            let pixels = Tensor::from_slice(pixels).view([n, 3, side, side]);
+            let targets = self.targets.index_select(0, &Tensor::from_slice(batch));
+            let parts = (0..n).step_by(part_size as usize).map(|start| {
+                let part = |xs: &Tensor| xs.narrow(0, start, part_size.min(n - start)).to_device(job.device);
+                MicroBatch {
+                    pixels: part(&pixels),
+                    f_a: part(&f_a),
+                    f_b: part(&f_b),
+                    masks: masks.as_ref().map(|[a, b]| ProjectionMasks { semantic: part(a), coherence: part(b) }),
+                    targets: part(&targets),
+                }
+            });
+            learner.step(parts, batch.len(), learning_rate, self.draws.torch_seed(number))
+        })
+        .map_err(|source| JointError::Torch { run: job.run.clone(), step: number + 1, source })?;
+        if !sum.is_finite() {
+            return Err(self.diverged(number + 1, position, sum / n as f64, learning_rate, batch));
+        }
+        position.epoch_loss.add(sum, batch.len());
+        position.stretch_loss.add(sum, batch.len());
+        Ok(())
+    }
+
+    /// Refuses weights that are no numbers: they must not replace the last good state.
+    fn check_finite(&self, learner: &Learner, position: &Position, batch: &[i64]) -> Result<(), JointError> {
+        if learner.is_finite() {
+            return Ok(());
+        }
+        let step = learner.n_steps();
+        Err(self.diverged(step, position, f64::NAN, self.learning_rate(step - 1), batch))
+    }
+
+    fn diverged(&self, step: u64, position: &Position, loss: f64, learning_rate: f64, batch: &[i64]) -> JointError {
+        let train = &self.job.parts.rows[Part::Train as usize];
+        let id = |at: &i64| self.job.image_ids[train[*at as usize] as usize].to_string();
+        let error = RunError::Diverged {
+            run: self.job.run.clone(),
+            step,
+            epoch: position.epochs.len() as u32 + 1,
+            loss,
+            learning_rate,
+            images: batch.iter().map(id).collect::<Vec<_>>().join(", "),
+        };
+        error.into()
+    }
+
+    /// Scores of the images in `rows` on the MOS scale.
+    fn scores(&self, network: &MaAgiqa, step: u64, rows: &[i64]) -> Result<Vec<f64>, JointError> {
+        let (job, _no_grad) = (self.job, tch::no_grad_guard());
+        let side = job.config.maniqa.vit.img_size;
+        let batch_size = if job.device == Device::Cpu { CPU_BATCH } else { GPU_BATCH };
+        let batches: Vec<&[i64]> = rows.chunks(batch_size).collect();
+        let (pictures, picture_of) = (job.pictures, job.picture_of);
+        let pixels = |i: usize| {
+            let picture = |row: &i64| picture_of[*row as usize].expect("validation images have pictures");
+            pictures.inputs(&batches[i].iter().map(|row| (picture(row), Motion::STILL)).collect::<Vec<_>>())
+        };
+        let mut scores = Vec::with_capacity(rows.len());
+        let LabelScale { scale, offset } = self.labels;
+        let _ =
+            in_order(batches.len(), self.context.n_threads, pixels, |i, pixels: Result<Vec<f32>, PicturesError>| {
+                let pixels = pixels?;
+                let of_batch = catching(|| {
+                    let pixels = Tensor::from_slice(&pixels).view([-1, 3, side, side]).to_device(job.device);
+                    let row_tensor = Tensor::from_slice(batches[i]);
+                    let input = |i: usize| self.semantic[i].index_select(0, &row_tensor).to_device(job.device);
+                    let output = network.forward(&pixels, &input(0), &input(1), Mode::Evaluate);
+                    Vec::<f32>::try_from(output.fusion.score.to_device(Device::Cpu)).expect("scores are one f32 each")
+                })
+                .map_err(|source| JointError::Torch { run: job.run.clone(), step, source })?;
+                scores.extend(of_batch.into_iter().map(|raw| f64::from(raw) * scale + offset));
+                Ok::<_, JointError>(ControlFlow::Continue(()))
+            })?;
+        Ok(scores)
+    }
+
+    /// Writes the kept network, its features, its head and the log.
+    fn finish(&self, learner: &Learner, position: &Position) -> Result<Outcome, JointError> {
+        let (job, store) = (self.job, &self.context.store);
+        let last;
+        let (trained, best_epoch, chosen_by) = match &position.best {
+            Some(best) => {
+                let constant = is_constant(&job.validation_mos);
+                (&best.trained, best.epoch, if constant { "validation MSE" } else { "validation SRCC + PLCC" })
+            }
+            None => {
+                last = learner.evaluated();
+                (&last, self.settings.epochs, "last")
+            }
+        };
+        let tensors: NamedTensors =
+            learner.with(trained).into_iter().map(|(name, xs)| (name, xs.to_device(Device::Cpu))).collect();
+        let head = self.head(&tensors);
+        let config = serde_json::to_vec_pretty(&job.config.maniqa).expect("sizes are plain data");
+        store.put(&models::maniqa_config_path(&job.run), config)?;
+        store.put(&models::maniqa_weights_path(&job.run), self.official(tensors, &head))?;
+        let Some(quality) = self.features()? else { return Ok(Outcome::Interrupted) };
+        store.put(&models::head_path(&job.run), head.to_bytes())?;
+        train_log::write(store, &job.run, &position.log, job.fingerprint)?;
+        let (chosen_by, epochs) = (chosen_by.to_owned(), position.epochs.clone());
+        Ok(Outcome::Finished(Box::new(Finished { quality, chosen_by, best_epoch, epochs })))
+    }
+
+    /// The fusion module as a head over cached columns.
+    fn head(&self, tensors: &NamedTensors) -> TrainedHead {
+        let config: FusionConfig = self.job.config.fusion;
+        let parameters = PARAMETER_NAMES.map(|name| tensors[name].shallow_clone());
+        let [f_a, f_b] = &self.inputs;
+        TrainedHead {
+            head: FusionHead::new(config, parameters),
+            inputs: [f_a.share(), f_b.share(), Standardisation::identity(config.quality_dim)],
+            labels: self.labels,
+        }
+    }
+
+    /// Bytes of the whole network under official names, for raw semantic vectors and scores on the MOS scale: what
+    /// standardises inputs and labels is folded into the weights beside it.
+    fn official(&self, mut tensors: NamedTensors, head: &TrainedHead) -> Vec<u8> {
+        let _no_grad = tch::no_grad_guard();
+        let double = |name: &str| tensors[name].to_kind(Kind::Double);
+        let mut folded = Vec::new();
+        for (input, layer) in head.inputs.iter().zip(["fc4096_784_a2.0", "fc4096_784_b2.0"]) {
+            let weight = double(&format!("{layer}.weight")) * &input.scale; // (width, d)
+            let bias = double(&format!("{layer}.bias")) - weight.matmul(&input.mean.to_kind(Kind::Double));
+            folded.push((format!("{layer}.weight"), weight));
+            folded.push((format!("{layer}.bias"), bias));
+        }
+        let LabelScale { scale, offset } = self.labels;
+        folded.push(("output_fc.weight".to_owned(), double("output_fc.weight") * scale));
+        folded.push(("output_fc.bias".to_owned(), double("output_fc.bias") * scale + offset));
+        tensors.extend(folded.into_iter().map(|(name, tensor)| (name, tensor.to_kind(Kind::Float))));
+        let mut named: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        tensors_to_bytes(&named, std::collections::HashMap::new())
+    }
+
+    /// Applies the kept network to the dataset's images; none where it was interrupted.
+    fn features(&self) -> Result<Option<FeatureSet>, JointError> {
+        let (job, store) = (self.job, &self.context.store);
+        let failed = |source| JointError::Extract { run: job.run.clone(), source };
+        // The extractor reads a folder, which a bucket is not.
+        let temporary;
+        let folder: PathBuf = match store.folder() {
+            Some(folder) => folder.join(models::maniqa_prefix(&job.run)),
+            None => {
+                temporary = tempfile::tempdir().map_err(JointError::Temporary)?;
+                for path in [models::maniqa_config_path(&job.run), models::maniqa_weights_path(&job.run)] {
+                    let name = path.rsplit('/').next().unwrap_or(&path);
+                    std::fs::write(temporary.path().join(name), store.get(&path)?).map_err(JointError::Temporary)?;
+                }
+                temporary.path().to_owned()
+            }
+        };
+        let settings = FeatureSettings {
+            extractor: ExtractorName::Maniqa,
+            weights: Some(folder),
+            dtype: Some(self.joint.dtype),
+            device: self.joint.device,
+            ..FeatureSettings::default()
+        };
+        let kind = features::resolve(&settings).map_err(failed)?;
+        let set = kind.feature_sets().quality.expect("MANIQA fills `quality`");
+        let done = set.done(store)?;
+        let todo: Vec<&Location> = job.locations.iter().filter(|location| !done.contains(&location.image_id)).collect();
+        if todo.is_empty() {
+            return Ok(Some(set));
+        }
+        let mut extractor = kind.load().map_err(failed)?;
+        set.write_description(store)?;
+        let (preprocessor, batch_size) = (extractor.preprocessor(), extractor.batch_size());
+        let limits = DecodeLimits::default();
+        let prepare = |i: usize| -> Result<Vec<f32>, Failure> {
+            let image = decode_verified(Path::new(&todo[i].path), &todo[i].image_id, &limits)?;
+            let mut input = vec![0.0; preprocessor.n_values()];
+            let unusable = |features::Unusable { kind, message }| Failure { kind, message };
+            preprocessor.prepare(&image, &mut input).map_err(unusable)?;
+            Ok(input)
+        };
+        let what = format!("features of {}", job.run);
+        let progress = self.context.console.progress(what, "images", todo.len() as u64);
+        let mut rows = FeatureRows::empty(set.columns.len());
+        let (mut inputs, mut ids): (Vec<f32>, Vec<ImageId>) = (Vec::new(), Vec::new());
+        let mut n_failed = 0;
+        let ended = in_order(todo.len(), self.context.n_threads, prepare, |i, input| {
+            if self.context.interrupt.is_raised() {
+                return Ok(ControlFlow::Break(()));
+            }
+            match input {
+                Ok(input) => {
+                    inputs.extend(input);
+                    ids.push(todo[i].image_id);
+                }
+                // Not one of those that were trained or validated on, so the run stands; `predict` tells of its lack.
+                Err(Failure { message, .. }) => {
+                    n_failed += 1;
+                    self.context.console.warn(format!("run {}: no features: {message}", job.run));
+                }
+            }
+            let is_last = i + 1 == todo.len();
+            if ids.len() == batch_size || (is_last && !ids.is_empty()) {
+                inputs.resize(batch_size * preprocessor.n_values(), 0.0);
+                let batch = extractor.forward(&inputs, ids.len()).map_err(failed)?;
+                progress.add(ids.len() as u64);
+                rows.image_ids.append(&mut ids);
+                for (column, values) in rows.vectors.iter_mut().zip(&batch.sets[0].vectors) {
+                    column.extend_from_slice(values);
+                }
+                inputs.clear();
+            }
+            if rows.len() >= PART_ROWS || (is_last && !rows.is_empty()) {
+                set.write_part(store, &rows)?;
+                rows = FeatureRows::empty(set.columns.len());
+            }
+            Ok::<_, JointError>(ControlFlow::Continue(()))
+        })?;
+        if ended.is_break() && !rows.is_empty() {
+            set.write_part(store, &rows)?;
+        }
+        progress.finish();
+        if n_failed == todo.len() {
+            let first = todo[0].path.clone();
+            return Err(JointError::Images { n: n_failed, n_images: n_failed, first });
+        }
+        Ok(ended.is_continue().then_some(set))
+    }
+}

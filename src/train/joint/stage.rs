@@ -1,0 +1,409 @@
+//! The joint half of the `train` stage: plans runs, reads images once, trains one run after the other.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use tch::{Device, Kind, Tensor};
+
+use super::JointSettings;
+use super::pictures::{Location, Pictures, Read};
+use super::run::{self, Finished, Job, JointError, Outcome};
+use super::start;
+use crate::features::maniqa::ManiqaPreprocessor;
+use crate::identity::{Fingerprint, ImageId};
+use crate::models::ma_agiqa::MaAgiqaConfig;
+use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use crate::store::Store;
+use crate::store::run_log::RowCounts;
+use crate::tables::features::FeatureSet;
+use crate::tables::head_inputs::{self, HeadInputs};
+use crate::tables::models::{self, RunRecord};
+use crate::tables::splits::{self, Part, SplitRow};
+use crate::tables::{PartitionName, images};
+use crate::train::TrainSettings;
+use crate::train::data::{DataError, PartRows, TrainingData};
+use crate::train::stage::{RunSeed, TrainError, add, distinct, group_name, row_counts, rows_hash, run_name, said_of};
+
+/// Version of the joint training: raised where equal inputs give other numbers than before.
+const JOINT_VERSION: u32 = 1;
+
+/// Trains MANIQA and the fusion module together, in a list of runs that differ in split and seed only.
+#[derive(Clone, Debug)]
+pub struct JointStage {
+    /// What the names of the runs begin with.
+    pub name: PartitionName,
+    /// The dataset.
+    pub dataset: PartitionName,
+    /// Which runs.
+    pub runs: Vec<RunSeed>,
+    /// Where f_a and f_b come from.
+    pub semantic: FeatureSet,
+    /// Hyperparameters; their `joint` is there.
+    pub settings: TrainSettings,
+}
+
+impl JointStage {
+    fn joint(&self) -> JointSettings {
+        self.settings.joint.clone().unwrap_or_default()
+    }
+
+    /// Fingerprint of what the stage is told, as opposed to what the store holds.
+    fn settings_fingerprint(&self) -> Result<Fingerprint, TrainError> {
+        let joint = self.joint();
+        let maniqa = start::maniqa_config(&joint).map_err(JointError::from)?;
+        let config = self.config()?;
+        let weights = start::content_hash(&joint, &config).map_err(JointError::from)?;
+        Ok(Fingerprint::builder("joint training")
+            .json("version", &JOINT_VERSION)
+            .json("dataset", &self.dataset)
+            .json("semantic", &self.semantic.fingerprint)
+            .json("maniqa", &maniqa)
+            .json("weights", &weights)
+            .json("settings", &self.settings.deciding())
+            .finish())
+    }
+
+    /// Name of a run: `<name>-<split>-s<seed>-<8 hex>`, as of a head's.
+    ///
+    /// # Errors
+    /// A name too long for a partition, weights that cannot be started from.
+    pub fn run_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
+        run_name(&self.name, run, self.settings_fingerprint()?)
+    }
+
+    /// Name of the group that a run belongs to: its name without the seeds of split and training.
+    ///
+    /// # Errors
+    /// As [`Self::run_name`].
+    pub fn group_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
+        group_name(&self.name, run, self.settings_fingerprint()?)
+    }
+
+    /// Names of all runs, in order, each once.
+    ///
+    /// # Errors
+    /// As [`Self::run_name`].
+    pub fn run_names(&self) -> Result<Vec<PartitionName>, TrainError> {
+        let fingerprint = self.settings_fingerprint()?;
+        distinct(&self.runs).iter().map(|run| run_name(&self.name, run, fingerprint)).collect()
+    }
+
+    /// Names of the groups that the runs belong to, each once.
+    ///
+    /// # Errors
+    /// As [`Self::run_name`].
+    pub fn group_names(&self) -> Result<Vec<PartitionName>, TrainError> {
+        let fingerprint = self.settings_fingerprint()?;
+        let names: Result<BTreeSet<PartitionName>, TrainError> =
+            self.runs.iter().map(|run| group_name(&self.name, run, fingerprint)).collect();
+        Ok(names?.into_iter().collect())
+    }
+
+    fn config(&self) -> Result<MaAgiqaConfig, TrainError> {
+        let maniqa = start::maniqa_config(&self.joint()).map_err(JointError::from)?;
+        let [semantic_dim, coherence_dim] = head_inputs::semantic_dims(&self.semantic)?;
+        let width = i64::from(self.settings.width);
+        Ok(MaAgiqaConfig::new(maniqa, semantic_dim, coherence_dim, width, self.settings.gate))
+    }
+
+    /// Fingerprint of everything that decides a run's numbers.
+    fn fingerprint(
+        &self,
+        settings: Fingerprint,
+        run: &RunSeed,
+        rows: &[SplitRow],
+        mos: &BTreeMap<ImageId, f64>,
+        with_features: &HashSet<ImageId>,
+    ) -> Fingerprint {
+        Fingerprint::builder("joint run")
+            .json("training", &settings)
+            .json("split", &run.split)
+            .json("seed", &run.seed)
+            .field("rows", &rows_hash(rows, mos, with_features))
+            .finish()
+    }
+
+    fn read_splits(&self, store: &Store) -> Result<BTreeMap<PartitionName, Vec<SplitRow>>, TrainError> {
+        let names: BTreeSet<&PartitionName> = self.runs.iter().map(|run| &run.split).collect();
+        let read = |name: &PartitionName| {
+            Ok((name.clone(), splits::read(store, &self.dataset, name).map_err(DataError::from)?))
+        };
+        names.into_iter().map(read).collect()
+    }
+
+    fn advice(&self) -> String {
+        let Self { dataset, semantic, .. } = self;
+        let (extractor, fingerprint) = (&semantic.extractor, semantic.fingerprint.short());
+        format!(
+            "run `agiqa embed --dataset {dataset}` (semantic features `{extractor}@{fingerprint}`), or ingest again where \
+             MOS are missing"
+        )
+    }
+
+    /// What of the store decides a run's numbers: MOS, and who has semantic features.
+    fn known(&self, store: &Store) -> Result<(BTreeMap<ImageId, f64>, HashSet<ImageId>), TrainError> {
+        let rows = images::read(store, &self.dataset).map_err(DataError::from)?.rows;
+        let mos = rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
+        let done = self.semantic.done(store).map_err(DataError::from)?;
+        let with_features = rows.iter().map(|row| row.image_id).filter(|id| done.contains(id)).collect();
+        Ok((mos, with_features))
+    }
+}
+
+impl Stage for JointStage {
+    fn name(&self) -> String {
+        let n = distinct(&self.runs).len();
+        format!("train {} with MANIQA on {} ({n} {})", self.name, self.dataset, if n == 1 { "run" } else { "runs" })
+    }
+
+    fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
+        self.settings.check()?;
+        let runs = distinct(&self.runs);
+        if runs.is_empty() {
+            return Err(TrainError::NoRuns.into());
+        }
+        let settings = self.settings_fingerprint()?;
+        let mut records = Vec::with_capacity(runs.len());
+        for run in &runs {
+            records.extend(RunRecord::read_if_finished(store, &run_name(&self.name, run, settings)?)?);
+        }
+        if records.len() < runs.len() {
+            let n = runs.len() - records.len();
+            return Ok(Freshness::Stale { reason: format!("{n} of {} runs are not trained yet", runs.len()) });
+        }
+        let (mos, with_features) = self.known(store)?;
+        let splits = self.read_splits(store)?;
+        let mut rows = RowCounts::default();
+        let mut n_changed = 0;
+        for (run, record) in runs.iter().zip(&records) {
+            let fingerprint = self.fingerprint(settings, run, &splits[&run.split], &mos, &with_features);
+            n_changed += usize::from(fingerprint != record.fingerprint);
+            add(&mut rows, row_counts(&record.parts, true));
+        }
+        if n_changed > 0 {
+            let reason = format!("images, MOS, split or features of {n_changed} of {} runs changed", runs.len());
+            return Ok(Freshness::Stale { reason });
+        }
+        Ok(Freshness::Current { reason: format!("all {} runs are trained", runs.len()), rows })
+    }
+
+    fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {
+        Ok(self.train(context)?)
+    }
+}
+
+/// A run that is to be trained.
+struct Planned {
+    seed: RunSeed,
+    fingerprint: Fingerprint,
+    fold: i64,
+    parts: PartRows,
+}
+
+impl JointStage {
+    fn train(&self, context: &StageContext) -> Result<StageReport, TrainError> {
+        self.settings.check()?;
+        let (store, joint) = (&context.store, self.joint());
+        let device = joint.device.device().map_err(JointError::from)?;
+        joint.dtype.check_on(device).map_err(JointError::from)?;
+        let config = self.config()?;
+        let settings = self.settings_fingerprint()?;
+        let (mos, with_features) = self.known(store)?;
+        let splits = self.read_splits(store)?;
+        let mut report = StageReport::default();
+        let mut todo = Vec::new();
+        for run in distinct(&self.runs) {
+            let rows = &splits[&run.split];
+            if rows.is_empty() {
+                return Err(DataError::NoSplit { dataset: self.dataset.clone(), split: run.split }.into());
+            }
+            let fingerprint = self.fingerprint(settings, &run, rows, &mos, &with_features);
+            match RunRecord::read_if_finished(store, &run_name(&self.name, &run, settings)?)? {
+                Some(record) if record.fingerprint == fingerprint => {
+                    add(&mut report.rows, row_counts(&record.parts, true));
+                }
+                _ => todo.push((run, fingerprint)),
+            }
+        }
+        let known = start::known(&joint, &config).map_err(JointError::from)?;
+        let mut unreadable = HashSet::new();
+        let (data, planned, locations, read, picture_of) = loop {
+            let (data, locations) = self.data(store, &unreadable)?;
+            let mut planned = Vec::with_capacity(todo.len());
+            for (run, fingerprint) in &todo {
+                let rows = &splits[&run.split];
+                let parts = data.part_rows(&run.split, rows, self.settings.allow_missing, &self.advice())?;
+                let fold = rows.first().map_or(0, |row| row.fold);
+                planned.push(Planned { seed: run.clone(), fingerprint: *fingerprint, fold, parts });
+            }
+            // What no run is trained or validated on needs no picture.
+            let wanted: BTreeSet<i64> = planned.iter().flat_map(|planned| planned.parts.rows[..2].concat()).collect();
+            let mut picture_of = vec![None; data.features.image_ids.len()];
+            wanted.iter().enumerate().for_each(|(picture, row)| picture_of[*row as usize] = Some(picture));
+            let pictured: Vec<Location> = wanted.iter().map(|row| locations[*row as usize].clone()).collect();
+            match self.pictures(&pictured, &joint, &config, context)? {
+                Read::Failed(failures) => {
+                    if !self.settings.allow_missing {
+                        let (n, n_images) = (failures.len(), pictured.len());
+                        let first = failures.into_iter().next().map_or_else(String::new, |(_, why)| why.message);
+                        return Err(JointError::Images { n, n_images, first }.into());
+                    }
+                    for (picture, failure) in failures {
+                        context.console.warn(format!("left out: {}", failure.message));
+                        unreadable.insert(pictured[picture].image_id);
+                    }
+                }
+                read => break (data, planned, locations, read, picture_of),
+            }
+        };
+        let mut n_trained = 0;
+        let mut n_left = 0;
+        let n_images: usize = planned.iter().map(|planned| planned.parts.counts[0].n_used).sum();
+        let total = n_images as u64 * u64::from(self.settings.epochs);
+        let progress = context.console.progress(format!("train {}", self.name), "images", total);
+        for planned in planned {
+            let mut counts = row_counts(&planned.parts.counts, false);
+            let finished = match &read {
+                Read::Done(pictures) if n_left == 0 => {
+                    let job = Job {
+                        run: run_name(&self.name, &planned.seed, settings)?,
+                        seed: planned.seed.seed,
+                        fingerprint: planned.fingerprint,
+                        config: &config,
+                        known: &known,
+                        device,
+                        pictures,
+                        picture_of: &picture_of,
+                        image_ids: &data.features.image_ids,
+                        f_a: &data.features.inputs[0],
+                        f_b: &data.features.inputs[1],
+                        train_mos: data.mos_of(&planned.parts.rows[Part::Train as usize]),
+                        validation_mos: data.mos_of(&planned.parts.rows[Part::Validation as usize]),
+                        parts: planned.parts.clone(),
+                        locations: &locations,
+                    };
+                    match run::train(&job, &self.settings, &joint, context, &progress)? {
+                        Outcome::Finished(finished) => {
+                            self.record(&job, &planned, *finished, settings, context)?;
+                            true
+                        }
+                        Outcome::Interrupted => false,
+                    }
+                }
+                _ => false,
+            };
+            if finished {
+                n_trained += 1;
+            } else {
+                n_left += 1;
+                (counts.n_left, counts.n_out) = (counts.n_out, 0);
+            }
+            add(&mut report.rows, counts);
+        }
+        progress.finish();
+        report.interrupted = n_left > 0;
+        report.summary = format!("{n_trained} runs trained");
+        if n_left > 0 {
+            report.summary.push_str(&format!(", {n_left} stopped; what is trained is saved and goes on from there"));
+        }
+        if report.rows.n_rejected > 0 {
+            report.summary.push_str(&format!(", {} rows of their splits left out", report.rows.n_rejected));
+        }
+        Ok(report)
+    }
+
+    /// Semantic columns and MOS of the dataset's images but `without`, and where their files are, row by row.
+    fn data(&self, store: &Store, without: &HashSet<ImageId>) -> Result<(TrainingData, Vec<Location>), TrainError> {
+        let rows = images::read(store, &self.dataset).map_err(DataError::from)?.rows;
+        if rows.is_empty() {
+            return Err(DataError::NoImages(self.dataset.clone()).into());
+        }
+        let mut seen = HashSet::new();
+        let wanted: Vec<ImageId> =
+            rows.iter().map(|row| row.image_id).filter(|id| !without.contains(id) && seen.insert(*id)).collect();
+        let path_of: HashMap<ImageId, &str> = rows.iter().map(|row| (row.image_id, row.path.as_str())).collect();
+        let mos = rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
+        let [dim_a, dim_b] = head_inputs::semantic_dims(&self.semantic)?;
+        let found = self.semantic.read(store, &wanted).map_err(DataError::from)?;
+        let (mut image_ids, mut taken) = (Vec::new(), Vec::new());
+        for (id, row) in wanted.iter().zip(&found.rows) {
+            if let Some(row) = row {
+                image_ids.push(*id);
+                taken.push(*row as i64);
+            }
+        }
+        let taken = Tensor::from_slice(&taken);
+        let column = |values: &[f32], dim: i64| Tensor::from_slice(values).view([-1, dim]).index_select(0, &taken);
+        let n = image_ids.len() as i64;
+        let none = Tensor::zeros([n, 0], (Kind::Float, Device::Cpu));
+        let inputs = match found.matrices.as_slice() {
+            [f_a, f_b, ..] if n > 0 => [column(f_a, dim_a), column(f_b, dim_b), none],
+            _ => [dim_a, dim_b, 0].map(|dim| Tensor::zeros([0, dim], (Kind::Float, Device::Cpu))),
+        };
+        let location = |id: &ImageId| Location { image_id: *id, path: path_of[id].to_owned() };
+        let locations = image_ids.iter().map(location).collect();
+        let features = HeadInputs { image_ids, inputs };
+        Ok((TrainingData::new(self.dataset.clone(), features, mos), locations))
+    }
+
+    fn pictures(
+        &self,
+        locations: &[Location],
+        joint: &JointSettings,
+        config: &MaAgiqaConfig,
+        context: &StageContext,
+    ) -> Result<Read, TrainError> {
+        let side_px = u32::try_from(config.maniqa.vit.img_size).expect("a checked side");
+        let preprocessor = ManiqaPreprocessor::of(&config.maniqa);
+        let n_memory_bytes = u64::from(joint.image_memory_mib) << 20;
+        let what = format!("images at {side_px} px");
+        let progress = context.console.progress(what, "images", locations.len() as u64);
+        let (n_threads, interrupt) = (context.n_threads, &context.interrupt);
+        let each = || progress.add(1);
+        let read = Pictures::read(locations, side_px, preprocessor, n_memory_bytes, n_threads, interrupt, each)
+            .map_err(JointError::from)?;
+        progress.finish();
+        if let Read::Done(pictures) = &read
+            && !pictures.in_memory()
+        {
+            context.console.info(format!(
+                "resized images do not fit `image_memory_mib = {}` and wait in a file of the temporary folder",
+                joint.image_memory_mib
+            ));
+        }
+        Ok(read)
+    }
+
+    fn record(
+        &self,
+        job: &Job<'_>,
+        planned: &Planned,
+        finished: Finished,
+        settings: Fingerprint,
+        context: &StageContext,
+    ) -> Result<(), TrainError> {
+        let store = &context.store;
+        let Finished { quality, chosen_by, best_epoch, epochs } = finished;
+        let record = RunRecord {
+            run: job.run.clone(),
+            group: group_name(&self.name, &planned.seed, settings)?,
+            dataset: self.dataset.clone(),
+            split: planned.seed.split.clone(),
+            fold: planned.fold,
+            seed: planned.seed.seed,
+            fingerprint: planned.fingerprint,
+            semantic: self.semantic.clone(),
+            quality,
+            settings: self.settings.deciding(),
+            parts: planned.parts.counts,
+            chosen_by,
+            best_epoch,
+            epochs,
+            ridge: None,
+            agiqa_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        context.console.info(said_of(&record));
+        record.write(store)?;
+        store.delete(&models::state_path(&job.run))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! What a joint training starts from: the network's sizes, the weights that are known, and what identifies both.
+
+use std::path::{Path, PathBuf};
+
+use super::JointSettings;
+use crate::models::checkpoint::CheckpointError;
+use crate::models::dinov2::{self, Dinov2Error};
+use crate::models::layers::NamedTensors;
+use crate::models::ma_agiqa::MaAgiqaConfig;
+use crate::models::maniqa::{ConfigError, ManiqaConfig, weights as checkpoints};
+use crate::weights::{self, WeightsError};
+
+/// The weights where the settings name no folder.
+const DEFAULT_WEIGHTS: &str = "dinov2-s14";
+
+/// Their side, pixels: 28 × 28 tokens, as in the paper.
+const DEFAULT_SIDE_PX: u32 = 392;
+
+/// Tensors that tell where in a checkpoint a network's are: MANIQA's, and a transformer's alone.
+const LANDMARK: &str = "conv1.weight";
+const VIT_LANDMARK: &str = "blocks.0.attn.qkv.weight";
+
+/// Weights that cannot be started from.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The sizes in `config.json`, or those that `side` asks for, make no network.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The weights `dinov2-s14` are absent or not what the manifest says.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The file of `dinov2-s14` is not what it should be.
+    #[error(transparent)]
+    Dinov2(#[from] Dinov2Error),
+    /// The folder's checkpoint cannot be read, or is one of another geometry.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The folder's checkpoint is of something else.
+    #[error(
+        "`{}` holds neither a MANIQA (a tensor `conv1.weight`) nor a vision transformer (`blocks.0.attn.qkv.weight`), with \
+         or without a prefix; it begins with {found}", path.display()
+    )]
+    NoNetwork {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Some of its names.
+        found: String,
+    },
+}
+
+/// Sizes of the quality half.
+///
+/// # Errors
+/// A `config.json` that is absent or no description, sizes that do not fit together.
+pub(super) fn maniqa_config(settings: &JointSettings) -> Result<ManiqaConfig, StartError> {
+    let config = match &settings.weights {
+        Some(folder) => ManiqaConfig::read(&folder.join("config.json"))?,
+        None => ManiqaConfig::dinov2_s14(i64::from(settings.side.unwrap_or(DEFAULT_SIDE_PX))),
+    };
+    config.check()?;
+    Ok(config)
+}
+
+/// Known tensors of a checkpoint under their names here and there, with the shapes that the network asks for.
+fn wanted(
+    checkpoint: &crate::models::checkpoint::Checkpoint,
+    config: &MaAgiqaConfig,
+) -> Result<Vec<(String, String, Vec<i64>)>, StartError> {
+    let parameters = config.parameters();
+    let below = |prefix: &str, is_wanted: &dyn Fn(&str) -> bool, stripped: &str| {
+        let wanted = parameters.iter().filter(|(name, _)| is_wanted(name));
+        let named = |(name, shape): (&String, &Vec<i64>)| {
+            let there = format!("{prefix}{}", name.strip_prefix(stripped).unwrap_or(name));
+            (name.clone(), there, shape.clone())
+        };
+        wanted.map(named).collect::<Vec<_>>()
+    };
+    if let Some(prefix) = checkpoint.prefix_of(LANDMARK) {
+        let maniqa = config.maniqa.parameters();
+        return Ok(below(prefix, &|name| maniqa.contains_key(name), ""));
+    }
+    if let Some(prefix) = checkpoint.prefix_of(VIT_LANDMARK) {
+        return Ok(below(prefix, &|name| name.starts_with("vit."), "vit."));
+    }
+    let found: Vec<String> = checkpoint.names().take(5).map(|name| format!("`{name}`")).collect();
+    Err(StartError::NoNetwork { path: checkpoint.path().to_owned(), found: found.join(", ") })
+}
+
+fn open(
+    folder: &Path,
+    config: &MaAgiqaConfig,
+) -> Result<(crate::models::checkpoint::Checkpoint, Vec<(String, String, Vec<i64>)>), StartError> {
+    let checkpoint = checkpoints::open(folder)?;
+    let wanted = wanted(&checkpoint, config)?;
+    let required: Vec<(String, Vec<i64>)> =
+        wanted.iter().map(|(_, there, shape)| (there.clone(), shape.clone())).collect();
+    checkpoint.require(&required)?;
+    Ok((checkpoint, wanted))
+}
+
+/// What identifies the weights in a fingerprint, hexadecimal.
+///
+/// # Errors
+/// Weights that are absent or of another geometry.
+pub(super) fn content_hash(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<String, StartError> {
+    let Some(folder) = &settings.weights else { return Ok(weights::content_hash(DEFAULT_WEIGHTS)?) };
+    let (checkpoint, wanted) = open(folder, config)?;
+    let mut hasher = blake3::Hasher::new();
+    for (name, there, _) in &wanted {
+        let dtype = format!("{:?}", checkpoint.info(there)?.dtype);
+        hasher.update(name.as_bytes()).update(&[0]).update(dtype.as_bytes()).update(&[0]);
+        hasher.update_rayon(&checkpoint.bytes(there)?);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Known weights under their names in the whole network, f32 or as stored.
+///
+/// # Errors
+/// Weights that are absent, damaged or of another geometry.
+pub(super) fn known(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<NamedTensors, StartError> {
+    let Some(folder) = &settings.weights else {
+        let tensors = dinov2::tensors_of(&weights::locate(DEFAULT_WEIGHTS)?)?;
+        return Ok(tensors.into_iter().map(|(name, tensor)| (format!("vit.{name}"), tensor)).collect());
+    };
+    let (checkpoint, wanted) = open(folder, config)?;
+    wanted.into_iter().map(|(name, there, shape)| Ok((name, checkpoint.tensor(&there, &shape)?))).collect()
+}

@@ -1,0 +1,402 @@
+//! Tests of `agiqa train --joint`, on a network small enough to train in a second.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use agiqa::identity::{Fingerprint, ImageId};
+use agiqa::metrics;
+use agiqa::models::maniqa::ManiqaConfig;
+use agiqa::store::{OpenMode, Store};
+use agiqa::tables::PartitionName;
+use agiqa::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
+use agiqa::tables::images::{self, ImageRow, Images};
+use agiqa::tables::models::{self, RunRecord};
+use agiqa::tables::predictions;
+use agiqa::tables::splits::Part;
+use agiqa::tables::train_log;
+use tch::Tensor;
+
+use crate::store::Tmpfs;
+use crate::synth;
+use crate::testdir::{Ran, TestDir};
+
+fn name(text: &str) -> PartitionName {
+    PartitionName::new(text).expect("a valid name")
+}
+
+/// 8 × 8 tokens of 16 values, one Swin layer per stage.
+fn tiny() -> ManiqaConfig {
+    let mut config = ManiqaConfig::vit_b8();
+    config.vit.img_size = 32;
+    config.vit.patch_size = 4;
+    config.vit.embed_dim = 16;
+    config.vit.num_heads = 2;
+    config.vit.depth = 4;
+    config.vit.taps = vec![1, 2];
+    config.embed_dim = 16;
+    config.depths = vec![2];
+    config.num_heads = vec![2];
+    config.dim_mlp = 16;
+    config.num_tab = 1;
+    config
+}
+
+/// A store with a dataset `d` of images whose brightness and semantic vectors both say something of their MOS, and a
+/// folder `start` with the weights of a transformer.
+struct Fixture {
+    dir: TestDir,
+    store: Store,
+}
+
+impl Fixture {
+    /// `n` images, all with semantic features but the last `n_without`.
+    fn new(n: usize, n_without: usize) -> Self {
+        Self::in_folder(TestDir::new(), n, n_without)
+    }
+
+    fn in_folder(dir: TestDir, n: usize, n_without: usize) -> Self {
+        let url = dir.path().join("store").display().to_string();
+        let store = Store::open(&url, OpenMode::CreateIfMissing).expect("a folder can be made");
+        let column = |name: &str, dim| VectorColumn { name: name.to_owned(), dim };
+        let semantic = FeatureSet {
+            extractor: name("synthetic"),
+            fingerprint: Fingerprint::builder("joint").finish(),
+            kind: FeatureKind::Semantic,
+            columns: vec![column("f_a", 6), column("f_b", 5)],
+            settings: serde_json::Value::Null,
+        };
+        let mut rows = Vec::new();
+        let mut features = FeatureRows::empty(2);
+        for i in 0..n {
+            let noise = synth::values(&i.to_string(), &[1, 11], 5);
+            let level = (37 * i % 200) as u8 + 20;
+            let path = picture(&dir, i, level);
+            let image_id = ImageId::of_bytes(&std::fs::read(&path).expect("it was written"));
+            let mos = f64::from(level) / 50.0 + 2.0 * f64::from(noise[0]);
+            rows.push(ImageRow {
+                image_id,
+                name: format!("{i}.png"),
+                path: path.display().to_string(),
+                n_bytes: 10,
+                width_px: 40,
+                height_px: 30,
+                format: "png".to_owned(),
+                generator: None,
+                prompt: None,
+                mos: Some(mos),
+                mos_std: None,
+                mos_align: None,
+            });
+            if i < n - n_without {
+                features.image_ids.push(image_id);
+                features.vectors[0].extend(&noise[..6]);
+                features.vectors[1].extend(&noise[6..]);
+                features.n_tokens.push(1);
+            }
+        }
+        images::write(&store, &name("d"), &Images { rows, extra: Vec::new() }).expect("a table can be written");
+        semantic.write_description(&store).expect("an object can be written");
+        semantic.write_part(&store, &features).expect("a part can be written");
+        write_weights(&dir, "start", &tiny());
+        Self { dir, store }
+    }
+
+    fn args<'a>(&self, more: &[&'a str]) -> Vec<&'a str> {
+        let common =
+            ["train", "--joint", "--store", "store", "--dataset", "d", "--semantic", "synthetic", "--name", "t"];
+        let settings = ["--weights", "start", "--width", "16", "--learning-rate", "0.003", "--optimiser", "adamw"];
+        let more_settings = ["--labels", "standardised", "--device", "cpu", "--threads", "1"];
+        [&common[..], &settings[..], &more_settings[..], more].concat()
+    }
+
+    fn train(&self, more: &[&str]) -> Ran {
+        self.dir.agiqa(&self.args(more))
+    }
+
+    fn only_run(&self) -> PartitionName {
+        let runs = models::runs(&self.store).expect("a listing");
+        assert_eq!(runs.len(), 1, "{runs:?}");
+        runs[0].clone()
+    }
+
+    /// Every object that the only run left, by name.
+    fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let objects = self.store.list("models").expect("a listing");
+        let read = |path: &str| self.store.get(path).expect("an object").to_vec();
+        objects.into_iter().map(|object| (object.path.clone(), read(&object.path))).collect()
+    }
+
+    /// Path and size of the state of the training under way.
+    fn state(&self) -> Option<(PathBuf, u64)> {
+        let objects = self.store.list("models").expect("a listing");
+        let state = objects.into_iter().find(|object| object.path.ends_with("/state.safetensors"))?;
+        Some((self.dir.path().join("store").join(state.path), state.n_bytes))
+    }
+
+    /// Starts the training and ends it by SIGKILL as soon as its state is another one than it was.
+    fn kill_after_a_saved_state(&self, more: &[&str]) {
+        let written = |path: &PathBuf| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+        let before = self.state().and_then(|(path, _)| written(&path));
+        let mut child = self.dir.command(&self.args(more)).spawn().expect("agiqa can be started");
+        loop {
+            let now = self.state().and_then(|(path, _)| written(&path));
+            if now.is_some() && now != before {
+                break;
+            }
+            assert!(child.try_wait().expect("a child").is_none(), "it ended before it was killed");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        child.kill().expect("a running child");
+        child.wait().expect("a child");
+    }
+}
+
+/// A picture of stripes around a grey level.
+fn picture(dir: &TestDir, i: usize, level: u8) -> PathBuf {
+    let image = image::RgbImage::from_fn(40, 30, |x, y| {
+        let stripe = ((x / 3 + y / 5 + i as u32) % 3) as u8 * 5;
+        image::Rgb([level.saturating_add(stripe), level, level.saturating_sub(stripe)])
+    });
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).expect("PNG can be encoded");
+    dir.write(&format!("images/{i}.png"), bytes.into_inner())
+}
+
+/// A folder with the sizes of `config` and a transformer's weights, named as timm names them.
+fn write_weights(dir: &TestDir, folder: &str, config: &ManiqaConfig) {
+    dir.write(&format!("{folder}/config.json"), serde_json::to_vec(config).expect("plain data"));
+    let parameters = config.parameters();
+    let vit = parameters.iter().filter_map(|(name, shape)| Some((name.strip_prefix("vit.")?.to_owned(), shape)));
+    let tensors: Vec<(String, Tensor)> =
+        vit.map(|(name, shape)| (name.clone(), synth::fill(&name, shape, 3))).collect();
+    Tensor::write_safetensors(&tensors, dir.path().join(folder).join("vit.safetensors")).expect("it can be written");
+}
+
+#[test]
+fn learns_from_pixels_and_vectors_and_is_then_a_run_like_any_other() {
+    let fixture = Fixture::new(120, 0);
+    let args = ["--epochs", "12", "--augment", "official", "--schedule", "cosine", "--warmup-steps", "4"];
+    fixture.train(&args).exits(0).says("drawn by seed 0").says("epoch 12 of 12").says("SRCC");
+    let run = fixture.only_run();
+    let record = RunRecord::read(&fixture.store, &run).expect("a record");
+    assert_eq!((record.quality.extractor.as_str(), record.quality.columns[0].dim), ("maniqa", 64));
+    assert_eq!(record.parts.map(|part| part.n_used), [84, 12, 24]);
+
+    // The head reads the columns that the trained network wrote, and its scores are those of the training.
+    fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
+    let rows = predictions::read(&fixture.store, &run).expect("predictions");
+    assert_eq!(rows.len(), 120);
+    let of = |part: Part| -> (Vec<f64>, Vec<f64>) {
+        rows.iter().filter(|row| row.part == Some(part)).map(|row| (row.score, row.mos.expect("a MOS"))).unzip()
+    };
+    let (scores, mos) = of(Part::Test);
+    let srcc = metrics::srcc(&scores, &mos).expect("defined");
+    assert!(srcc > 0.5, "SRCC {srcc}");
+    let (scores, mos) = of(Part::Validation);
+    let kept = record.epochs[record.best_epoch as usize - 1];
+    let error = metrics::plcc(&scores, &mos).expect("defined") - kept.validation_plcc.expect("defined");
+    assert!(error.abs() < 1e-5, "validation PLCC is off by {error:e}");
+    let best =
+        |epoch: &models::EpochRecord| epoch.validation_srcc.unwrap_or(-2.0) + epoch.validation_plcc.unwrap_or(-2.0);
+    assert!(record.epochs.iter().all(|epoch| best(epoch) <= best(&kept)), "{:?}", record.epochs);
+    fixture.dir.agiqa(&["evaluate", "--store", "store", "--run", run.as_str()]).exits(0);
+
+    // The network is one for `extract`, and what that would compute is there.
+    let weights = format!("store/models/run={run}/maniqa");
+    let extract = ["extract", "--extractor", "maniqa", "--weights", &weights, "--dataset", "d", "--store", "store"];
+    fixture.dir.agiqa(&extract).exits(0).says("all 120 images have features");
+
+    // 84 images in batches of 8: 11 steps, the last of them with 4 images.
+    let log = train_log::read(&fixture.store, &run).expect("a log");
+    assert_eq!(log.len(), 24);
+    let last = log[23];
+    assert_eq!((last.epoch, last.step, last.n_images), (12, 132, 4));
+    assert_eq!(last.validation_srcc, record.epochs[11].validation_srcc);
+    assert_eq!((log[0].step, log[0].n_images, log[0].validation_mse), (10, 80, None));
+    assert!(log.windows(2).all(|pair| pair[0].seconds < pair[1].seconds && pair[0].step < pair[1].step));
+    let images: u64 = log.iter().map(|row| row.n_images).sum();
+    assert_eq!(images, 12 * 84, "no image is dropped to fill a batch");
+
+    fixture.train(&args).exits(0).says("skipped: all 1 runs are trained");
+}
+
+#[test]
+fn killed_and_started_again_it_ends_with_the_same_bits() {
+    let more = ["--epochs", "3", "--checkpoint-minutes", "0", "--weight-average", "0.9", "--input-dropout", "0.1"];
+    let (undisturbed, killed) = (Fixture::new(60, 0), Fixture::new(60, 0));
+    undisturbed.train(&more).exits(0);
+    for _ in 0..4 {
+        killed.kill_after_a_saved_state(&more);
+    }
+    killed.train(&more).exits(0).says("goes on after step");
+    let (expected, found) = (undisturbed.files(), killed.files());
+    assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
+    for (path, bytes) in &expected {
+        assert!(*bytes == found[path], "{path} differs");
+    }
+    let run = killed.only_run();
+    let log = |fixture: &Fixture| -> Vec<(u64, u64, u64)> {
+        let rows = train_log::read(&fixture.store, &run).expect("a log");
+        rows.iter().map(|row| (row.step, row.n_images, row.loss.to_bits())).collect()
+    };
+    assert_eq!(log(&undisturbed), log(&killed));
+}
+
+#[test]
+fn images_in_a_file_and_more_loading_threads_change_nothing() {
+    let files = |more: &[&str]| {
+        let fixture = Fixture::new(50, 0);
+        let ran = fixture.train(&[&["--epochs", "2"], more].concat()).exits(0);
+        if more.contains(&"--image-memory-mib") {
+            let _ = ran.says("wait in a file");
+        }
+        fixture.files()
+    };
+    let expected = files(&[]);
+    assert!(files(&["--image-memory-mib", "0"]) == expected, "in a file");
+}
+
+#[test]
+fn accumulated_gradients_and_frozen_parts_are_what_they_say() {
+    let fixture = Fixture::new(50, 0);
+    let weights = |more: &[&str]| -> BTreeMap<String, Tensor> {
+        fixture.train(&[&["--epochs", "1", "--keep-epoch", "last"], more].concat()).exits(0);
+        let mut runs = models::runs(&fixture.store).expect("a listing");
+        assert_eq!(runs.len(), 1);
+        let run = runs.remove(0);
+        let path = fixture.dir.path().join("store").join(models::maniqa_weights_path(&run));
+        let tensors = Tensor::read_safetensors(path).expect("a safetensors file");
+        fixture.store.delete(&models::record_path(&run)).expect("an object can be deleted");
+        tensors.into_iter().collect()
+    };
+    let start = Tensor::read_safetensors(fixture.dir.path().join("start/vit.safetensors")).expect("it was written");
+    let moved = |tensors: &BTreeMap<String, Tensor>, prefix: &str| {
+        let of = start.iter().filter(|(name, _)| name.starts_with(prefix));
+        of.map(|(name, tensor)| tensors[&format!("vit.{name}")] != *tensor).collect::<Vec<_>>()
+    };
+    let all = weights(&[]);
+    assert!(moved(&all, "").iter().all(|moved| *moved));
+    let frozen = weights(&["--freeze-backbone"]);
+    assert!(moved(&frozen, "").iter().all(|moved| !moved));
+    assert_ne!(frozen["conv1.weight"], all["conv1.weight"]);
+    let first = weights(&["--freeze-blocks", "2"]);
+    assert!(
+        moved(&first, "blocks.1").iter().all(|moved| !moved) && moved(&first, "pos_embed").iter().all(|moved| !moved)
+    );
+    assert!(moved(&first, "blocks.2").iter().all(|moved| *moved));
+    // Without dropout in MANIQA the parts of a batch would give its gradient exactly; with it they still train.
+    let parts = weights(&["--micro-batch", "3"]);
+    assert!(moved(&parts, "").iter().all(|moved| *moved));
+}
+
+#[test]
+fn bf16_products_keep_f32_weights() {
+    if !agiqa::features::cpu_has_bf16() {
+        println!("skipped: this CPU has no bf16 instructions");
+        return;
+    }
+    let fixture = Fixture::new(50, 0);
+    fixture.train(&["--epochs", "2", "--dtype", "bf16"]).exits(0);
+    let run = fixture.only_run();
+    let path = fixture.dir.path().join("store").join(models::maniqa_weights_path(&run));
+    let tensors = Tensor::read_safetensors(path).expect("a safetensors file");
+    assert!(tensors.iter().all(|(_, tensor)| tensor.kind() == tch::Kind::Float));
+    // No bf16 value has these low bits.
+    let (_, conv) = tensors.iter().find(|(name, _)| name == "conv1.weight").expect("it is there");
+    assert_ne!(conv.to_kind(tch::Kind::BFloat16).to_kind(tch::Kind::Float), *conv);
+}
+
+#[test]
+fn a_part_with_fewer_images_than_a_batch_is_trained_on_whole() {
+    let fixture = Fixture::new(20, 0);
+    fixture.train(&["--epochs", "2", "--batch-size", "64"]).exits(0);
+    let log = train_log::read(&fixture.store, &fixture.only_run()).expect("a log");
+    assert_eq!(log.iter().map(|row| (row.step, row.n_images)).collect::<Vec<_>>(), [(1, 14), (2, 14)]);
+}
+
+#[test]
+fn missing_semantic_columns_are_counted_and_allowed_on_request() {
+    let fixture = Fixture::new(60, 10);
+    let refused = fixture.train(&["--epochs", "1"]).exits(2).says("10 of 60 without features");
+    let _ = refused.says("agiqa embed --dataset d").says("allow_missing = true");
+    fixture.train(&["--epochs", "1", "--allow-missing"]).exits(1).says("10 rows of their splits left out");
+}
+
+#[test]
+fn a_lost_or_changed_image_is_named_before_anything_is_trained() {
+    let fixture = Fixture::new(60, 0);
+    std::fs::write(fixture.dir.path().join("images/7.png"), "no image any more").expect("a file can be written");
+    let refused = fixture.train(&["--epochs", "1"]).exits(2).says("1 of ").says("images/7.png");
+    let _ = refused.says("the file has changed").says("allow_missing = true");
+    assert!(fixture.state().is_none());
+    let _ =
+        fixture.train(&["--epochs", "1", "--allow-missing"]).exits(1).says("left out").says("1 rows of their splits");
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_with_its_step_and_the_last_state_stays() {
+    let fixture = Fixture::new(60, 0);
+    // 42 training images are 6 steps per epoch; what the first steps do to the weights shows in the next ones.
+    let rate = ["--learning-rate", "1e12", "--optimiser", "adamw", "--weight-decay", "0", "--checkpoint-minutes", "0"];
+    let base: Vec<&str> = fixture
+        .args(&[])
+        .into_iter()
+        .filter(|arg| !["--learning-rate", "0.003", "--optimiser", "adamw"].contains(arg))
+        .collect();
+    let args = [&base[..], &rate[..], &["--epochs", "3"]].concat();
+    let said = fixture.dir.agiqa(&args).exits(2).says("diverged: the loss of step").says("at learning rate");
+    let _ = said.says("on the images");
+    assert!(models::runs(&fixture.store).expect("a listing").is_empty());
+    if let Some((path, _)) = fixture.state() {
+        let tensors = Tensor::read_safetensors(path).expect("a whole state");
+        let weights = tensors.iter().filter(|(name, _)| name.starts_with("parameter:"));
+        assert!(weights.into_iter().all(|(_, tensor)| tensor.isfinite().all().int64_value(&[]) == 1));
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_geometry_or_of_something_else_is_refused() {
+    let fixture = Fixture::new(20, 0);
+    let mut wider = tiny();
+    wider.vit.embed_dim = 32;
+    write_weights(&fixture.dir, "wide", &wider);
+    fixture.dir.write("wide/config.json", serde_json::to_vec(&tiny()).expect("plain data"));
+    let with = |folder: &str| {
+        let base = fixture.args(&["--epochs", "1"]);
+        let args: Vec<&str> = base.into_iter().map(|arg| if arg == "start" { folder } else { arg }).collect();
+        fixture.dir.agiqa(&args).exits(2)
+    };
+    let _ = with("wide").says("blocks.0.attn.qkv.weight").says("[48, 16]").says("[96, 32]");
+    fixture.dir.write("other/config.json", serde_json::to_vec(&tiny()).expect("plain data"));
+    let tensors = [("encoder.weight", Tensor::from_slice(&[1_f32]))];
+    Tensor::write_safetensors(&tensors, fixture.dir.path().join("other/m.safetensors")).expect("it can be written");
+    let _ = with("other").says("holds neither a MANIQA").says("`encoder.weight`");
+    let _ = with("nowhere").says("nowhere/config.json");
+    let refused = fixture.train(&["--epochs", "1", "--side", "56"]).exits(2);
+    let _ = refused.says("`joint.side` is 56").says("config.json");
+    let _ = fixture.train(&["--quality", "maniqa"]).exits(2);
+    let _ = fixture.train(&["--layer-decay", "0"]).exits(2).says("`joint.layer_decay` is 0");
+}
+
+#[test]
+fn a_disk_that_fills_during_a_checkpoint_leaves_the_last_one_and_room_lets_it_go_on() {
+    let more = ["--epochs", "3", "--checkpoint-minutes", "0"];
+    let undisturbed = Fixture::new(60, 0);
+    undisturbed.kill_after_a_saved_state(&more);
+    let n_state = undisturbed.state().expect("a state").1;
+    undisturbed.train(&more).exits(0);
+    let dir = TestDir::new();
+    let folder = dir.path().join("store");
+    // Room for one state and half of the next, which is written beside it; parts of the store take some 100 kB.
+    let size = format!("{}k", (n_state * 3 / 2 + (200 << 10)) / 1024);
+    let Some(disk) = Tmpfs::mount(&folder, &size) else { return };
+    let fixture = Fixture::in_folder(dir, 60, 0);
+    fixture.train(&more).exits(75).says("cannot write").says("state.safetensors");
+    let (path, n_bytes) = fixture.state().expect("the first state had room");
+    assert_eq!(n_bytes, n_state);
+    Tensor::read_safetensors(path).expect("a whole state");
+    disk.grow("64m");
+    fixture.train(&more).exits(0).says("goes on after step");
+    let weights = |fixture: &Fixture| fixture.files().into_iter().find(|(path, _)| path.ends_with("model.safetensors"));
+    assert!(weights(&fixture) == weights(&undisturbed));
+}
