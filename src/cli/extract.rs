@@ -5,10 +5,9 @@ use std::path::PathBuf;
 
 use super::Context;
 use super::exit::Exit;
+use super::images::ImageArgs;
 use crate::features::{DeviceChoice, Dtype, ExtractError, ExtractorName, FeatureSettings, FeatureStage, resolve};
 use crate::models::mplug_owl2::Prompt;
-use crate::store::shard::Shard;
-use crate::tables::PartitionName;
 use crate::tables::features::FeatureKind;
 
 /// Arguments of `agiqa extract` and `agiqa embed`.
@@ -16,16 +15,8 @@ use crate::tables::features::FeatureKind;
 /// An extractor that fills both tables fills them in one pass, whichever of the two commands runs first.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Store to write to: a folder or `s3://bucket/prefix`.
-    #[arg(long, value_name = "URL")]
-    store: String,
-    /// Ingested dataset whose images to use; with `--images`, the name of the corpus that the folder becomes (default:
-    /// the folder's own name).
-    #[arg(long, value_name = "NAME", required_unless_present = "images")]
-    dataset: Option<PartitionName>,
-    /// Folder of images to use instead of an ingested dataset; no MOS needed.
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
+    #[command(flatten)]
+    images: ImageArgs,
     /// Extractor.
     #[arg(long, value_name = "NAME", default_value_t)]
     extractor: ExtractorName,
@@ -48,21 +39,6 @@ pub(super) struct Args {
     /// Images per batch; default: the extractor's. Decides speed and memory, and at most the last bits of the numbers.
     #[arg(long, value_name = "N")]
     batch_size: Option<NonZeroUsize>,
-    /// Reject images with more pixels than this before decoding them.
-    #[arg(long, value_name = "N")]
-    max_pixels: Option<u64>,
-    /// Compute just this share of the images, for several machines on one store: `k/N`.
-    #[arg(long, value_name = "K/N", default_value_t = Shard::WHOLE)]
-    shard: Shard,
-    /// Try images again that an earlier run rejected.
-    #[arg(long)]
-    retry_rejects: bool,
-    /// Rows at which a part is written.
-    #[arg(long, value_name = "N")]
-    part_rows: Option<NonZeroUsize>,
-    /// Seconds after which a part is written even when it has fewer rows.
-    #[arg(long, value_name = "SECS")]
-    part_secs: Option<u64>,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
@@ -77,7 +53,7 @@ fn prompt_of(text: &str) -> Result<Prompt, String> {
 
 /// Runs the stage for a command that wants features of `kind`.
 pub(super) fn run_for(kind: FeatureKind, command: &str, args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let defaults = FeatureSettings::default();
+    let (images, defaults) = (args.images, FeatureSettings::default());
     let settings = FeatureSettings {
         extractor: args.extractor,
         weights: args.weights,
@@ -86,11 +62,11 @@ pub(super) fn run_for(kind: FeatureKind, command: &str, args: Args, context: &Co
         dtype: args.dtype,
         device: args.device,
         batch_size: args.batch_size,
-        max_pixels: args.max_pixels.unwrap_or(defaults.max_pixels),
-        shard: args.shard,
-        retry_rejects: args.retry_rejects,
-        part_rows: args.part_rows.unwrap_or(defaults.part_rows),
-        part_secs: args.part_secs.unwrap_or(defaults.part_secs),
+        max_pixels: images.max_pixels.unwrap_or(defaults.max_pixels),
+        shard: images.shard,
+        retry_rejects: images.retry_rejects,
+        part_rows: images.part_rows.unwrap_or(defaults.part_rows),
+        part_secs: images.part_secs.unwrap_or(defaults.part_secs),
     };
     let sets = resolve(&settings)?.feature_sets();
     if sets.of(kind).is_none() {
@@ -98,6 +74,6 @@ pub(super) fn run_for(kind: FeatureKind, command: &str, args: Args, context: &Co
         let missing = kind.part_kind().table;
         return Err(ExtractError::NotFilled { extractor: settings.extractor, filled, missing }.into());
     }
-    let source = super::image_source(args.images, args.dataset)?;
-    super::run_stage(command, &args.store, &FeatureStage::new(settings, source), context)
+    let store = images.store.clone();
+    super::run_stage(command, &store, &FeatureStage::new(settings, images.source()?), context)
 }

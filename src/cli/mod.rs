@@ -1,18 +1,15 @@
 //! The command line: one file per subcommand, with the subcommand's name.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::console::{Console, EventFormat, Verbosity};
-use crate::features::ImageSource;
 use crate::interrupt::Interrupt;
 use crate::stage::{Freshness, Stage, StageContext, StageReport};
 use crate::store::run_log::{RunLog, StageRecord};
 use crate::store::{OpenMode, Store};
-use crate::tables::PartitionName;
 
 pub mod exit;
 
@@ -22,6 +19,7 @@ mod doctor;
 mod embed;
 mod evaluate;
 mod extract;
+mod images;
 mod ingest;
 mod predict;
 mod run;
@@ -160,15 +158,6 @@ fn with_run_log(
         // The work's own error says more than that its record could not be written either.
         (Err(_), Err(error)) => Err(error),
         (Err(error), Ok(_)) => Err(error.into()),
-    }
-}
-
-/// The images that `--images` and `--dataset` name together.
-fn image_source(images: Option<PathBuf>, dataset: Option<PartitionName>) -> anyhow::Result<ImageSource> {
-    match (images, dataset) {
-        (Some(folder), dataset) => Ok(ImageSource::Folder { folder, dataset }),
-        (None, Some(dataset)) => Ok(ImageSource::Dataset(dataset)),
-        (None, None) => anyhow::bail!("nothing to do: give `--dataset NAME` or `--images DIR`"),
     }
 }
 

@@ -269,3 +269,35 @@ fn another_side_is_another_set_of_scores() {
         sets.iter().flat_map(|set| set.read(&open(&dir)).expect("scores").into_values().collect::<Vec<_>>()).collect();
     assert_ne!(values[0], values[1]);
 }
+
+#[test]
+fn a_pipeline_scores_and_compares_and_does_neither_twice() {
+    let Some(params) = params() else { return };
+    let dir = TestDir::new();
+    let (data, params) = (concat!(env!("CARGO_MANIFEST_DIR"), "/data.example"), params.display());
+    let pipeline = format!(
+        r#"
+        name = "scores"
+        store = "store"
+        [[dataset]]
+        dataset = "example"
+        adapter = "agiqa-3k"
+        table = "{data}/data.csv"
+        images = "{data}/images"
+        [baseline]
+        methods = ["brisque", "niqe"]
+        params = "{params}"
+        side = 192
+        [split]
+        kind = "random"
+        seeds = [0]
+        [compare]
+        part = "test"
+        "#
+    );
+    dir.write("p.toml", pipeline);
+    let ran = dir.agiqa(&["run", "p.toml"]).exits(0).says("120 of 120 scores are there");
+    ran.says("2 methods on 12 images").prints("brisque (bilinear to 192 × 192)").prints("test part of split random-0");
+    let again = dir.agiqa(&["run", "p.toml"]).exits(0).says("skipped: all 120 scores are there");
+    again.says("skipped: 2 methods are compared").prints("brisque (bilinear to 192 × 192)");
+}
