@@ -24,7 +24,7 @@ use crate::tables::features::{FeatureKind, FeatureSet, VectorColumn};
 const NAME: ExtractorName = ExtractorName::Maniqa;
 
 /// Counts changes of this file or of the network that change numbers; part of the fingerprint.
-const CODE_VERSION: u32 = 1;
+const CODE_VERSION: u32 = 2;
 
 /// Default images per batch on a CPU; more gain nothing there.
 const CPU_BATCH_SIZE: usize = 2;
@@ -165,12 +165,53 @@ impl ManiqaExtractor {
         let _no_grad = tch::no_grad_guard();
         let (b, side) = (self.batch_size as i64, i64::from(self.preprocessor.side_px));
         let pixels = Tensor::from_slice(inputs).reshape([b, 3, side, side]).to_device(self.device);
-        let output = self.network.forward(&pixels, Mode::Evaluate);
+        let [f_1, rating] = if self.on_cpu() {
+            side_by_side(&self.network, &pixels.narrow(0, 0, n_images as i64))
+        } else {
+            rated(&self.network, &pixels)
+        };
         let real = |xs: &Tensor| values(&xs.narrow(0, 0, n_images as i64));
-        let vectors = vec![real(&output.f_1), real(&output.rating())];
+        let vectors = vec![real(&f_1), real(&rating)];
         let n_tokens = self.network.config().n_tokens() as u32;
         BatchFeatures { sets: vec![SetFeatures { vectors, n_tokens }] }
     }
+}
+
+/// `f_1` and the rating of each image.
+fn rated(network: &Maniqa, pixels: &Tensor) -> [Tensor; 2] {
+    let output = network.forward(pixels, Mode::Evaluate);
+    let rating = output.rating();
+    [output.f_1, rating]
+}
+
+/// The same on a CPU: image by image, which keeps an image's values in the cache (a tenth of the transformer's time at eight
+/// images) and spends nothing on what pads a batch, and as many images at a time as there are threads, each on one.
+fn side_by_side(network: &Maniqa, pixels: &Tensor) -> [Tensor; 2] {
+    let n_torch_threads = tch::get_num_threads();
+    let n_images = pixels.size()[0];
+    let n_workers = i64::from(n_torch_threads).clamp(1, n_images);
+    let mut of_images: Vec<(i64, [Tensor; 2])> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..n_workers)
+            .map(|worker| {
+                let (network, pixels) = (network.share(), pixels.shallow_clone());
+                scope.spawn(move || {
+                    let _no_grad = tch::no_grad_guard();
+                    tch::set_num_threads(1);
+                    let own = (worker..n_images).step_by(n_workers as usize);
+                    own.map(|i| (i, rated(&network, &pixels.narrow(0, i, 1)))).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let ended: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        tch::set_num_threads(n_torch_threads);
+        // A panic goes on with what torch said.
+        ended.into_iter().flat_map(|rated| rated.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    of_images.sort_by_key(|(i, _)| *i);
+    [0, 1].map(|column| {
+        let of_column: Vec<&Tensor> = of_images.iter().map(|(_, of_image)| &of_image[column]).collect();
+        Tensor::cat(&of_column, 0)
+    })
 }
 
 impl Extractor for ManiqaExtractor {

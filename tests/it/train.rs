@@ -674,7 +674,7 @@ fn settings_out_of_range_and_unknown_features_are_named() {
     let train = |more: &[&str]| fixture.dir.agiqa(&fixture.train_args(more));
     train(&["--epochs", "0"]).exits(2).says("`epochs` is 0; expected 1 or more");
     train(&["--input-dropout", "1"]).exits(2).says("`input_dropout` is 1");
-    train(&["--gate", "softmax"]).exits(2).says("`sigmoid` or `linear`");
+    train(&["--gate", "softmax"]).exits(2).says("`sigmoid`, `linear`, `concat`");
     let with = |features: &str| {
         let args = ["train", "--store", "store", "--dataset", "d", "--epochs", "1", "--features", features];
         fixture.dir.agiqa(&args)

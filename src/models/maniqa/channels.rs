@@ -84,6 +84,23 @@ impl ChannelAttention {
         })
     }
 
+    /// Over the same weights in memory.
+    pub(super) fn share(&self) -> Self {
+        match self {
+            Self::Plain { q, k, v } => Self::Plain { q: q.share(), k: k.share(), v: v.share() },
+            Self::Merged(merged) => {
+                let Merged { products, logit_weight, logit_bias, value_weight, value_bias } = merged;
+                Self::Merged(Merged {
+                    products: *products,
+                    logit_weight: logit_weight.shallow_clone(),
+                    logit_bias: logit_bias.shallow_clone(),
+                    value_weight: value_weight.shallow_clone(),
+                    value_bias: value_bias.shallow_clone(),
+                })
+            }
+        }
+    }
+
     /// # Shapes
     /// - xs: `(b, c, n)`, f32, contiguous
     /// - returns: `(b, c, n)`, f32

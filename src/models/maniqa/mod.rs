@@ -140,6 +140,17 @@ impl Half {
         })
     }
 
+    /// Over the same weights in memory.
+    fn share(&self) -> Self {
+        let Self { channels, conv_weight, conv_bias, swin } = self;
+        Self {
+            channels: channels.iter().map(ChannelAttention::share).collect(),
+            conv_weight: conv_weight.shallow_clone(),
+            conv_bias: conv_bias.shallow_clone(),
+            swin: swin.share(),
+        }
+    }
+
     /// # Shapes
     /// - xs: `(b, c_in, n)`, f32, contiguous
     /// - returns: `(b, n, c_out)`, f32
@@ -178,6 +189,11 @@ struct TokenHead {
 impl TokenHead {
     fn new(p: &Scope, d: i64) -> Result<Self, NetworkError> {
         Ok(Self { hidden: Linear::new(&p.sub("0"), d, d)?, output: Linear::new(&p.sub("3"), d, 1)? })
+    }
+
+    /// Over the same weights in memory.
+    fn share(&self) -> Self {
+        Self { hidden: self.hidden.share(), output: self.output.share() }
     }
 
     /// # Shapes
@@ -233,6 +249,19 @@ impl Maniqa {
             scores: TokenHead::new(&heads.sub("fc_score"), d / 2)?,
             weights: TokenHead::new(&heads.sub("fc_weight"), d / 2)?,
         })
+    }
+
+    /// A second network over the same weights in memory, for another thread; see [`Vit`].
+    pub fn share(&self) -> Self {
+        let Self { config, kind, vit, halves, scores, weights } = self;
+        Self {
+            config: config.clone(),
+            kind: *kind,
+            vit: vit.share(),
+            halves: halves.each_ref().map(Half::share),
+            scores: scores.share(),
+            weights: weights.share(),
+        }
     }
 
     /// Its sizes.

@@ -148,6 +148,32 @@ impl Block {
         }
     }
 
+    /// Over the same weights in memory.
+    fn share(&self) -> Self {
+        let Self { norm1, qkv, proj, norm2, mlp, windows, bias_index, bias, n_heads, window, drop_path } = self;
+        let Windows { order, inverse, mask } = windows;
+        Self {
+            norm1: norm1.share(),
+            qkv: qkv.share(),
+            proj: proj.share(),
+            norm2: norm2.share(),
+            mlp: mlp.share(),
+            windows: Windows {
+                order: order.shallow_clone(),
+                inverse: inverse.shallow_clone(),
+                mask: mask.as_ref().map(Tensor::shallow_clone),
+            },
+            bias_index: bias_index.shallow_clone(),
+            bias: match bias {
+                Bias::Fixed(bias) => Bias::Fixed(bias.shallow_clone()),
+                Bias::Trained(table) => Bias::Trained(table.shallow_clone()),
+            },
+            n_heads: *n_heads,
+            window: *window,
+            drop_path: *drop_path,
+        }
+    }
+
     /// Attention within windows.
     ///
     /// # Shapes
@@ -248,6 +274,17 @@ impl SwinStage {
             });
         }
         Ok(Self { stage: config.stage, grid: config.grid, scale: config.scale, layers })
+    }
+
+    /// Over the same weights in memory.
+    pub(super) fn share(&self) -> Self {
+        let layer = |Layer { blocks, conv_weight, conv_bias }: &Layer| Layer {
+            blocks: blocks.iter().map(Block::share).collect(),
+            conv_weight: conv_weight.shallow_clone(),
+            conv_bias: conv_bias.shallow_clone(),
+        };
+        let Self { stage, grid, scale, layers } = self;
+        Self { stage: *stage, grid: *grid, scale: *scale, layers: layers.iter().map(layer).collect() }
     }
 
     /// 1 or 2.
