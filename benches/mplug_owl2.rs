@@ -2,44 +2,40 @@
 //!
 //! ```sh
 //! cargo run --release --example synthetic_mplug_owl2 -- bench /tmp/owl TOKENIZER f32
-//! AGIQA_MPLUG_OWL2=/tmp/owl cargo bench --profile release --bench mplug_owl2
+//! AGIQA_MPLUG_OWL2=/tmp/owl cargo bench --profile release --bench mplug_owl2 -- [f32 | bf16] [IMAGES]
 //! ```
 //!
-//! Items are multiplications and additions of the products, so `Gitem/s` reads as GFLOP/s. Two threads, 8 images.
+//! Two threads, 8 images unless told otherwise. The parts and a product of the sizes that fill most of the network's time
+//! take turns, so that a load from elsewhere slows all of them alike; medians of five. Operations are the products' alone:
+//! what is missing to 100 % went into norms, activations, softmaxes, copies and conversions. It may be more than 100 % in
+//! bf16, where the processor multiplies f32 faster and the network does so.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use agiqa::models::checkpoint::Checkpoint;
 use agiqa::models::mplug_owl2::{Config, Frontend, MplugOwl2, Prompt, PromptIds};
-use divan::Bencher;
-use divan::counter::ItemsCount;
 use tch::{Device, Kind, Tensor};
 
-const KINDS: [&str; 2] = ["f32", "bf16"];
+const N_ROUNDS: usize = 5;
 
-const N_IMAGES: i64 = 8;
+const N_THREADS: i32 = 2;
 
 fn main() {
-    divan::main();
-}
-
-fn kind_of(name: &str) -> Kind {
-    if name == "bf16" { Kind::BFloat16 } else { Kind::Float }
-}
-
-/// The network and its sizes; nothing where the variable is not set.
-fn network(kind: Kind) -> Option<(MplugOwl2, Config)> {
-    let folder = PathBuf::from(std::env::var_os("AGIQA_MPLUG_OWL2")?);
-    tch::set_num_threads(2);
-    let Frontend { config, tokenizer, .. } = Frontend::read(&folder).expect("a checkpoint's folder");
-    let ids: Vec<PromptIds> = Prompt::of_the_paper().iter().map(|prompt| PromptIds::of(prompt, &tokenizer)).collect();
-    let checkpoint = Checkpoint::open(&folder).expect("a checkpoint");
-    let network = MplugOwl2::new(&checkpoint, &config, &ids, Device::Cpu, kind).expect("it fits");
-    Some((network, config))
-}
-
-fn pixels(config: &Config) -> Tensor {
-    Tensor::rand([N_IMAGES, 3, config.vision.image_px, config.vision.image_px], (Kind::Float, Device::Cpu))
+    agiqa::allocator::keep_freed_memory();
+    tch::set_num_threads(N_THREADS);
+    let Some(folder) = std::env::var_os("AGIQA_MPLUG_OWL2").map(PathBuf::from) else {
+        println!("mplug_owl2: skipped: set AGIQA_MPLUG_OWL2 to the folder of a checkpoint");
+        return;
+    };
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let n_images = args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(8);
+    for (name, kind) in [("f32", Kind::Float), ("bf16", Kind::BFloat16)] {
+        if !["f32", "bf16"].iter().any(|kind| args.iter().any(|arg| arg == kind)) || args.iter().any(|arg| arg == name)
+        {
+            measure(&folder, name, kind, n_images);
+        }
+    }
 }
 
 /// Operations of the vision tower, of the abstractor, and of the language model after the prefixes, per image.
@@ -55,38 +51,49 @@ fn n_operations(config: &Config) -> [i64; 3] {
     [vision, abstractor, decoder]
 }
 
-fn count(n: i64) -> ItemsCount {
-    ItemsCount::new((n * N_IMAGES) as usize)
-}
-
-#[divan::bench(args = KINDS, sample_count = 5)]
-fn vision_tower(bencher: Bencher, kind: &str) {
-    let Some((network, config)) = network(kind_of(kind)) else { return };
-    let pixels = pixels(&config);
-    let one = |i: i64| network.vision_tokens(&pixels.narrow(0, i, 1));
-    bencher.counter(count(n_operations(&config)[0])).bench_local(|| (0..N_IMAGES).map(one).collect::<Vec<_>>());
-}
-
-#[divan::bench(args = KINDS, sample_count = 5)]
-fn vision_and_abstractor(bencher: Bencher, kind: &str) {
-    let Some((network, config)) = network(kind_of(kind)) else { return };
-    let pixels = pixels(&config);
-    let [vision, abstractor, _] = n_operations(&config);
-    bencher.counter(count(vision + abstractor)).bench_local(|| network.see(&pixels));
-}
-
-#[divan::bench(args = KINDS, sample_count = 5)]
-fn whole(bencher: Bencher, kind: &str) {
-    let Some((network, config)) = network(kind_of(kind)) else { return };
-    let pixels = pixels(&config);
-    bencher.counter(count(n_operations(&config).iter().sum())).bench_local(|| network.embed(&pixels));
-}
-
-#[divan::bench(args = KINDS, sample_count = 5)]
-fn product(bencher: Bencher, kind: &str) {
-    let n = 4096;
-    tch::set_num_threads(2);
-    let factor = || Tensor::rand([n, n], (Kind::Float, Device::Cpu)).to_kind(kind_of(kind));
-    let (a, b) = (factor(), factor());
-    bencher.counter(ItemsCount::new(2 * n.pow(3) as usize)).bench_local(|| a.matmul(&b));
+fn measure(folder: &std::path::Path, name: &str, kind: Kind, n_images: i64) {
+    let Frontend { config, tokenizer, .. } = Frontend::read(folder).expect("a checkpoint's folder");
+    let ids: Vec<PromptIds> = Prompt::of_the_paper().iter().map(|prompt| PromptIds::of(prompt, &tokenizer)).collect();
+    let checkpoint = Checkpoint::open(folder).expect("a checkpoint");
+    let network = MplugOwl2::new(&checkpoint, &config, &ids, Device::Cpu, kind).expect("it fits");
+    let random = |shape: &[i64]| Tensor::rand(shape, (Kind::Float, Device::Cpu));
+    let pixels = random(&[n_images, 3, config.vision.image_px, config.vision.image_px]);
+    let visual = network.see(&pixels);
+    let (n, d, m) = (config.vision.n_tokens(), config.vision.dim, config.vision.mlp_dim);
+    let (rows, weight) = (random(&[n, d]).to_kind(kind), random(&[m, d]).to_kind(kind));
+    let [vision, abstractor, decoder] = n_operations(&config).map(|n| n * n_images);
+    let vision_only = || {
+        for i in 0..n_images {
+            let _ = network.vision_tokens(&pixels.narrow(0, i, 1));
+        }
+    };
+    let product = || {
+        for _ in 0..8 {
+            let _ = rows.linear(&weight, None::<&Tensor>);
+        }
+    };
+    let parts: [(&str, i64, &dyn Fn()); 5] = [
+        ("plain product", 8 * 2 * n * d * m, &product),
+        ("vision tower", vision, &vision_only),
+        ("vision tower, abstractor", vision + abstractor, &|| drop(network.see(&pixels))),
+        ("language model", decoder, &|| drop(network.read(&visual))),
+        ("whole", vision + abstractor + decoder, &|| drop(network.embed(&pixels))),
+    ];
+    let mut seconds = vec![Vec::new(); parts.len()];
+    for _ in 0..N_ROUNDS {
+        for ((_, _, run), seconds) in parts.iter().zip(&mut seconds) {
+            let start = Instant::now();
+            run();
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    println!("{name}, {N_THREADS} threads, {n_images} images");
+    let mut ceiling = None;
+    for ((part, n_operations, _), seconds) in parts.iter().zip(&mut seconds) {
+        seconds.sort_by(f64::total_cmp);
+        let median = seconds[N_ROUNDS / 2];
+        let rate = *n_operations as f64 / median / 1e9;
+        let ceiling = *ceiling.get_or_insert(rate);
+        println!("  {part:<26} {median:>8.3} s {rate:>8.1} GFLOP/s {:>5.0} % of the product", 100.0 * rate / ceiling);
+    }
 }

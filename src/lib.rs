@@ -35,7 +35,11 @@ pub mod metrics;
 
 pub mod evaluate;
 
+pub mod paper;
+
 pub mod compare;
+
+pub mod experiment;
 
 pub mod pipeline;
 

@@ -34,7 +34,7 @@ def load(checkout, weights):
     sys.path.insert(0, str(checkout))
     from mplug_owl2.model.configuration_mplug_owl2 import MPLUGOwl2Config
     from mplug_owl2.model.modeling_mplug_owl2 import MPLUGOwl2LlamaForCausalLM
-    from transformers import AutoTokenizer
+    from transformers import LlamaTokenizer
     from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 
     # As getFeature.py does: the initial values are overwritten anyway.
@@ -49,7 +49,8 @@ def load(checkout, weights):
     buffers = ("lm_head.weight", "inv_freq", "pos_embed")
     missing = [name for name in missing if not name.endswith(buffers)]
     assert not missing and not unexpected, (missing[:5], unexpected[:5])
-    tokenizer = AutoTokenizer.from_pretrained(weights, use_fast=False)
+    # The class that the released checkpoint's tokenizer_config.json names.
+    tokenizer = LlamaTokenizer.from_pretrained(weights)
     return model.float().eval(), tokenizer, CLIPImageProcessor.from_pretrained(weights)
 
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 
-#[expect(dead_code, reason = "the target reads files of bytes, not those of a folder")]
+#[expect(dead_code, unused_imports, reason = "the target reads files of bytes, not those of a folder")]
 #[path = "../../src/models/checkpoint/format/mod.rs"]
 mod format;
 

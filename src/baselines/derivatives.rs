@@ -52,18 +52,20 @@ pub(super) fn derivative_fits(plane: &Plane, gradient: &Gradient, block_px: usiz
     let (n_across, n_down) = (plane.width / block_px, plane.height / block_px);
     let mut fits = Vec::with_capacity(n_across * n_down);
     let mut rows = DerivativeRows::new(plane);
-    let mut logs = vec![Vec::with_capacity(block_px * block_px); n_across];
+    let mut logs = vec![vec![0.0; block_px * block_px]; n_across];
     for block_y in 0..n_down {
         let mut sums = vec![[Sums::default(), Sums::default()]; n_across];
-        logs.iter_mut().for_each(Vec::clear);
-        for y in block_y * block_px..(block_y + 1) * block_px {
-            rows.compute(plane, gradient, y);
+        for y in 0..block_px {
+            rows.compute(plane, gradient, block_y * block_px + y);
             for (block_x, (sums, logs)) in sums.iter_mut().zip(&mut logs).enumerate() {
                 let start = block_x * block_px;
                 let (dx, dy) = (&rows.dx[start..][..block_px], &rows.dy[start..][..block_px]);
                 sums[0].add(dx);
                 sums[1].add(dy);
-                logs.extend(dx.iter().zip(dy).map(|(x, y)| ln((x * x + y * y).sqrt() + f64::EPSILON)));
+                // A loop and no `extend`, which is a function of its own and would not get the wide vectors.
+                for (log, (dx, dy)) in logs[y * block_px..][..block_px].iter_mut().zip(dx.iter().zip(dy)) {
+                    *log = ln((dx * dx + dy * dy).sqrt() + f64::EPSILON);
+                }
             }
         }
         for (sums, logs) in sums.iter().zip(&mut logs) {

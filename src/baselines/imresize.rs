@@ -53,6 +53,7 @@ fn contributions(n_in: usize, n_out: usize) -> Vec<Vec<(usize, f64)>> {
 }
 
 /// `imresize(plane, 0.5)`: the upper half of an odd side counts.
+#[inline(always)]
 pub(super) fn halve(plane: &Plane) -> Plane {
     const N_TAPS: usize = 8;
     // Pixel `i` lies between source pixels 2i and 2i + 1; the kernel reaches four to each side.
@@ -66,8 +67,14 @@ pub(super) fn halve(plane: &Plane) -> Plane {
     let mut padded = vec![0.0; 2 * halved.width + N_TAPS - 2];
     for y in 0..halved.height {
         let rows: [&[f64]; N_TAPS] = std::array::from_fn(|tap| plane.row(source(2 * y + tap, plane.height)));
-        for (x, sum) in padded[reach..][..plane.width].iter_mut().enumerate() {
-            *sum = rows.iter().zip(&kernel).map(|(row, weight)| row[x] * weight).sum();
+        let rows = rows.map(|row| &row[..plane.width]);
+        let sums = &mut padded[reach..][..plane.width];
+        for x in 0..plane.width {
+            let mut sum = rows[0][x] * kernel[0];
+            for tap in 1..N_TAPS {
+                sum += rows[tap][x] * kernel[tap];
+            }
+            sums[x] = sum;
         }
         for position in (0..reach).chain(reach + plane.width..padded.len()) {
             padded[position] = padded[reach + source(position, plane.width)];

@@ -8,6 +8,7 @@ use rustfft::{Fft, FftPlanner};
 
 use super::nss::snapped;
 use super::plane::Plane;
+use super::wide;
 
 /// Wavelengths.
 const N_WAVELENGTHS: usize = 3;
@@ -103,17 +104,27 @@ impl Bank {
         [real, imaginary]: [&mut Plane; 2],
     ) {
         let Workspace { product, transposed, scratch } = workspace;
-        for (out, (value, gain)) in product.iter_mut().zip(spectrum.0.iter().zip(&self.gains[filter])) {
-            *out = value * gain;
-        }
+        wide::dispatch(
+            #[inline(always)]
+            || {
+                for (out, (value, gain)) in product.iter_mut().zip(spectrum.0.iter().zip(&self.gains[filter])) {
+                    *out = value * gain;
+                }
+            },
+        );
         self.backward.process_with_scratch(product, scratch);
         transpose(product, transposed, self.side);
         self.backward.process_with_scratch(transposed, scratch);
         let parts = real.values.iter_mut().zip(&mut imaginary.values);
-        for (value, (real, imaginary)) in transposed.iter().zip(parts) {
-            *real = snapped(value.re);
-            *imaginary = snapped(value.im);
-        }
+        wide::dispatch(
+            #[inline(always)]
+            || {
+                for (value, (real, imaginary)) in transposed.iter().zip(parts) {
+                    *real = snapped(value.re);
+                    *imaginary = snapped(value.im);
+                }
+            },
+        );
     }
 }
 

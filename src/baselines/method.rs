@@ -45,7 +45,8 @@ impl Method {
     /// Counts changes of its code that change numbers; part of the fingerprint.
     pub fn code_version(self) -> u32 {
         match self {
-            Self::Brisque | Self::Niqe | Self::Ilniqe => 1,
+            Self::Brisque | Self::Niqe => 1,
+            Self::Ilniqe => 2,
         }
     }
 

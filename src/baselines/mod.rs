@@ -7,10 +7,8 @@
 //! Output: `baselines`, a row per image, method and settings, and `rejects` of stage `baseline`. A row of the stage is a
 //! pair of image file and method, so an image may be scored by one method and rejected by another.
 //!
-//! The parameter files are the authors' own and are named with `--params`: `brisque_allmodel` and `brisque_allrange` from
-//! `BRISQUE_release.zip` (`allmodel`, `allrange` there) and `niqe_modelparameters.mat` (`modelparameters.mat` there) from
-//! `niqe_release.zip`, both at live.ece.utexas.edu/research/Quality; `ilniqe_templateModel.mat` (`templateModel.mat`
-//! there) from the ILNIQE release at www4.comp.polyu.edu.hk/~cslzhang/IQA/ILNIQE/ILNIQE.htm.
+//! The parameter files are the authors' own, placed by hand: [`mod@crate::weights::params`] knows their names, hashes and
+//! origins.
 
 mod elementary;
 

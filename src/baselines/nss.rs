@@ -106,26 +106,60 @@ pub(super) struct Fits {
     pub(super) products: [(Asymmetric, [f64; 2]); 4],
 }
 
+/// Which neighbour a pixel is multiplied with.
+#[derive(Clone, Copy)]
+enum Neighbour {
+    Right,
+    Below,
+    BelowRight,
+    BelowLeft,
+}
+
+/// In the order in which all three methods have them.
+const NEIGHBOURS: [Neighbour; 4] = [Neighbour::Right, Neighbour::Below, Neighbour::BelowRight, Neighbour::BelowLeft];
+
+impl Neighbour {
+    /// Products of the pixels of `row` with this neighbour of each, in `row` or in the one `below`; it wraps around.
+    #[inline(always)]
+    fn multiply(self, row: &[f64], below: &[f64], products: &mut [f64]) {
+        let last = row.len() - 1;
+        match self {
+            Self::Right => {
+                multiply(&row[..last], &row[1..], &mut products[..last]);
+                products[last] = row[last] * row[0];
+            }
+            Self::Below => multiply(row, below, products),
+            Self::BelowRight => {
+                multiply(&row[..last], &below[1..], &mut products[..last]);
+                products[last] = row[last] * below[0];
+            }
+            Self::BelowLeft => {
+                multiply(&row[1..], &below[..last], &mut products[1..]);
+                products[0] = row[0] * below[last];
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn multiply(xs: &[f64], ys: &[f64], products: &mut [f64]) {
+    for (product, (x, y)) in products.iter_mut().zip(xs.iter().zip(ys)) {
+        *product = x * y;
+    }
+}
+
 /// Fits to the samples of `block` and to products of neighbours, which wrap around at its edges.
 #[inline(always)]
 pub(super) fn fits(block: &Block<'_>) -> Fits {
     let mut samples = Sums::default();
     let mut products: [Sums; 4] = std::array::from_fn(|_| Sums::default());
-    let last = block.width - 1;
-    // The next row, one pixel to the left and to the right, with what wraps around: whole rows keep the sums in lanes.
-    let (mut ahead, mut below_ahead, mut below_behind) =
-        (vec![0.0; block.width], vec![0.0; block.width], vec![0.0; block.width]);
+    let mut product = vec![0.0; block.width];
     for y in 0..block.height {
         let (row, below) = (block.row(y), block.row((y + 1) % block.height));
-        ahead[..last].copy_from_slice(&row[1..]);
-        ahead[last] = row[0];
-        below_ahead[..last].copy_from_slice(&below[1..]);
-        below_ahead[last] = below[0];
-        below_behind[1..].copy_from_slice(&below[..last]);
-        below_behind[0] = below[last];
         samples.add(row);
-        for (sums, neighbours) in products.iter_mut().zip([&ahead[..], below, &below_ahead, &below_behind]) {
-            sums.add_products(row, neighbours);
+        for (sums, neighbours) in products.iter_mut().zip(NEIGHBOURS) {
+            neighbours.multiply(row, below, &mut product);
+            sums.add(&product);
         }
     }
     let moments = samples.moments();

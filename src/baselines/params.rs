@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ParamsError {
     /// There is no such file.
-    #[error("there is no parameter file `{}`; name the folder that holds the published files with `--params`", path.display())]
+    #[error("there is no parameter file `{}`{}", path.display(), hint(path))]
     Missing {
         /// The file looked for.
         path: PathBuf,
@@ -33,6 +33,12 @@ pub enum ParamsError {
         /// What to do about it.
         next_step: &'static str,
     },
+}
+
+/// How to get the file at `path`, by its name.
+fn hint(path: &Path) -> String {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    crate::weights::params::of_file(name).map(|params| format!("\nhint: {}", params.how_to_get())).unwrap_or_default()
 }
 
 /// Advice for a file that is damaged or another one.

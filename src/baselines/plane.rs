@@ -43,17 +43,15 @@ impl Plane {
 /// Luma of BRISQUE and NIQE: MATLAB's `rgb2gray`, rounded half up to 8 bits.
 ///
 /// Its weights are the first row of the inverse of the NTSC matrix, which is why they are not quite 0.299, 0.587, 0.114.
+#[inline(always)]
 pub fn luma(image: &RgbImage8) -> Plane {
     let [red, green, blue] = LUMA_WEIGHTS.map(|weight| std::array::from_fn::<f64, 256, _>(|v| weight * v as f64));
-    let level = |rgb: &[u8]| {
-        let sum = red[usize::from(rgb[0])] + green[usize::from(rgb[1])] + blue[usize::from(rgb[2])];
-        f64::from((sum + 0.5) as u8)
-    };
-    Plane {
-        width: image.width_px as usize,
-        height: image.height_px as usize,
-        values: image.pixels.chunks_exact(3).map(level).collect(),
+    let mut plane = Plane::zeros(image.width_px as usize, image.height_px as usize);
+    for (value, [r, g, b]) in plane.values.iter_mut().zip(image.pixels.as_chunks::<3>().0) {
+        let sum = red[usize::from(*r)] + green[usize::from(*g)] + blue[usize::from(*b)];
+        *value = f64::from((sum + 0.5) as u8);
     }
+    plane
 }
 
 /// First row of `inv([1 .956 .621; 1 -.272 -.647; 1 -1.106 1.703])`.

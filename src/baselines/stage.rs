@@ -26,6 +26,7 @@ use crate::store::{Store, StoreError};
 use crate::tables::PartitionName;
 use crate::tables::baselines::{Direction, ScoreSet};
 use crate::tables::rejects::{self, RejectRow};
+use crate::weights::params;
 
 /// Name of the stage in `rejects`.
 const STAGE: &str = "baseline";
@@ -42,8 +43,8 @@ const OF_METHOD: [&str; 3] = ["too-small", "flat", "non-finite"];
 pub struct BaselineSettings {
     /// The methods; default: all.
     pub methods: Vec<Method>,
-    /// Folder with the published parameter files.
-    pub params: PathBuf,
+    /// Folder with the published parameter files; default: `iqa-params` in the weights folder.
+    pub params: Option<PathBuf>,
     /// Side of the square that images are resized to, bilinear, before anything else; default: as they are.
     pub side: Option<u32>,
     /// Images with more pixels are rejected before they are decoded.
@@ -62,7 +63,7 @@ impl Default for BaselineSettings {
     fn default() -> Self {
         Self {
             methods: Method::ALL.to_vec(),
-            params: PathBuf::new(),
+            params: None,
             side: None,
             max_pixels: DecodeLimits::default().max_pixels,
             shard: Shard::WHOLE,
@@ -85,12 +86,6 @@ pub enum BaselineError {
     /// The same method is named twice.
     #[error("method `{0}` is named twice")]
     MethodTwice(Method),
-    /// No folder of parameter files is named.
-    #[error("no folder of parameter files is named: give the one that holds {} with `--params`", files.join(", "))]
-    NoParams {
-        /// The files wanted.
-        files: Vec<&'static str>,
-    },
     /// A side that makes no sense.
     #[error("`side = {found}`: expected {} to {} pixels", SIDES_PX.start(), SIDES_PX.end())]
     Side {
@@ -136,14 +131,15 @@ impl BaselineSettings {
         if let Some((_, method)) = twice {
             return Err(BaselineError::MethodTwice(*method));
         }
-        if self.params.as_os_str().is_empty() {
-            let files = self.methods.iter().flat_map(|method| method.files()).copied().collect();
-            return Err(BaselineError::NoParams { files });
-        }
         match self.side {
             Some(found) if !SIDES_PX.contains(&found) => Err(BaselineError::Side { found }),
             _ => Ok(()),
         }
+    }
+
+    /// The folder with the parameter files.
+    fn params_folder(&self) -> PathBuf {
+        self.params.clone().unwrap_or_else(params::folder)
     }
 
     /// The score set that `method` fills: reads its parameter files to hash them.
@@ -151,8 +147,9 @@ impl BaselineSettings {
     /// # Errors
     /// Parameter files that cannot be read.
     pub fn score_set(&self, method: Method) -> Result<ScoreSet, ParamsError> {
+        let folder = self.params_folder();
         let hash = |file: &&'static str| {
-            let bytes = super::params::ParamsFile::read(&self.params, file)?.bytes;
+            let bytes = super::params::ParamsFile::read(&folder, file)?.bytes;
             Ok::<_, ParamsError>((*file, blake3::hash(&bytes).to_hex().to_string()))
         };
         let description = Description {
@@ -381,8 +378,8 @@ struct Run<'a> {
 impl Run<'_> {
     fn compute(&self) -> Result<Outcome, BaselineError> {
         let store = &self.context.store;
-        let BaselineSettings { methods, params, .. } = self.settings;
-        let scorers = methods.iter().map(|method| method.load(params)).collect::<Result<Vec<_>, _>>()?;
+        let (methods, folder) = (&self.settings.methods, self.settings.params_folder());
+        let scorers = methods.iter().map(|method| method.load(&folder)).collect::<Result<Vec<_>, _>>()?;
         for set in &self.plan.sets {
             set.write_description(store)?;
         }

@@ -26,9 +26,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     methods: Vec<Method>,
     /// Folder with the authors' parameter files: brisque_allmodel and brisque_allrange, niqe_modelparameters.mat,
-    /// ilniqe_templateModel.mat.
+    /// ilniqe_templateModel.mat; default: `iqa-params` in the weights folder. `agiqa weights verify brisque niqe ilniqe`
+    /// says where they come from.
     #[arg(long, value_name = "DIR")]
-    params: PathBuf,
+    params: Option<PathBuf>,
     /// Resize images to a square of this side first (bilinear), pixels; default: score them as they are.
     #[arg(long, value_name = "PX")]
     side: Option<u32>,

@@ -29,7 +29,7 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     /// Run just this stage, on what the store holds: ingest, features, baseline, split, train, predict,
-    /// evaluate or compare. Repeatable.
+    /// evaluate, compare or experiment. Repeatable.
     #[arg(long = "stage", value_name = "STAGE")]
     stages: Vec<StageName>,
 }
@@ -92,11 +92,12 @@ fn run_pipeline(args: &Args, context: &Context) -> anyhow::Result<Exit> {
 }
 
 fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context) -> anyhow::Result<Exit> {
-    let actions = plan::plan(steps, store)?;
+    let (actions, error) = plan::plan(steps, store);
     let word = |action: &Action| match action {
         Action::Skip(_) => "skip",
         Action::Run(_) => "run",
         Action::After(_) => "after",
+        Action::Blocked => "fails",
     };
     let reason = |action: &Action| match action {
         Action::Skip(reason) | Action::Run(reason) => reason.clone(),
@@ -104,8 +105,11 @@ fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context
             let others = if stages.len() > 1 { format!(" and {} more", stages.len() - 1) } else { String::new() };
             format!("seen after {}{others}", stages[0])
         }
+        Action::Blocked => "its inputs are missing or broken".to_owned(),
     };
     let planned = steps.iter().zip(&actions);
+    let has_training = steps.iter().any(|step| step.name == StageName::Train);
+    let runs = if has_training { pipeline.runs()? } else { Vec::new() };
     if context.console.is_json() {
         let stages = planned.map(
             |(step, action)| json!({ "stage": step.stage.name(), "action": word(action), "reason": reason(action) }),
@@ -116,21 +120,37 @@ fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context
             "store": store.url(),
             "dry_run": true,
             "stages": stages.collect::<Vec<_>>(),
+            "runs": runs.iter().map(|(variant, run)| json!({ "variant": variant, "run": run })).collect::<Vec<_>>(),
         }));
     } else {
         let mut text = format!("plan of {} on store {} (nothing is changed)\n", pipeline.name, store.url());
         for (step, action) in planned {
             text.push_str(&format!("  {:<5}  {}: {}\n", word(action), step.stage.name(), reason(action)));
         }
+        if !pipeline.variants.is_empty() && !runs.is_empty() {
+            text.push_str(&format!("{} runs\n", runs.len()));
+            let width = runs.iter().map(|(variant, _)| variant.chars().count()).max().unwrap_or(0);
+            runs.iter().for_each(|(variant, run)| text.push_str(&format!("  {variant:<width$}  {run}\n")));
+        }
         print(&text);
     }
-    Ok(Exit::Done)
+    match error {
+        Some(error) => Err(error.into()),
+        None => Ok(Exit::Done),
+    }
 }
 
 /// The metrics and where the tables are, also where nothing had to run.
 fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context) -> anyhow::Result<()> {
-    let has_evaluated = steps.iter().any(|step| step.name == StageName::Evaluate);
     let mut text = String::new();
+    let experiment =
+        pipeline.experiment_stage()?.filter(|_| steps.iter().any(|step| step.name == StageName::Experiment));
+    if let Some(stage) = &experiment {
+        let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
+        text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
+    }
+    // A table of the paper is what its pipeline is for; the metrics of each variant are in the store.
+    let has_evaluated = experiment.is_none() && steps.iter().any(|step| step.name == StageName::Evaluate);
     let evaluated = if has_evaluated { pipeline.evaluate_stages()? } else { Vec::new() };
     for stage in evaluated {
         let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;

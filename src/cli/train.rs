@@ -15,7 +15,7 @@ use crate::store::{OpenMode, Store};
 use crate::tables::PartitionName;
 use crate::tables::features::{FeatureKind, FeatureSet};
 use crate::train::joint::{Augment, JointSettings, JointStage};
-use crate::train::{KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainError, TrainSettings, TrainStage};
+use crate::train::{HeadInput, KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainError, TrainSettings, TrainStage};
 
 /// Arguments of `agiqa train`.
 #[derive(clap::Args)]
@@ -58,7 +58,10 @@ pub(super) struct Args {
 /// Hyperparameters; what is not given is the paper's.
 #[derive(clap::Args)]
 struct SettingsArgs {
-    /// `sigmoid` (paper) or `linear` (published code) [default: sigmoid].
+    /// Features that the head reads, separated by commas [default: f_1,f_a,f_b].
+    #[arg(long, value_name = "FEATURES", value_delimiter = ',', value_parser = named::<HeadInput>)]
+    inputs: Option<Vec<HeadInput>>,
+    /// `sigmoid` (paper), `linear` (published code), or `concat` (no gate) [default: sigmoid].
     #[arg(long, value_parser = named::<Gate>)]
     gate: Option<Gate>,
     /// Width of the fusion [default: 784].
@@ -194,6 +197,7 @@ impl SettingsArgs {
     fn settings(self, joint: Option<JointSettings>) -> TrainSettings {
         let default = TrainSettings::default();
         TrainSettings {
+            inputs: self.inputs.unwrap_or(default.inputs),
             gate: self.gate.unwrap_or(default.gate),
             width: self.width.unwrap_or(default.width),
             optimiser: self.optimiser.unwrap_or(default.optimiser),

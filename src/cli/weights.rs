@@ -8,6 +8,7 @@ use crate::features::{ExtractorName, FeatureSettings, resolve};
 use crate::models::checkpoint::Checkpoint as Tensors;
 use crate::models::mplug_owl2;
 use crate::weights::by_hand::{self, ByHand};
+use crate::weights::params::{self, Params, ParamsFileError};
 use crate::weights::{self, Checkpoint, Effort, WeightsError, fetch};
 
 /// Arguments of `agiqa weights`.
@@ -48,18 +49,31 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
 }
 
 /// What was asked for, of the manifest and of what is placed by hand; nothing named is all of both.
-fn chosen(names: &[String]) -> Result<(Vec<&'static Checkpoint>, Vec<&'static ByHand>), WeightsError> {
+fn chosen(names: &[String]) -> Result<Chosen, WeightsError> {
     if names.is_empty() {
-        return Ok((weights::manifest().iter().collect(), by_hand::ALL.to_vec()));
+        return Ok(Chosen {
+            fetched: weights::manifest().iter().collect(),
+            placed: by_hand::ALL.to_vec(),
+            params: params::ALL.to_vec(),
+        });
     }
-    let (mut fetched, mut placed) = (Vec::new(), Vec::new());
+    let mut chosen = Chosen::default();
     for name in names {
-        match by_hand::find(name) {
-            Some(checkpoint) => placed.push(checkpoint),
-            None => fetched.push(weights::find(name)?),
+        match (by_hand::find(name), params::find(name)) {
+            (Some(checkpoint), _) => chosen.placed.push(checkpoint),
+            (None, Some(params)) => chosen.params.push(params),
+            (None, None) => chosen.fetched.push(weights::find(name)?),
         }
     }
-    Ok((fetched, placed))
+    Ok(chosen)
+}
+
+/// What is downloaded, and what its users place: checkpoints, and parameter files of handcrafted methods.
+#[derive(Default)]
+struct Chosen {
+    fetched: Vec<&'static Checkpoint>,
+    placed: Vec<&'static ByHand>,
+    params: Vec<&'static Params>,
 }
 
 /// How a checkpoint stands in the weights folder.
@@ -121,6 +135,27 @@ impl State {
         }
     }
 
+    /// Of a handcrafted method's parameter files: whether they are those that are known.
+    fn of_params(of: &'static Params) -> Self {
+        let folder = params::folder();
+        let checked = of.check(&folder);
+        let state = match &checked {
+            Ok(()) => "present",
+            Err(ParamsFileError::Absent { .. }) if !of.is_in(&folder) => "absent",
+            Err(ParamsFileError::Absent { .. } | ParamsFileError::Content { .. }) => "damaged",
+            Err(ParamsFileError::Unreadable { .. }) => "unreadable",
+        };
+        Self {
+            name: of.name,
+            state,
+            n_bytes: of.n_bytes(),
+            licence: of.licence,
+            used_by: of.used_by.to_vec(),
+            path: folder,
+            message: checked.err().map(|error| format!("{:#}", anyhow::Error::new(error))),
+        }
+    }
+
     /// One line of `weights list` and of `doctor`.
     pub(super) fn line(&self) -> String {
         format!(
@@ -178,16 +213,21 @@ fn list(context: &Context) -> anyhow::Result<Exit> {
     for checkpoint in by_hand::ALL {
         say(&State::of_placed(checkpoint, Effort::StampServes), context);
     }
+    for params in params::ALL {
+        say(&State::of_params(params), context);
+    }
     Ok(Exit::Done)
 }
 
 fn verify(names: &[String], context: &Context) -> anyhow::Result<Exit> {
     let mut exit = Exit::Done;
-    let (fetched, placed) = chosen(names)?;
+    let Chosen { fetched, placed, params } = chosen(names)?;
     let fetched = fetched.into_iter().map(|checkpoint| State::of(checkpoint, Effort::Full));
     // What only some need is looked at where it is, or where it was asked for by name.
     let placed = placed.into_iter().filter(|checkpoint| !names.is_empty() || checkpoint.folder().is_dir());
-    for state in fetched.chain(placed.map(|checkpoint| State::of_placed(checkpoint, Effort::Full))) {
+    let params = params.into_iter().filter(|params| !names.is_empty() || params.is_in(&params::folder()));
+    let placed = placed.map(|checkpoint| State::of_placed(checkpoint, Effort::Full));
+    for state in fetched.chain(placed).chain(params.map(State::of_params)) {
         if let Some(message) = &state.message {
             context.console.warn(message);
             exit = Exit::Rejected;
@@ -199,11 +239,15 @@ fn verify(names: &[String], context: &Context) -> anyhow::Result<Exit> {
 
 fn fetch(args: &FetchArgs, context: &Context) -> anyhow::Result<Exit> {
     let folder = weights::folder();
-    let (chosen, placed) = chosen(&args.names)?;
+    let Chosen { fetched: chosen, placed, params } = chosen(&args.names)?;
     if let Some(checkpoint) = placed.first().filter(|_| !args.names.is_empty()) {
         let place = checkpoint.folder();
         checkpoint.check(&place)?;
         context.console.info(format!("{}: it is in {}", checkpoint.name, place.display()));
+    }
+    for of in params.iter().filter(|_| !args.names.is_empty()) {
+        of.check(&params::folder())?;
+        context.console.info(format!("{}: it is in {}", of.name, params::folder().display()));
     }
     if let (Some(given), [checkpoint]) = (&args.from, &chosen[..]) {
         context.console.info(format!("{}: taking it from {}", checkpoint.name, given.display()));

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{CompareError, paper};
+use super::CompareError;
 use crate::evaluate::RunInfo;
 use crate::identity::{FingerprintBuilder, ImageId};
+use crate::paper;
 use crate::store::Store;
 use crate::tables::baselines::{Direction, ScoreSet};
 use crate::tables::comparison::{Judged, MethodKind};
@@ -176,14 +177,16 @@ fn runs(store: &Store, judged: &Judged) -> Result<(Vec<MethodScores>, Vec<LeftOu
 /// A run on the paper's features is the paper's method; any other is none of its.
 fn paper_name(store: &Store, run: &PartitionName) -> Result<String, CompareError> {
     let Ok(record) = RunRecord::read(store, run) else { return Ok(run.to_string()) };
-    let is_paper = record.semantic.extractor.as_str() == "mplug-owl2" && record.quality.extractor.as_str() == "maniqa";
-    Ok(if is_paper { "MA-AGIQA".to_owned() } else { run.to_string() })
+    // An ablation is none of the paper's Table 1.
+    let is_whole = record.settings.get("inputs").is_none() && record.settings["gate"] != "concat";
+    let extractors = (record.semantic.extractor.as_str(), record.quality.extractor.as_str());
+    let is_paper = is_whole && extractors == ("mplug-owl2", "maniqa");
+    Ok(if is_paper { paper::METHOD.to_owned() } else { run.to_string() })
 }
 
 /// The paper's figures of `method` on `dataset`.
 pub(super) fn paper_figures(judged: &Judged, method: &MethodScores) -> [Option<f64>; 4] {
-    paper::row(judged.dataset.as_str(), &method.paper_name)
-        .map_or([None; 4], |row| [row.srcc, row.plcc, row.krcc, row.rmse].map(Some))
+    paper::row(judged.dataset.as_str(), &method.paper_name).map_or([None; 4], paper::PaperRow::figures)
 }
 
 /// Adds to `builder` everything that a comparison is computed from.

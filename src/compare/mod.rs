@@ -23,8 +23,6 @@ use crate::tables::splits::Part;
 
 mod methods;
 
-pub mod paper;
-
 mod report;
 
 pub use report::ComparisonReport;

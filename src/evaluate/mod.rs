@@ -57,7 +57,8 @@ pub struct EvaluateSettings {
     pub by: Vec<String>,
     /// Intervals: number of resamples and seed.
     pub bootstrap: BootstrapSettings,
-    /// Parts to evaluate; a dataset that the run was not trained on has one, `all`, and always evaluates it.
+    /// Parts to evaluate. Of a dataset that the run was not trained on, `all` is evaluated, and these parts where it has a
+    /// split of the name of the run's: so a head of one dataset is tested on the test part of another.
     pub parts: Vec<Part>,
 }
 

@@ -132,6 +132,9 @@ pub(super) fn hash(
         };
     }
     let mut paths = vec![splits::path(&info.dataset, &info.split), models::ridge_path(run)];
+    if info.dataset != *dataset {
+        paths.push(splits::path(dataset, &info.split));
+    }
     for dataset in [dataset, &info.dataset] {
         paths.extend(part::list(store, &images::prefix(dataset))?.into_iter().map(|object| object.path));
     }

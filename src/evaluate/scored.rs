@@ -93,7 +93,10 @@ pub(super) struct Subset {
 
 /// The judged images of one run with everything the metrics are computed from.
 pub(super) struct Scored {
+    /// Of another dataset than the run's own: the part in the split of that dataset that has the name of the run's.
     parts: Vec<Option<Part>>,
+    /// Whether it is the dataset that the run was trained on.
+    is_own: bool,
     pub(super) mos: Vec<f64>,
     pub(super) predictors: Vec<Predictor>,
     /// Columns that form subsets, with one value per image.
@@ -146,8 +149,17 @@ impl Scored {
                 predictors.push(Predictor { name, scores });
             }
         }
+        let is_own = training.info.dataset == *dataset;
+        let parts = if is_own {
+            judged.iter().map(|row| row.part).collect()
+        } else {
+            let assigned = splits::read(store, dataset, &training.info.split)?;
+            let part_of: HashMap<ImageId, Part> = assigned.into_iter().map(|row| (row.image_id, row.part)).collect();
+            judged.iter().map(|row| part_of.get(&row.image_id).copied()).collect()
+        };
         Ok(Self {
-            parts: judged.iter().map(|row| row.part).collect(),
+            parts,
+            is_own,
             mos: judged.iter().filter_map(|row| row.mos).collect(),
             predictors,
             columns,
@@ -155,15 +167,16 @@ impl Scored {
         })
     }
 
-    /// Parts that hold images; none stands for a dataset without parts.
+    /// Parts that hold images; none stands for those of no part, or for all of another dataset than the run's own.
     pub(super) fn parts(&self) -> Vec<Option<Part>> {
         let all = Part::ALL.into_iter().map(Some).chain([None]);
-        all.filter(|part| self.parts.contains(part)).collect()
+        all.filter(|part| self.parts.contains(part) || (part.is_none() && !self.is_own)).collect()
     }
 
     /// All images of `part`.
     pub(super) fn whole(&self, part: Option<Part>) -> Subset {
-        let positions = (0..self.parts.len()).filter(|&at| self.parts[at] == part).collect();
+        let is_all = part.is_none() && !self.is_own;
+        let positions = (0..self.parts.len()).filter(|&at| is_all || self.parts[at] == part).collect();
         Subset { name: "all".to_owned(), positions }
     }
 

@@ -10,6 +10,9 @@
 //! fused       = alpha_0 g_semantic + alpha_1 g_coherence + alpha_2 g_quality
 //! score       = output_fc(fused)
 //! ```
+//!
+//! For the paper's ablations a head may read any of the three vectors, and may put their projections side by side instead
+//! of weighing them: what is left out has width 0, here and in checkpoints, and the formulas stay as they are.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -23,20 +26,33 @@ pub enum Gate {
     Sigmoid,
     /// Nothing, as in the published code: an alpha may be negative or above 1.
     Linear,
+    /// No gate: the projections are concatenated, and `output_fc` reads all of them. The paper's Table 5 without experts.
+    Concat,
+}
+
+impl Gate {
+    /// Name as in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sigmoid => "sigmoid",
+            Self::Linear => "linear",
+            Self::Concat => "concat",
+        }
+    }
 }
 
 /// Sizes and kind of a fusion module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FusionConfig {
-    /// Width of f_a.
+    /// Width of f_a; 0 where the head does not read it.
     pub semantic_dim: i64,
-    /// Width of f_b.
+    /// Width of f_b; 0 where the head does not read it.
     pub coherence_dim: i64,
-    /// Width of f_1.
+    /// Width of f_1; 0 where the head does not read it.
     pub quality_dim: i64,
-    /// Width that all three are projected to; 784 in the paper.
+    /// Width that each is projected to; 784 in the paper.
     pub width: i64,
-    /// What follows the gate's linear layer.
+    /// What follows the gate's linear layer, or that there is none.
     pub gate: Gate,
 }
 
@@ -55,28 +71,52 @@ pub const PARAMETER_NAMES: [&str; 10] = [
 ];
 
 impl FusionConfig {
+    /// Widths of f_a, f_b and f_1.
+    pub fn dims(&self) -> [i64; 3] {
+        let Self { semantic_dim, coherence_dim, quality_dim, width: _, gate: _ } = *self;
+        [semantic_dim, coherence_dim, quality_dim]
+    }
+
+    /// Widths of their projections: 0 for what is not read.
+    pub fn projected(&self) -> [i64; 3] {
+        self.dims().map(|dim| if dim > 0 { self.width } else { 0 })
+    }
+
+    /// Width of all projections side by side, of the gate's output, and of what `output_fc` reads.
+    fn inner_widths(&self) -> [i64; 3] {
+        let all = self.projected().iter().sum();
+        match self.gate {
+            Gate::Sigmoid | Gate::Linear => {
+                [all, self.dims().iter().filter(|dim| **dim > 0).count() as i64, self.width]
+            }
+            Gate::Concat => [all, 0, all],
+        }
+    }
+
     /// Shapes of the parameters, in the order of [`PARAMETER_NAMES`].
     pub fn shapes(&self) -> [Vec<i64>; 10] {
-        let Self { semantic_dim, coherence_dim, quality_dim, width, gate: _ } = *self;
+        let [semantic_dim, coherence_dim, quality_dim] = self.dims();
+        let [semantic, coherence, quality] = self.projected();
+        let [all, gate, fused] = self.inner_widths();
         [
-            vec![width, semantic_dim],
-            vec![width],
-            vec![width, coherence_dim],
-            vec![width],
-            vec![width, quality_dim],
-            vec![width],
-            vec![3, 3 * width],
-            vec![3],
-            vec![1, width],
+            vec![semantic, semantic_dim],
+            vec![semantic],
+            vec![coherence, coherence_dim],
+            vec![coherence],
+            vec![quality, quality_dim],
+            vec![quality],
+            vec![gate, all],
+            vec![gate],
+            vec![1, fused],
             vec![1],
         ]
     }
 
     /// Fan-in of the layer that each parameter belongs to, in the order of [`PARAMETER_NAMES`].
     pub fn fan_ins(&self) -> [i64; 10] {
-        let Self { semantic_dim, coherence_dim, quality_dim, width, gate: _ } = *self;
-        let (gate, output) = (3 * width, width);
-        [semantic_dim, semantic_dim, coherence_dim, coherence_dim, quality_dim, quality_dim, gate, gate, output, output]
+        let [semantic, coherence, quality] = self.dims();
+        let [gate, _, output] = self.inner_widths();
+        [semantic, semantic, coherence, coherence, quality, quality, gate, gate, output, output]
     }
 }
 
@@ -92,6 +132,9 @@ pub struct Linear {
 impl Linear {
     /// `xs · weightᵀ + bias`: `(b, in)` to `(b, out)`.
     pub fn forward(&self, xs: &Tensor) -> Tensor {
+        if self.weight.size()[0] == 0 {
+            return Tensor::zeros([xs.size()[0], 0], (xs.kind(), xs.device()));
+        }
         xs.linear(&self.weight, Some(&self.bias))
     }
 }
@@ -107,7 +150,7 @@ pub struct FusionHead {
     pub coherence: Linear,
     /// Projection of f_1.
     pub quality: Linear,
-    /// From the three projections, concatenated, to the three alphas.
+    /// From the projections that there are, concatenated, to an alpha for each.
     pub gate: Linear,
     /// From the fused vector to the score.
     pub output: Linear,
@@ -122,7 +165,7 @@ pub struct ProjectionMasks {
     pub coherence: Tensor,
 }
 
-/// Every stage of a forward pass.
+/// Every stage of a forward pass. The width of a projection that the head does not have is 0.
 #[derive(Debug)]
 pub struct FusionOutput {
     /// Projected f_a, `(b, width)`.
@@ -131,11 +174,11 @@ pub struct FusionOutput {
     pub coherence: Tensor,
     /// Projected f_1, `(b, width)`.
     pub quality: Tensor,
-    /// The three projections in this order, `(b, 3 * width)`.
+    /// The projections in this order, `(b, 3 * width)`.
     pub concatenated: Tensor,
-    /// Gates of semantic, coherence, quality, `(b, 3)`.
+    /// Gates of semantic, coherence, quality, `(b, 3)`: 0 for what the head does not read; without a gate 1 for the others.
     pub alpha: Tensor,
-    /// Weighted sum, `(b, width)`.
+    /// Weighted sum, `(b, width)`; without a gate `concatenated` again.
     pub fused: Tensor,
     /// Scores, `(b,)`, on the scale that the head was trained on.
     pub score: Tensor,
@@ -181,7 +224,7 @@ impl FusionHead {
     /// Scores a batch. `masks` are the dropout of a training step; none means evaluation.
     ///
     /// # Shapes
-    /// - `f_a`, `f_b`, `f_1`: `(b, semantic_dim)`, `(b, coherence_dim)`, `(b, quality_dim)`
+    /// - `f_a`, `f_b`, `f_1`: `(b, semantic_dim)`, `(b, coherence_dim)`, `(b, quality_dim)`; those of width 0 are not read
     pub fn forward(&self, f_a: &Tensor, f_b: &Tensor, f_1: &Tensor, masks: Option<&ProjectionMasks>) -> FusionOutput {
         let dropped = |projection: Tensor, mask: Option<&Tensor>| match mask {
             Some(mask) => projection * mask,
@@ -191,13 +234,27 @@ impl FusionHead {
         let coherence = dropped(self.coherence.forward(f_b).relu(), masks.map(|masks| &masks.coherence)); // (b, width)
         let quality = self.quality.forward(f_1); // (b, width)
         let concatenated = Tensor::cat(&[&semantic, &coherence, &quality], 1); // (b, 3 width)
-        let logits = self.gate.forward(&concatenated); // (b, 3)
-        let alpha = match self.config.gate {
+        let read = self.config.dims().map(|dim| dim > 0);
+        let logits = self.gate.forward(&concatenated); // (b, inputs that are read)
+        let gates = match self.config.gate {
             Gate::Sigmoid => logits.sigmoid(),
             Gate::Linear => logits,
+            Gate::Concat => {
+                let n_read = read.iter().filter(|read| **read).count() as i64;
+                Tensor::ones([f_a.size()[0], n_read], (Kind::Float, f_a.device()))
+            }
         };
-        let weight = |i| alpha.narrow(1, i, 1); // (b, 1)
-        let fused = weight(0) * &semantic + weight(1) * &coherence + weight(2) * &quality; // (b, width)
+        let alpha = spread(gates, read); // (b, 3)
+        let fused = match self.config.gate {
+            Gate::Sigmoid | Gate::Linear => [&semantic, &coherence, &quality]
+                .into_iter()
+                .zip(0_i64..)
+                .filter(|(_, i)| read[*i as usize])
+                .map(|(projection, i)| alpha.narrow(1, i, 1) * projection)
+                .reduce(|sum, part| sum + part)
+                .expect("a head reads something"), // (b, width)
+            Gate::Concat => concatenated.shallow_clone(), // (b, width of all)
+        };
         let score = self.output.forward(&fused).squeeze_dim(1); // (b,)
         FusionOutput { semantic, coherence, quality, concatenated, alpha, fused, score }
     }
@@ -216,7 +273,7 @@ pub struct FusionGradients {
     pub coherence: Tensor,
     /// With respect to the quality layer's output, `(b, width)`.
     pub quality: Tensor,
-    /// With respect to the gate's linear output, `(b, 3)`.
+    /// With respect to the gate's linear output, `(b, 3)`; `(b, 0)` without a gate.
     pub gate: Tensor,
     /// With respect to the score, `(b, 1)`.
     pub output: Tensor,
@@ -233,20 +290,43 @@ impl FusionHead {
         score_gradient: &Tensor,
     ) -> FusionGradients {
         let d_score = score_gradient.unsqueeze(1); // (b, 1)
-        let d_fused = d_score.matmul(&self.output.weight); // (b, width)
+        let d_fused = d_score.matmul(&self.output.weight); // (b, width), without a gate as wide as all projections
+        let read = self.config.dims().map(|dim| dim > 0);
         let projections = [&output.semantic, &output.coherence, &output.quality];
-        let d_alpha: Vec<Tensor> = projections
-            .iter()
-            .map(|projection| (&d_fused * *projection).sum_dim_intlist([1_i64].as_slice(), true, Kind::Float))
-            .collect();
-        let d_alpha = Tensor::cat(&d_alpha, 1); // (b, 3)
         let d_gate = match self.config.gate {
-            Gate::Sigmoid => d_alpha * (&output.alpha * (1.0 - &output.alpha)),
-            Gate::Linear => d_alpha,
+            Gate::Concat => None,
+            Gate::Sigmoid | Gate::Linear => {
+                let parts: Vec<(i64, Tensor)> = (0_i64..3)
+                    .filter(|i| read[*i as usize])
+                    .map(|i| {
+                        let product = &d_fused * projections[i as usize];
+                        (i, product.sum_dim_intlist([1_i64].as_slice(), true, Kind::Float))
+                    })
+                    .collect();
+                let of_read = |parts: &[Tensor]| Tensor::cat(parts, 1); // (b, inputs that are read)
+                let d_alpha = of_read(&parts.iter().map(|(_, part)| part.shallow_clone()).collect::<Vec<_>>());
+                Some(if self.config.gate == Gate::Sigmoid {
+                    let alpha: Vec<Tensor> = parts.iter().map(|(i, _)| output.alpha.narrow(1, *i, 1)).collect();
+                    let alpha = of_read(&alpha);
+                    d_alpha * (&alpha * (1.0 - &alpha))
+                } else {
+                    d_alpha
+                })
+            }
         };
-        let d_concatenated = d_gate.matmul(&self.gate.weight); // (b, 3 width)
-        let width = self.config.width;
-        let d_projection = |i| d_concatenated.narrow(1, i * width, width) + output.alpha.narrow(1, i, 1) * &d_fused; // (b, width)
+        let d_concatenated = match &d_gate {
+            Some(d_gate) => d_gate.matmul(&self.gate.weight),
+            None => d_fused.shallow_clone(),
+        }; // (b, width of all)
+        let widths = self.config.projected();
+        let d_projection = |i: usize| {
+            let start: i64 = widths[..i].iter().sum();
+            let own = d_concatenated.narrow(1, start, widths[i]);
+            match d_gate {
+                Some(_) if read[i] => own + output.alpha.narrow(1, i as i64, 1) * &d_fused,
+                _ => own,
+            }
+        }; // (b, width)
         // A projection is zero where ReLU or dropout made it so, and there nothing flows back.
         let through_relu = |gradient: Tensor, projection: &Tensor, mask: Option<&Tensor>| {
             let gradient = match mask {
@@ -259,8 +339,28 @@ impl FusionHead {
             semantic: through_relu(d_projection(0), &output.semantic, masks.map(|masks| &masks.semantic)),
             coherence: through_relu(d_projection(1), &output.coherence, masks.map(|masks| &masks.coherence)),
             quality: d_projection(2),
-            gate: d_gate,
+            gate: d_gate.unwrap_or_else(|| d_score.narrow(1, 0, 0)),
             output: d_score,
         }
     }
+}
+
+/// `gates`, one column per input that is read, as one column per input: 0 for the others.
+fn spread(gates: Tensor, read: [bool; 3]) -> Tensor {
+    if read == [true; 3] {
+        return gates;
+    }
+    let zero = Tensor::zeros([gates.size()[0], 1], (gates.kind(), gates.device()));
+    let mut n_before = 0;
+    let columns: Vec<Tensor> = read
+        .into_iter()
+        .map(|read| {
+            if !read {
+                return zero.shallow_clone();
+            }
+            n_before += 1;
+            gates.narrow(1, n_before - 1, 1)
+        })
+        .collect();
+    Tensor::cat(&columns, 1)
 }

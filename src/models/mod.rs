@@ -12,6 +12,8 @@ pub mod checkpoint;
 
 pub mod layers;
 
+mod processor;
+
 mod attention;
 
 pub mod vit;

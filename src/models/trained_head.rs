@@ -121,7 +121,10 @@ impl TrainedHead {
             let xs: Vec<Tensor> = features
                 .iter()
                 .zip(&self.inputs)
-                .map(|(features, standardisation)| {
+                .zip(self.head.config.dims())
+                .map(|((features, standardisation), dim)| {
+                    // Of what the head does not read, nothing.
+                    let features = if dim == 0 { features.narrow(1, 0, 0) } else { features.shallow_clone() };
                     let xs = standardisation.apply(&features.narrow(0, start, n_rows));
                     if n_rows == batch { xs } else { xs.constant_pad_nd([0, 0, 0, batch - n_rows]) }
                 })
@@ -230,7 +233,9 @@ impl View for Serialised<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         let tensor = self.tensor.contiguous();
         let mut bytes = vec![0; self.data_len()];
-        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        if !bytes.is_empty() {
+            tensor.copy_data_u8(&mut bytes, tensor.numel());
+        }
         Cow::Owned(bytes)
     }
 
@@ -258,7 +263,12 @@ pub fn tensors_from_bytes(bytes: &[u8]) -> Result<NamedTensors, HeadError> {
             other => return Err(HeadError::Content(format!("tensor `{name}` is {other:?}, expected f32, f64 or i64"))),
         };
         let shape: Vec<i64> = view.shape().iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
-        tensors.insert(name, Tensor::from_data_size(view.data(), &shape, kind));
+        // What a head does not have is a tensor without values.
+        let is_empty = view.data().is_empty();
+        let options = (kind, tch::Device::Cpu);
+        let tensor =
+            if is_empty { Tensor::zeros(&shape, options) } else { Tensor::from_data_size(view.data(), &shape, kind) };
+        tensors.insert(name, tensor);
     }
     Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }

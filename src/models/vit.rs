@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use super::attention::attend;
-use super::layers::{LayerNorm, Linear, Mlp, NamedTensors, NetworkError, Scope, dense};
+use super::layers::{Activation, LayerNorm, Linear, Mlp, NamedTensors, NetworkError, Scope, dense};
 
 /// Geometry of a vision transformer.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +61,7 @@ impl Attention {
         let (b, n, d) = size3(xs);
         let qkv = self.qkv.forward(xs).view([b, n, 3, self.n_heads, d / self.n_heads]); // (b, n, 3, h, d/h)
         let qkv = qkv.permute([2, 0, 3, 1, 4]); // (3, b, h, n, d/h)
-        let ys = attend(&qkv.get(0), &qkv.get(1), &qkv.get(2)); // (b, n, d)
+        let ys = attend(&qkv.get(0), &qkv.get(1), &qkv.get(2), None); // (b, n, d)
         self.proj.forward(&ys) // (b, n, d)
     }
 
@@ -90,7 +90,7 @@ impl Block {
             norm1: LayerNorm::new(&p.sub("norm1"), config.dim, config.layer_norm_eps)?,
             attn: Attention::new(&p.sub("attn"), config, gamma1.as_ref())?,
             norm2: LayerNorm::new(&p.sub("norm2"), config.dim, config.layer_norm_eps)?,
-            mlp: Mlp::new(&p.sub("mlp"), config.dim, config.mlp_dim, gamma2.as_ref())?,
+            mlp: Mlp::new(&p.sub("mlp"), config.dim, config.mlp_dim, Activation::Gelu, gamma2.as_ref())?,
         })
     }
 

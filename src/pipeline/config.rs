@@ -14,11 +14,14 @@
 //! [baseline]                        # what `agiqa baseline` takes: `methods`, `params`, `side`, …
 //! [split]                           # what `agiqa split` takes; `seeds = […]` makes one split per seed
 //! [train]                           # what `agiqa train` takes; `dataset` and `seeds` beside
-//! [train.joint]                     # what `agiqa train --joint` takes beside; then `features` names no `quality`
 //! [predict]                         # `also = ["other"]`: datasets to score beside the one trained on
 //! [evaluate]                        # what `agiqa evaluate` takes
 //! [compare]                         # what `agiqa compare` takes; `dataset` beside; on each split, or on all images
+//! [[variant]]                       # a training of its own: `name`, `train = { … }` over `[train]`, `test` on another dataset
+//! [experiment]                      # `paper_table`: the variants in one table, beside the paper's figures
 //! ```
+//!
+//! `features = "A+B"` (or `"A"` for both) chooses the extractors where the file has the settings of several.
 //!
 //! Relative paths start from the pipeline's file; those in a `--set` argument from the current folder.
 
@@ -29,15 +32,18 @@ use serde::Deserialize;
 use super::de;
 use super::error::{ConfigError, suggestion};
 use super::params;
-use super::tree::{Node, NodeValue, Origin, Sources};
+use super::tree::{Entry, Node, NodeValue, Origin, Sources};
 use crate::baselines::BaselineSettings;
 use crate::compare::CompareSettings;
 use crate::evaluate::EvaluateSettings;
-use crate::features::{FeaturePair, FeatureSettings, resolve};
+
+use crate::features::{FeaturePair, FeatureSettings, JoinStage, resolve};
 use crate::ingest::IngestSettings;
+use crate::paper;
 use crate::splits::SplitSettings;
 use crate::tables::PartitionName;
 use crate::tables::features::FeatureSet;
+use crate::tables::splits::Part;
 use crate::train::TrainSettings;
 
 /// A pipeline: its file with the `--set` arguments applied, checked and ready to run.
@@ -55,8 +61,12 @@ pub struct Pipeline {
     pub baseline: Option<BaselineSettings>,
     /// Splits of the dataset that is trained on or compared on.
     pub splits: Vec<SplitSettings>,
-    /// Training.
+    /// Training; the first variant's where there are variants.
     pub train: Option<TrainSection>,
+    /// Trainings that take the place of the one; empty where the file has none.
+    pub variants: Vec<Variant>,
+    /// The table that they end in.
+    pub experiment: Option<ExperimentSection>,
     /// Which datasets a trained head scores.
     pub predict: PredictSection,
     /// Metrics; none where the pipeline ends with predictions.
@@ -79,20 +89,15 @@ pub struct CompareSection {
 pub struct FeaturesSection {
     /// Fills `semantic`.
     pub semantic: FeatureSettings,
-    /// Fills `quality`; the same extractor as `semantic` fills both in one pass. None where MANIQA is trained jointly and
-    /// makes the quality features itself.
-    pub quality: Option<FeatureSettings>,
-    /// The feature sets that come of both; without `quality` that of `semantic` alone.
-    pub sets: SectionSets,
-}
-
-/// Feature sets of a pipeline.
-#[derive(Clone, Debug)]
-pub enum SectionSets {
-    /// What a head over cached columns reads.
-    Pair(FeaturePair),
-    /// What a joint training reads.
-    Semantic(FeatureSet),
+    /// Fill `quality`; the same extractor as `semantic` fills both in one pass. Several are joined; none where every
+    /// training is joint, in which MANIQA makes the quality features itself.
+    pub qualities: Vec<FeatureSettings>,
+    /// Makes one `f_1` of several.
+    pub join: Option<JoinStage>,
+    /// What is trained on as f_a and f_b.
+    pub semantic_set: FeatureSet,
+    /// What is trained on as f_1, where MANIQA does not make it in training.
+    pub quality_set: Option<FeatureSet>,
 }
 
 /// `[train]`.
@@ -104,6 +109,25 @@ pub struct TrainSection {
     pub settings: TrainSettings,
     /// Seeds of initialisation, image order and dropout: every split is trained on with each. None: with its own seed.
     pub seeds: Option<Vec<u32>>,
+}
+
+/// `[[variant]]`: a training under a name of its own.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    /// Its name, which its runs' names go on with.
+    pub name: PartitionName,
+    /// `[train]` with the variant's own keys over it.
+    pub train: TrainSection,
+    /// The dataset whose test part its heads are judged on.
+    pub test: PartitionName,
+}
+
+/// `[experiment]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExperimentSection {
+    /// Number of the paper's table whose figures stand beside.
+    pub paper_table: u32,
 }
 
 /// `[predict]`.
@@ -120,7 +144,29 @@ pub struct PredictSection {
 struct FeatureNames {
     semantic: String,
     #[serde(default)]
-    quality: Option<String>,
+    quality: Option<OneOrSeveral>,
+}
+
+/// An extractor's name, or a list of them.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected an extractor's name or a list of them")]
+enum OneOrSeveral {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl OneOrSeveral {
+    /// What a list that `,` separates says; a single name is a list of one.
+    fn of_text(text: &str) -> Self {
+        Self::Several(text.split(',').map(|name| name.trim().to_owned()).collect())
+    }
+
+    fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
 }
 
 /// The file's tables and keys. Only its key names are used, so that one list says what there is.
@@ -137,6 +183,8 @@ const KEYS: &[&str] = &[
     "predict",
     "evaluate",
     "compare",
+    "variant",
+    "experiment",
 ];
 
 /// Keys whose values are paths or store URLs: `*` stands for any position.
@@ -146,7 +194,6 @@ const PATHS: &[&str] = &[
     "dataset.*.images",
     "baseline.params",
     "extractor.*.weights",
-    "train.joint.weights",
     "split.train",
     "split.validation",
     "split.test",
@@ -165,7 +212,7 @@ impl Pipeline {
         let source = sources.add_file(path, &text);
         let mut document = Node::parse(&sources, source, &text)?;
         params::check_names(&sources, &document, KEYS)?;
-        params::apply(&mut sources, &mut document, set, &["name", "store"])?;
+        params::apply(&mut sources, &mut document, set, &["name", "store", "features"])?;
         for key in PATHS {
             resolve_paths(&sources, &mut document, &key.split('.').collect::<Vec<_>>());
         }
@@ -196,20 +243,16 @@ impl Reader<'_> {
         let baseline = self.baseline()?;
         let splits = self.splits()?;
         let train_origin = self.document.get("train").map(|node| node.origin);
-        let train = self.train(&datasets, features.is_some(), !splits.is_empty())?;
+        let variants = self.variants(&datasets, features.is_some(), !splits.is_empty())?;
+        let train = match variants.first() {
+            Some(first) => Some(first.train.clone()),
+            None => match self.document.remove("train") {
+                Some(node) => Some(self.train(node, &datasets, features.is_some(), !splits.is_empty())?),
+                None => None,
+            },
+        };
         if let (Some(features), Some(train), Some(origin)) = (&features, &train, train_origin) {
-            match (&features.quality, &train.settings.joint) {
-                (None, None) => {
-                    let problem = "`features.quality` is missing: the extractor of f_1 (only a joint training, `[train.joint]`, \
-                                   makes its own)";
-                    return Err(self.wrong(origin, problem));
-                }
-                (Some(_), Some(_)) => {
-                    let problem = "`[train.joint]` trains MANIQA from the images: leave `features.quality` out";
-                    return Err(self.wrong(origin, problem));
-                }
-                (Some(_), None) | (None, Some(_)) => {}
-            }
+            self.check_quality(features, train, &variants, origin)?;
         }
         let predict = self.predict(&datasets, train.as_ref())?;
         let evaluate = match self.document.remove("evaluate") {
@@ -220,7 +263,21 @@ impl Reader<'_> {
             None => None,
         };
         let compare = self.compare(&datasets, train.as_ref())?;
-        Ok(Pipeline { name, store, datasets, features, baseline, splits, train, predict, evaluate, compare })
+        let experiment = self.experiment(evaluate.as_ref())?;
+        Ok(Pipeline {
+            name,
+            store,
+            datasets,
+            features,
+            baseline,
+            splits,
+            train,
+            variants,
+            experiment,
+            predict,
+            evaluate,
+            compare,
+        })
     }
 
     fn baseline(&mut self) -> Result<Option<BaselineSettings>, ConfigError> {
@@ -288,33 +345,93 @@ impl Reader<'_> {
                 None => Ok(None),
             };
         };
-        let names: FeatureNames = de::settings(self.sources, "features", &node, &[])?;
-        let used: Vec<&str> = std::iter::once(names.semantic.as_str()).chain(names.quality.as_deref()).collect();
-        if let Some(entry) = extractors.entries().iter().find(|entry| !used.contains(&entry.key.as_str())) {
+        let (names, is_choice) = match &node.value {
+            NodeValue::Text(text) => {
+                let (semantic, quality) = text.split_once('+').unwrap_or((text, text));
+                let quality = Some(OneOrSeveral::of_text(quality));
+                (FeatureNames { semantic: semantic.trim().to_owned(), quality }, true)
+            }
+            _ => (de::settings(self.sources, "features", &node, &[])?, false),
+        };
+        let qualities = names.quality.as_ref().map_or(&[][..], OneOrSeveral::names);
+        if names.quality.is_some() && qualities.is_empty() {
+            return Err(self.wrong(node.origin, "`features.quality`: expected at least one extractor, found none"));
+        }
+        let used: Vec<&str> = std::iter::once(&names.semantic).chain(qualities).map(String::as_str).collect();
+        let is_unused = |entry: &&Entry| !used.contains(&entry.key.as_str());
+        // A choice leaves others unchosen; what they say must make sense all the same.
+        for entry in extractors.entries().iter().filter(is_unused).filter(|_| is_choice) {
+            self.extractor(
+                &entry.key,
+                &entry.node,
+                &Node { origin: entry.key_origin, value: NodeValue::Text(entry.key.clone()) },
+            )?;
+        }
+        if let Some(entry) = extractors.entries().iter().find(is_unused).filter(|_| !is_choice) {
             let problem =
                 format!("`[features]` does not use extractor `{}`{}", entry.key, suggestion(&entry.key, &used));
             return Err(self.wrong(entry.key_origin, problem));
         }
         let extractor = |key: &str, name: &str| {
-            let name_node = node.get(key).unwrap_or(&node);
-            let mut table = extractors.get(name).cloned().unwrap_or_else(|| empty(name_node.origin));
-            // The settings take the name as a key of theirs; the file gives it once, in the table's header.
-            table.insert("extractor", name_node.clone());
+            let origin = node.get(key).unwrap_or(&node).origin;
+            let table = extractors.get(name).cloned().unwrap_or_else(|| empty(origin));
+            let settings = self.extractor(name, &table, &Node { origin, value: NodeValue::Text(name.to_owned()) })?;
             let path = format!("extractor.{name}");
-            let settings: FeatureSettings = de::settings(self.sources, &path, &table, &[])?;
             // Fingerprints need no weights, so what an extractor refuses is told before anything runs.
             resolve(&settings)
                 .map_err(|error| self.wrong(table.origin, format!("`{path}`: {}", with_causes(&error))))?;
             Ok(settings)
         };
         let semantic = extractor("semantic", &names.semantic)?;
-        let quality = names.quality.as_ref().map(|name| extractor("quality", name)).transpose()?;
-        let sets = match &quality {
-            Some(quality) => FeaturePair::of(&semantic, quality).map(SectionSets::Pair),
-            None => FeaturePair::semantic_of(&semantic).map(SectionSets::Semantic),
+        let qualities = qualities.iter().map(|name| extractor("quality", name)).collect::<Result<Vec<_>, _>>()?;
+        let semantic_set = FeaturePair::semantic_of(&semantic);
+        let semantic_set = semantic_set.map_err(|error| self.wrong(node.origin, error.to_string()))?;
+        let mut sets = Vec::with_capacity(qualities.len());
+        for quality in &qualities {
+            let pair = FeaturePair::of(&semantic, quality);
+            sets.push(pair.map_err(|error| self.wrong(node.origin, error.to_string()))?.quality);
+        }
+        let join = match sets.as_slice() {
+            [] | [_] => None,
+            several => {
+                let join = JoinStage::new(several.to_vec());
+                Some(join.map_err(|error| self.wrong(node.origin, error.to_string()))?)
+            }
         };
-        let sets = sets.map_err(|error| self.wrong(node.origin, error.to_string()))?;
-        Ok(Some(FeaturesSection { semantic, quality, sets }))
+        let quality_set = join.as_ref().map(|join| join.joined().clone()).or_else(|| sets.pop());
+        Ok(Some(FeaturesSection { semantic, qualities, join, semantic_set, quality_set }))
+    }
+
+    /// Whoever trains a head alone needs an extractor of f_1; whoever only trains MANIQA with it must not name one.
+    fn check_quality(
+        &self,
+        features: &FeaturesSection,
+        train: &TrainSection,
+        variants: &[Variant],
+        origin: Origin,
+    ) -> Result<(), ConfigError> {
+        let trainings: Vec<&TrainSection> = match variants {
+            [] => vec![train],
+            variants => variants.iter().map(|variant| &variant.train).collect(),
+        };
+        let n_joint = trainings.iter().filter(|train| train.settings.joint.is_some()).count();
+        let problem = match &features.quality_set {
+            None if n_joint < trainings.len() => {
+                "`features.quality` is missing: the extractor of f_1 (only a joint training, `[train.joint]`, makes its own)"
+            }
+            Some(_) if n_joint == trainings.len() => {
+                "`[train.joint]` trains MANIQA from the images: leave `features.quality` out"
+            }
+            _ => return Ok(()),
+        };
+        Err(self.wrong(origin, problem))
+    }
+
+    /// Settings of one extractor. They take its name as a key of theirs; the file gives it once, in the table's header.
+    fn extractor(&self, name: &str, table: &Node, name_node: &Node) -> Result<FeatureSettings, ConfigError> {
+        let mut table = table.clone();
+        table.insert("extractor", name_node.clone());
+        de::settings(self.sources, &format!("extractor.{name}"), &table, &[])
     }
 
     /// One split per element of `seeds` and of `generators`; the table itself where it has neither.
@@ -355,13 +472,87 @@ impl Reader<'_> {
         Ok(splits)
     }
 
-    fn train(
+    fn experiment(&mut self, evaluate: Option<&EvaluateSettings>) -> Result<Option<ExperimentSection>, ConfigError> {
+        let Some(node) = self.document.remove("experiment") else { return Ok(None) };
+        let section: ExperimentSection = de::settings(self.sources, "experiment", &node, &[])?;
+        if !evaluate.is_some_and(|settings| settings.parts.contains(&Part::Test)) {
+            return Err(
+                self.wrong(node.origin, "`[experiment]` needs an `[evaluate]` table, with `test` among its parts")
+            );
+        }
+        if paper::table(section.paper_table).next().is_none() {
+            let problem = format!("`experiment.paper_table`: the paper has tables 1 to 5, not {}", section.paper_table);
+            return Err(self.wrong(node.origin, problem));
+        }
+        Ok(Some(section))
+    }
+
+    fn variants(
         &mut self,
         datasets: &[IngestSettings],
         has_features: bool,
         has_splits: bool,
-    ) -> Result<Option<TrainSection>, ConfigError> {
-        let Some(mut node) = self.document.remove("train") else { return Ok(None) };
+    ) -> Result<Vec<Variant>, ConfigError> {
+        let Some(node) = self.document.remove("variant") else { return Ok(Vec::new()) };
+        let items = match node.value {
+            NodeValue::Array(items) if !items.is_empty() => items,
+            _ => return Err(self.wrong(node.origin, "`variant`: expected `[[variant]]` tables")),
+        };
+        let Some(base) = self.document.remove("train") else {
+            return Err(self.wrong(node.origin, "`[[variant]]` needs a `[train]` table, which it changes"));
+        };
+        let mut variants: Vec<Variant> = Vec::new();
+        for (idx, mut item) in items.into_iter().enumerate() {
+            const VARIANT_KEYS: &[&str] = &["name", "train", "test"];
+            if let Some(entry) = item.entries().iter().find(|entry| !VARIANT_KEYS.contains(&entry.key.as_str())) {
+                let hint = suggestion(&entry.key, VARIANT_KEYS);
+                let problem = format!("unknown key `{}` in `variant.{idx}`{hint}", entry.key);
+                return Err(self.wrong(entry.key_origin, problem));
+            }
+            let name_node = item.remove("name").ok_or_else(|| {
+                self.wrong(item.origin, format!("`variant.{idx}.name` is missing: its runs are named by it"))
+            })?;
+            let name: PartitionName = de::settings(self.sources, &format!("variant.{idx}.name"), &name_node, &[])?;
+            if variants.iter().any(|other| other.name == name) {
+                return Err(self.wrong(name_node.origin, format!("variant `{name}` is there twice")));
+            }
+            let mut node = base.clone();
+            if let Some(own) = item.remove("train") {
+                if !matches!(own.value, NodeValue::Table(_)) {
+                    let problem =
+                        format!("`variant.{idx}.train`: expected a table of `[train]`'s keys, found {}", own.kind());
+                    return Err(self.wrong(own.origin, problem));
+                }
+                for entry in own.entries() {
+                    node.insert(&entry.key, entry.node.clone());
+                }
+            }
+            let train = self.train(node, datasets, has_features, has_splits)?;
+            let test = match item.remove("test") {
+                Some(test) => {
+                    let path = format!("variant.{idx}.test");
+                    let dataset = de::settings(self.sources, &path, &test, &[])?;
+                    self.check_dataset(datasets, &path, &dataset, test.origin)?;
+                    dataset
+                }
+                None => train.dataset.clone(),
+            };
+            variants.push(Variant { name, train, test });
+        }
+        if let Some(predict) = self.document.get("predict") {
+            let problem = "with `[[variant]]` tables, a variant's `test` takes the place of `[predict]`";
+            return Err(self.wrong(predict.origin, problem));
+        }
+        Ok(variants)
+    }
+
+    fn train(
+        &self,
+        mut node: Node,
+        datasets: &[IngestSettings],
+        has_features: bool,
+        has_splits: bool,
+    ) -> Result<TrainSection, ConfigError> {
         for (has, table) in [(has_features, "features"), (has_splits, "split")] {
             if !has {
                 return Err(self.wrong(node.origin, format!("`[train]` needs a `[{table}]` table")));
@@ -388,7 +579,7 @@ impl Reader<'_> {
         };
         let settings: TrainSettings = de::settings(self.sources, "train", &node, &["dataset", "seeds"])?;
         settings.check().map_err(|error| self.wrong(node.origin, format!("`train`: {error}")))?;
-        Ok(Some(TrainSection { dataset, settings, seeds }))
+        Ok(TrainSection { dataset, settings, seeds })
     }
 
     fn predict(

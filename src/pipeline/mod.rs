@@ -19,7 +19,7 @@ mod params;
 
 mod config;
 
-pub use config::{CompareSection, FeaturesSection, Pipeline, PredictSection, SectionSets, TrainSection};
+pub use config::{CompareSection, ExperimentSection, FeaturesSection, Pipeline, PredictSection, TrainSection, Variant};
 
 mod steps;
 

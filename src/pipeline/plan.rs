@@ -24,6 +24,8 @@ pub enum StageName {
     Evaluate,
     /// All scores of a dataset into `comparison`.
     Compare,
+    /// Metrics of variants into `experiments`.
+    Experiment,
 }
 
 impl StageName {
@@ -37,6 +39,7 @@ impl StageName {
         Self::Predict,
         Self::Evaluate,
         Self::Compare,
+        Self::Experiment,
     ];
 
     /// The name.
@@ -50,6 +53,7 @@ impl StageName {
             Self::Predict => "predict",
             Self::Evaluate => "evaluate",
             Self::Compare => "compare",
+            Self::Experiment => "experiment",
         }
     }
 }
@@ -89,6 +93,8 @@ pub enum Action {
     Run(String),
     /// Seen when the stages of these names, at least one, have run: what they write decides.
     After(Vec<String>),
+    /// Its inputs are missing or broken, as the error beside the plan says.
+    Blocked,
 }
 
 /// A stage that could not tell whether it is up to date.
@@ -99,12 +105,11 @@ pub struct PlanError {
     source: StageError,
 }
 
-/// What `steps` would do on `store` as it is; changes nothing.
-///
-/// # Errors
-/// A stage whose inputs are missing or broken.
-pub fn plan(steps: &[Step], store: &Store) -> Result<Vec<Action>, PlanError> {
+/// What `steps` would do on `store` as it is; changes nothing. Beside it the first stage whose inputs are missing or
+/// broken: a plan says what there is to do even where not all of it can be done yet.
+pub fn plan(steps: &[Step], store: &Store) -> (Vec<Action>, Option<PlanError>) {
     let mut actions: Vec<Action> = Vec::with_capacity(steps.len());
+    let mut first_error = None;
     for step in steps {
         let pending: Vec<String> = step
             .after
@@ -116,13 +121,16 @@ pub fn plan(steps: &[Step], store: &Store) -> Result<Vec<Action>, PlanError> {
             match step.stage.freshness(store) {
                 Ok(Freshness::Current { reason, .. }) => Action::Skip(reason),
                 Ok(Freshness::Stale { reason }) => Action::Run(reason),
-                Err(source) => return Err(PlanError { stage: step.stage.name(), source }),
+                Err(source) => {
+                    first_error.get_or_insert(PlanError { stage: step.stage.name(), source });
+                    Action::Blocked
+                }
             }
         } else {
             Action::After(pending)
         });
     }
-    Ok(actions)
+    (actions, first_error)
 }
 
 /// The steps of the stages in `only`; all where that is empty. A step that is left out counts as up to date.
@@ -187,7 +195,9 @@ mod tests {
             Action::Skip("of a says so".to_owned()),
             Action::After(vec!["b".to_owned()]),
         ];
-        assert_eq!(plan(&steps, &store).expect("a plan"), expected);
+        let (actions, error) = plan(&steps, &store);
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(actions, expected);
     }
 
     #[test]

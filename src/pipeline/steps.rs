@@ -1,18 +1,19 @@
 //! A pipeline's settings as stages, in the order of the data, each with the stages that it builds on.
 
-use super::config::{FeaturesSection, Pipeline, SectionSets, TrainSection};
+use super::config::{FeaturesSection, Pipeline, TrainSection, Variant};
 use super::plan::{StageName, Step};
 use crate::baselines::BaselineStage;
 use crate::compare::CompareStage;
 use crate::evaluate::EvaluateStage;
-use crate::features::{FeaturePair, FeatureStage, ImageSource};
+use crate::experiment::{ExperimentStage, ExperimentVariant};
+use crate::features::{FeatureSettings, FeatureStage, ImageSource};
 use crate::ingest::{IngestStage, Rerun};
 use crate::predict::PredictStage;
 use crate::splits::{SplitSettings, SplitStage};
 use crate::stage::Stage;
 use crate::tables::PartitionName;
 use crate::train::joint::JointStage;
-use crate::train::{RunSeed, TrainError, TrainStage};
+use crate::train::{RunSeed, TrainError, TrainSettings, TrainStage};
 
 impl Pipeline {
     /// The steps.
@@ -31,6 +32,10 @@ impl Pipeline {
                     steps.add(StageName::Features, FeatureStage::new(settings.clone(), source), &[ingest_idx]);
                 }
             }
+            if let Some(join) = &features.join {
+                let before_joining = steps.all();
+                steps.add(StageName::Features, join.clone(), &before_joining);
+            }
         }
         if let Some(settings) = &self.baseline {
             for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
@@ -38,31 +43,31 @@ impl Pipeline {
                 steps.add(StageName::Baseline, BaselineStage::new(settings.clone(), source), &[ingest_idx]);
             }
         }
-        let training = self.training();
-        let split_dataset = training.as_ref().map(Training::dataset).or(self.compare_dataset());
-        if let Some(split_dataset) = split_dataset {
-            let ingest_idx = self.datasets.iter().position(|dataset| dataset.dataset == *split_dataset);
-            for split in &self.splits {
-                let stage = SplitStage { dataset: split_dataset.clone(), settings: split.clone() };
-                steps.add(StageName::Split, stage, &ingest_idx.into_iter().collect::<Vec<_>>());
-            }
+        let heads = self.heads()?;
+        for (dataset, split) in self.split_datasets(&heads) {
+            let ingest_idx = self.datasets.iter().position(|ingested| ingested.dataset == dataset);
+            let stage = SplitStage { dataset, settings: split };
+            steps.add(StageName::Split, stage, &ingest_idx.into_iter().collect::<Vec<_>>());
         }
-        if let Some(training) = training {
-            let before_training = steps.all();
-            let (runs, datasets) = (training.run_names()?, self.scored_datasets(training.dataset()));
-            let train_idx = match training {
+        let before_training = steps.all();
+        let mut evaluate_idx = Vec::new();
+        for head in &heads {
+            let train_idx = match head.train.clone() {
                 Training::Head(stage) => steps.add(StageName::Train, stage, &before_training),
                 Training::Joint(stage) => steps.add(StageName::Train, stage, &before_training),
             };
-            let predict = PredictStage { runs, datasets };
+            let predict = PredictStage { runs: head.train.run_names()?, datasets: head.scored.clone() };
             let predict_idx = steps.add(StageName::Predict, predict, &[train_idx]);
-            for evaluate in self.evaluate_stages()? {
-                steps.add(StageName::Evaluate, evaluate, &[predict_idx]);
+            for evaluate in self.evaluate_stages_of(head)? {
+                evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &[predict_idx]));
             }
         }
         let before_comparing = steps.all();
         for compare in self.compare_stages() {
             steps.add(StageName::Compare, compare, &before_comparing);
+        }
+        if let Some(experiment) = self.experiment_stage()? {
+            steps.add(StageName::Experiment, experiment, &evaluate_idx);
         }
         Ok(steps.0)
     }
@@ -88,42 +93,141 @@ impl Pipeline {
     /// # Errors
     /// A name that grows too long when it becomes part of a run's.
     pub fn evaluate_stages(&self) -> Result<Vec<EvaluateStage>, TrainError> {
-        let (Some(train), Some(settings)) = (self.training(), &self.evaluate) else { return Ok(Vec::new()) };
         let mut stages = Vec::new();
-        for group in train.group_names()? {
-            let mut runs = Vec::new();
-            for run in train.runs() {
-                if train.group_name(run)? == group {
-                    runs.push(train.run_name(run)?);
-                }
-            }
-            for dataset in self.scored_datasets(train.dataset()) {
-                // A run alone is its own group: a mean over one run would say nothing.
-                let group = if let [run] = runs.as_slice() { run.clone() } else { group.clone() };
-                stages.push(EvaluateStage { runs: runs.clone(), group, dataset, settings: settings.clone() });
+        for head in self.heads()? {
+            stages.extend(self.evaluate_stages_of(&head)?);
+        }
+        Ok(stages)
+    }
+
+    fn evaluate_stages_of(&self, head: &Head) -> Result<Vec<EvaluateStage>, TrainError> {
+        let Some(settings) = &self.evaluate else { return Ok(Vec::new()) };
+        let mut stages = Vec::new();
+        for (group, runs) in head.groups()? {
+            for dataset in &head.scored {
+                let (runs, group, dataset) = (runs.clone(), group.clone(), dataset.clone());
+                stages.push(EvaluateStage { runs, group, dataset, settings: settings.clone() });
             }
         }
         Ok(stages)
     }
 
-    fn scored_datasets(&self, trained_on: &PartitionName) -> Vec<PartitionName> {
-        std::iter::once(trained_on).chain(&self.predict.also).cloned().collect()
+    /// The table that the variants end in; none where the file has no `[experiment]`.
+    ///
+    /// # Errors
+    /// A name that grows too long when it becomes part of a run's.
+    pub fn experiment_stage(&self) -> Result<Option<ExperimentStage>, TrainError> {
+        let (Some(section), Some(features)) = (&self.experiment, &self.features) else { return Ok(None) };
+        let mut variants = Vec::new();
+        for head in self.heads()? {
+            let settings = head.train.settings();
+            for (run, _) in head.groups()? {
+                variants.push(ExperimentVariant {
+                    name: head.variant.clone(),
+                    inputs: settings.sorted_inputs().iter().map(|input| input.as_str().to_owned()).collect(),
+                    gate: settings.gate.as_str().to_owned(),
+                    is_joint: settings.joint.is_some(),
+                    trained_on: head.train.dataset().clone(),
+                    dataset: head.tested.clone(),
+                    run,
+                });
+            }
+        }
+        Ok(Some(ExperimentStage {
+            name: self.name.clone(),
+            paper_table: section.paper_table,
+            variants,
+            semantic: features.semantic_set.clone(),
+            quality: features.quality_set.clone(),
+        }))
     }
 
-    fn training(&self) -> Option<Training> {
-        let (Some(features), Some(train)) = (&self.features, &self.train) else { return None };
-        let (name, dataset, settings) = (self.name.clone(), train.dataset.clone(), train.settings.clone());
-        let runs = self.splits.iter().flat_map(|split| train.runs_of(split)).collect();
-        Some(match features.sets.clone() {
-            SectionSets::Pair(FeaturePair { semantic, quality }) => {
-                Training::Head(TrainStage { name, dataset, runs, semantic, quality, settings })
+    /// Names of the runs, each with the name of its variant (that of the pipeline where it has none).
+    ///
+    /// # Errors
+    /// A name that grows too long when it becomes part of a run's.
+    pub fn runs(&self) -> Result<Vec<(String, PartitionName)>, TrainError> {
+        let mut runs = Vec::new();
+        for head in self.heads()? {
+            runs.extend(head.train.run_names()?.into_iter().map(|run| (head.variant.clone(), run)));
+        }
+        Ok(runs)
+    }
+
+    /// What is trained: one per variant, or the only one.
+    fn heads(&self) -> Result<Vec<Head>, TrainError> {
+        let (Some(features), Some(train)) = (&self.features, &self.train) else { return Ok(Vec::new()) };
+        let stage = |name: PartitionName, train: &TrainSection| {
+            let (dataset, settings) = (train.dataset.clone(), train.settings.clone());
+            let runs = self.splits.iter().flat_map(|split| train.runs_of(split)).collect();
+            let semantic = features.semantic_set.clone();
+            match features.quality_set.clone().filter(|_| settings.joint.is_none()) {
+                Some(quality) => Training::Head(TrainStage { name, dataset, runs, semantic, quality, settings }),
+                None => Training::Joint(JointStage { name, dataset, runs, semantic, settings }),
             }
-            SectionSets::Semantic(semantic) => Training::Joint(JointStage { name, dataset, runs, semantic, settings }),
-        })
+        };
+        if self.variants.is_empty() {
+            let scored = std::iter::once(&train.dataset).chain(&self.predict.also).cloned().collect();
+            let (variant, tested) = (self.name.to_string(), train.dataset.clone());
+            return Ok(vec![Head { variant, train: stage(self.name.clone(), train), scored, tested }]);
+        }
+        let head = |Variant { name, train, test }: &Variant| {
+            let mut scored = vec![train.dataset.clone()];
+            scored.extend((*test != train.dataset).then(|| test.clone()));
+            let run_name = PartitionName::new(&format!("{}-{name}", self.name))?;
+            Ok(Head { variant: name.to_string(), train: stage(run_name, train), scored, tested: test.clone() })
+        };
+        self.variants.iter().map(head).collect()
+    }
+
+    /// Every split that is needed, with its dataset: of those that are trained, tested or compared on.
+    fn split_datasets(&self, heads: &[Head]) -> Vec<(PartitionName, SplitSettings)> {
+        let mut datasets: Vec<&PartitionName> = Vec::new();
+        let of_heads = heads.iter().flat_map(|head| [head.train.dataset(), &head.tested]);
+        for dataset in of_heads.chain(self.compare_dataset().filter(|_| heads.is_empty())) {
+            if !datasets.contains(&dataset) {
+                datasets.push(dataset);
+            }
+        }
+        let of = |dataset: &PartitionName| {
+            let dataset = dataset.clone();
+            self.splits.iter().map(move |split| (dataset.clone(), split.clone())).collect::<Vec<_>>()
+        };
+        datasets.into_iter().flat_map(of).collect()
     }
 }
 
-/// The training of a pipeline.
+/// One training of a pipeline and what becomes of it.
+struct Head {
+    /// Name of the variant, or of the pipeline.
+    variant: String,
+    train: Training,
+    /// Datasets that its heads score, that of the training first.
+    scored: Vec<PartitionName>,
+    /// The one whose test part stands in an experiment's table.
+    tested: PartitionName,
+}
+
+impl Head {
+    /// Groups of runs that differ in seeds only. A run alone is its own group: a mean over one run would say nothing.
+    fn groups(&self) -> Result<Vec<(PartitionName, Vec<PartitionName>)>, TrainError> {
+        let mut groups = Vec::new();
+        for group in self.train.group_names()? {
+            let mut runs = Vec::new();
+            for run in self.train.runs() {
+                if self.train.group_name(run)? == group {
+                    runs.push(self.train.run_name(run)?);
+                }
+            }
+            let group = if let [run] = runs.as_slice() { run.clone() } else { group };
+            groups.push((group, runs));
+        }
+        Ok(groups)
+    }
+}
+
+/// A training of either kind.
+#[derive(Clone)]
 enum Training {
     /// Of a head over cached columns.
     Head(TrainStage),
@@ -132,6 +236,13 @@ enum Training {
 }
 
 impl Training {
+    fn settings(&self) -> &TrainSettings {
+        match self {
+            Self::Head(stage) => &stage.settings,
+            Self::Joint(stage) => &stage.settings,
+        }
+    }
+
     fn dataset(&self) -> &PartitionName {
         match self {
             Self::Head(stage) => &stage.dataset,
@@ -177,8 +288,8 @@ impl Training {
 
 impl FeaturesSection {
     /// The extractors, each once.
-    fn extractors(&self) -> Vec<&crate::features::FeatureSettings> {
-        let others = self.quality.iter().filter(|quality| **quality != self.semantic);
+    fn extractors(&self) -> Vec<&FeatureSettings> {
+        let others = self.qualities.iter().filter(|quality| **quality != self.semantic);
         std::iter::once(&self.semantic).chain(others).collect()
     }
 }

@@ -7,8 +7,18 @@ use serde::Serialize;
 use crate::store::{Store, StoreError};
 
 /// Tables that people query, in the order of the data; the rest of a store is for programs.
-const TABLES: &[&str] =
-    &["images", "rejects", "splits", "features", "baselines", "train_log", "predictions", "metrics", "comparison"];
+const TABLES: &[&str] = &[
+    "images",
+    "rejects",
+    "splits",
+    "features",
+    "baselines",
+    "train_log",
+    "predictions",
+    "metrics",
+    "comparison",
+    "experiments",
+];
 
 /// The tables of a store. As JSON, an event of type `tables`.
 #[derive(Clone, Debug, Serialize)]

@@ -25,7 +25,7 @@ const HIGH: &str = "upper end of the 95 % bootstrap interval";
 pub const COLUMNS: &[Column] = &[
     Column::partition("run", "run, or group of runs that differ in their seed only"),
     Column::required("dataset", ColumnType::Text, "dataset that was scored"),
-    Column::required("part", ColumnType::Text, "`train`, `validation`, `test`, or `all` for another dataset"),
+    Column::required("part", ColumnType::Text, "`train`, `validation`, `test`, or `all` of another dataset"),
     Column::required("predictor", ColumnType::Text, "`model`, `ridge`, or a trivial one such as `generator-mean`"),
     Column::required("subset", ColumnType::Text, "`all`, or `<column>=<value>`"),
     Column::required("statistic", ColumnType::Text, "`value` of one run; `mean`, `std` or `median` over runs"),

@@ -30,6 +30,8 @@ pub mod metrics;
 
 pub mod comparison;
 
+pub mod experiments;
+
 pub mod rejects;
 
 pub mod schema_json;

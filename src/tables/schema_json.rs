@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::{
-    Column, ColumnPlace, ColumnType, baselines, comparison, features, images, metrics, predictions, rejects, splits,
-    train_log,
+    Column, ColumnPlace, ColumnType, baselines, comparison, experiments, features, images, metrics, predictions,
+    rejects, splits, train_log,
 };
 use crate::store::part::PartKind;
 
 /// Name and text of every file in `schemas/`.
 pub fn documents() -> Vec<(String, String)> {
-    let tables: [(PartKind, &str, &[Column], bool); 10] = [
+    let tables: [(PartKind, &str, &[Column], bool); 11] = [
         (images::KIND, "images/dataset=<dataset>/part-0.parquet", images::COLUMNS, true),
         (splits::KIND, "splits/dataset=<dataset>/split=<split>/part-0.parquet", splits::COLUMNS, false),
         (
@@ -38,6 +38,12 @@ pub fn documents() -> Vec<(String, String)> {
             comparison::KIND,
             "comparison/dataset=<dataset>/split=<split>/part=<part>/methods.parquet",
             comparison::COLUMNS,
+            false,
+        ),
+        (
+            experiments::KIND,
+            "experiments/experiment=<pipeline>/features=<extractors>-<8 hex>/rows.parquet",
+            experiments::COLUMNS,
             false,
         ),
         (rejects::KIND, "rejects/stage=<stage>/part-<name>.parquet", rejects::COLUMNS, false),

@@ -65,12 +65,42 @@ pub enum KeepEpoch {
     Last,
 }
 
+/// A feature that the head may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum HeadInput {
+    /// The quality feature.
+    #[serde(rename = "f_1")]
+    Quality,
+    /// Semantic content.
+    #[serde(rename = "f_a")]
+    Semantic,
+    /// Coherence.
+    #[serde(rename = "f_b")]
+    Coherence,
+}
+
+impl HeadInput {
+    /// All three, as the paper names them.
+    pub const ALL: [Self; 3] = [Self::Quality, Self::Semantic, Self::Coherence];
+
+    /// Name of its column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quality => "f_1",
+            Self::Semantic => "f_a",
+            Self::Coherence => "f_b",
+        }
+    }
+}
+
 /// Hyperparameters. The defaults are those of the paper and its published code, but for the cosine schedule, which runs once
 /// over the training (there it swings with a period of 100 batches), and the last partial batch, which is trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainSettings {
-    /// `sigmoid` (paper) or `linear` (published code).
+    /// Features that the head reads; all three but in an ablation.
+    pub inputs: Vec<HeadInput>,
+    /// `sigmoid` (paper), `linear` (published code), or `concat`: no gate, the projections side by side.
     pub gate: Gate,
     /// Width that the three inputs are projected to.
     pub width: u32,
@@ -114,6 +144,7 @@ pub struct TrainSettings {
 impl Default for TrainSettings {
     fn default() -> Self {
         Self {
+            inputs: HeadInput::ALL.to_vec(),
             gate: Gate::Sigmoid,
             width: 784,
             optimiser: Optimiser::Adam,
@@ -159,6 +190,15 @@ impl TrainSettings {
     pub fn check(&self) -> Result<(), SettingsError> {
         let error = |name, found: &dyn ToString, expected| Err(SettingsError::new(name, found.to_string(), expected));
         let share = |value: f64| (0.0..1.0).contains(&value);
+        let inputs = self.sorted_inputs();
+        if inputs.is_empty() || inputs.len() < self.inputs.len() {
+            let names: Vec<&str> = self.inputs.iter().map(|input| input.as_str()).collect();
+            return error(
+                "inputs",
+                &format!("[{}]", names.join(", ")),
+                "one to three of `f_1`, `f_a` and `f_b`, each once",
+            );
+        }
         if self.width == 0 {
             return error("width", &self.width, "1 or more");
         }
@@ -189,12 +229,28 @@ impl TrainSettings {
         self.joint.as_ref().map_or(Ok(()), joint::JointSettings::check)
     }
 
+    /// The features that the head reads, each once, in the order of [`HeadInput::ALL`].
+    pub fn sorted_inputs(&self) -> Vec<HeadInput> {
+        HeadInput::ALL.into_iter().filter(|input| self.inputs.contains(input)).collect()
+    }
+
+    /// Widths of f_a, f_b and f_1 as the head reads them: those of `dims`, or 0.
+    pub(crate) fn read_dims(&self, dims: [i64; 3]) -> [i64; 3] {
+        let inputs = [HeadInput::Semantic, HeadInput::Coherence, HeadInput::Quality];
+        std::array::from_fn(|i| if self.inputs.contains(&inputs[i]) { dims[i] } else { 0 })
+    }
+
     /// The settings that decide a run's numbers, in their JSON form.
     pub(crate) fn deciding(&self) -> serde_json::Value {
         let mut json = serde_json::to_value(self).expect("settings are plain data");
         if let Some(fields) = json.as_object_mut() {
             // It decides when a state is saved, and nothing else.
             fields.remove("checkpoint_epochs");
+            // A choice of all three is none: such runs keep the names that they had before there was one.
+            match self.sorted_inputs() {
+                inputs if inputs == HeadInput::ALL => fields.remove("inputs"),
+                inputs => fields.insert("inputs".to_owned(), serde_json::json!(inputs)),
+            };
             if self.joint.is_some() {
                 fields.remove("ridge");
             }

@@ -108,6 +108,10 @@ impl Adam {
         for (index, parameter) in parameters.iter().enumerate() {
             let size = parameter.size();
             let n_rows = size[0];
+            if n_rows == 0 {
+                // What a head does not have, it does not train.
+                continue;
+            }
             let row_values: i64 = size[1..].iter().product::<i64>().max(1);
             let n_block = (BLOCK_VALUES / row_values).clamp(1, n_rows);
             let mut start = 0;

@@ -310,8 +310,9 @@ impl<'a> Trainer<'a> {
         };
         let inputs = [input(0), input(1), input(2)];
         let masks = (settings.dropout > 0.0).then(|| {
-            let mask = |index| self.draws.mask(number, index, settings.dropout, [n, i64::from(settings.width)]);
-            ProjectionMasks { semantic: mask(3), coherence: mask(4) }
+            let [semantic, coherence, _] = self.job.config.projected();
+            let mask = |index, width| self.draws.mask(number, index, settings.dropout, [n, width]);
+            ProjectionMasks { semantic: mask(3, semantic), coherence: mask(4, coherence) }
         });
         let targets = self.targets.index_select(0, &Tensor::from_slice(batch));
         let sum = step::step(head, adam, &inputs, masks.as_ref(), &targets, learning_rate).sum;

@@ -154,7 +154,8 @@ impl TrainStage {
     }
 
     fn config(&self) -> Result<FusionConfig, TrainError> {
-        let [semantic_dim, coherence_dim, quality_dim] = head_inputs::input_dims(&self.semantic, &self.quality)?;
+        let dims = head_inputs::input_dims(&self.semantic, &self.quality)?;
+        let [semantic_dim, coherence_dim, quality_dim] = self.settings.read_dims(dims);
         let width = i64::from(self.settings.width);
         Ok(FusionConfig { semantic_dim, coherence_dim, quality_dim, width, gate: self.settings.gate })
     }
@@ -383,7 +384,7 @@ impl TrainStage {
             seed: seed.seed,
             fingerprint,
             config,
-            inputs: [0, 1, 2].map(|i| data.features.inputs[i].shallow_clone()),
+            inputs: [0, 1, 2].map(|i| data.features.inputs[i].narrow(1, 0, config.dims()[i])),
             train_mos: data.mos_of(&parts.rows[Part::Train as usize]),
             validation_mos: data.mos_of(&parts.rows[Part::Validation as usize]),
             parts,

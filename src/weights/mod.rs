@@ -16,6 +16,8 @@ pub mod fetch;
 
 pub mod by_hand;
 
+pub mod params;
+
 pub use manifest::{Checkpoint, CheckpointFile, Source, manifest};
 
 /// Folder of the weights: `AGIQA_WEIGHTS`, else `agiqa/weights` under the user's cache folder.
@@ -106,6 +108,7 @@ pub fn find(name: &str) -> Result<&'static Checkpoint, WeightsError> {
             .iter()
             .map(|checkpoint| checkpoint.name.clone())
             .chain(by_hand::ALL.iter().map(|checkpoint| checkpoint.name.to_owned()))
+            .chain(params::ALL.iter().map(|params| params.name.to_owned()))
             .collect(),
     })
 }

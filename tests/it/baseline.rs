@@ -222,6 +222,31 @@ fn parameter_files_that_are_absent_cut_short_or_of_another_kind_stop_the_command
 }
 
 #[test]
+fn without_parameter_files_the_command_says_what_to_get_and_where_to_put_it() {
+    let dir = TestDir::new();
+    dir.write("images/good.png", picture(1, 200, 200));
+    let weights = dir.path().join("weights");
+    let run = |methods: &str| {
+        let args = ["baseline", "--store", "store", "--images", "images", "--methods", methods];
+        dir.agiqa_with(&args, |command| _ = command.env("AGIQA_WEIGHTS", &weights))
+    };
+    let place = weights.join("iqa-params");
+    run("brisque")
+        .exits(2)
+        .says(&format!("there is no parameter file `{}`", place.join("brisque_allmodel").display()))
+        .says("get BRISQUE_release.zip from http://live.ece.utexas.edu/research/quality/BRISQUE_release.zip")
+        .says("`allmodel` as `brisque_allmodel` (353497 bytes) and `allrange` as `brisque_allrange` (741 bytes)")
+        .says(&format!("into {}", place.display()))
+        .says("--params DIR");
+    run("niqe").exits(2).says("`modelparameters.mat` as `niqe_modelparameters.mat`");
+    run("ilniqe").exits(2).says("`templateModel.mat` as `ilniqe_templateModel.mat`");
+    let Some(params) = params() else { return };
+    let bytes = std::fs::read(params.join("niqe_modelparameters.mat")).expect("a published file");
+    dir.write("weights/iqa-params/niqe_modelparameters.mat", bytes);
+    run("niqe").exits(0).says("1 of 1 scores are there");
+}
+
+#[test]
 fn settings_that_make_no_sense_are_refused() {
     let dir = TestDir::new();
     dir.write("images/good.png", picture(1, 200, 200));

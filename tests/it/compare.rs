@@ -4,11 +4,12 @@ use agiqa::identity::{Fingerprint, ImageId};
 use agiqa::store::{OpenMode, Store};
 use agiqa::tables::PartitionName;
 use agiqa::tables::baselines::{Direction, ScoreSet};
-use agiqa::tables::comparison::{self, Judged};
+use agiqa::tables::comparison::{self, Judged, MethodKind};
 use agiqa::tables::images::{self, ImageRow, Images};
 use agiqa::tables::splits::{self, Part, SplitRow};
 
 use crate::testdir::TestDir;
+use crate::train::Fixture;
 
 const N_IMAGES: u32 = 240;
 
@@ -136,6 +137,43 @@ fn the_comparison_comes_as_markdown_parquet_and_json_too() {
     dir.agiqa(&args(&["--format", "parquet", "--out", "table.parquet"])).exits(0);
     let bytes = std::fs::read(dir.path().join("table.parquet")).expect("the file is there");
     assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
+}
+
+#[test]
+fn a_run_stands_beside_baselines_on_its_own_split_and_on_no_other() {
+    let fixture = Fixture::new(300, 0);
+    fixture.dir.agiqa(&fixture.train_args(&["--epochs", "20"])).exits(0);
+    let run = fixture.only_run();
+    fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
+    let d = name("d");
+    let rows = images::read(&fixture.store, &d).expect("images").rows;
+    let set = ScoreSet {
+        method: name("brisque"),
+        fingerprint: Fingerprint::builder("test").finish(),
+        direction: Direction::Lower,
+        settings: serde_json::json!({}),
+    };
+    set.write_description(&fixture.store).expect("a description can be written");
+    let score = |(index, row): (usize, &ImageRow)| Some((row.image_id, 3.0 * noise(4, index as u32) - row.mos?));
+    let scores: Vec<(ImageId, f64)> = rows.iter().enumerate().filter_map(score).collect();
+    set.write_part(&fixture.store, &scores).expect("scores can be written");
+
+    let compare =
+        |more: &[&str]| fixture.dir.agiqa(&[&["compare", "--store", "store", "--dataset", "d"][..], more].concat());
+    let record = agiqa::tables::models::RunRecord::read(&fixture.store, &run).expect("a record");
+    let split = record.split.as_str();
+    let said = compare(&["--split", split]).exits(0).says("2 methods on 60 images");
+    said.prints(run.as_str()).prints("brisque").prints("real");
+    let judged = Judged { dataset: d.clone(), part: Some((name(split), Part::Test)) };
+    let found = comparison::read(&fixture.store, &judged).expect("the comparison is in the store");
+    let of_run = found.iter().find(|row| row.method == run.as_str()).expect("the run is compared");
+    assert_eq!((of_run.kind, of_run.rank, of_run.n), (MethodKind::Run, 1, 60));
+    assert!(of_run.srcc.value > Some(0.9) && of_run.beats == ["brisque"], "{of_run:?}");
+    let of_baseline = found.iter().find(|row| row.method == "brisque").expect("the baseline is compared");
+    assert_eq!((of_baseline.kind, of_baseline.n), (MethodKind::Baseline, 60));
+
+    // It has learnt from most of all images, so on them it is left out, with the reason.
+    compare(&[]).exits(0).prints("brisque").says("name its split").says("1 methods on 300 images");
 }
 
 #[test]

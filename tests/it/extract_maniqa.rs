@@ -121,6 +121,16 @@ fn what_does_not_fit_is_said_before_anything_is_computed() {
     let ran = extract(&dir, path.parent().expect("a folder"), &[]).exits(2);
     let _ = ran.says("swintransformer1.layers.0.blocks.0.mlp.fc1.weight").says("expected [96, 48] found [48, 48]");
 
+    // timm's own checkpoint of the transformer is where a training starts, and no MANIQA.
+    let vit: Vec<(String, Tensor)> = read(&folder.join("model.safetensors"))
+        .into_iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix("vit.")?.to_owned(), tensor)))
+        .collect();
+    let path = dir.write("timm/config.json", &config);
+    let timm = path.parent().expect("a folder");
+    Tensor::write_safetensors(&vit, timm.join("model.safetensors")).expect("it can be written");
+    let _ = extract(&dir, timm, &[]).exits(2).says("a vision transformer alone").says("train --joint");
+
     let weights = folder.display().to_string();
     let named = ["--weights", &weights, "--images", "images", "--store", "store"];
     let embed = ["embed", "--extractor", "maniqa"].into_iter().chain(named).collect::<Vec<_>>();

@@ -7,7 +7,7 @@ use agiqa::images::{DecodeLimits, RgbImage8, decode, interpolate_bicubic};
 use agiqa::models::fusion::Gate;
 use agiqa::models::layers::NamedTensors;
 use agiqa::models::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
-use agiqa::models::maniqa::{ManiqaConfig, Mode, Stage};
+use agiqa::models::maniqa::{Maniqa, ManiqaConfig, Mode, Stage};
 use agiqa::models::vit::Tap;
 use agiqa::train::{Adam, Gradient, Optimiser};
 use serde::Deserialize;
@@ -204,6 +204,48 @@ fn every_stage_of_a_full_size_network_agrees_with_the_authors_code() {
             }
         }
     }
+}
+
+/// ViT-S/14 at 392 px has the paper's 28 × 28 tokens, and a table of positions for 37 × 37. What is fastest in evaluation
+/// (folded layer scales, merged weights, other layouts) gives what the plain formulas of a training give, and each image's
+/// numbers are its own.
+#[test]
+fn maniqa_on_dinov2_s14_has_the_paper_s_tokens_and_computes_the_same_trained_and_frozen() {
+    let config = ManiqaConfig::dinov2_s14(392);
+    config.check().expect("sizes fit together");
+    assert_eq!((config.grid(), config.n_tokens()), (28, 784));
+    let fill = |name: &str, shape: &[i64]| synth::fill(name, shape, 5);
+    let tensors: NamedTensors =
+        config.parameters().iter().map(|(name, shape)| (name.clone(), fill(name, shape))).collect();
+    assert_eq!(tensors["vit.pos_embed"].size(), [1, 1 + 37 * 37, 384]);
+    let trained: NamedTensors =
+        tensors.iter().map(|(name, tensor)| (name.clone(), tensor.copy().set_requires_grad(true))).collect();
+    let _no_grad = tch::no_grad_guard();
+    let build = |tensors| Maniqa::new(&config, tensors, Device::Cpu, Kind::Float).expect("the tensors fit");
+    let (frozen, trained) = (build(&tensors), build(&trained));
+    let pixels = synth::fill("pixels", &[2, 3, 392, 392], 5) * 10.0;
+    let mut tapped = None;
+    let found = frozen.forward_observed(&pixels, Mode::Evaluate, |stage, xs| {
+        if stage == Stage::Taps {
+            tapped = Some(xs.size());
+        }
+    });
+    assert_eq!(tapped.expect("it passes there"), [2, 4 * 384, 784]);
+    let plain = trained.forward(&pixels, Mode::Evaluate);
+    let alone = frozen.forward(&pixels.narrow(0, 1, 1), Mode::Evaluate);
+    for (what, found, expected) in [
+        ("scores", &found.scores, &plain.scores),
+        ("weights", &found.weights, &plain.weights),
+        ("f_1", &found.f_1, &plain.f_1),
+        ("rating", &found.rating(), &plain.rating()),
+        ("f_1 of an image alone", &alone.f_1, &found.f_1.narrow(0, 1, 1)),
+    ] {
+        assert_eq!(found.size(), expected.size(), "{what}");
+        let error = relative_error(found, expected);
+        assert!(error < 2e-5, "{what}: {error:e}");
+    }
+    assert_eq!(found.f_1.size(), [2, 784]);
+    assert!(found.f_1.std(false).double_value(&[]) > 0.0, "all tokens say the same");
 }
 
 /// One variant of `train.json`.

@@ -20,7 +20,7 @@ use agiqa::tables::models::{self, RunRecord};
 use agiqa::tables::predictions::{self, PredictionRow};
 use agiqa::tables::splits::Part;
 use agiqa::tables::{PartitionName, rejects};
-use agiqa::train::{Adam, Gradient, KeepEpoch, Labels, Optimiser, TrainSettings, TrainStage, seeded_runs};
+use agiqa::train::{Adam, Gradient, HeadInput, KeepEpoch, Labels, Optimiser, TrainSettings, TrainStage, seeded_runs};
 use tch::{Device, Kind, Tensor};
 
 use crate::testdir::{TestDir, shared};
@@ -98,23 +98,37 @@ fn gradients_agree_with_the_published_code_for_both_gates() {
 
 #[test]
 fn gradients_under_dropout_are_those_of_autograd() {
-    for gate in [Gate::Linear, Gate::Sigmoid] {
-        let config = FusionConfig { semantic_dim: 5, coherence_dim: 4, quality_dim: 3, width: 6, gate };
+    // What a head does not read has width 0.
+    let subsets = [[5, 4, 3], [0, 0, 3], [5, 0, 0], [0, 4, 0], [5, 0, 3], [0, 4, 3], [5, 4, 0]];
+    let gates = [Gate::Linear, Gate::Sigmoid, Gate::Concat];
+    for (gate, dims) in gates.into_iter().flat_map(|gate| subsets.map(|dims| (gate, dims))) {
+        let [semantic_dim, coherence_dim, quality_dim] = dims;
+        let config = FusionConfig { semantic_dim, coherence_dim, quality_dim, width: 6, gate };
         let mut random = Random(9);
         let mut tensor = |shape: &[i64]| {
             let n: i64 = shape.iter().product();
             Tensor::from_slice(&(0..n).map(|_| random.next() as f32).collect::<Vec<f32>>()).view(shape)
         };
-        let inputs = [tensor(&[7, 5]), tensor(&[7, 4]), tensor(&[7, 3])];
+        let inputs = dims.map(|dim| tensor(&[7, dim]));
+        let [semantic, coherence, _] = config.projected();
         let masks = ProjectionMasks {
-            semantic: tensor(&[7, 6]).gt(0.0).to_kind(Kind::Float) * 2.0,
-            coherence: tensor(&[7, 6]).gt(0.0).to_kind(Kind::Float) * 2.0,
+            semantic: tensor(&[7, semantic]).gt(0.0).to_kind(Kind::Float) * 2.0,
+            coherence: tensor(&[7, coherence]).gt(0.0).to_kind(Kind::Float) * 2.0,
         };
         let parameters = config.shapes().map(|shape| tensor(&shape).set_requires_grad(true));
         let head = FusionHead::new(config, parameters);
         let output = head.forward(&inputs[0], &inputs[1], &inputs[2], Some(&masks));
+        assert_eq!(output.alpha.size(), [7, 3]);
+        for (i, dim) in dims.into_iter().enumerate() {
+            let alpha = output.alpha.select(1, i as i64);
+            assert!(
+                dim > 0 || alpha.abs().max().double_value(&[]) == 0.0,
+                "{gate:?} {dims:?}: a gate of what is not read"
+            );
+        }
         let loss = output.score.square().mean(Kind::Float);
-        let expected = Tensor::run_backward(&[loss], &head.parameters(), false, false);
+        let there: Vec<&Tensor> = head.parameters().into_iter().filter(|parameter| parameter.numel() > 0).collect();
+        let mut expected = Tensor::run_backward(&[loss], &there, false, false).into_iter();
         let gradients = head.backward(&output, Some(&masks), &(&output.score * (2.0 / 7.0)));
         let weight = |d_output: &Tensor, inputs: &Tensor| d_output.tr().matmul(inputs);
         let bias = |d_output: &Tensor| d_output.sum_dim_intlist([0_i64].as_slice(), false, Kind::Float);
@@ -130,8 +144,11 @@ fn gradients_under_dropout_are_those_of_autograd() {
             weight(&gradients.output, &output.fused),
             bias(&gradients.output),
         ];
-        for ((name, found), expected) in PARAMETER_NAMES.iter().zip(&found).zip(&expected) {
-            assert_close(name, found, expected, 1e-5);
+        for ((name, found), parameter) in PARAMETER_NAMES.iter().zip(&found).zip(head.parameters()) {
+            assert_eq!(found.size(), parameter.size(), "{gate:?} {dims:?} {name}");
+            if parameter.numel() > 0 {
+                assert_close(name, found, &expected.next().expect("one per parameter"), 1e-5);
+            }
         }
     }
 }
@@ -222,9 +239,9 @@ impl Random {
 }
 
 /// A store with a dataset `d` whose MOS follows from features that are written for it.
-struct Fixture {
-    dir: TestDir,
-    store: Store,
+pub struct Fixture {
+    pub dir: TestDir,
+    pub store: Store,
     semantic: FeatureSet,
     quality: FeatureSet,
 }
@@ -260,7 +277,7 @@ fn image(i: usize, mos: Option<f64>) -> ImageRow {
 
 impl Fixture {
     /// `n` images, all with features but the last `n_without`.
-    fn new(n: usize, n_without: usize) -> Self {
+    pub fn new(n: usize, n_without: usize) -> Self {
         let dir = TestDir::new();
         let url = dir.path().join("store").display().to_string();
         let store = Store::open(&url, OpenMode::CreateIfMissing).expect("a folder can be made");
@@ -305,7 +322,7 @@ impl Fixture {
     }
 
     /// `agiqa train` on dataset `d` with settings that learn the relation in a second, and `more`.
-    fn train_args<'a>(&self, more: &[&'a str]) -> Vec<&'a str> {
+    pub fn train_args<'a>(&self, more: &[&'a str]) -> Vec<&'a str> {
         let common = ["train", "--store", "store", "--dataset", "d", "--features", "synthetic", "--name", "t"];
         let settings = ["--width", "16", "--learning-rate", "0.01", "--optimiser", "adamw", "--labels", "standardised"];
         let more_settings = ["--batch-size", "16", "--dropout", "0"];
@@ -345,7 +362,7 @@ impl Fixture {
         objects.into_iter().map(|object| (object.path.clone(), read(&object.path))).collect()
     }
 
-    fn only_run(&self) -> PartitionName {
+    pub fn only_run(&self) -> PartitionName {
         let runs = models::runs(&self.store).expect("a listing");
         assert_eq!(runs.len(), 1, "{runs:?}");
         runs[0].clone()
@@ -454,8 +471,17 @@ fn runs_are_the_same_alone_and_side_by_side() {
 
 #[test]
 fn an_interrupted_training_goes_on_to_the_same_bits() {
+    goes_on_to_the_same_bits(TrainSettings { epochs: 40, ..busy_settings() });
+}
+
+#[test]
+fn an_interrupted_ablation_goes_on_to_the_same_bits() {
+    let inputs = vec![HeadInput::Quality, HeadInput::Coherence];
+    goes_on_to_the_same_bits(TrainSettings { epochs: 40, gate: Gate::Concat, inputs, ..busy_settings() });
+}
+
+fn goes_on_to_the_same_bits(settings: TrainSettings) {
     let (undisturbed, interrupted) = (Fixture::new(90, 0), Fixture::new(90, 0));
-    let settings = TrainSettings { epochs: 40, ..busy_settings() };
     let stage = undisturbed.stage(0..2, settings.clone());
     stage.run(&undisturbed.context(2, &Interrupt::default())).expect("they train");
     let stage = interrupted.stage(0..2, settings);
@@ -544,6 +570,63 @@ fn missing_features_are_counted_by_part_and_allowed_on_request() {
     let rejected = rejects::read(&fixture.store, "predict").expect("rejects");
     assert_eq!(rejected.len(), 30);
     assert!(rejected.iter().all(|row| row.kind == "no-features" && row.image_id.is_some()));
+}
+
+/// Writes quality features of another extractor, `other`, for the images `ids`: 3 values, the image's number in front.
+fn add_other_quality(fixture: &Fixture, ids: std::ops::Range<usize>) {
+    let columns = vec![VectorColumn { name: "f_1".to_owned(), dim: 3 }];
+    let fingerprint = Fingerprint::builder("other").finish();
+    let kind = FeatureKind::Quality;
+    let other = FeatureSet { extractor: name("other"), fingerprint, kind, columns, settings: serde_json::Value::Null };
+    let mut rows = FeatureRows::empty(1);
+    for i in ids {
+        rows.image_ids.push(image(i, None).image_id);
+        rows.vectors[0].extend([i as f32, 0.5, -1.0]);
+    }
+    other.write_description(&fixture.store).expect("an object can be written");
+    other.write_part(&fixture.store, &rows).expect("a part can be written");
+}
+
+#[test]
+fn quality_features_of_two_extractors_are_joined_to_one_vector() {
+    let fixture = Fixture::new(60, 0);
+    add_other_quality(&fixture, 0..60);
+    let args = fixture.train_args(&["--epochs", "2", "--quality", "synthetic,other"]);
+    fixture.dir.agiqa(&args).exits(0).says("60 of 60 images have joined features");
+    let record = RunRecord::read(&fixture.store, &fixture.only_run()).expect("a record");
+    assert_eq!(record.quality.extractor.as_str(), "synthetic.other");
+    let sets = FeatureSet::list(&fixture.store).expect("sets can be listed");
+    let joined = sets.iter().find(|set| set.extractor.as_str() == "synthetic.other").expect("it is kept");
+    assert_eq!((joined.columns.len(), joined.columns[0].dim), (1, DIMS[2] + 3));
+    let ids: Vec<ImageId> = [17, 4].map(|i| image(i, None).image_id).to_vec();
+    let (found, own) =
+        (joined.read(&fixture.store, &ids).expect("rows"), fixture.quality.read(&fixture.store, &ids).expect("rows"));
+    for (index, number) in [17.0, 4.0].into_iter().enumerate() {
+        let (row, own_row) = (found.rows[index].expect("joined"), own.rows[index].expect("there"));
+        let vector = &found.matrices[0][row * (DIMS[2] + 3)..][..DIMS[2] + 3];
+        assert_eq!(vector[..DIMS[2]], own.matrices[0][own_row * DIMS[2]..][..DIMS[2]]);
+        assert_eq!(vector[DIMS[2]..], [number, 0.5, -1.0]);
+    }
+    fixture.dir.agiqa(&args).exits(0).says("all 60 images have joined features").says("skipped: all 1 runs");
+    // Prediction knows the joined features by the run's record.
+    let run = fixture.only_run();
+    fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
+    assert_eq!(predictions::read(&fixture.store, &run).expect("predictions").len(), 60);
+}
+
+#[test]
+fn images_that_one_of_the_joined_extractors_lacks_are_counted() {
+    let fixture = Fixture::new(60, 0);
+    add_other_quality(&fixture, 7..60);
+    let args = |more: &[&'static str]| {
+        let joined = ["--epochs", "2", "--quality", "synthetic,other"];
+        fixture.train_args(&[&joined[..], more].concat())
+    };
+    fixture.dir.agiqa(&args(&[])).exits(2).says("7 of 60 without features").says("allow_missing = true");
+    fixture.dir.agiqa(&args(&["--allow-missing"])).exits(1).says("7 rows of their splits");
+    let with = |quality: &'static str| fixture.dir.agiqa(&fixture.train_args(&["--quality", quality]));
+    with("synthetic,none").exits(2).says("no quality features `none`").says("`other@");
+    with("other,other").exits(2).says("joined with itself");
 }
 
 #[test]

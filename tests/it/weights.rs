@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use agiqa::weights::{Checkpoint, find};
 
-use crate::testdir::{Ran, TestDir, weights};
+use crate::testdir::{Ran, TestDir, shared, weights};
 
 fn checkpoint() -> &'static Checkpoint {
     find("dinov2-s14").expect("the default extractor's weights are in the manifest")
@@ -77,6 +77,31 @@ fn a_stamp_does_not_vouch_for_a_file_that_changed_after_it() {
     });
     std::fs::write(path.with_extension("onnx.verified"), stamp.to_string()).expect("a file can be written");
     agiqa(&dir, &["weights", "list"]).exits(0).prints("damaged");
+}
+
+#[test]
+fn parameter_files_are_verified_by_name_and_absent_ones_are_told_how_to_get() {
+    let dir = TestDir::new();
+    agiqa(&dir, &["weights", "list"]).exits(0).prints("brisque ").prints("niqe ").prints("ilniqe ");
+    agiqa(&dir, &["weights", "verify", "brisque"])
+        .exits(1)
+        .says("parameters `brisque`")
+        .says("brisque_allmodel is absent")
+        .says("get BRISQUE_release.zip from http")
+        .says("`allmodel` as `brisque_allmodel` (353497 bytes)");
+    agiqa(&dir, &["weights", "fetch", "niqe"]).exits(2).says("niqe_release.zip").says("`modelparameters.mat`");
+    let Some(params) = shared("iqa-params") else { return };
+    for entry in std::fs::read_dir(params).expect("a folder").flatten() {
+        let bytes = std::fs::read(entry.path()).expect("a file");
+        dir.write(&format!("weights/iqa-params/{}", entry.file_name().to_string_lossy()), bytes);
+    }
+    agiqa(&dir, &["weights", "verify", "brisque", "niqe", "ilniqe"]).exits(0).prints("present");
+    dir.write("weights/iqa-params/niqe_modelparameters.mat", b"short");
+    agiqa(&dir, &["weights", "verify", "niqe"])
+        .exits(1)
+        .says("expected MATLAB v5 (8347 bytes")
+        .says("found 5 bytes")
+        .prints("damaged");
 }
 
 #[test]

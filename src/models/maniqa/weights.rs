@@ -10,6 +10,9 @@ use crate::models::layers::NamedTensors;
 /// A tensor that every such checkpoint has; what stands before its name stands before the others'.
 const LANDMARK: &str = "conv1.weight";
 
+/// A tensor that the vision transformers of timm have under this name, MANIQA's under `vit.`.
+const VIT_LANDMARK: &str = "patch_embed.proj.weight";
+
 /// File name extensions of checkpoints.
 const EXTENSIONS: [&str; 5] = ["safetensors", "pt", "pth", "bin", "ckpt"];
 
@@ -33,10 +36,9 @@ pub fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
 /// Reads the tensors `parameters` of `checkpoint`, which may all stand under one prefix.
 ///
 /// # Errors
-/// Tensors that are absent or of another shape, all of them in one error.
+/// A transformer alone, as timm publishes them; tensors that are absent or of another shape, all of them in one error.
 pub fn read(checkpoint: &Checkpoint, parameters: &BTreeMap<String, Vec<i64>>) -> Result<NamedTensors, CheckpointError> {
-    let wanted = wanted(checkpoint, parameters);
-    checkpoint.require(&wanted)?;
+    let wanted = wanted(checkpoint, parameters)?;
     parameters
         .keys()
         .zip(&wanted)
@@ -48,13 +50,12 @@ pub fn read(checkpoint: &Checkpoint, parameters: &BTreeMap<String, Vec<i64>>) ->
 /// file format they come in and whatever else is in it. Hexadecimal.
 ///
 /// # Errors
-/// Tensors that are absent or of another shape.
+/// As [`read`].
 pub fn content_hash(
     checkpoint: &Checkpoint,
     parameters: &BTreeMap<String, Vec<i64>>,
 ) -> Result<String, CheckpointError> {
-    let wanted = wanted(checkpoint, parameters);
-    checkpoint.require(&wanted)?;
+    let wanted = wanted(checkpoint, parameters)?;
     let mut hasher = blake3::Hasher::new();
     for (name, (found, _)) in parameters.keys().zip(&wanted) {
         let dtype = format!("{:?}", checkpoint.info(found)?.dtype);
@@ -64,8 +65,18 @@ pub fn content_hash(
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Names in the checkpoint, with shapes.
-fn wanted(checkpoint: &Checkpoint, parameters: &BTreeMap<String, Vec<i64>>) -> Vec<(String, Vec<i64>)> {
-    let prefix = checkpoint.prefix_of(LANDMARK).unwrap_or_default();
-    parameters.iter().map(|(name, shape)| (format!("{prefix}{name}"), shape.clone())).collect()
+/// Names in the checkpoint, with shapes; all of them are there.
+fn wanted(
+    checkpoint: &Checkpoint,
+    parameters: &BTreeMap<String, Vec<i64>>,
+) -> Result<Vec<(String, Vec<i64>)>, CheckpointError> {
+    let found = checkpoint.prefix_of(LANDMARK);
+    if found.is_none() && checkpoint.prefix_of(VIT_LANDMARK).is_some() {
+        let path = checkpoint.path().to_owned();
+        return Err(CheckpointError::BackboneOnly { path, landmark: VIT_LANDMARK, missing: LANDMARK });
+    }
+    let prefix = found.unwrap_or_default();
+    let wanted: Vec<_> = parameters.iter().map(|(name, shape)| (format!("{prefix}{name}"), shape.clone())).collect();
+    checkpoint.require(&wanted)?;
+    Ok(wanted)
 }

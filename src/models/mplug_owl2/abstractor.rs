@@ -3,13 +3,17 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::attention::attend;
 use super::config::{AbstractorConfig, Config};
-use super::layers::{Bias, LayerNorm, Linear};
+use crate::models::attention::attend;
 use crate::models::checkpoint::{CheckpointError, Scope};
+use crate::models::layers::{LayerNorm, Linear, products_of};
 
 /// PyTorch's default, which the published code leaves in all norms but that within the MLP.
 const NORM_EPS: f64 = 1e-5;
+
+fn linear(p: &Scope, d_in: i64, d_out: i64) -> Result<Linear, CheckpointError> {
+    Ok(Linear::new(p, d_in, d_out)?.fastest(p.device()))
+}
 
 #[derive(Debug)]
 struct Attention {
@@ -21,7 +25,7 @@ struct Attention {
 
 impl Attention {
     fn new(p: &Scope, config: &AbstractorConfig) -> Result<Self, CheckpointError> {
-        let linear = |name: &str| Linear::new(&p.sub(name), config.dim, config.dim, Bias::With);
+        let linear = |name: &str| linear(&p.sub(name), config.dim, config.dim);
         Ok(Self { query: linear("query")?, key: linear("key")?, value: linear("value")?, n_heads: config.n_heads })
     }
 
@@ -50,17 +54,18 @@ impl Mlp {
     fn new(p: &Scope, config: &AbstractorConfig) -> Result<Self, CheckpointError> {
         let (d, m) = (config.dim, config.mlp_dim);
         Ok(Self {
-            w1: Linear::new(&p.sub("w1"), d, m, Bias::With)?,
-            w2: Linear::new(&p.sub("w2"), m, d, Bias::With)?,
-            w3: Linear::new(&p.sub("w3"), d, m, Bias::With)?,
+            w1: linear(&p.sub("w1"), d, m)?,
+            w2: linear(&p.sub("w2"), m, d)?,
+            w3: linear(&p.sub("w3"), d, m)?,
             ffn_ln: LayerNorm::new(&p.sub("ffn_ln"), m, config.layer_norm_eps)?,
         })
     }
 
     /// `w2(ffn_ln(silu(w1 x) ⊙ w3 x))`
     fn forward(&self, xs: &Tensor) -> Tensor {
-        let hidden = self.w1.forward(xs).silu_() * self.w3.forward(xs);
-        self.w2.forward(&self.ffn_ln.forward(&hidden, xs.kind()))
+        let prepared = self.w1.prepare(xs);
+        let hidden = self.w1.forward(&prepared).silu_().g_mul_(&self.w3.forward(&prepared));
+        self.w2.forward(&self.ffn_ln.forward(&hidden.to_kind(Kind::Float)).to_kind(xs.kind()))
     }
 }
 
@@ -82,7 +87,7 @@ impl Layer {
             norm1: LayerNorm::new(&p.sub("norm1"), d, NORM_EPS)?,
             normk: LayerNorm::new(&p.sub("normk"), d, NORM_EPS)?,
             attention: Attention::new(&p.sub("attention"), config)?,
-            out_proj: Linear::new(&output.sub("out_proj"), d, d, Bias::With)?,
+            out_proj: linear(&output.sub("out_proj"), d, d)?,
             norm2: LayerNorm::new(&output.sub("norm2"), d, NORM_EPS)?,
             mlp: Mlp::new(&output.sub("mlp"), config)?,
         })
@@ -92,14 +97,14 @@ impl Layer {
     /// - xs: `(b, n, d)`, f32, the queries; seen: `(b, m, d)`, f32, the vision tower's tokens
     /// - returns: `(b, n, d)`, f32
     fn forward(&self, xs: &Tensor, seen: &Tensor, positions: &Positions, kind: Kind) -> Tensor {
-        let queries = self.norm1.forward(xs, Kind::Float);
-        let values = Tensor::cat(&[&queries, &self.normk.forward(seen, Kind::Float)], 1); // (b, n + m, d)
+        let queries = self.norm1.forward(xs);
+        let values = Tensor::cat(&[&queries, &self.normk.forward(seen)], 1); // (b, n + m, d)
         let keys = &values + &positions.of_keys;
         let asking = &queries + &positions.of_queries;
         let attended = self.attention.forward(&asking.to_kind(kind), &keys.to_kind(kind), &values.to_kind(kind));
         // The residual starts from the normed queries.
         let xs = queries + self.out_proj.forward(&attended);
-        let hidden = self.mlp.forward(&self.norm2.forward(&xs, kind));
+        let hidden = self.mlp.forward(&self.norm2.forward(&xs).to_kind(kind));
         xs + hidden
     }
 }
@@ -155,9 +160,9 @@ impl Abstractor {
             query_embeds: p.get_as("query_embeds", &[1, sizes.n_queries, sizes.dim], Kind::Float)?,
             positions: Positions::new(sizes, config.vision.grid(), p.device()),
             layers: (0..sizes.n_layers).map(|i| Layer::new(&layers.sub(i), sizes)).collect::<Result<_, _>>()?,
-            visual_fc: Linear::new(&p.sub("visual_fc"), sizes.dim, e, Bias::With)?,
+            visual_fc: linear(&p.sub("visual_fc"), sizes.dim, e)?,
             vit_eos: p.get_as("vit_eos", &[1, 1, e], Kind::Float)?,
-            kind: p.kind(),
+            kind: products_of(p.kind(), p.device()),
         })
     }
 

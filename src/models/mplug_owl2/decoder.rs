@@ -7,10 +7,10 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::attention::attend;
 use super::config::DecoderConfig;
-use super::layers::{Bias, Linear, RmsNorm};
+use crate::models::attention::attend;
 use crate::models::checkpoint::{CheckpointError, Scope};
+use crate::models::layers::{Linear, RmsNorm, products_of};
 
 /// Which of two branches positions take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +145,8 @@ impl Layer {
         let (d, m) = (config.dim, config.mlp_dim);
         let norm = |name: &str| Multiway::new(&p.sub(name), |p| RmsNorm::new(p, d, config.rms_norm_eps));
         let attn = p.sub("self_attn");
-        let square = |p: &Scope| Linear::new(p, d, d, Bias::Without);
+        let linear = |p: &Scope, d_in, d_out| Ok(Linear::without_bias(p, d_in, d_out)?.fastest(p.device()));
+        let square = |p: &Scope| linear(p, d, d);
         let mlp = p.sub("mlp");
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
@@ -157,9 +158,9 @@ impl Layer {
             },
             post_attention_layernorm: norm("post_attention_layernorm")?,
             mlp: Mlp {
-                gate_proj: Linear::new(&mlp.sub("gate_proj"), d, m, Bias::Without)?,
-                up_proj: Linear::new(&mlp.sub("up_proj"), d, m, Bias::Without)?,
-                down_proj: Linear::new(&mlp.sub("down_proj"), m, d, Bias::Without)?,
+                gate_proj: linear(&mlp.sub("gate_proj"), d, m)?,
+                up_proj: linear(&mlp.sub("up_proj"), d, m)?,
+                down_proj: linear(&mlp.sub("down_proj"), m, d)?,
             },
         })
     }
@@ -230,7 +231,7 @@ impl Decoder {
             norm: RmsNorm::new(&p.sub("norm"), config.dim, config.rms_norm_eps)?,
             rotary: Rotary::new(config.dim / config.n_heads, config.rope_theta, n_positions, p.device()),
             n_heads: config.n_heads,
-            kind: p.kind(),
+            kind: products_of(p.kind(), p.device()),
             device: p.device(),
         })
     }
@@ -269,11 +270,12 @@ impl Decoder {
             if keep == Keep::KeysAndValues {
                 kept.push(keys_and_values);
             }
-            let normed = rows
-                .each(&xs, |segment, rows| layer.post_attention_layernorm.of(segment.branch).forward(&rows, self.kind));
+            let normed = rows.each(&xs, |segment, rows| {
+                layer.post_attention_layernorm.of(segment.branch).forward(&rows).to_kind(self.kind)
+            });
             xs = &xs + layer.mlp.forward(&Tensor::cat(&normed, 0));
         }
-        let hidden = rows.sequences(&self.norm.forward(&xs, Kind::Float));
+        let hidden = rows.sequences(&self.norm.forward(&xs));
         Passed { hidden, layers: kept }
     }
 
@@ -299,7 +301,8 @@ impl Decoder {
             let (b, n, d) = xs.size3().expect("sequences are (b, n, d)");
             xs.view([b, n, self.n_heads, d / self.n_heads]).transpose(1, 2) // (b, h, n, d/h)
         };
-        let normed = rows.each(xs, |segment, rows| layer.input_layernorm.of(segment.branch).forward(&rows, self.kind));
+        let normed =
+            rows.each(xs, |segment, rows| layer.input_layernorm.of(segment.branch).forward(&rows).to_kind(self.kind));
         let project = |proj: &Multiway<Linear>| {
             let parts: Vec<Tensor> =
                 rows.segments.iter().zip(&normed).map(|(segment, xs)| proj.of(segment.branch).forward(xs)).collect();

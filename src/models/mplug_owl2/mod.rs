@@ -40,10 +40,6 @@ mod preprocess;
 
 pub use preprocess::{PreprocessError, Preprocessing};
 
-mod layers;
-
-mod attention;
-
 mod vision;
 
 mod abstractor;
@@ -137,8 +133,9 @@ pub struct MplugOwl2 {
 }
 
 impl MplugOwl2 {
-    /// Builds the network from a checkpoint on `device`, its matrix products in `kind`, for these prompts. Residuals, norms
-    /// and what is returned are f32 in any case.
+    /// Builds the network from a checkpoint on `device`, its weights in `kind`, for these prompts. Matrix products are in
+    /// that kind, or in f32 where weights are bf16 and the CPU multiplies f32 faster. Residuals, norms and what is returned
+    /// are f32 in any case.
     ///
     /// # Errors
     /// Tensors that are missing or of another shape, or too little memory.
@@ -231,7 +228,8 @@ impl MplugOwl2 {
     /// # Shapes
     /// - visual: `(b, v, d)`, f32
     /// - returns: `(prompts · b, v + t, d)`, f32
-    fn read(&self, visual: &Tensor) -> Tensor {
+    pub fn read(&self, visual: &Tensor) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
         let (b, v, d) = visual.size3().expect("visual tokens are (b, v, d)");
         let (p, t) = (self.questions.len() as i64, self.suffix.size()[0]);
         let of_images = visual.unsqueeze(0).expand([p, b, v, d], false).reshape([-1, d]);

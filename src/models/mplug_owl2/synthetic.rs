@@ -1,9 +1,7 @@
 //! Invented checkpoints of any size, for benchmarks and tests of scale: the values follow from the tensors' names, and
 //! are written as they arise, so that a checkpoint of 16 GB needs no memory for it.
 //!
-//! For a tensor `name` and a seed, `state = fnv1a64(name) XOR seed`, `u_i` the upper 24 bits of the i-th output of
-//! splitmix64(state) over 2²⁴, `c_i = 2 u_i − 1`. Vectors called `…weight` are `1 + 0.1 c`, other vectors `0.05 c`; larger
-//! tensors called `…weight` are `√(3 / fan_in) c`, others `0.1 c`.
+//! [`Rule`] is the rule, for tensors of any network.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -39,30 +37,41 @@ impl Default for Synthetic {
     }
 }
 
-/// The rule for one tensor.
+/// The values of one tensor, `offset + scale · c_i`.
+///
+/// For a tensor `name` and a seed, `state = fnv1a64(name) XOR seed`, `u_i` the upper 24 bits of the i-th output of
+/// splitmix64(state) over 2²⁴, `c_i = 2 u_i − 1`. Vectors called `.weight` are `1 + 0.1 c`, scales of residual branches
+/// `0.5 + 0.1 c`, other vectors `0.05 c`; larger tensors called `.weight` are `√(3 / fan_in) c`, others `0.1 c`. Of a batch
+/// norm's statistics, variances are `1 + 0.25 c`, means `0.1 c`, counts 0.
 #[derive(Clone, Copy, Debug)]
-struct Rule {
+pub struct Rule {
     state: u64,
     offset: f32,
     scale: f32,
 }
 
 impl Rule {
-    fn of(name: &str, shape: &[i64], seed: u64) -> Self {
+    /// The rule for the tensor `name` of this shape.
+    pub fn of(name: &str, shape: &[i64], seed: u64) -> Self {
         let hash = name
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        let is_weight = name.ends_with(".weight");
+        let ends = |ending: &str| name.ends_with(ending);
         let (offset, scale) = match shape {
-            [] | [_] if is_weight => (1.0, 0.1),
+            _ if ends("num_batches_tracked") => (0.0, 0.0),
+            _ if ends("running_var") => (1.0, 0.25),
+            _ if ends("running_mean") => (0.0, 0.1),
+            [] | [_] if ends(".weight") => (1.0, 0.1),
+            [] | [_] if ends("gamma") || ends("lambda1") => (0.5, 0.1),
             [] | [_] => (0.0, 0.05),
-            [_, inner @ ..] if is_weight => (0.0, (3.0 / inner.iter().product::<i64>() as f64).sqrt() as f32),
+            [_, inner @ ..] if ends(".weight") => (0.0, (3.0 / inner.iter().product::<i64>() as f64).sqrt() as f32),
             _ => (0.0, 0.1),
         };
         Self { state: hash ^ seed, offset, scale }
     }
 
-    fn value(self, i: u64) -> f32 {
+    /// Value `i` in row-major order.
+    pub fn value(self, i: u64) -> f32 {
         let z = self.state.wrapping_add((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -2,10 +2,10 @@
 
 use tch::{Kind, Tensor};
 
-use super::attention::attend;
 use super::config::VisionConfig;
-use super::layers::{Bias, LayerNorm, Linear, dense};
+use crate::models::attention::attend;
 use crate::models::checkpoint::{CheckpointError, Scope};
+use crate::models::layers::{Activation, LayerNorm, Linear, Mlp, products_of};
 
 #[derive(Debug)]
 struct Attention {
@@ -18,8 +18,8 @@ impl Attention {
     fn new(p: &Scope, config: &VisionConfig) -> Result<Self, CheckpointError> {
         let d = config.dim;
         Ok(Self {
-            query_key_value: Linear::new(&p.sub("query_key_value"), d, 3 * d, Bias::With)?,
-            dense: Linear::new(&p.sub("dense"), d, d, Bias::With)?,
+            query_key_value: Linear::new(&p.sub("query_key_value"), d, 3 * d)?.fastest(p.device()),
+            dense: Linear::new(&p.sub("dense"), d, d)?.fastest(p.device()),
             n_heads: config.n_heads,
         })
     }
@@ -33,29 +33,6 @@ impl Attention {
         let qkv = self.query_key_value.forward(xs).view([b, n, self.n_heads, 3, d / self.n_heads]);
         let qkv = qkv.permute([3, 0, 2, 1, 4]); // (3, b, h, n, d/h)
         self.dense.forward(&attend(&qkv.get(0), &qkv.get(1), &qkv.get(2), None))
-    }
-}
-
-#[derive(Debug)]
-struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
-}
-
-impl Mlp {
-    fn new(p: &Scope, config: &VisionConfig) -> Result<Self, CheckpointError> {
-        Ok(Self {
-            fc1: Linear::new(&p.sub("fc1"), config.dim, config.mlp_dim, Bias::With)?,
-            fc2: Linear::new(&p.sub("fc2"), config.mlp_dim, config.dim, Bias::With)?,
-        })
-    }
-
-    /// `fc2(quick_gelu(fc1 x))`, where `quick_gelu(x) = x · sigmoid(1.702 x)`.
-    fn forward(&self, xs: &Tensor) -> Tensor {
-        let mut hidden = dense(self.fc1.forward_raw(xs));
-        let gate = (&hidden * 1.702).sigmoid_();
-        let hidden = hidden.g_mul_(&gate);
-        self.fc2.forward(&hidden)
     }
 }
 
@@ -74,7 +51,7 @@ impl Layer {
             input_layernorm: norm("input_layernorm")?,
             self_attn: Attention::new(&p.sub("self_attn"), config)?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
-            mlp: Mlp::new(&p.sub("mlp"), config)?,
+            mlp: Mlp::new(&p.sub("mlp"), config.dim, config.mlp_dim, Activation::QuickGelu, None)?,
         })
     }
 
@@ -82,8 +59,8 @@ impl Layer {
     /// - xs: `(b, n, d)`, f32
     /// - returns: `(b, n, d)`, f32
     fn forward(&self, xs: &Tensor, kind: Kind) -> Tensor {
-        let xs = xs + self.self_attn.forward(&self.input_layernorm.forward(xs, kind));
-        let hidden = self.mlp.forward(&self.post_attention_layernorm.forward(&xs, kind));
+        let xs = xs + self.self_attn.forward(&self.input_layernorm.forward(xs).to_kind(kind));
+        let hidden = self.mlp.forward(&self.post_attention_layernorm.forward(&xs).to_kind(kind));
         xs + hidden
     }
 }
@@ -115,7 +92,7 @@ impl VisionTower {
             layers: (0..config.n_layers).map(|i| Layer::new(&layers.sub(i), config)).collect::<Result<_, _>>()?,
             post_layernorm: norm(&p.sub("post_layernorm"))?,
             patch_px: patch,
-            kind: p.kind(),
+            kind: products_of(p.kind(), p.device()),
         })
     }
 
@@ -129,10 +106,10 @@ impl VisionTower {
         let (b, d) = (xs.size()[0], xs.size()[1]);
         let xs = xs.flatten(2, 3).transpose(1, 2); // (b, g², d)
         let xs = Tensor::cat(&[self.cls_token.expand([b, 1, d], false), xs], 1) + &self.position_embedding;
-        let mut xs = self.pre_layernorm.forward(&xs, Kind::Float);
+        let mut xs = self.pre_layernorm.forward(&xs);
         for layer in &self.layers {
             xs = layer.forward(&xs, self.kind);
         }
-        self.post_layernorm.forward(&xs, Kind::Float)
+        self.post_layernorm.forward(&xs)
     }
 }

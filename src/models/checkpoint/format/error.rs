@@ -17,6 +17,19 @@ pub enum CheckpointError {
         /// File names that would be one.
         looked_for: Vec<&'static str>,
     },
+    /// A vision transformer where a network on top of it is asked for.
+    #[error(
+        "{} holds a vision transformer alone (`{landmark}`), without MANIQA's own layers (`{missing}`): features of these would be \
+         those of an untrained network; train MANIQA on it first, with `agiqa train --joint` and this folder as its weights", path.display()
+    )]
+    BackboneOnly {
+        /// The checkpoint.
+        path: PathBuf,
+        /// A tensor of the transformer that it has.
+        landmark: &'static str,
+        /// A tensor of the network that it lacks.
+        missing: &'static str,
+    },
     /// A file could not be read.
     #[error("cannot {action} {}", path.display())]
     Io {

@@ -1,0 +1,216 @@
+//! `experiments`: a table of the paper as this program computes it, with the paper's figures beside;
+//! `experiments/experiment=<pipeline>/features=<extractors and 8 hex>/rows.parquet`.
+//!
+//! A row is a variant of a pipeline, its numbers mean and standard deviation over the variant's seeds, or a method of the
+//! paper that this program does not train. Each pair of feature sets has a folder of its own.
+
+use arrow::array::{ArrayRef, RecordBatch};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Column, ColumnType, PartitionName, for_each_batch, integer_array, optional_real_array, optional_text_array,
+    real_at, text_array, text_at,
+};
+use crate::identity::Fingerprint;
+use crate::store::Store;
+use crate::store::part::{self, PartError, PartKind};
+
+/// Version 1: first.
+pub const KIND: PartKind = PartKind { table: "experiments", version: 1 };
+
+const STD: &str = "sample standard deviation over the runs; null for one run";
+
+const PAPER: &str = "the paper's figure; null where it has none";
+
+/// The columns.
+pub const COLUMNS: &[Column] = &[
+    Column::partition("experiment", "name of the pipeline"),
+    Column::partition("features", "extractors whose features were read, and digits of both fingerprints"),
+    Column::required("paper_table", ColumnType::Integer, "number of the paper's table"),
+    Column::required("place", ColumnType::Integer, "place of the row, from 1"),
+    Column::required("variant", ColumnType::Text, "name of the variant, or of a method that only the paper has"),
+    Column::optional("inputs", ColumnType::Text, "features that the head reads, separated by ` + `"),
+    Column::optional("gate", ColumnType::Text, "`sigmoid`, `linear`, or `concat` for no gate"),
+    Column::required("trained_on", ColumnType::Text, "dataset whose training part was trained on"),
+    Column::required("dataset", ColumnType::Text, "dataset whose test part was judged"),
+    Column::optional("semantic", ColumnType::Text, "feature set of f_a and f_b: extractor and fingerprint"),
+    Column::optional("quality", ColumnType::Text, "feature set of f_1: extractor and fingerprint"),
+    Column::optional("run", ColumnType::Text, "run or group of runs in `metrics` that the numbers are from"),
+    Column::required("n_runs", ColumnType::Integer, "number of runs; 0 for a method that only the paper has"),
+    Column::optional("srcc", ColumnType::Real, "Spearman's rank correlation on the test part, mean over the runs"),
+    Column::optional("srcc_std", ColumnType::Real, STD),
+    Column::optional("plcc", ColumnType::Real, "Pearson's correlation after the 4-parameter logistic mapping, mean"),
+    Column::optional("plcc_std", ColumnType::Real, STD),
+    Column::optional("krcc", ColumnType::Real, "Kendall's tau-b, mean"),
+    Column::optional("krcc_std", ColumnType::Real, STD),
+    Column::optional("rmse", ColumnType::Real, "root mean squared error after the mapping, on the MOS scale, mean"),
+    Column::optional("rmse_std", ColumnType::Real, STD),
+    Column::optional("paper_srcc", ColumnType::Real, PAPER),
+    Column::optional("paper_plcc", ColumnType::Real, PAPER),
+    Column::optional("paper_krcc", ColumnType::Real, PAPER),
+    Column::optional("paper_rmse", ColumnType::Real, PAPER),
+];
+
+/// Metrics in the order of the columns.
+const METRICS: [&str; 4] = ["srcc", "plcc", "krcc", "rmse"];
+
+/// Mean and standard deviation of a metric over runs; none means undefined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MeanStd {
+    /// Mean.
+    pub mean: Option<f64>,
+    /// Sample standard deviation.
+    pub std: Option<f64>,
+}
+
+/// Where a row of this program's own comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ours {
+    /// Features that the head reads, e.g. `f_1 + f_a`.
+    pub inputs: String,
+    /// `sigmoid`, `linear` or `concat`.
+    pub gate: String,
+    /// Feature set of f_a and f_b.
+    pub semantic: String,
+    /// Feature set of f_1.
+    pub quality: String,
+    /// Run or group in `metrics`.
+    pub run: String,
+    /// Number of runs.
+    pub n_runs: u64,
+    /// SRCC, PLCC, KRCC and RMSE.
+    pub metrics: [MeanStd; 4],
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExperimentRow {
+    /// Name of the variant, or of a method that only the paper has.
+    pub variant: String,
+    /// Dataset whose training part was trained on.
+    pub trained_on: String,
+    /// Dataset whose test part was judged.
+    pub dataset: String,
+    /// This program's numbers; none for a method that only the paper has.
+    pub ours: Option<Ours>,
+    /// The paper's SRCC, PLCC, KRCC and RMSE.
+    pub paper: [Option<f64>; 4],
+}
+
+/// Which table it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExperimentKey {
+    /// Name of the pipeline.
+    pub experiment: PartitionName,
+    /// Name of the features.
+    pub features: PartitionName,
+    /// Number of the paper's table.
+    pub paper_table: u32,
+}
+
+impl ExperimentKey {
+    fn folder(&self) -> String {
+        format!("experiments/experiment={}/features={}", self.experiment, self.features)
+    }
+
+    /// Path of the table.
+    pub fn path(&self) -> String {
+        format!("{}/rows.parquet", self.folder())
+    }
+
+    /// Path of the same table for people, in Markdown.
+    pub fn markdown_path(&self) -> String {
+        format!("{}/table.md", self.folder())
+    }
+}
+
+/// Replaces the table `key` by `rows`, in their order.
+///
+/// # Errors
+/// A store that cannot be written.
+pub fn write(
+    store: &Store,
+    key: &ExperimentKey,
+    rows: &[ExperimentRow],
+    fingerprint: Fingerprint,
+) -> Result<(), PartError> {
+    part::write(store, KIND, &key.path(), &to_batch(key, rows)?, Some(fingerprint)).map(|_| ())
+}
+
+/// Reads the table `key`, in the order of its places; empty where there is none.
+///
+/// # Errors
+/// A store that cannot be read, or a part that is damaged.
+pub fn read(store: &Store, key: &ExperimentKey) -> Result<Vec<ExperimentRow>, PartError> {
+    let mut rows: Vec<(i64, ExperimentRow)> = Vec::new();
+    for_each_batch(store, &key.folder(), KIND, None, |columns, batch| {
+        let (places, n_runs) = (columns.integers("place")?, columns.integers("n_runs")?);
+        let (variants, trained_on, datasets) =
+            (columns.text("variant")?, columns.text("trained_on")?, columns.text("dataset")?);
+        let (inputs, gates, runs) = (columns.text("inputs")?, columns.text("gate")?, columns.text("run")?);
+        let (semantic, quality) = (columns.text("semantic")?, columns.text("quality")?);
+        let mut reals = Vec::with_capacity(METRICS.len());
+        for name in METRICS {
+            let of = |name: String| columns.reals(&name);
+            reals.push((of(name.to_owned())?, of(format!("{name}_std"))?, of(format!("paper_{name}"))?));
+        }
+        for row in 0..batch.num_rows() {
+            let metrics =
+                std::array::from_fn(|i| MeanStd { mean: real_at(reals[i].0, row), std: real_at(reals[i].1, row) });
+            let text = |array| text_at(array, row).unwrap_or_default();
+            let ours = text_at(runs, row).map(|run| Ours {
+                inputs: text(inputs),
+                gate: text(gates),
+                semantic: text(semantic),
+                quality: text(quality),
+                run,
+                n_runs: u64::try_from(n_runs.value(row)).unwrap_or(0),
+                metrics,
+            });
+            rows.push((
+                places.value(row),
+                ExperimentRow {
+                    variant: variants.value(row).to_owned(),
+                    trained_on: trained_on.value(row).to_owned(),
+                    dataset: datasets.value(row).to_owned(),
+                    ours,
+                    paper: std::array::from_fn(|i| real_at(reals[i].2, row)),
+                },
+            ));
+        }
+        Ok(())
+    })?;
+    rows.sort_by_key(|(place, _)| *place);
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
+}
+
+fn to_batch(key: &ExperimentKey, rows: &[ExperimentRow]) -> Result<RecordBatch, PartError> {
+    let n = rows.len() as i64;
+    let of_ours = |text: fn(&Ours) -> &str| {
+        optional_text_array(rows.iter().map(|row| row.ours.as_ref().map(text)).collect::<Vec<_>>().into_iter())
+    };
+    let n_runs =
+        |row: &ExperimentRow| row.ours.as_ref().map_or(0, |ours| i64::try_from(ours.n_runs).unwrap_or(i64::MAX));
+    let mut columns: Vec<ArrayRef> = vec![
+        integer_array((0..n).map(|_| i64::from(key.paper_table))),
+        integer_array(1..=n),
+        text_array(rows.iter().map(|row| row.variant.as_str())),
+        of_ours(|ours| &ours.inputs),
+        of_ours(|ours| &ours.gate),
+        text_array(rows.iter().map(|row| row.trained_on.as_str())),
+        text_array(rows.iter().map(|row| row.dataset.as_str())),
+        of_ours(|ours| &ours.semantic),
+        of_ours(|ours| &ours.quality),
+        of_ours(|ours| &ours.run),
+        integer_array(rows.iter().map(n_runs)),
+    ];
+    for i in 0..METRICS.len() {
+        let metric = |row: &ExperimentRow| row.ours.as_ref().map_or(MeanStd::default(), |ours| ours.metrics[i]);
+        columns.push(optional_real_array(rows.iter().map(|row| metric(row).mean)));
+        columns.push(optional_real_array(rows.iter().map(|row| metric(row).std)));
+    }
+    for i in 0..METRICS.len() {
+        columns.push(optional_real_array(rows.iter().map(|row| row.paper[i])));
+    }
+    part::batch(KIND.table, super::schema_of(COLUMNS), columns)
+}

@@ -1,0 +1,166 @@
+//! Image files: what is kept, what is rejected and as what, and the decoded pixels.
+
+use super::*;
+
+#[test]
+fn images_that_cannot_be_used_are_rejected_by_kind() {
+    let dir = with_three_images();
+    let jpeg = picture(9, ImageFormat::Jpeg);
+    dir.write("img/empty.png", "");
+    dir.write("img/cut.jpg", &jpeg[..jpeg.len() * 2 / 3]);
+    let png = picture(9, ImageFormat::Png);
+    dir.write("img/cut.png", &png[..png.len() / 2]);
+    dir.write("img/page.jpg", "<html>not found</html>");
+    dir.write("img/again.dat", picture(1, ImageFormat::Png));
+    dir.write("img/bomb.png", bomb());
+    dir.write("img/sub/x.txt", "");
+    let names =
+        ["a.png", "empty.png", "cut.jpg", "cut.png", "page.jpg", "again.dat", "bomb.png", "sub", "gone.png", "b.jpg"];
+    let rows: String = names.iter().map(|name| format!("{name},1\n")).collect();
+    dir.write("t.csv", format!("name,mos\n{rows}"));
+    ingest(&dir, "t.csv", &[])
+        .exits(1)
+        .says("2 images, 8 rejected")
+        .says("all listed in `rejects/stage=ingest/part-d.parquet`");
+    let expected = [
+        ("again.dat", "duplicate-image"),
+        ("bomb.png", "too-large"),
+        ("cut.jpg", "truncated"),
+        ("cut.png", "truncated"),
+        ("empty.png", "empty"),
+        ("gone.png", "missing"),
+        ("page.jpg", "not-an-image"),
+        ("sub", "unreadable"),
+    ];
+    assert_eq!(kinds(&dir, names.len()), expected.map(|(name, kind)| (name.to_owned(), kind.to_owned())).into());
+    let again = written(&dir).1.into_iter().find(|reject| reject.kind == "duplicate-image").expect("rejected above");
+    assert!(again.message.contains("`again.dat`") && again.message.contains("`a.png` of row 1"), "{}", again.message);
+    assert_eq!(again.image_id, Some(written(&dir).0.rows[0].image_id));
+}
+
+/// A PNG header that claims 60,000 × 60,000 pixels.
+fn bomb() -> Vec<u8> {
+    let mut header = b"IHDR".to_vec();
+    header.extend_from_slice(&60_000_u32.to_be_bytes());
+    header.extend_from_slice(&60_000_u32.to_be_bytes());
+    header.extend_from_slice(&[8, 2, 0, 0, 0]);
+    let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\x0D".to_vec();
+    bytes.extend_from_slice(&header);
+    bytes.extend_from_slice(&crc32(&header).to_be_bytes());
+    bytes.extend_from_slice(b"\0\0\0\0IDAT\x35\xAF\x06\x1E");
+    bytes
+}
+
+#[test]
+fn unusual_but_valid_images_are_kept() {
+    let dir = TestDir::new();
+    let rgb = RgbImage::from_fn(9, 7, |x, y| Rgb([(x * 20) as u8, (y * 30) as u8, 5]));
+    let image = DynamicImage::from(rgb);
+    dir.write("img/grey.png", encoded(&image.to_luma8().into(), ImageFormat::Png));
+    dir.write("img/grey.jpg", encoded(&image.to_luma8().into(), ImageFormat::Jpeg));
+    dir.write("img/deep.png", encoded(&image.to_rgb16().into(), ImageFormat::Png));
+    dir.write("img/alpha.png", encoded(&image.to_rgba8().into(), ImageFormat::Png));
+    dir.write("img/palette.gif", encoded(&image.to_rgba8().into(), ImageFormat::Gif));
+    dir.write("img/cmyk.jpg", cmyk_jpeg());
+    dir.write("img/turned.jpg", with_exif_rotation(&encoded(&image, ImageFormat::Jpeg)));
+    let names = ["grey.png", "grey.jpg", "deep.png", "alpha.png", "palette.gif", "cmyk.jpg", "turned.jpg"];
+    let rows: String = names.iter().map(|name| format!("{name},1\n")).collect();
+    dir.write("t.csv", format!("name,mos\n{rows}"));
+    ingest(&dir, "t.csv", &[]).exits(0).says("7 images");
+    let turned = &written(&dir).0.rows[6];
+    assert_eq!((turned.width_px, turned.height_px), (9, 7), "pixels count as they are stored");
+}
+
+/// A CMYK JPEG of 16 × 8 pixels, 20 % cyan and nothing else, with Adobe's marker and hence inverted values.
+fn cmyk_jpeg() -> Vec<u8> {
+    let mut compress = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_CMYK);
+    compress.set_size(16, 8);
+    compress.set_quality(95.0);
+    let mut started = compress.start_compress(Vec::new()).expect("in memory");
+    started.write_scanlines(&[204, 255, 255, 255].repeat(16 * 8)).expect("in memory");
+    started.finish().expect("in memory")
+}
+
+/// `jpeg` with an EXIF block that asks viewers to turn it by 90 degrees.
+fn with_exif_rotation(jpeg: &[u8]) -> Vec<u8> {
+    let exif = b"Exif\0\0MM\0\x2A\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let mut bytes = jpeg[..2].to_vec();
+    bytes.extend_from_slice(&[0xFF, 0xE1]);
+    bytes.extend_from_slice(&(exif.len() as u16 + 2).to_be_bytes());
+    bytes.extend_from_slice(exif);
+    bytes.extend_from_slice(&jpeg[2..]);
+    bytes
+}
+
+#[test]
+fn a_cmyk_jpeg_has_the_colours_that_pillow_gives_it() {
+    let (info, image) = decode(&cmyk_jpeg(), &DecodeLimits::default()).expect("a valid file");
+    assert_eq!((info.width_px, info.height_px), (16, 8));
+    assert_eq!(image.pixels[..3], [204, 255, 255]);
+}
+
+#[test]
+fn decoded_pixels_are_those_of_the_reference_decoder() {
+    let (Some(expected), Some(folder)) =
+        (shared("parity/preprocess_maniqa/expected.json"), shared("datasets/agiqa-3k/images"))
+    else {
+        return;
+    };
+    let beside = expected.parent().expect("a file in a folder").to_owned();
+    let expected: serde_json::Value = serde_json::from_slice(&read(&expected).expect("readable")).expect("JSON");
+    let cases = expected["images"].as_object().expect("an object of images");
+    assert!(!cases.is_empty());
+    for case in cases.values() {
+        let file = case["file"].as_str().expect("a name");
+        let root = if case["source"] == "dataset" { &folder } else { &beside };
+        let (_, image) = decode(&read(&root.join(file)).expect("readable"), &DecodeLimits::default()).expect("valid");
+        assert_eq!(sums(&image.pixels), numbers(&case["decoded_channel_sums"]), "{file}");
+    }
+    let tensors = read(&beside.join("expected.safetensors")).expect("readable");
+    let tensors = safetensors::SafeTensors::deserialize(&tensors).expect("valid");
+    for name in ["sd1.5_normal_120", "midjourney_lowstep_077"] {
+        let crop = tensors.tensor(&format!("{name}.decoded_crop_u8")).expect("rows and columns 200..264");
+        let bytes = read(&folder.join(format!("{name}.jpg"))).expect("readable");
+        let (_, image) = decode(&bytes, &DecodeLimits::default()).expect("valid");
+        let rows = image.pixels.chunks_exact(3 * 512).skip(200).take(64);
+        let found: Vec<u8> = rows.flat_map(|row| &row[3 * 200..3 * 264]).copied().collect();
+        assert_eq!(found, crop.data(), "{name}");
+    }
+    let Some(expected) = shared("parity/handcrafted/expected.json") else { return };
+    let expected: serde_json::Value = serde_json::from_slice(&read(&expected).expect("readable")).expect("JSON");
+    let cases = expected["images"].as_array().expect("an array of images");
+    assert_eq!(cases.len(), 24);
+    for case in cases {
+        let file = case["name"].as_str().expect("a name");
+        let (_, image) = decode(&read(&folder.join(file)).expect("readable"), &DecodeLimits::default()).expect("valid");
+        assert_eq!(sums(&image.pixels), numbers(&case["rgb_sum"]), "{file}");
+    }
+}
+
+fn sums(pixels: &[u8]) -> Vec<u64> {
+    (0..3).map(|channel| pixels.iter().skip(channel).step_by(3).map(|value| u64::from(*value)).sum()).collect()
+}
+
+fn numbers(value: &serde_json::Value) -> Vec<u64> {
+    value.as_array().expect("an array").iter().map(|number| number.as_u64().expect("a count")).collect()
+}
+
+#[test]
+fn a_damaged_real_file_never_panics() {
+    let Some(folder) = shared("datasets/agiqa-3k/images") else { return };
+    let path: PathBuf = folder.join("glide_normal_101.jpg");
+    let whole = read(&path).expect("readable");
+    let mut state = 20_u64;
+    for round in 0..300 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + round % 8 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = (state >> 33) as usize % bytes.len();
+            bytes[at] = (state >> 24) as u8;
+        }
+        if round % 3 == 0 {
+            bytes.truncate((state >> 33) as usize % whole.len() + 1);
+        }
+        let _ = decode(&bytes, &DecodeLimits::default());
+    }
+}
