@@ -33,7 +33,7 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "quality")]
     joint: bool,
     /// Extractor whose features are read, `NAME` or `NAME@FINGERPRINT` (or its first digits).
-    #[arg(long, value_name = "EXTRACTOR", required_unless_present_all(["semantic", "quality"]), required_unless_present_all(["semantic", "joint"]))]
+    #[arg(long, value_name = "EXTRACTOR", required_unless_present = "semantic")]
     features: Option<String>,
     /// Extractor of f_a and f_b where it is not that of `--features`.
     #[arg(long, value_name = "EXTRACTOR")]
@@ -240,6 +240,10 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         let splits = split::stages(&dataset, &split, &split_seeds);
         return train(&stage, None, splits, || stage.run_names(), &store, context);
     }
+    anyhow::ensure!(
+        quality.is_some() || features.is_some(),
+        "where f_1 comes from is missing: give `--quality EXTRACTOR`, or `--features EXTRACTOR` for all three, or `--joint`"
+    );
     let quality_sets = match quality {
         Some(names) => names
             .split(',')

@@ -72,7 +72,7 @@ impl Fixture {
             let level = (37 * i % 200) as u8 + 20;
             let path = picture(&dir, i, level);
             let image_id = ImageId::of_bytes(&std::fs::read(&path).expect("it was written"));
-            let mos = f64::from(level) / 50.0 + 2.0 * f64::from(noise[0]);
+            let mos = f64::from(level) / 100.0 + 10.0 * f64::from(noise[0]);
             rows.push(ImageRow {
                 image_id,
                 name: format!("{i}.png"),
@@ -195,7 +195,7 @@ fn learns_from_pixels_and_vectors_and_is_then_a_run_like_any_other() {
     let (scores, mos) = of(Part::Validation);
     let kept = record.epochs[record.best_epoch as usize - 1];
     let error = metrics::plcc(&scores, &mos).expect("defined") - kept.validation_plcc.expect("defined");
-    assert!(error.abs() < 1e-5, "validation PLCC is off by {error:e}");
+    assert!(error.abs() < 1e-4, "validation PLCC is off by {error:e}");
     let best =
         |epoch: &models::EpochRecord| epoch.validation_srcc.unwrap_or(-2.0) + epoch.validation_plcc.unwrap_or(-2.0);
     assert!(record.epochs.iter().all(|epoch| best(epoch) <= best(&kept)), "{:?}", record.epochs);
@@ -210,7 +210,7 @@ fn learns_from_pixels_and_vectors_and_is_then_a_run_like_any_other() {
     let log = train_log::read(&fixture.store, &run).expect("a log");
     assert_eq!(log.len(), 24);
     let last = log[23];
-    assert_eq!((last.epoch, last.step, last.n_images), (12, 132, 4));
+    assert_eq!((last.epoch, last.step, last.n_images), (12, 132, 12));
     assert_eq!(last.validation_srcc, record.epochs[11].validation_srcc);
     assert_eq!((log[0].step, log[0].n_images, log[0].validation_mse), (10, 80, None));
     assert!(log.windows(2).all(|pair| pair[0].seconds < pair[1].seconds && pair[0].step < pair[1].step));
@@ -222,7 +222,7 @@ fn learns_from_pixels_and_vectors_and_is_then_a_run_like_any_other() {
 
 #[test]
 fn killed_and_started_again_it_ends_with_the_same_bits() {
-    let more = ["--epochs", "3", "--checkpoint-minutes", "0", "--weight-average", "0.9", "--input-dropout", "0.1"];
+    let more = ["--epochs", "6", "--checkpoint-minutes", "0", "--weight-average", "0.9", "--input-dropout", "0.1"];
     let (undisturbed, killed) = (Fixture::new(60, 0), Fixture::new(60, 0));
     undisturbed.train(&more).exits(0);
     for _ in 0..4 {
@@ -325,12 +325,16 @@ fn missing_semantic_columns_are_counted_and_allowed_on_request() {
 #[test]
 fn a_lost_or_changed_image_is_named_before_anything_is_trained() {
     let fixture = Fixture::new(60, 0);
-    std::fs::write(fixture.dir.path().join("images/7.png"), "no image any more").expect("a file can be written");
-    let refused = fixture.train(&["--epochs", "1"]).exits(2).says("1 of ").says("images/7.png");
-    let _ = refused.says("the file has changed").says("allow_missing = true");
+    for i in [5, 6, 7] {
+        let path = fixture.dir.path().join(format!("images/{i}.png"));
+        std::fs::write(path, "no image any more").expect("a file can be written");
+    }
+    // Images of the test part are not read by the training; 42 + 6 of the others are.
+    let refused = fixture.train(&["--epochs", "1"]).exits(2).says(" of 48 images that training reads cannot be used");
+    let _ = refused.says(".png`: the file has changed").says("allow_missing = true");
     assert!(fixture.state().is_none());
-    let _ =
-        fixture.train(&["--epochs", "1", "--allow-missing"]).exits(1).says("left out").says("1 rows of their splits");
+    let allowed = fixture.train(&["--epochs", "1", "--allow-missing"]).exits(1);
+    let _ = allowed.says("left out: `").says("rows of their splits left out");
 }
 
 #[test]
@@ -399,4 +403,5 @@ fn a_disk_that_fills_during_a_checkpoint_leaves_the_last_one_and_room_lets_it_go
     fixture.train(&more).exits(0).says("goes on after step");
     let weights = |fixture: &Fixture| fixture.files().into_iter().find(|(path, _)| path.ends_with("model.safetensors"));
     assert!(weights(&fixture) == weights(&undisturbed));
+    drop(disk);
 }

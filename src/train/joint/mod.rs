@@ -122,7 +122,7 @@ impl JointSettings {
         if self.micro_batch == Some(0) {
             return error("joint.micro_batch", &0, "1 or more");
         }
-        if !(self.checkpoint_minutes >= 0.0) {
+        if !(0.0..=f64::MAX).contains(&self.checkpoint_minutes) {
             return error("joint.checkpoint_minutes", &self.checkpoint_minutes, "0 or more");
         }
         if self.weights.is_some() && self.side.is_some() {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::JointSettings;
-use crate::models::checkpoint::CheckpointError;
+use crate::models::checkpoint::{Checkpoint, CheckpointError};
 use crate::models::dinov2::{self, Dinov2Error};
 use crate::models::layers::NamedTensors;
 use crate::models::ma_agiqa::MaAgiqaConfig;
@@ -61,17 +61,23 @@ pub(super) fn maniqa_config(settings: &JointSettings) -> Result<ManiqaConfig, St
     Ok(config)
 }
 
-/// Known tensors of a checkpoint under their names here and there, with the shapes that the network asks for.
-fn wanted(
-    checkpoint: &crate::models::checkpoint::Checkpoint,
-    config: &MaAgiqaConfig,
-) -> Result<Vec<(String, String, Vec<i64>)>, StartError> {
+/// A tensor of a checkpoint that the network reads.
+struct Wanted {
+    /// Its name in the network.
+    name: String,
+    /// Its name in the checkpoint.
+    there: String,
+    shape: Vec<i64>,
+}
+
+/// Tensors of a checkpoint that the network reads.
+fn wanted(checkpoint: &Checkpoint, config: &MaAgiqaConfig) -> Result<Vec<Wanted>, StartError> {
     let parameters = config.parameters();
     let below = |prefix: &str, is_wanted: &dyn Fn(&str) -> bool, stripped: &str| {
         let wanted = parameters.iter().filter(|(name, _)| is_wanted(name));
         let named = |(name, shape): (&String, &Vec<i64>)| {
             let there = format!("{prefix}{}", name.strip_prefix(stripped).unwrap_or(name));
-            (name.clone(), there, shape.clone())
+            Wanted { name: name.clone(), there, shape: shape.clone() }
         };
         wanted.map(named).collect::<Vec<_>>()
     };
@@ -86,14 +92,11 @@ fn wanted(
     Err(StartError::NoNetwork { path: checkpoint.path().to_owned(), found: found.join(", ") })
 }
 
-fn open(
-    folder: &Path,
-    config: &MaAgiqaConfig,
-) -> Result<(crate::models::checkpoint::Checkpoint, Vec<(String, String, Vec<i64>)>), StartError> {
+fn open(folder: &Path, config: &MaAgiqaConfig) -> Result<(Checkpoint, Vec<Wanted>), StartError> {
     let checkpoint = checkpoints::open(folder)?;
     let wanted = wanted(&checkpoint, config)?;
     let required: Vec<(String, Vec<i64>)> =
-        wanted.iter().map(|(_, there, shape)| (there.clone(), shape.clone())).collect();
+        wanted.iter().map(|wanted| (wanted.there.clone(), wanted.shape.clone())).collect();
     checkpoint.require(&required)?;
     Ok((checkpoint, wanted))
 }
@@ -106,7 +109,7 @@ pub(super) fn content_hash(settings: &JointSettings, config: &MaAgiqaConfig) -> 
     let Some(folder) = &settings.weights else { return Ok(weights::content_hash(DEFAULT_WEIGHTS)?) };
     let (checkpoint, wanted) = open(folder, config)?;
     let mut hasher = blake3::Hasher::new();
-    for (name, there, _) in &wanted {
+    for Wanted { name, there, shape: _ } in &wanted {
         let dtype = format!("{:?}", checkpoint.info(there)?.dtype);
         hasher.update(name.as_bytes()).update(&[0]).update(dtype.as_bytes()).update(&[0]);
         hasher.update_rayon(&checkpoint.bytes(there)?);
@@ -124,5 +127,5 @@ pub(super) fn known(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<
         return Ok(tensors.into_iter().map(|(name, tensor)| (format!("vit.{name}"), tensor)).collect());
     };
     let (checkpoint, wanted) = open(folder, config)?;
-    wanted.into_iter().map(|(name, there, shape)| Ok((name, checkpoint.tensor(&there, &shape)?))).collect()
+    wanted.into_iter().map(|Wanted { name, there, shape }| Ok((name, checkpoint.tensor(&there, &shape)?))).collect()
 }
