@@ -233,6 +233,25 @@ impl Store {
         }
     }
 
+    /// Deletes what killed writers of the object at `path` left half-written beside it in a local folder; nobody reads
+    /// such a file, but a large one takes room. Not while another process may be writing that very object.
+    pub fn delete_half_written(&self, path: &str) -> Result<(), StoreError> {
+        let Some(file) = self.folder.as_ref().map(|folder| folder.join(path)) else { return Ok(()) };
+        let (Some(folder), Some(name)) = (file.parent(), file.file_name().and_then(|name| name.to_str())) else {
+            return Ok(());
+        };
+        // The local backend writes `name#1`, `name#2`, … and renames.
+        let is_half_written = |entry: &std::fs::DirEntry| {
+            let other = entry.file_name();
+            let number = other.to_str().and_then(|other| other.strip_prefix(name)?.strip_prefix('#'));
+            number.is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()))
+        };
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten().filter(is_half_written) {
+            std::fs::remove_file(entry.path()).map_err(|source| StoreError::Folder { path: entry.path(), source })?;
+        }
+        Ok(())
+    }
+
     /// Deletes the object at `path`; one that is already gone is no error.
     pub fn delete(&self, path: &str) -> Result<(), StoreError> {
         let location = self.location(path)?;

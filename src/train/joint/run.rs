@@ -230,6 +230,8 @@ impl<'a> Trainer<'a> {
     fn start(&self) -> Result<(Learner, Position), JointError> {
         let (job, console) = (self.job, self.context.console);
         let path = models::state_path(&job.run);
+        // A state is large, and each kill in the middle of writing one leaves a piece of it.
+        self.context.store.delete_half_written(&path)?;
         let mut resumed = None;
         if let Some(bytes) = self.context.store.get_if_exists(&path)? {
             resumed = state::from_bytes(&bytes, job.fingerprint);
