@@ -26,8 +26,7 @@ struct Lanes {
 impl Lanes {
     #[inline(always)]
     fn add(&mut self, xs: [f64; LANES]) {
-        for lane in 0..LANES {
-            let x = xs[lane];
+        for (lane, &x) in xs.iter().enumerate() {
             let negative = if x < 0.0 { x } else { 0.0 };
             let positive = if x > 0.0 { x } else { 0.0 };
             self.n_negative[lane] = self.n_negative[lane].wrapping_add(u64::from(x < 0.0));

@@ -68,7 +68,7 @@ enum Command {
     /// Assign a dataset's images to training, validation and test parts.
     Split(split::Args),
     /// Fit the fusion head on cached features.
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Score images with a trained head.
     Predict(predict::Args),
     /// Compute metrics of predictions, or of any table with scores and MOS.
@@ -131,7 +131,7 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
         Command::Extract(args) => extract::run(args, &context),
         Command::Baseline(args) => baseline::run(args, &context),
         Command::Split(args) => split::run(args, &context),
-        Command::Train(args) => train::run(args, &context),
+        Command::Train(args) => train::run(*args, &context),
         Command::Predict(args) => predict::run(args, &context),
         Command::Evaluate(args) => evaluate::run(*args, &context),
         Command::Compare(args) => compare::run(args, &context),

@@ -179,8 +179,8 @@ pub(super) struct Linear {
 
 impl Linear {
     pub(super) fn new<P: Parameters>(p: &P, d_in: i64, d_out: i64) -> Result<Self, P::Error> {
-        let bias = p.tensor("bias", &[d_out], p.kind())?;
-        Ok(Self { bias: Some(bias), ..Self::without_bias(p, d_in, d_out)? })
+        let layer = Self::without_bias(p, d_in, d_out)?;
+        Ok(Self { bias: Some(p.tensor("bias", &[d_out], p.kind())?), ..layer })
     }
 
     pub(super) fn without_bias<P: Parameters>(p: &P, d_in: i64, d_out: i64) -> Result<Self, P::Error> {

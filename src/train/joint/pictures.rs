@@ -99,7 +99,7 @@ enum Kept {
 /// How reading images ended.
 pub(super) enum Read {
     /// All are there.
-    Done(Pictures),
+    Done(Box<Pictures>),
     /// These positions could not be read, and why.
     Failed(Vec<(usize, Failure)>),
     /// Somebody asked to stop.
@@ -150,7 +150,7 @@ impl Pictures {
         if !failures.is_empty() {
             return Ok(Read::Failed(failures));
         }
-        Ok(Read::Done(Self { side, preprocessor, kept: keeper.finish()? }))
+        Ok(Read::Done(Box::new(Self { side, preprocessor, kept: keeper.finish()? })))
     }
 
     /// Whether the images are in memory.
@@ -189,7 +189,7 @@ impl Pictures {
 /// Images as they come.
 enum Keeper {
     Memory(Vec<Vec<u8>>),
-    File { writer: FileWriter<File>, schema: Arc<Schema>, n: usize },
+    File { writer: Box<FileWriter<File>>, schema: Arc<Schema>, n: usize },
 }
 
 impl Keeper {
@@ -198,7 +198,7 @@ impl Keeper {
         let field = Field::new("pixels", DataType::FixedSizeBinary(width), false);
         let schema = Arc::new(Schema::new(vec![field]));
         // It has no name, so whatever becomes of this process leaves no file.
-        let writer = FileWriter::try_new(tempfile::tempfile()?, &schema)?;
+        let writer = Box::new(FileWriter::try_new(tempfile::tempfile()?, &schema)?);
         Ok(Self::File { writer, schema, n: 0 })
     }
 
