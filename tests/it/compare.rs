@@ -5,6 +5,7 @@ use agiqa::store::{OpenMode, Store};
 use agiqa::tables::PartitionName;
 use agiqa::tables::baselines::{Direction, ScoreSet};
 use agiqa::tables::comparison::{self, Judged, MethodKind};
+use agiqa::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
 use agiqa::tables::images::{self, ImageRow, Images};
 use agiqa::tables::splits::{self, Part, SplitRow};
 
@@ -109,6 +110,36 @@ fn methods_are_ranked_whatever_their_direction_with_the_papers_figures_beside() 
     dir.agiqa(&args(&["--split", "half"])).exits(0).says("skipped");
     add(&store, "late", Direction::Higher, |i| Some(noise(8, i)));
     dir.agiqa(&args(&["--split", "half"])).exits(0).says("have changed").prints("late");
+}
+
+#[test]
+fn an_extractor_that_rates_images_is_a_method_too() {
+    let dir = TestDir::new();
+    let store = store(&dir);
+    add(&store, "niqe", Direction::Lower, |i| Some(-mos(i) + 4.0 * noise(3, i)));
+    let column = |name: &str, dim| VectorColumn { name: name.to_owned(), dim };
+    let set = FeatureSet {
+        extractor: name("maniqa"),
+        fingerprint: Fingerprint::builder("test").finish(),
+        kind: FeatureKind::Quality,
+        columns: vec![column("f_1", 2), column("rating", 1)],
+        settings: serde_json::json!({}),
+    };
+    set.write_description(&store).expect("a description can be written");
+    let rated = |i: u32| (mos(i) + 0.5 * noise(2, i)) as f32;
+    let rows = FeatureRows {
+        image_ids: (0..N_IMAGES).map(id).collect(),
+        vectors: vec![vec![0.0; 2 * N_IMAGES as usize], (0..N_IMAGES).map(rated).collect()],
+        n_tokens: Vec::new(),
+    };
+    set.write_part(&store, &rows).expect("features can be written");
+    dir.agiqa(&args(&["--split", "half"]))
+        .exits(0)
+        .says("2 methods on 120 images; best: maniqa rating")
+        .prints("0.8618 0.9115 0.6839 0.4111");
+    let judged = Judged { dataset: name("agiqa-3k"), part: Some((name("half"), Part::Test)) };
+    let rows = comparison::read(&store, &judged).expect("the comparison is in the store");
+    assert_eq!((rows[0].method.as_str(), rows[0].kind), ("maniqa rating", MethodKind::Rating));
 }
 
 #[test]
