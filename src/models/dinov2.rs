@@ -10,7 +10,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::layers::{NamedTensors, NetworkError};
+use super::layers::{NamedTensors, NetworkError, products_of};
 use super::onnx::{OnnxError, OnnxFile};
 use super::vit::{Vit, VitConfig};
 
@@ -71,14 +71,23 @@ pub enum Dinov2Error {
     },
 }
 
-/// Reads DINOv2 from `onnx` and places it on `device`, its matrix products in `kind`.
+/// Reads DINOv2 from `onnx` and places it on `device`, its weights in `kind`, which is also that of its matrix products:
+/// except where the CPU multiplies f32 faster than bf16, as Intel's without AMX do. There f32 products take the weights
+/// that bf16 rounded.
 ///
 /// # Errors
 /// A file that is damaged, or one that holds another network.
 pub fn load(onnx: &Path, device: Device, kind: Kind) -> Result<Vit, Dinov2Error> {
     let config = vit_s14();
-    let tensors = tensors(&OnnxFile::read(onnx)?, &config)?;
-    Ok(Vit::new(&config, &tensors, device, kind)?)
+    let mut tensors = tensors(&OnnxFile::read(onnx)?, &config)?;
+    let products = products_of(kind, device);
+    if products != kind {
+        let is_multiplied = |name: &str, tensor: &Tensor| name.ends_with(".weight") && tensor.dim() >= 2;
+        for (_, tensor) in tensors.iter_mut().filter(|(name, tensor)| is_multiplied(name, tensor)) {
+            *tensor = tensor.to_kind(kind).to_kind(products);
+        }
+    }
+    Ok(Vit::new(&config, &tensors, device, products)?)
 }
 
 /// The tensors in the file `onnx` under timm's names, in f32 on the CPU: what a training starts from.
