@@ -174,10 +174,7 @@ impl FeaturePair {
     /// # Errors
     /// Settings that make no sense, and an extractor that does not fill the table it is named for.
     pub fn of(semantic: &FeatureSettings, quality: &FeatureSettings) -> Result<Self, ExtractError> {
-        Ok(Self {
-            semantic: Self::semantic_of(semantic)?,
-            quality: set_of(quality, FeatureKind::Quality, FeatureKind::Semantic)?,
-        })
+        Ok(Self { semantic: Self::semantic_of(semantic)?, quality: Self::quality_of(quality)? })
     }
 
     /// The semantic half alone.
@@ -186,6 +183,14 @@ impl FeaturePair {
     /// As [`Self::of`].
     pub fn semantic_of(settings: &FeatureSettings) -> Result<FeatureSet, ExtractError> {
         set_of(settings, FeatureKind::Semantic, FeatureKind::Quality)
+    }
+
+    /// The quality half alone.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn quality_of(settings: &FeatureSettings) -> Result<FeatureSet, ExtractError> {
+        set_of(settings, FeatureKind::Quality, FeatureKind::Semantic)
     }
 }
 

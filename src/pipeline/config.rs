@@ -36,7 +36,6 @@ use super::tree::{Entry, Node, NodeValue, Origin, Sources};
 use crate::baselines::BaselineSettings;
 use crate::compare::CompareSettings;
 use crate::evaluate::EvaluateSettings;
-
 use crate::features::{FeaturePair, FeatureSettings, JoinStage, resolve};
 use crate::ingest::IngestSettings;
 use crate::paper;
@@ -386,11 +385,8 @@ impl Reader<'_> {
         let qualities = qualities.iter().map(|name| extractor("quality", name)).collect::<Result<Vec<_>, _>>()?;
         let semantic_set = FeaturePair::semantic_of(&semantic);
         let semantic_set = semantic_set.map_err(|error| self.wrong(node.origin, error.to_string()))?;
-        let mut sets = Vec::with_capacity(qualities.len());
-        for quality in &qualities {
-            let pair = FeaturePair::of(&semantic, quality);
-            sets.push(pair.map_err(|error| self.wrong(node.origin, error.to_string()))?.quality);
-        }
+        let sets = qualities.iter().map(FeaturePair::quality_of).collect::<Result<Vec<_>, _>>();
+        let mut sets = sets.map_err(|error| self.wrong(node.origin, error.to_string()))?;
         let join = match sets.as_slice() {
             [] | [_] => None,
             several => {

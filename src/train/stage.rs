@@ -141,16 +141,13 @@ impl TrainStage {
         distinct(&self.runs)
     }
 
-    /// Fingerprint of everything that decides a run's numbers: settings, seed, and which image is in which part with
-    /// which MOS and whether it has features.
-    fn fingerprint(&self, run: &RunSeed, rows: &[SplitRow], known: &Known) -> Fingerprint {
-        // The kernel of ridge and the scores beside it take in every image that has features; the head does not.
-        Fingerprint::builder("run")
-            .json("training", &self.settings_fingerprint())
-            .json("split", &run.split)
-            .json("seed", &run.seed)
-            .field("rows", &rows_hash(rows, &known.mos, &known.with_features))
-            .finish()
+    fn known(&self, store: &Store) -> Result<Known, DataError> {
+        Known::read(store, &self.dataset, &[&self.semantic, &self.quality])
+    }
+
+    fn plan(&self) -> RunPlan<'_> {
+        let settings = self.settings_fingerprint();
+        RunPlan { kind: "run", name: &self.name, dataset: &self.dataset, runs: self.distinct_runs(), settings }
     }
 
     fn config(&self) -> Result<FusionConfig, TrainError> {
@@ -171,33 +168,118 @@ impl TrainStage {
             quality.fingerprint.short()
         )
     }
-
-    /// Splits by name.
-    fn read_splits(&self, store: &Store) -> Result<BTreeMap<PartitionName, Vec<SplitRow>>, TrainError> {
-        let names: BTreeSet<&PartitionName> = self.runs.iter().map(|run| &run.split).collect();
-        let read = |name: &PartitionName| {
-            let rows = splits::read(store, &self.dataset, name).map_err(DataError::from)?;
-            Ok((name.clone(), rows))
-        };
-        names.into_iter().map(read).collect()
-    }
 }
 
 /// What of the store decides a run's numbers.
-struct Known {
+pub(super) struct Known {
     mos: BTreeMap<ImageId, f64>,
     with_features: HashSet<ImageId>,
 }
 
 impl Known {
-    fn read(store: &Store, stage: &TrainStage) -> Result<Self, DataError> {
-        let images = images::read(store, &stage.dataset)?;
+    /// MOS of the images of `dataset`, and who has features in all of `sets`.
+    pub(super) fn read(store: &Store, dataset: &PartitionName, sets: &[&FeatureSet]) -> Result<Self, DataError> {
+        let images = images::read(store, dataset)?;
         let mos = images.rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
-        let semantic = stage.semantic.done(store)?;
-        let quality = stage.quality.done(store)?;
+        let done = sets.iter().map(|set| set.done(store)).collect::<Result<Vec<_>, _>>()?;
         let with_features = images.rows.iter().map(|row| row.image_id);
-        let with_features = with_features.filter(|id| semantic.contains(id) && quality.contains(id)).collect();
+        let with_features = with_features.filter(|id| done.iter().all(|done| done.contains(id))).collect();
         Ok(Self { mos, with_features })
+    }
+}
+
+/// Splits by name.
+pub(super) type Splits = BTreeMap<PartitionName, Vec<SplitRow>>;
+
+/// What a training of either kind is told: decides what its runs are called, and whether they are there.
+pub(super) struct RunPlan<'a> {
+    /// What its runs' fingerprints begin with.
+    pub(super) kind: &'static str,
+    pub(super) name: &'a PartitionName,
+    pub(super) dataset: &'a PartitionName,
+    /// Each once.
+    pub(super) runs: Vec<RunSeed>,
+    /// Fingerprint of the settings.
+    pub(super) settings: Fingerprint,
+}
+
+impl RunPlan<'_> {
+    /// Fingerprint of everything that decides a run's numbers: settings, seed, and which image is in which part with
+    /// which MOS and whether it has features.
+    fn fingerprint(&self, run: &RunSeed, rows: &[SplitRow], known: &Known) -> Fingerprint {
+        // The kernel of ridge and the scores beside it take in every image that has features; the head does not.
+        Fingerprint::builder(self.kind)
+            .json("training", &self.settings)
+            .json("split", &run.split)
+            .json("seed", &run.seed)
+            .field("rows", &rows_hash(rows, &known.mos, &known.with_features))
+            .finish()
+    }
+
+    /// The splits of its runs.
+    pub(super) fn read_splits(&self, store: &Store) -> Result<Splits, TrainError> {
+        let names: BTreeSet<&PartitionName> = self.runs.iter().map(|run| &run.split).collect();
+        let read = |name: &PartitionName| {
+            let rows = splits::read(store, self.dataset, name).map_err(DataError::from)?;
+            Ok((name.clone(), rows))
+        };
+        names.into_iter().map(read).collect()
+    }
+
+    /// Whether all runs are trained on what the store holds, of which `known` tells; it is asked only where all are trained.
+    pub(super) fn freshness(
+        &self,
+        store: &Store,
+        known: impl FnOnce() -> Result<Known, DataError>,
+    ) -> Result<Freshness, TrainError> {
+        let runs = &self.runs;
+        if runs.is_empty() {
+            return Err(TrainError::NoRuns);
+        }
+        let mut records = Vec::with_capacity(runs.len());
+        for run in runs {
+            records.extend(RunRecord::read_if_finished(store, &run_name(self.name, run, self.settings)?)?);
+        }
+        if records.len() < runs.len() {
+            let n = runs.len() - records.len();
+            return Ok(Freshness::Stale { reason: format!("{n} of {} runs are not trained yet", runs.len()) });
+        }
+        let known = known()?;
+        let splits = self.read_splits(store)?;
+        let mut rows = RowCounts::default();
+        let mut n_changed = 0;
+        for (run, record) in runs.iter().zip(&records) {
+            n_changed += usize::from(self.fingerprint(run, &splits[&run.split], &known) != record.fingerprint);
+            add(&mut rows, row_counts(&record.parts, true));
+        }
+        if n_changed > 0 {
+            let reason = format!("images, MOS, split or features of {n_changed} of {} runs changed", runs.len());
+            return Ok(Freshness::Stale { reason });
+        }
+        Ok(Freshness::Current { reason: format!("all {} runs are trained", runs.len()), rows })
+    }
+
+    /// Runs that are to be trained, with their fingerprints; the rows of the others are added to `cached`.
+    pub(super) fn pending(
+        &self,
+        store: &Store,
+        splits: &Splits,
+        known: &Known,
+        cached: &mut RowCounts,
+    ) -> Result<Vec<(RunSeed, Fingerprint)>, TrainError> {
+        let mut pending = Vec::new();
+        for run in &self.runs {
+            let rows = &splits[&run.split];
+            if rows.is_empty() {
+                return Err(DataError::NoSplit { dataset: self.dataset.clone(), split: run.split.clone() }.into());
+            }
+            let fingerprint = self.fingerprint(run, rows, known);
+            match RunRecord::read_if_finished(store, &run_name(self.name, run, self.settings)?)? {
+                Some(record) if record.fingerprint == fingerprint => add(cached, row_counts(&record.parts, true)),
+                _ => pending.push((run.clone(), fingerprint)),
+            }
+        }
+        Ok(pending)
     }
 }
 
@@ -231,7 +313,7 @@ pub(super) fn group_name(
 
 /// Hash of which image is in which part, with which MOS and whether it has features. In the split's own order: it decides
 /// the order of training images, hence the numbers.
-pub(super) fn rows_hash(rows: &[SplitRow], mos: &BTreeMap<ImageId, f64>, with_features: &HashSet<ImageId>) -> [u8; 32] {
+fn rows_hash(rows: &[SplitRow], mos: &BTreeMap<ImageId, f64>, with_features: &HashSet<ImageId>) -> [u8; 32] {
     let mut content = blake3::Hasher::new();
     for SplitRow { image_id, seed: _, fold: _, part } in rows {
         let mos = mos.get(image_id).map_or(f64::NAN, |mos| *mos);
@@ -266,31 +348,7 @@ impl Stage for TrainStage {
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
         self.settings.check()?;
         self.config()?;
-        let runs = self.distinct_runs();
-        if runs.is_empty() {
-            return Err(TrainError::NoRuns.into());
-        }
-        let mut records = Vec::with_capacity(runs.len());
-        for run in &runs {
-            records.extend(RunRecord::read_if_finished(store, &self.run_name(run)?)?);
-        }
-        if records.len() < runs.len() {
-            let n = runs.len() - records.len();
-            return Ok(Freshness::Stale { reason: format!("{n} of {} runs are not trained yet", runs.len()) });
-        }
-        let known = Known::read(store, self)?;
-        let splits = self.read_splits(store)?;
-        let mut rows = RowCounts::default();
-        let mut n_changed = 0;
-        for (run, record) in runs.iter().zip(&records) {
-            n_changed += usize::from(self.fingerprint(run, &splits[&run.split], &known) != record.fingerprint);
-            add(&mut rows, row_counts(&record.parts, true));
-        }
-        if n_changed > 0 {
-            let reason = format!("images, MOS, split or features of {n_changed} of {} runs changed", runs.len());
-            return Ok(Freshness::Stale { reason });
-        }
-        Ok(Freshness::Current { reason: format!("all {} runs are trained", runs.len()), rows })
+        Ok(self.plan().freshness(store, || self.known(store))?)
     }
 
     fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {
@@ -313,23 +371,11 @@ impl TrainStage {
         self.settings.check()?;
         let config = self.config()?;
         let store = &context.store;
-        let known = Known::read(store, self)?;
-        let splits = self.read_splits(store)?;
+        let plan = self.plan();
+        let known = self.known(store)?;
+        let splits = plan.read_splits(store)?;
         let mut report = StageReport::default();
-        let mut todo = Vec::new();
-        for run in self.distinct_runs() {
-            let rows = &splits[&run.split];
-            if rows.is_empty() {
-                return Err(DataError::NoSplit { dataset: self.dataset.clone(), split: run.split }.into());
-            }
-            let fingerprint = self.fingerprint(&run, rows, &known);
-            match RunRecord::read_if_finished(store, &self.run_name(&run)?)? {
-                Some(record) if record.fingerprint == fingerprint => {
-                    add(&mut report.rows, row_counts(&record.parts, true));
-                }
-                _ => todo.push((run, fingerprint)),
-            }
-        }
+        let todo = plan.pending(store, &splits, &known, &mut report.rows)?;
         let data = TrainingData::read(store, &self.dataset, &self.semantic, &self.quality)?;
         let mut planned = Vec::with_capacity(todo.len());
         for (run, fingerprint) in todo {

@@ -105,15 +105,21 @@ pub(super) fn from_bytes(bytes: &[u8], fingerprint: Fingerprint) -> Option<State
     })
 }
 
-fn epoch_values(record: &EpochRecord) -> [f64; 5] {
+/// NaN stands for none within a state, which no one else reads.
+pub(super) fn or_nan(value: Option<f64>) -> f64 {
+    value.unwrap_or(f64::NAN)
+}
+
+pub(super) fn defined(value: f64) -> Option<f64> {
+    Some(value).filter(|value| !value.is_nan())
+}
+
+pub(super) fn epoch_values(record: &EpochRecord) -> [f64; 5] {
     let EpochRecord { epoch, train_loss, validation_srcc, validation_plcc, validation_mse } = *record;
-    // NaN stands for none within this file, which no one else reads.
-    let or_nan = |value: Option<f64>| value.unwrap_or(f64::NAN);
     [f64::from(epoch), train_loss, or_nan(validation_srcc), or_nan(validation_plcc), validation_mse]
 }
 
-fn epoch_from_values(values: &[f64]) -> EpochRecord {
-    let defined = |value: f64| Some(value).filter(|value| !value.is_nan());
+pub(super) fn epoch_from_values(values: &[f64]) -> EpochRecord {
     EpochRecord {
         epoch: values[0] as u32,
         train_loss: values[1],

@@ -1,6 +1,6 @@
 //! The joint half of the `train` stage: plans runs, reads images once, trains one run after the other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use tch::{Device, Kind, Tensor};
 
@@ -13,15 +13,16 @@ use crate::identity::{Fingerprint, ImageId};
 use crate::models::ma_agiqa::MaAgiqaConfig;
 use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use crate::store::Store;
-use crate::store::run_log::RowCounts;
 use crate::tables::features::FeatureSet;
 use crate::tables::head_inputs::{self, HeadInputs};
 use crate::tables::models::{self, RunRecord};
-use crate::tables::splits::{self, Part, SplitRow};
+use crate::tables::splits::Part;
 use crate::tables::{PartitionName, images};
 use crate::train::TrainSettings;
 use crate::train::data::{DataError, PartRows, TrainingData};
-use crate::train::stage::{RunSeed, TrainError, add, distinct, group_name, row_counts, rows_hash, run_name, said_of};
+use crate::train::stage::{
+    Known, RunPlan, RunSeed, TrainError, add, distinct, group_name, row_counts, run_name, said_of,
+};
 
 /// Version of the joint training: raised where equal inputs give other numbers than before.
 const JOINT_VERSION: u32 = 1;
@@ -105,29 +106,9 @@ impl JointStage {
         Ok(MaAgiqaConfig::new(maniqa, semantic_dim, coherence_dim, width, self.settings.gate))
     }
 
-    /// Fingerprint of everything that decides a run's numbers.
-    fn fingerprint(
-        &self,
-        settings: Fingerprint,
-        run: &RunSeed,
-        rows: &[SplitRow],
-        mos: &BTreeMap<ImageId, f64>,
-        with_features: &HashSet<ImageId>,
-    ) -> Fingerprint {
-        Fingerprint::builder("joint run")
-            .json("training", &settings)
-            .json("split", &run.split)
-            .json("seed", &run.seed)
-            .field("rows", &rows_hash(rows, mos, with_features))
-            .finish()
-    }
-
-    fn read_splits(&self, store: &Store) -> Result<BTreeMap<PartitionName, Vec<SplitRow>>, TrainError> {
-        let names: BTreeSet<&PartitionName> = self.runs.iter().map(|run| &run.split).collect();
-        let read = |name: &PartitionName| {
-            Ok((name.clone(), splits::read(store, &self.dataset, name).map_err(DataError::from)?))
-        };
-        names.into_iter().map(read).collect()
+    fn plan(&self) -> Result<RunPlan<'_>, TrainError> {
+        let (runs, settings) = (distinct(&self.runs), self.settings_fingerprint()?);
+        Ok(RunPlan { kind: "joint run", name: &self.name, dataset: &self.dataset, runs, settings })
     }
 
     fn advice(&self) -> String {
@@ -139,13 +120,8 @@ impl JointStage {
         )
     }
 
-    /// What of the store decides a run's numbers: MOS, and who has semantic features.
-    fn known(&self, store: &Store) -> Result<(BTreeMap<ImageId, f64>, HashSet<ImageId>), TrainError> {
-        let rows = images::read(store, &self.dataset).map_err(DataError::from)?.rows;
-        let mos = rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
-        let done = self.semantic.done(store).map_err(DataError::from)?;
-        let with_features = rows.iter().map(|row| row.image_id).filter(|id| done.contains(id)).collect();
-        Ok((mos, with_features))
+    fn known(&self, store: &Store) -> Result<Known, DataError> {
+        Known::read(store, &self.dataset, &[&self.semantic])
     }
 }
 
@@ -157,33 +133,7 @@ impl Stage for JointStage {
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
         self.settings.check()?;
-        let runs = distinct(&self.runs);
-        if runs.is_empty() {
-            return Err(TrainError::NoRuns.into());
-        }
-        let settings = self.settings_fingerprint()?;
-        let mut records = Vec::with_capacity(runs.len());
-        for run in &runs {
-            records.extend(RunRecord::read_if_finished(store, &run_name(&self.name, run, settings)?)?);
-        }
-        if records.len() < runs.len() {
-            let n = runs.len() - records.len();
-            return Ok(Freshness::Stale { reason: format!("{n} of {} runs are not trained yet", runs.len()) });
-        }
-        let (mos, with_features) = self.known(store)?;
-        let splits = self.read_splits(store)?;
-        let mut rows = RowCounts::default();
-        let mut n_changed = 0;
-        for (run, record) in runs.iter().zip(&records) {
-            let fingerprint = self.fingerprint(settings, run, &splits[&run.split], &mos, &with_features);
-            n_changed += usize::from(fingerprint != record.fingerprint);
-            add(&mut rows, row_counts(&record.parts, true));
-        }
-        if n_changed > 0 {
-            let reason = format!("images, MOS, split or features of {n_changed} of {} runs changed", runs.len());
-            return Ok(Freshness::Stale { reason });
-        }
-        Ok(Freshness::Current { reason: format!("all {} runs are trained", runs.len()), rows })
+        Ok(self.plan()?.freshness(store, || self.known(store))?)
     }
 
     fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {
@@ -206,24 +156,11 @@ impl JointStage {
         let device = joint.device.device().map_err(JointError::from)?;
         joint.dtype.check_on(device).map_err(JointError::from)?;
         let config = self.config()?;
-        let settings = self.settings_fingerprint()?;
-        let (mos, with_features) = self.known(store)?;
-        let splits = self.read_splits(store)?;
+        let plan = self.plan()?;
+        let settings = plan.settings;
+        let splits = plan.read_splits(store)?;
         let mut report = StageReport::default();
-        let mut todo = Vec::new();
-        for run in distinct(&self.runs) {
-            let rows = &splits[&run.split];
-            if rows.is_empty() {
-                return Err(DataError::NoSplit { dataset: self.dataset.clone(), split: run.split }.into());
-            }
-            let fingerprint = self.fingerprint(settings, &run, rows, &mos, &with_features);
-            match RunRecord::read_if_finished(store, &run_name(&self.name, &run, settings)?)? {
-                Some(record) if record.fingerprint == fingerprint => {
-                    add(&mut report.rows, row_counts(&record.parts, true));
-                }
-                _ => todo.push((run, fingerprint)),
-            }
-        }
+        let todo = plan.pending(store, &splits, &self.known(store)?, &mut report.rows)?;
         let known = start::known(&joint, &config).map_err(JointError::from)?;
         let mut unreadable = HashSet::new();
         let (data, planned, locations, read, picture_of) = loop {

@@ -15,6 +15,7 @@ use crate::models::layers::NamedTensors;
 use crate::models::trained_head::{tensors_from_bytes, tensors_to_bytes};
 use crate::tables::models::EpochRecord;
 use crate::tables::train_log::TrainLogRow;
+use crate::train::state::{defined, epoch_from_values, epoch_values, or_nan};
 
 /// Metadata key of the fingerprint that the state belongs to.
 const FINGERPRINT_KEY: &str = "agiqa.fingerprint";
@@ -131,30 +132,6 @@ pub(super) fn from_bytes(bytes: &[u8], fingerprint: Fingerprint) -> Option<(Lear
         best,
     };
     Some((learner, position))
-}
-
-/// NaN stands for none within this file, which no one else reads.
-fn or_nan(value: Option<f64>) -> f64 {
-    value.unwrap_or(f64::NAN)
-}
-
-fn defined(value: f64) -> Option<f64> {
-    Some(value).filter(|value| !value.is_nan())
-}
-
-fn epoch_values(record: &EpochRecord) -> [f64; 5] {
-    let EpochRecord { epoch, train_loss, validation_srcc, validation_plcc, validation_mse } = *record;
-    [f64::from(epoch), train_loss, or_nan(validation_srcc), or_nan(validation_plcc), validation_mse]
-}
-
-fn epoch_from_values(values: &[f64]) -> EpochRecord {
-    EpochRecord {
-        epoch: values[0] as u32,
-        train_loss: values[1],
-        validation_srcc: defined(values[2]),
-        validation_plcc: defined(values[3]),
-        validation_mse: values[4],
-    }
 }
 
 fn log_values(row: &TrainLogRow) -> [f64; 9] {
