@@ -47,6 +47,8 @@ pub mod allocator;
 
 pub mod console;
 
+pub mod layout;
+
 pub mod interrupt;
 
 pub mod cli;

@@ -2,11 +2,9 @@
 
 use serde::Serialize;
 
+use crate::layout::{self, NONE, number};
 use crate::tables::comparison::{ComparisonRow, Judged};
 use crate::tables::metrics::Estimate;
-
-/// What stands for an undefined value, or one that the paper does not have.
-const NONE: &str = "—";
 
 /// Number of columns.
 const N_COLUMNS: usize = 8;
@@ -38,32 +36,12 @@ impl ComparisonReport {
 
     /// An aligned table, with what is real about its order below it.
     pub fn text(&self) -> String {
-        let lines = self.lines();
-        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-        let widths: [usize; N_COLUMNS] = std::array::from_fn(width);
-        let mut text = format!("{}\n\n", self.title());
-        for line in &lines {
-            let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-            text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-            text.push('\n');
-        }
-        text.push('\n');
-        text.push_str(&self.notes("  "));
-        text
+        format!("{}\n\n{}\n{}", self.title(), layout::aligned(&self.lines()), self.notes("  "))
     }
 
     /// The same as Markdown.
     pub fn markdown(&self) -> String {
-        let mut text = format!("**{}**\n\n", self.title());
-        for (index, line) in self.lines().iter().enumerate() {
-            text.push_str(&format!("| {} |\n", line.each_ref().map(|cell| cell.replace('|', "\\|")).join(" | ")));
-            if index == 0 {
-                text.push_str(&format!("|{}\n", "---|".repeat(N_COLUMNS)));
-            }
-        }
-        text.push('\n');
-        text.push_str(&self.notes("- "));
-        text
+        format!("**{}**\n\n{}\n{}", self.title(), layout::markdown(&self.lines()), self.notes("- "))
     }
 
     fn title(&self) -> String {
@@ -120,34 +98,10 @@ impl ComparisonReport {
     }
 }
 
-fn number(value: Option<f64>, n_digits: usize) -> String {
-    value.map_or_else(
-        || NONE.to_owned(),
-        |value| {
-            let text = format!("{value:.n_digits$}");
-            // What rounds to zero from below is no less zero.
-            let is_zero = text.trim_start_matches(['-', '0', '.']).is_empty();
-            if is_zero { text.trim_start_matches('-').to_owned() } else { text }
-        },
-    )
-}
-
 fn with_interval(estimate: Estimate) -> String {
     let value = number(estimate.value, 4);
     match (estimate.low, estimate.high) {
         (Some(_), Some(_)) => format!("{value} [{}, {}]", number(estimate.low, 3), number(estimate.high, 3)),
         _ => value,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_keep_their_sign_unless_they_round_to_zero() {
-        assert_eq!(number(Some(-0.00001), 4), "0.0000");
-        assert_eq!(number(Some(-0.5), 4), "-0.5000");
-        assert_eq!(number(None, 4), NONE);
     }
 }

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::layout;
 use crate::store::run_log::RowCounts;
 use crate::tables::metrics::{Estimate, MetricsRow, Statistic};
 
 /// Parts whose results are reported in full, by subsets too: the first that there is.
 const MAIN_PARTS: [&str; 2] = ["test", "all"];
 
-/// What stands for an undefined value in text.
-const UNDEFINED: &str = "—";
+/// Digits after the point in text.
+const N_DIGITS: usize = 3;
 
 /// How many tested images share their exact prompt with a training image; sums over runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -111,7 +112,7 @@ impl Report {
         for row in subsets.iter().filter(|row| Some(row.predictor.as_str()) == shown) {
             lines.push(self.line(row.subset.clone(), row));
         }
-        text.push_str(&aligned(&lines));
+        text.push_str(&layout::aligned(&lines));
         if let Some(leakage) = self.leakage {
             let Leakage { n, n_shared, .. } = leakage;
             let percent = 100.0 * leakage.share();
@@ -140,7 +141,9 @@ impl Report {
                 && (&other.part, &other.predictor, &other.subset) == (&row.part, &row.predictor, &row.subset)
         });
         let cell = |metric: fn(&MetricsRow) -> Estimate| match row.statistic {
-            Statistic::Mean => with_deviation(metric(row).value, deviation.and_then(|row| metric(row).value)),
+            Statistic::Mean => {
+                layout::with_deviation(metric(row).value, deviation.and_then(|row| metric(row).value), N_DIGITS)
+            }
             Statistic::Value | Statistic::Std | Statistic::Median => with_interval(metric(row)),
         };
         let n = match row.n_runs {
@@ -179,14 +182,7 @@ pub(super) fn summary(rows: &[MetricsRow], counts: RowCounts) -> String {
 }
 
 fn number(value: Option<f64>) -> String {
-    value.map_or_else(
-        || UNDEFINED.to_owned(),
-        |value| {
-            let text = format!("{value:.3}");
-            // A correlation that rounds to zero from below is no less zero.
-            if text == "-0.000" { "0.000".to_owned() } else { text }
-        },
-    )
+    layout::number(value, N_DIGITS)
 }
 
 fn with_interval(estimate: Estimate) -> String {
@@ -196,24 +192,4 @@ fn with_interval(estimate: Estimate) -> String {
         }
         _ => number(estimate.value),
     }
-}
-
-fn with_deviation(mean: Option<f64>, deviation: Option<f64>) -> String {
-    match deviation {
-        Some(_) => format!("{} ± {}", number(mean), number(deviation)),
-        None => number(mean),
-    }
-}
-
-/// Columns padded to their widest cell, counted in characters.
-fn aligned(lines: &[[String; 8]]) -> String {
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 8] = std::array::from_fn(width);
-    let mut text = String::new();
-    for line in lines {
-        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
 }

@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 
+use crate::layout::{self, NONE, number, with_deviation};
 use crate::tables::experiments::{ExperimentKey, ExperimentRow, MeanStd};
-
-/// What stands for an undefined value, or one that the paper does not have.
-const NONE: &str = "—";
 
 /// Number of columns.
 const N_COLUMNS: usize = 13;
+
+/// Digits after the point, as in the paper.
+const N_DIGITS: usize = 4;
 
 /// One table, ours beside the paper's.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,28 +42,12 @@ impl ExperimentReport {
 
     /// An aligned table.
     pub fn text(&self) -> String {
-        let lines = self.lines();
-        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-        let widths: [usize; N_COLUMNS] = std::array::from_fn(width);
-        let mut text = format!("{}\n{}\n\n", self.title(), self.features());
-        for line in &lines {
-            let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-            text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-            text.push('\n');
-        }
-        text
+        format!("{}\n{}\n\n{}", self.title(), self.features(), layout::aligned(&self.lines()))
     }
 
     /// The same as Markdown.
     pub fn markdown(&self) -> String {
-        let mut text = format!("**{}**\n\n{}\n\n", self.title(), self.features());
-        for (index, line) in self.lines().iter().enumerate() {
-            text.push_str(&format!("| {} |\n", line.each_ref().map(|cell| cell.replace('|', "\\|")).join(" | ")));
-            if index == 0 {
-                text.push_str(&format!("|{}\n", "---|".repeat(N_COLUMNS)));
-            }
-        }
-        text
+        format!("**{}**\n\n{}\n\n{}", self.title(), self.features(), layout::markdown(&self.lines()))
     }
 
     fn title(&self) -> String {
@@ -94,9 +79,12 @@ impl ExperimentReport {
         ];
         let mut lines = vec![head.map(str::to_owned)];
         for ExperimentRow { variant, trained_on, dataset, ours, paper } in &self.rows {
-            let metrics = ours.as_ref().map_or([MeanStd::default(); 4], |ours| ours.metrics).map(mean_and_std);
+            let metrics = ours
+                .as_ref()
+                .map_or([MeanStd::default(); 4], |ours| ours.metrics)
+                .map(|MeanStd { mean, std }| with_deviation(mean, std, N_DIGITS));
             let [srcc, plcc, krcc, rmse] = metrics;
-            let [paper_srcc, paper_plcc, paper_krcc, paper_rmse] = paper.map(number);
+            let [paper_srcc, paper_plcc, paper_krcc, paper_rmse] = paper.map(|value| number(value, N_DIGITS));
             let of_ours = |text: Option<&String>| text.cloned().unwrap_or_else(|| NONE.to_owned());
             let name = match ours {
                 Some(ours) => format!("{variant} ({} {})", ours.n_runs, if ours.n_runs == 1 { "run" } else { "runs" }),
@@ -119,16 +107,5 @@ impl ExperimentReport {
             ]);
         }
         lines
-    }
-}
-
-fn number(value: Option<f64>) -> String {
-    value.map_or_else(|| NONE.to_owned(), |value| format!("{value:.4}"))
-}
-
-fn mean_and_std(MeanStd { mean, std }: MeanStd) -> String {
-    match std {
-        Some(_) => format!("{} ± {}", number(mean), number(std)),
-        None => number(mean),
     }
 }

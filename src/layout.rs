@@ -1,0 +1,65 @@
+//! Tables as text: aligned for terminals, Markdown for documents. The first line is the head.
+
+/// What stands for a value that is undefined, or that there is none of.
+pub const NONE: &str = "—";
+
+/// Columns padded to their widest cell, counted in characters.
+pub fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for line in lines {
+        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// The same as Markdown.
+pub fn markdown<const N: usize>(lines: &[[String; N]]) -> String {
+    let mut text = String::new();
+    for (index, line) in lines.iter().enumerate() {
+        text.push_str(&format!("| {} |\n", line.each_ref().map(|cell| cell.replace('|', "\\|")).join(" | ")));
+        if index == 0 {
+            text.push_str(&format!("|{}\n", "---|".repeat(N)));
+        }
+    }
+    text
+}
+
+/// `value` with so many digits after the point.
+pub fn number(value: Option<f64>, n_digits: usize) -> String {
+    let Some(value) = value else { return NONE.to_owned() };
+    let text = format!("{value:.n_digits$}");
+    // What rounds to zero from below is no less zero.
+    let is_zero = text.trim_start_matches(['-', '0', '.']).is_empty();
+    if is_zero { text.trim_start_matches('-').to_owned() } else { text }
+}
+
+/// A mean with its standard deviation, where there is one.
+pub fn with_deviation(mean: Option<f64>, deviation: Option<f64>, n_digits: usize) -> String {
+    match deviation {
+        Some(_) => format!("{} ± {}", number(mean, n_digits), number(deviation, n_digits)),
+        None => number(mean, n_digits),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_their_sign_unless_they_round_to_zero() {
+        assert_eq!(number(Some(-0.00001), 4), "0.0000");
+        assert_eq!(number(Some(-0.5), 4), "-0.5000");
+        assert_eq!(number(None, 4), NONE);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_in_characters() {
+        let lines = [["a", "b"], ["—— —", "c|d"]].map(|line| line.map(str::to_owned));
+        assert_eq!(aligned(&lines), "a     b\n—— —  c|d\n");
+        assert_eq!(markdown(&lines), "| a | b |\n|---|---|\n| —— — | c\\|d |\n");
+    }
+}
