@@ -49,9 +49,14 @@ mod parity;
 
 mod method;
 
+mod plan;
+
+mod settings;
+
 mod stage;
 
 pub use method::{Method, MethodError, Scorer};
 pub use params::ParamsError;
 pub use score_error::ScoreError;
-pub use stage::{BaselineError, BaselineSettings, BaselineStage};
+pub use settings::{BaselineError, BaselineSettings};
+pub use stage::BaselineStage;

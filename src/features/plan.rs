@@ -106,17 +106,9 @@ pub(super) fn plan(
     Ok(plan)
 }
 
-/// Removes the earlier rejects of what `plan` is going to try again: what is still wrong gets a new row. Should the run
-/// end before that, the images are simply among those to do.
+/// Removes the earlier rejects of what `plan` is going to try again.
 pub(super) fn forget_retried(store: &Store, sets: &FeatureSets, plan: &Plan) -> Result<(), PartError> {
-    let ids: HashSet<ImageId> = plan.todo.iter().map(|todo| todo.image.image_id).collect();
-    let paths: HashSet<&str> = plan.unreadable.iter().map(|file| file.path.as_str()).collect();
-    rejects::retain(store, STAGE, |row| {
-        let is_retried = match (&row.image_id, &row.path) {
-            (Some(id), _) => ids.contains(id),
-            (None, Some(path)) => paths.contains(path.as_str()),
-            (None, None) => false,
-        };
-        !(is_of(row, sets) && is_retried)
-    })
+    let ids = plan.todo.iter().map(|todo| todo.image.image_id).collect();
+    let paths = plan.unreadable.iter().map(|file| file.path.as_str()).collect();
+    rejects::forget(store, STAGE, &ids, &paths, |row| is_of(row, sets))
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -12,6 +13,7 @@ use crate::store::Store;
 use crate::store::part::PartError;
 use crate::tables::PartitionName;
 use crate::tables::images::{self as images_table, ImageRow, Images};
+use crate::tables::rejects::RejectRow;
 
 /// Which images a feature stage is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +107,21 @@ pub(crate) struct Unreadable {
     pub(crate) message: String,
 }
 
+impl Candidate {
+    /// Its row in `rejects`.
+    pub(crate) fn reject(&self, kind: &str, message: &str) -> RejectRow {
+        let (image_id, path) = (Some(self.image_id), Some(self.path.clone()));
+        RejectRow { image_id, path, ..RejectRow::now(kind, message) }
+    }
+}
+
+impl Unreadable {
+    /// Its row in `rejects`.
+    pub(crate) fn reject(&self) -> RejectRow {
+        RejectRow { path: Some(self.path.clone()), ..RejectRow::now(self.kind, &self.message) }
+    }
+}
+
 /// The images of a source.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Candidates {
@@ -143,6 +160,36 @@ impl ImageSource {
                     return Err(FolderError::NameTaken { dataset });
                 }
                 of_folder(folder)
+            }
+        }
+    }
+}
+
+/// A source of which a stage asks more than once.
+pub(crate) struct KnownSource {
+    /// The source.
+    pub(crate) source: ImageSource,
+    /// The images of a folder, hashed once however often the stage plans.
+    scanned: Mutex<Option<Candidates>>,
+}
+
+impl KnownSource {
+    /// Nothing is read yet.
+    pub(crate) fn new(source: ImageSource) -> Self {
+        Self { source, scanned: Mutex::new(None) }
+    }
+
+    /// As [`ImageSource::candidates`].
+    pub(crate) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
+        match &self.source {
+            // An earlier stage of the same pipeline may have changed the table since.
+            ImageSource::Dataset(_) => self.source.candidates(store),
+            ImageSource::Folder { .. } => {
+                let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+                if scanned.is_none() {
+                    *scanned = Some(self.source.candidates(store)?);
+                }
+                Ok(scanned.clone().unwrap_or_default())
             }
         }
     }

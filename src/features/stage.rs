@@ -2,14 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::decode::{DecodeQueue, Decoded};
-use super::plan::{self, Plan, Todo};
-use super::source::{self, Candidates, FolderError, ImageSource};
+use super::plan::{self, Plan};
+use super::source::{self, Candidates, FolderError, ImageSource, KnownSource};
 use super::writer::{self, Finished, PartLimits};
 use super::{BatchFeatures, ExtractError, Extractor, ExtractorKind, FeatureSets, FeatureSettings};
 use crate::console::Progress;
@@ -49,42 +48,30 @@ pub enum FeatureError {
 /// Computes the features that the images of one source lack, with one extractor.
 pub struct FeatureStage {
     settings: FeatureSettings,
-    source: ImageSource,
-    /// The images of a folder, hashed once per stage however often it plans.
-    scanned: Mutex<Option<Candidates>>,
+    images: KnownSource,
 }
 
 impl FeatureStage {
     /// A stage over `source`.
     pub fn new(settings: FeatureSettings, source: ImageSource) -> Self {
-        Self { settings, source, scanned: Mutex::new(None) }
-    }
-
-    fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
-        match &self.source {
-            // An earlier stage of the same pipeline may have changed the table since.
-            ImageSource::Dataset(_) => self.source.candidates(store),
-            ImageSource::Folder { .. } => {
-                let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
-                if scanned.is_none() {
-                    *scanned = Some(self.source.candidates(store)?);
-                }
-                Ok(scanned.clone().unwrap_or_default())
-            }
-        }
+        Self { settings, images: KnownSource::new(source) }
     }
 
     fn plan(&self, store: &Store) -> Result<(Candidates, FeatureSets, Plan), FeatureError> {
         let sets = super::resolve(&self.settings)?.feature_sets();
-        let candidates = self.candidates(store)?;
+        let candidates = self.images.candidates(store)?;
         let plan = plan::plan(store, &sets, &self.settings, &candidates)?;
         Ok((candidates, sets, plan))
     }
 
-    fn run_stage(&self, context: &StageContext) -> Result<StageReport, FeatureError> {
+    /// Computes and writes what the store lacks.
+    ///
+    /// # Errors
+    /// What keeps the stage as a whole from working; an image that cannot be used is a reject and no error.
+    pub fn compute(&self, context: &StageContext) -> Result<StageReport, FeatureError> {
         let store = &context.store;
         let (candidates, sets, plan) = self.plan(store)?;
-        let dataset = self.source.dataset()?;
+        let dataset = self.images.source.dataset()?;
         let mut outcome = Outcome::default();
         if !(plan.todo.is_empty() && plan.unreadable.is_empty()) {
             let kind = super::resolve(&self.settings)?;
@@ -109,7 +96,7 @@ fn summary(rows: &RowCounts) -> String {
 
 impl Stage for FeatureStage {
     fn name(&self) -> String {
-        format!("features {} of {}", self.settings.extractor, self.source)
+        format!("features {} of {}", self.settings.extractor, self.images.source)
     }
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
@@ -119,7 +106,7 @@ impl Stage for FeatureStage {
             return Ok(Freshness::Stale { reason: format!("{n_left} of {n_in} images lack features") });
         }
         if let Some(rows) = candidates.corpus {
-            let dataset = self.source.dataset()?;
+            let dataset = self.images.source.dataset()?;
             if !source::corpus_is_written(store, &dataset, rows, &plan.rejected)? {
                 let reason = format!("the images of `{dataset}` are not those of its folder");
                 return Ok(Freshness::Stale { reason });
@@ -130,7 +117,7 @@ impl Stage for FeatureStage {
     }
 
     fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {
-        Ok(self.run_stage(context)?)
+        Ok(self.compute(context)?)
     }
 }
 
@@ -196,9 +183,7 @@ impl Run<'_> {
 
     fn reject_unreadable(&self, sink: &mut Sink<'_>) -> Result<(), Stop> {
         for file in &self.plan.unreadable {
-            let mut reject = RejectRow::now(file.kind, &file.message);
-            reject.path = Some(file.path.clone());
-            sink.reject(reject, 1)?;
+            sink.reject(file.reject(), 1)?;
         }
         Ok(())
     }
@@ -255,8 +240,8 @@ impl Run<'_> {
                     batch.push(position);
                 }
                 Ok(Decoded { position, input: Err(failure) }) => {
-                    let todo = &self.plan.todo[position];
-                    sink.reject(image_reject(todo, failure.kind, &failure.message), todo.image.n_files)?;
+                    let image = &self.plan.todo[position].image;
+                    sink.reject(image.reject(failure.kind, &failure.message), image.n_files)?;
                 }
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => is_open = false,
@@ -275,13 +260,6 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
-
-fn image_reject(todo: &Todo, kind: &str, message: &str) -> RejectRow {
-    let mut reject = RejectRow::now(kind, message);
-    reject.image_id = Some(todo.image.image_id);
-    reject.path = Some(todo.image.path.clone());
-    reject
 }
 
 /// Why the network stops before the end of its images.
@@ -338,7 +316,7 @@ impl Sink<'_> {
                         "`{}`: column `{column}` has values that are not finite; this is a bug of the extractor",
                         todo.image.path
                     );
-                    self.reject(image_reject(todo, "non-finite", &message), todo.image.n_files)?;
+                    self.reject(todo.image.reject("non-finite", &message), todo.image.n_files)?;
                 }
             }
         }

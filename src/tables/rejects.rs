@@ -3,6 +3,8 @@
 //! A part is named by whoever writes it: `ingest` replaces one part per dataset (the rejects of the last ingest are the
 //! dataset's rejects), feature stages add one per run, named by its content.
 
+use std::collections::HashSet;
+
 use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +119,25 @@ pub fn retain(store: &Store, stage: &str, keep: impl Fn(&RejectRow) -> bool) -> 
         }
     }
     Ok(())
+}
+
+/// Drops the rejects of `stage` that `is_of` says are of the stage's present settings, of these images and files: what is
+/// tried again and still wrong gets a new row. Should the stage end before that, they are simply among those to do.
+pub fn forget(
+    store: &Store,
+    stage: &str,
+    ids: &HashSet<ImageId>,
+    paths: &HashSet<&str>,
+    is_of: impl Fn(&RejectRow) -> bool,
+) -> Result<(), PartError> {
+    retain(store, stage, |row| {
+        let is_retried = match (&row.image_id, &row.path) {
+            (Some(id), _) => ids.contains(id),
+            (None, Some(path)) => paths.contains(path.as_str()),
+            (None, None) => false,
+        };
+        !(is_retried && is_of(row))
+    })
 }
 
 fn read_part(store: &Store, object: &ObjectInfo) -> Result<Vec<RejectRow>, PartError> {
