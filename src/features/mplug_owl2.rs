@@ -24,7 +24,7 @@ use crate::weights::{self, by_hand::MPLUG_OWL2};
 const NAME: ExtractorName = ExtractorName::MplugOwl2;
 
 /// Counts changes of this file or of the network that change numbers; part of the fingerprint.
-const CODE_VERSION: u32 = 1;
+const CODE_VERSION: u32 = 2;
 
 /// Default images per batch: enough rows for the language model's products to run at their full rate.
 const BATCH_SIZE: usize = 8;

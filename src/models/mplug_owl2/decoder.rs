@@ -204,6 +204,9 @@ pub(super) struct Passed {
     layers: Vec<(Tensor, Tensor)>,
 }
 
+/// Most rows of a pass over prefixes, padding included, which bounds its memory: 90 MB in the widest layer of 7B.
+const MAX_PREFIX_ROWS: i64 = 2048;
+
 /// Whether a pass keeps keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keep {
@@ -236,16 +239,46 @@ impl Decoder {
         })
     }
 
-    /// Computes what is the same for all sequences that begin with these tokens.
+    /// Computes, of each list of tokens, what is the same for all sequences that begin with it. In one pass where they
+    /// are as short as questions are, so that weights are read once, and widened once where they must be.
     ///
     /// # Shapes
-    /// - xs: `(p, d)`, f32, embedded text
-    pub(super) fn prefix(&self, xs: &Tensor) -> Prefix {
-        let segments = [Segment { branch: Branch::Text, n_tokens: xs.size()[0] }];
-        let groups = [Group { n_sequences: 1, prefix: None }];
-        let Passed { hidden, layers } = self.pass(xs, &segments, &groups, Keep::KeysAndValues);
-        let hidden_sum = hidden.get(0).sum_dim_intlist([0_i64].as_slice(), false, Kind::Float);
-        Prefix { n_tokens: xs.size()[0], hidden_sum, layers }
+    /// - xs: each `(p, d)`, f32, embedded text
+    pub(super) fn prefixes(&self, xs: &[Tensor]) -> Vec<Prefix> {
+        let mut prefixes = Vec::with_capacity(xs.len());
+        let mut rest = xs;
+        while !rest.is_empty() {
+            let mut n_max = 0;
+            let fits = |(n_before, xs): &(i64, &Tensor)| {
+                n_max = xs.size()[0].max(n_max);
+                (n_before + 1) * n_max <= MAX_PREFIX_ROWS
+            };
+            let (now, later) = rest.split_at((0..).zip(rest).take_while(fits).count().max(1));
+            prefixes.extend(self.prefixes_at_once(now));
+            rest = later;
+        }
+        prefixes
+    }
+
+    fn prefixes_at_once(&self, xs: &[Tensor]) -> Vec<Prefix> {
+        let n_max = xs.iter().map(|xs| xs.size()[0]).max().unwrap_or(0);
+        // No position sees a later one, so what stands after a list's end changes nothing before it.
+        let padded: Vec<Tensor> = xs.iter().map(|xs| xs.constant_pad_nd([0, 0, 0, n_max - xs.size()[0]])).collect();
+        let segments = [Segment { branch: Branch::Text, n_tokens: n_max }];
+        let groups = [Group { n_sequences: xs.len() as i64, prefix: None }];
+        let Passed { hidden, layers } = self.pass(&Tensor::cat(&padded, 0), &segments, &groups, Keep::KeysAndValues);
+        let of_list = |(i, xs): (i64, &Tensor)| {
+            let n_tokens = xs.size()[0];
+            let of = |kept: &Tensor| kept.narrow(0, i, 1).narrow(2, 0, n_tokens);
+            let hidden = hidden.get(i).narrow(0, 0, n_tokens); // (p, d)
+            let hidden_sum = hidden.sum_dim_intlist([0_i64].as_slice(), false, Kind::Float);
+            Prefix {
+                n_tokens,
+                hidden_sum,
+                layers: layers.iter().map(|(keys, values)| (of(keys), of(values))).collect(),
+            }
+        };
+        (0..).zip(xs).map(of_list).collect()
     }
 
     /// Final hidden states of sequences, whose positions follow those of their groups' prefixes.

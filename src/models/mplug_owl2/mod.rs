@@ -162,7 +162,7 @@ impl MplugOwl2 {
         Ok(Self {
             vision: VisionTower::new(&p.sub("vision_model"), &config.vision)?,
             abstractor: Abstractor::new(&p.sub("visual_abstractor"), config)?,
-            questions: embedded_before.iter().map(|xs| Question { prefix: decoder.prefix(xs) }).collect(),
+            questions: decoder.prefixes(&embedded_before).into_iter().map(|prefix| Question { prefix }).collect(),
             suffix: embed(after)?,
             embedded_before,
             decoder,
