@@ -101,7 +101,7 @@ impl Data {
             quality: self.quality.clone(),
             settings,
         };
-        for run in stage.run_names().expect("valid names") {
+        for run in stage.plan().run_names().expect("valid names") {
             self.context.store.delete(&models::record_path(&run)).expect("an object can be deleted");
         }
         stage.run(&self.context).expect("it trains");

@@ -238,7 +238,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     if joint {
         let stage = JointStage { name, dataset: dataset.clone(), runs, semantic, settings };
         let splits = split::stages(&dataset, &split, &split_seeds);
-        return train(&stage, None, splits, || stage.run_names(), &store, context);
+        return train(&stage, None, splits, || stage.plan()?.run_names(), &store, context);
     }
     anyhow::ensure!(
         quality.is_some() || features.is_some(),
@@ -260,7 +260,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     };
     let stage = TrainStage { name, runs, dataset: dataset.clone(), semantic, quality, settings };
     let splits = split::stages(&dataset, &split, &split_seeds);
-    train(&stage, join.as_ref(), splits, || stage.run_names(), &store, context)
+    train(&stage, join.as_ref(), splits, || stage.plan().run_names(), &store, context)
 }
 
 /// Joins features and makes splits where they are not there yet, trains, and prints the runs' names.

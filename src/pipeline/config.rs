@@ -32,18 +32,21 @@ use serde::Deserialize;
 use super::de;
 use super::error::{ConfigError, suggestion};
 use super::params;
-use super::tree::{Entry, Node, NodeValue, Origin, Sources};
+use super::tree::{Node, NodeValue, Origin, Sources};
 use crate::baselines::BaselineSettings;
 use crate::compare::CompareSettings;
 use crate::evaluate::EvaluateSettings;
-use crate::features::{FeaturePair, FeatureSettings, JoinStage, resolve};
 use crate::ingest::IngestSettings;
 use crate::paper;
 use crate::splits::SplitSettings;
 use crate::tables::PartitionName;
-use crate::tables::features::FeatureSet;
 use crate::tables::splits::Part;
-use crate::train::TrainSettings;
+
+mod features;
+mod training;
+
+pub use features::FeaturesSection;
+pub use training::{TrainSection, Variant};
 
 /// A pipeline: its file with the `--set` arguments applied, checked and ready to run.
 #[derive(Clone, Debug)]
@@ -83,44 +86,6 @@ pub struct CompareSection {
     pub settings: CompareSettings,
 }
 
-/// `[features]` with the `[extractor.…]` tables that it names.
-#[derive(Clone, Debug)]
-pub struct FeaturesSection {
-    /// Fills `semantic`.
-    pub semantic: FeatureSettings,
-    /// Fill `quality`; the same extractor as `semantic` fills both in one pass. Several are joined; none where every
-    /// training is joint, in which MANIQA makes the quality features itself.
-    pub qualities: Vec<FeatureSettings>,
-    /// Makes one `f_1` of several.
-    pub join: Option<JoinStage>,
-    /// What is trained on as f_a and f_b.
-    pub semantic_set: FeatureSet,
-    /// What is trained on as f_1, where MANIQA does not make it in training.
-    pub quality_set: Option<FeatureSet>,
-}
-
-/// `[train]`.
-#[derive(Clone, Debug)]
-pub struct TrainSection {
-    /// The dataset that is trained on.
-    pub dataset: PartitionName,
-    /// Hyperparameters.
-    pub settings: TrainSettings,
-    /// Seeds of initialisation, image order and dropout: every split is trained on with each. None: with its own seed.
-    pub seeds: Option<Vec<u32>>,
-}
-
-/// `[[variant]]`: a training under a name of its own.
-#[derive(Clone, Debug)]
-pub struct Variant {
-    /// Its name, which its runs' names go on with.
-    pub name: PartitionName,
-    /// `[train]` with the variant's own keys over it.
-    pub train: TrainSection,
-    /// The dataset whose test part its heads are judged on.
-    pub test: PartitionName,
-}
-
 /// `[experiment]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,37 +100,6 @@ pub struct ExperimentSection {
 pub struct PredictSection {
     /// Datasets to score beside the one that was trained on.
     pub also: Vec<PartitionName>,
-}
-
-/// `[features]` as written: names of extractors.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FeatureNames {
-    semantic: String,
-    #[serde(default)]
-    quality: Option<OneOrSeveral>,
-}
-
-/// An extractor's name, or a list of them.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected an extractor's name or a list of them")]
-enum OneOrSeveral {
-    One(String),
-    Several(Vec<String>),
-}
-
-impl OneOrSeveral {
-    /// What a list that `,` separates says; a single name is a list of one.
-    fn of_text(text: &str) -> Self {
-        Self::Several(text.split(',').map(|name| name.trim().to_owned()).collect())
-    }
-
-    fn names(&self) -> &[String] {
-        match self {
-            Self::One(name) => std::slice::from_ref(name),
-            Self::Several(names) => names,
-        }
-    }
 }
 
 /// The file's tables and keys. Only its key names are used, so that one list says what there is.
@@ -329,107 +263,6 @@ impl Reader<'_> {
         Ok(datasets)
     }
 
-    fn features(&mut self) -> Result<Option<FeaturesSection>, ConfigError> {
-        let empty = |origin: Origin| Node { origin, value: NodeValue::Table(Vec::new()) };
-        let extractors = self.document.remove("extractor").unwrap_or_else(|| empty(self.document.origin));
-        if !matches!(extractors.value, NodeValue::Table(_)) {
-            let problem = format!("`extractor`: expected tables `[extractor.<name>]`, found {}", extractors.kind());
-            return Err(self.wrong(extractors.origin, problem));
-        }
-        let Some(node) = self.document.remove("features") else {
-            return match extractors.entries().first() {
-                Some(entry) => {
-                    Err(self.wrong(entry.key_origin, "an extractor is set up, but there is no `[features]`"))
-                }
-                None => Ok(None),
-            };
-        };
-        let (names, is_choice) = match &node.value {
-            NodeValue::Text(text) => {
-                let (semantic, quality) = text.split_once('+').unwrap_or((text, text));
-                let quality = Some(OneOrSeveral::of_text(quality));
-                (FeatureNames { semantic: semantic.trim().to_owned(), quality }, true)
-            }
-            _ => (de::settings(self.sources, "features", &node, &[])?, false),
-        };
-        let qualities = names.quality.as_ref().map_or(&[][..], OneOrSeveral::names);
-        if names.quality.is_some() && qualities.is_empty() {
-            return Err(self.wrong(node.origin, "`features.quality`: expected at least one extractor, found none"));
-        }
-        let used: Vec<&str> = std::iter::once(&names.semantic).chain(qualities).map(String::as_str).collect();
-        let is_unused = |entry: &&Entry| !used.contains(&entry.key.as_str());
-        // A choice leaves others unchosen; what they say must make sense all the same.
-        for entry in extractors.entries().iter().filter(is_unused).filter(|_| is_choice) {
-            self.extractor(
-                &entry.key,
-                &entry.node,
-                &Node { origin: entry.key_origin, value: NodeValue::Text(entry.key.clone()) },
-            )?;
-        }
-        if let Some(entry) = extractors.entries().iter().find(is_unused).filter(|_| !is_choice) {
-            let problem =
-                format!("`[features]` does not use extractor `{}`{}", entry.key, suggestion(&entry.key, &used));
-            return Err(self.wrong(entry.key_origin, problem));
-        }
-        let extractor = |key: &str, name: &str| {
-            let origin = node.get(key).unwrap_or(&node).origin;
-            let table = extractors.get(name).cloned().unwrap_or_else(|| empty(origin));
-            let settings = self.extractor(name, &table, &Node { origin, value: NodeValue::Text(name.to_owned()) })?;
-            let path = format!("extractor.{name}");
-            // Fingerprints need no weights, so what an extractor refuses is told before anything runs.
-            resolve(&settings)
-                .map_err(|error| self.wrong(table.origin, format!("`{path}`: {}", with_causes(&error))))?;
-            Ok(settings)
-        };
-        let semantic = extractor("semantic", &names.semantic)?;
-        let qualities = qualities.iter().map(|name| extractor("quality", name)).collect::<Result<Vec<_>, _>>()?;
-        let semantic_set = FeaturePair::semantic_of(&semantic);
-        let semantic_set = semantic_set.map_err(|error| self.wrong(node.origin, error.to_string()))?;
-        let sets = qualities.iter().map(FeaturePair::quality_of).collect::<Result<Vec<_>, _>>();
-        let mut sets = sets.map_err(|error| self.wrong(node.origin, error.to_string()))?;
-        let join = match sets.as_slice() {
-            [] | [_] => None,
-            several => {
-                let join = JoinStage::new(several.to_vec());
-                Some(join.map_err(|error| self.wrong(node.origin, error.to_string()))?)
-            }
-        };
-        let quality_set = join.as_ref().map(|join| join.joined().clone()).or_else(|| sets.pop());
-        Ok(Some(FeaturesSection { semantic, qualities, join, semantic_set, quality_set }))
-    }
-
-    /// Whoever trains a head alone needs an extractor of f_1; whoever only trains MANIQA with it must not name one.
-    fn check_quality(
-        &self,
-        features: &FeaturesSection,
-        train: &TrainSection,
-        variants: &[Variant],
-        origin: Origin,
-    ) -> Result<(), ConfigError> {
-        let trainings: Vec<&TrainSection> = match variants {
-            [] => vec![train],
-            variants => variants.iter().map(|variant| &variant.train).collect(),
-        };
-        let n_joint = trainings.iter().filter(|train| train.settings.joint.is_some()).count();
-        let problem = match &features.quality_set {
-            None if n_joint < trainings.len() => {
-                "`features.quality` is missing: the extractor of f_1 (only a joint training, `[train.joint]`, makes its own)"
-            }
-            Some(_) if n_joint == trainings.len() => {
-                "`[train.joint]` trains MANIQA from the images: leave `features.quality` out"
-            }
-            _ => return Ok(()),
-        };
-        Err(self.wrong(origin, problem))
-    }
-
-    /// Settings of one extractor. They take its name as a key of theirs; the file gives it once, in the table's header.
-    fn extractor(&self, name: &str, table: &Node, name_node: &Node) -> Result<FeatureSettings, ConfigError> {
-        let mut table = table.clone();
-        table.insert("extractor", name_node.clone());
-        de::settings(self.sources, &format!("extractor.{name}"), &table, &[])
-    }
-
     /// One split per element of `seeds` and of `generators`; the table itself where it has neither.
     fn splits(&mut self) -> Result<Vec<SplitSettings>, ConfigError> {
         let Some(mut node) = self.document.remove("split") else { return Ok(Vec::new()) };
@@ -483,101 +316,6 @@ impl Reader<'_> {
         Ok(Some(section))
     }
 
-    fn variants(
-        &mut self,
-        datasets: &[IngestSettings],
-        has_features: bool,
-        has_splits: bool,
-    ) -> Result<Vec<Variant>, ConfigError> {
-        let Some(node) = self.document.remove("variant") else { return Ok(Vec::new()) };
-        let items = match node.value {
-            NodeValue::Array(items) if !items.is_empty() => items,
-            _ => return Err(self.wrong(node.origin, "`variant`: expected `[[variant]]` tables")),
-        };
-        let Some(base) = self.document.remove("train") else {
-            return Err(self.wrong(node.origin, "`[[variant]]` needs a `[train]` table, which it changes"));
-        };
-        let mut variants: Vec<Variant> = Vec::new();
-        for (idx, mut item) in items.into_iter().enumerate() {
-            const VARIANT_KEYS: &[&str] = &["name", "train", "test"];
-            if let Some(entry) = item.entries().iter().find(|entry| !VARIANT_KEYS.contains(&entry.key.as_str())) {
-                let hint = suggestion(&entry.key, VARIANT_KEYS);
-                let problem = format!("unknown key `{}` in `variant.{idx}`{hint}", entry.key);
-                return Err(self.wrong(entry.key_origin, problem));
-            }
-            let name_node = item.remove("name").ok_or_else(|| {
-                self.wrong(item.origin, format!("`variant.{idx}.name` is missing: its runs are named by it"))
-            })?;
-            let name: PartitionName = de::settings(self.sources, &format!("variant.{idx}.name"), &name_node, &[])?;
-            if variants.iter().any(|other| other.name == name) {
-                return Err(self.wrong(name_node.origin, format!("variant `{name}` is there twice")));
-            }
-            let mut node = base.clone();
-            if let Some(own) = item.remove("train") {
-                if !matches!(own.value, NodeValue::Table(_)) {
-                    let problem =
-                        format!("`variant.{idx}.train`: expected a table of `[train]`'s keys, found {}", own.kind());
-                    return Err(self.wrong(own.origin, problem));
-                }
-                for entry in own.entries() {
-                    node.insert(&entry.key, entry.node.clone());
-                }
-            }
-            let train = self.train(node, datasets, has_features, has_splits)?;
-            let test = match item.remove("test") {
-                Some(test) => {
-                    let path = format!("variant.{idx}.test");
-                    let dataset = de::settings(self.sources, &path, &test, &[])?;
-                    self.check_dataset(datasets, &path, &dataset, test.origin)?;
-                    dataset
-                }
-                None => train.dataset.clone(),
-            };
-            variants.push(Variant { name, train, test });
-        }
-        if let Some(predict) = self.document.get("predict") {
-            let problem = "with `[[variant]]` tables, a variant's `test` takes the place of `[predict]`";
-            return Err(self.wrong(predict.origin, problem));
-        }
-        Ok(variants)
-    }
-
-    fn train(
-        &self,
-        mut node: Node,
-        datasets: &[IngestSettings],
-        has_features: bool,
-        has_splits: bool,
-    ) -> Result<TrainSection, ConfigError> {
-        for (has, table) in [(has_features, "features"), (has_splits, "split")] {
-            if !has {
-                return Err(self.wrong(node.origin, format!("`[train]` needs a `[{table}]` table")));
-            }
-        }
-        let seeds = match node.remove("seeds") {
-            Some(seeds) => {
-                let list: Vec<u32> = de::settings(self.sources, "train.seeds", &seeds, &[])?;
-                if list.is_empty() {
-                    return Err(self.wrong(seeds.origin, "`train.seeds`: expected at least one seed"));
-                }
-                Some(list)
-            }
-            None => None,
-        };
-        let dataset = match node.remove("dataset") {
-            Some(dataset) => {
-                let name = de::settings(self.sources, "train.dataset", &dataset, &[])?;
-                self.check_dataset(datasets, "train.dataset", &name, dataset.origin)?;
-                name
-            }
-            None if datasets.len() == 1 => datasets[0].dataset.clone(),
-            None => return Err(self.wrong(node.origin, "`[train]` needs `dataset`: there are several")),
-        };
-        let settings: TrainSettings = de::settings(self.sources, "train", &node, &["dataset", "seeds"])?;
-        settings.check().map_err(|error| self.wrong(node.origin, format!("`train`: {error}")))?;
-        Ok(TrainSection { dataset, settings, seeds })
-    }
-
     fn predict(
         &mut self,
         datasets: &[IngestSettings],
@@ -619,12 +357,6 @@ impl Reader<'_> {
     fn wrong(&self, origin: Origin, problem: impl Into<String>) -> ConfigError {
         ConfigError::new(self.sources.place(origin), problem)
     }
-}
-
-/// An error and its causes in one line, as the command line prints them.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Makes the paths at the dotted path `key` absolute.

@@ -13,7 +13,7 @@ use crate::splits::{SplitSettings, SplitStage};
 use crate::stage::Stage;
 use crate::tables::PartitionName;
 use crate::train::joint::JointStage;
-use crate::train::{RunSeed, TrainError, TrainSettings, TrainStage};
+use crate::train::{RunPlan, RunSeed, TrainError, TrainSettings, TrainStage};
 
 impl Pipeline {
     /// The steps.
@@ -56,7 +56,7 @@ impl Pipeline {
                 Training::Head(stage) => steps.add(StageName::Train, stage, &before_training),
                 Training::Joint(stage) => steps.add(StageName::Train, stage, &before_training),
             };
-            let predict = PredictStage { runs: head.train.run_names()?, datasets: head.scored.clone() };
+            let predict = PredictStage { runs: head.train.plan()?.run_names()?, datasets: head.scored.clone() };
             let predict_idx = steps.add(StageName::Predict, predict, &[train_idx]);
             for evaluate in self.evaluate_stages_of(head)? {
                 evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &[predict_idx]));
@@ -103,7 +103,7 @@ impl Pipeline {
     fn evaluate_stages_of(&self, head: &Head) -> Result<Vec<EvaluateStage>, TrainError> {
         let Some(settings) = &self.evaluate else { return Ok(Vec::new()) };
         let mut stages = Vec::new();
-        for (group, runs) in head.groups()? {
+        for (group, runs) in head.train.plan()?.groups()? {
             for dataset in &head.scored {
                 let (runs, group, dataset) = (runs.clone(), group.clone(), dataset.clone());
                 stages.push(EvaluateStage { runs, group, dataset, settings: settings.clone() });
@@ -121,7 +121,7 @@ impl Pipeline {
         let mut variants = Vec::new();
         for head in self.heads()? {
             let settings = head.train.settings();
-            for (run, _) in head.groups()? {
+            for (run, _) in head.train.plan()?.groups()? {
                 variants.push(ExperimentVariant {
                     name: head.variant.clone(),
                     inputs: settings.sorted_inputs().iter().map(|input| input.as_str().to_owned()).collect(),
@@ -149,7 +149,7 @@ impl Pipeline {
     pub fn runs(&self) -> Result<Vec<(String, PartitionName)>, TrainError> {
         let mut runs = Vec::new();
         for head in self.heads()? {
-            runs.extend(head.train.run_names()?.into_iter().map(|run| (head.variant.clone(), run)));
+            runs.extend(head.train.plan()?.run_names()?.into_iter().map(|run| (head.variant.clone(), run)));
         }
         Ok(runs)
     }
@@ -208,24 +208,6 @@ struct Head {
     tested: PartitionName,
 }
 
-impl Head {
-    /// Groups of runs that differ in seeds only. A run alone is its own group: a mean over one run would say nothing.
-    fn groups(&self) -> Result<Vec<(PartitionName, Vec<PartitionName>)>, TrainError> {
-        let mut groups = Vec::new();
-        for group in self.train.group_names()? {
-            let mut runs = Vec::new();
-            for run in self.train.runs() {
-                if self.train.group_name(run)? == group {
-                    runs.push(self.train.run_name(run)?);
-                }
-            }
-            let group = if let [run] = runs.as_slice() { run.clone() } else { group };
-            groups.push((group, runs));
-        }
-        Ok(groups)
-    }
-}
-
 /// A training of either kind.
 #[derive(Clone)]
 enum Training {
@@ -250,38 +232,10 @@ impl Training {
         }
     }
 
-    fn runs(&self) -> &[RunSeed] {
+    fn plan(&self) -> Result<RunPlan<'_>, TrainError> {
         match self {
-            Self::Head(stage) => &stage.runs,
-            Self::Joint(stage) => &stage.runs,
-        }
-    }
-
-    fn run_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
-        match self {
-            Self::Head(stage) => stage.run_name(run),
-            Self::Joint(stage) => stage.run_name(run),
-        }
-    }
-
-    fn run_names(&self) -> Result<Vec<PartitionName>, TrainError> {
-        match self {
-            Self::Head(stage) => stage.run_names(),
-            Self::Joint(stage) => stage.run_names(),
-        }
-    }
-
-    fn group_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
-        match self {
-            Self::Head(stage) => stage.group_name(run),
-            Self::Joint(stage) => stage.group_name(run),
-        }
-    }
-
-    fn group_names(&self) -> Result<Vec<PartitionName>, TrainError> {
-        match self {
-            Self::Head(stage) => stage.group_names(),
-            Self::Joint(stage) => stage.group_names(),
+            Self::Head(stage) => Ok(stage.plan()),
+            Self::Joint(stage) => stage.plan(),
         }
     }
 }

@@ -15,6 +15,7 @@ mod data;
 pub mod joint;
 
 mod optimiser;
+mod plan;
 mod random;
 mod ridge;
 mod run;
@@ -25,9 +26,10 @@ mod step;
 
 pub use data::DataError;
 pub use optimiser::{Adam, Gradient};
+pub use plan::{RunPlan, RunSeed, seeded_runs};
 pub use run::RunError;
 pub use schedule::Schedule;
-pub use stage::{RunSeed, TrainError, TrainStage, seeded_runs};
+pub use stage::{TrainError, TrainStage};
 
 /// Which weight decay Adam has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

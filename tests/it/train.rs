@@ -443,7 +443,7 @@ fn both_gates_both_optimisers_and_the_last_epoch_train() {
     ] {
         let stage = fixture.stage(0..1, settings(gate, optimiser, keep_epoch));
         stage.run(&fixture.context(1, &Interrupt::default())).expect("it trains");
-        let run = &stage.run_names().expect("valid names")[0];
+        let run = &stage.plan().run_names().expect("valid names")[0];
         let record = RunRecord::read(&fixture.store, run).expect("a record");
         if keep_epoch == KeepEpoch::Last {
             assert_eq!((record.best_epoch, record.chosen_by.as_str()), (30, "last"));
@@ -464,7 +464,7 @@ fn runs_are_the_same_alone_and_side_by_side() {
     }
     let stage = beside.stage(0..3, busy_settings());
     stage.run(&beside.context(3, &Interrupt::default())).expect("they train");
-    for run in stage.run_names().expect("valid names") {
+    for run in stage.plan().run_names().expect("valid names") {
         assert_eq!(alone.files(&run), beside.files(&run), "{run}");
     }
 }
@@ -507,7 +507,7 @@ fn goes_on_to_the_same_bits(settings: TrainSettings) {
         n_interruptions += 1;
     }
     assert!(n_interruptions > 0);
-    for run in stage.run_names().expect("valid names") {
+    for run in stage.plan().run_names().expect("valid names") {
         assert_eq!(undisturbed.files(&run), interrupted.files(&run), "{run} after {n_interruptions} interruptions");
     }
 }

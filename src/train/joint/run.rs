@@ -2,42 +2,39 @@
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::initial::initial;
 use super::learner::{Learner, MicroBatch, OptimiserSettings};
-use super::pictures::{Location, Pictures, PicturesError, in_order};
+use super::pictures::{Pictures, PicturesError, in_order};
 use super::start::StartError;
 use super::state::{self, Best, Position};
 use super::{JointSettings, Motion};
 use crate::console::Progress;
-use crate::features::{
-    self, ExtractError, ExtractorName, Failure, FeatureSettings, SettingsError as FeatureSettingsError, catching,
-    decode_verified,
-};
+use crate::features::{FeatureError, SettingsError as FeatureSettingsError, catching};
 use crate::identity::{Fingerprint, ImageId};
-use crate::images::DecodeLimits;
 use crate::metrics;
-use crate::models::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES, ProjectionMasks};
+use crate::models::fusion::ProjectionMasks;
 use crate::models::layers::{NamedTensors, NetworkError};
 use crate::models::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
 use crate::models::maniqa::Mode;
-use crate::models::trained_head::{LabelScale, Standardisation, TrainedHead, tensors_to_bytes};
+use crate::models::trained_head::{LabelScale, Standardisation};
 use crate::stage::StageContext;
 use crate::store::StoreError;
 use crate::store::part::PartError;
 use crate::tables::PartitionName;
-use crate::tables::features::{FeatureRows, FeatureSet};
+use crate::tables::features::FeatureSet;
 use crate::tables::models::{self, EpochRecord};
 use crate::tables::splits::Part;
-use crate::tables::train_log::{self, TrainLogRow};
+use crate::tables::train_log::TrainLogRow;
 use crate::train::data::{DataError, PartRows};
 use crate::train::random::Draws;
-use crate::train::run::{RunError, is_constant, label_scale, mean_squared_error, selection_score};
+use crate::train::run::{RunError, label_scale, mean_squared_error, selection_score};
 use crate::train::{KeepEpoch, TrainSettings};
+
+mod finish;
 
 /// Steps between two rows of the log.
 const LOG_STEPS: u64 = 10;
@@ -45,9 +42,6 @@ const LOG_STEPS: u64 = 10;
 /// Images per forward pass of validation: more gain nothing on a CPU, and a GPU wants much to do at once.
 const CPU_BATCH: usize = 2;
 const GPU_BATCH: usize = 16;
-
-/// Images per part of the trained network's features.
-const PART_ROWS: usize = 512;
 
 /// A joint training that cannot be done or go on.
 #[derive(Debug, thiserror::Error)]
@@ -96,12 +90,12 @@ pub enum JointError {
     },
     /// The trained network could not be applied.
     #[error("run `{run}`: features of the trained network")]
-    Extract {
+    Features {
         /// The run.
         run: PartitionName,
         /// Cause.
         #[source]
-        source: ExtractError,
+        source: FeatureError,
     },
     /// A table could not be written or read.
     #[error(transparent)]
@@ -117,6 +111,8 @@ pub enum JointError {
 /// What a run works on.
 pub(super) struct Job<'a> {
     pub(super) run: PartitionName,
+    /// Whose images the trained network is applied to.
+    pub(super) dataset: &'a PartitionName,
     pub(super) seed: u32,
     pub(super) fingerprint: Fingerprint,
     pub(super) config: &'a MaAgiqaConfig,
@@ -133,8 +129,6 @@ pub(super) struct Job<'a> {
     pub(super) parts: PartRows,
     pub(super) train_mos: Vec<f64>,
     pub(super) validation_mos: Vec<f64>,
-    /// Every image of the dataset that has semantic features: those that the trained network is applied to.
-    pub(super) locations: &'a [Location],
 }
 
 /// How a run ended.
@@ -521,155 +515,5 @@ impl<'a> Trainer<'a> {
                 Ok::<_, JointError>(ControlFlow::Continue(()))
             })?;
         Ok(scores)
-    }
-
-    /// Writes the kept network, its features, its head and the log.
-    fn finish(&self, learner: &Learner, position: &Position) -> Result<Outcome, JointError> {
-        let (job, store) = (self.job, &self.context.store);
-        let last;
-        let (trained, best_epoch, chosen_by) = match &position.best {
-            Some(best) => {
-                let constant = is_constant(&job.validation_mos);
-                (&best.trained, best.epoch, if constant { "validation MSE" } else { "validation SRCC + PLCC" })
-            }
-            None => {
-                last = learner.evaluated();
-                (&last, self.settings.epochs, "last")
-            }
-        };
-        let tensors: NamedTensors =
-            learner.with(trained).into_iter().map(|(name, xs)| (name, xs.to_device(Device::Cpu))).collect();
-        let head = self.head(&tensors);
-        let config = serde_json::to_vec_pretty(&job.config.maniqa).expect("sizes are plain data");
-        store.put(&models::maniqa_config_path(&job.run), config)?;
-        store.put(&models::maniqa_weights_path(&job.run), self.official(tensors, &head))?;
-        let Some(quality) = self.features()? else { return Ok(Outcome::Interrupted) };
-        store.put(&models::head_path(&job.run), head.to_bytes())?;
-        train_log::write(store, &job.run, &position.log, job.fingerprint)?;
-        let (chosen_by, epochs) = (chosen_by.to_owned(), position.epochs.clone());
-        Ok(Outcome::Finished(Box::new(Finished { quality, chosen_by, best_epoch, epochs })))
-    }
-
-    /// The fusion module as a head over cached columns.
-    fn head(&self, tensors: &NamedTensors) -> TrainedHead {
-        let config: FusionConfig = self.job.config.fusion;
-        let parameters = PARAMETER_NAMES.map(|name| tensors[name].shallow_clone());
-        let [f_a, f_b] = &self.inputs;
-        TrainedHead {
-            head: FusionHead::new(config, parameters),
-            inputs: [f_a.share(), f_b.share(), Standardisation::identity(config.quality_dim)],
-            labels: self.labels,
-        }
-    }
-
-    /// Bytes of the whole network under official names, for raw semantic vectors and scores on the MOS scale: what
-    /// standardises inputs and labels is folded into the weights beside it.
-    fn official(&self, mut tensors: NamedTensors, head: &TrainedHead) -> Vec<u8> {
-        let _no_grad = tch::no_grad_guard();
-        let double = |name: &str| tensors[name].to_kind(Kind::Double);
-        let mut folded = Vec::new();
-        for (input, layer) in head.inputs.iter().zip(["fc4096_784_a2.0", "fc4096_784_b2.0"]) {
-            let weight = double(&format!("{layer}.weight")) * &input.scale; // (width, d)
-            let bias = double(&format!("{layer}.bias")) - weight.matmul(&input.mean.to_kind(Kind::Double));
-            folded.push((format!("{layer}.weight"), weight));
-            folded.push((format!("{layer}.bias"), bias));
-        }
-        let LabelScale { scale, offset } = self.labels;
-        folded.push(("output_fc.weight".to_owned(), double("output_fc.weight") * scale));
-        folded.push(("output_fc.bias".to_owned(), double("output_fc.bias") * scale + offset));
-        tensors.extend(folded.into_iter().map(|(name, tensor)| (name, tensor.to_kind(Kind::Float))));
-        let mut named: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-        named.sort_by(|a, b| a.0.cmp(&b.0));
-        tensors_to_bytes(&named, std::collections::HashMap::new())
-    }
-
-    /// Applies the kept network to the dataset's images; none where it was interrupted.
-    fn features(&self) -> Result<Option<FeatureSet>, JointError> {
-        let (job, store) = (self.job, &self.context.store);
-        let failed = |source| JointError::Extract { run: job.run.clone(), source };
-        // The extractor reads a folder, which a bucket is not.
-        let temporary;
-        let folder: PathBuf = match store.folder() {
-            Some(folder) => folder.join(models::maniqa_prefix(&job.run)),
-            None => {
-                temporary = tempfile::tempdir().map_err(JointError::Temporary)?;
-                for path in [models::maniqa_config_path(&job.run), models::maniqa_weights_path(&job.run)] {
-                    let name = path.rsplit('/').next().unwrap_or(&path);
-                    std::fs::write(temporary.path().join(name), store.get(&path)?).map_err(JointError::Temporary)?;
-                }
-                temporary.path().to_owned()
-            }
-        };
-        let settings = FeatureSettings {
-            extractor: ExtractorName::Maniqa,
-            weights: Some(folder),
-            dtype: Some(self.joint.dtype),
-            device: self.joint.device,
-            ..FeatureSettings::default()
-        };
-        let kind = features::resolve(&settings).map_err(failed)?;
-        let set = kind.feature_sets().quality.expect("MANIQA fills `quality`");
-        let done = set.done(store)?;
-        let todo: Vec<&Location> = job.locations.iter().filter(|location| !done.contains(&location.image_id)).collect();
-        if todo.is_empty() {
-            return Ok(Some(set));
-        }
-        let mut extractor = kind.load().map_err(failed)?;
-        set.write_description(store)?;
-        let (preprocessor, batch_size) = (extractor.preprocessor(), extractor.batch_size());
-        let limits = DecodeLimits::default();
-        let prepare = |i: usize| -> Result<Vec<f32>, Failure> {
-            let image = decode_verified(Path::new(&todo[i].path), &todo[i].image_id, &limits)?;
-            let mut input = vec![0.0; preprocessor.n_values()];
-            let unusable = |features::Unusable { kind, message }| Failure { kind, message };
-            preprocessor.prepare(&image, &mut input).map_err(unusable)?;
-            Ok(input)
-        };
-        let what = format!("features of {}", job.run);
-        let progress = self.context.console.progress(what, "images", todo.len() as u64);
-        let mut rows = FeatureRows::empty(set.columns.len());
-        let (mut inputs, mut ids): (Vec<f32>, Vec<ImageId>) = (Vec::new(), Vec::new());
-        let mut n_failed = 0;
-        let ended = in_order(todo.len(), self.context.n_threads, prepare, |i, input| {
-            if self.context.interrupt.is_raised() {
-                return Ok(ControlFlow::Break(()));
-            }
-            match input {
-                Ok(input) => {
-                    inputs.extend(input);
-                    ids.push(todo[i].image_id);
-                }
-                // Not one of those that were trained or validated on, so the run stands; `predict` tells of its lack.
-                Err(Failure { message, .. }) => {
-                    n_failed += 1;
-                    self.context.console.warn(format!("run {}: no features: {message}", job.run));
-                }
-            }
-            let is_last = i + 1 == todo.len();
-            if ids.len() == batch_size || (is_last && !ids.is_empty()) {
-                inputs.resize(batch_size * preprocessor.n_values(), 0.0);
-                let batch = extractor.forward(&inputs, ids.len()).map_err(failed)?;
-                progress.add(ids.len() as u64);
-                rows.image_ids.append(&mut ids);
-                for (column, values) in rows.vectors.iter_mut().zip(&batch.sets[0].vectors) {
-                    column.extend_from_slice(values);
-                }
-                inputs.clear();
-            }
-            if rows.len() >= PART_ROWS || (is_last && !rows.is_empty()) {
-                set.write_part(store, &rows)?;
-                rows = FeatureRows::empty(set.columns.len());
-            }
-            Ok::<_, JointError>(ControlFlow::Continue(()))
-        })?;
-        if ended.is_break() && !rows.is_empty() {
-            set.write_part(store, &rows)?;
-        }
-        progress.finish();
-        if n_failed == todo.len() {
-            let first = todo[0].path.clone();
-            return Err(JointError::Images { n: n_failed, n_images: n_failed, first });
-        }
-        Ok(ended.is_continue().then_some(set))
     }
 }

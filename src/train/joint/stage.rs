@@ -20,9 +20,8 @@ use crate::tables::splits::Part;
 use crate::tables::{PartitionName, images};
 use crate::train::TrainSettings;
 use crate::train::data::{DataError, PartRows, TrainingData};
-use crate::train::stage::{
-    Known, RunPlan, RunSeed, TrainError, add, distinct, group_name, row_counts, run_name, said_of,
-};
+use crate::train::plan::{Known, RunPlan, RunSeed, add, row_counts, said_n_runs};
+use crate::train::stage::{TrainError, said_of};
 
 /// Version of the joint training: raised where equal inputs give other numbers than before.
 const JOINT_VERSION: u32 = 1;
@@ -63,42 +62,6 @@ impl JointStage {
             .finish())
     }
 
-    /// Name of a run: `<name>-<split>-s<seed>-<8 hex>`, as of a head's.
-    ///
-    /// # Errors
-    /// A name too long for a partition, weights that cannot be started from.
-    pub fn run_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
-        run_name(&self.name, run, self.settings_fingerprint()?)
-    }
-
-    /// Name of the group that a run belongs to: its name without the seeds of split and training.
-    ///
-    /// # Errors
-    /// As [`Self::run_name`].
-    pub fn group_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
-        group_name(&self.name, run, self.settings_fingerprint()?)
-    }
-
-    /// Names of all runs, in order, each once.
-    ///
-    /// # Errors
-    /// As [`Self::run_name`].
-    pub fn run_names(&self) -> Result<Vec<PartitionName>, TrainError> {
-        let fingerprint = self.settings_fingerprint()?;
-        distinct(&self.runs).iter().map(|run| run_name(&self.name, run, fingerprint)).collect()
-    }
-
-    /// Names of the groups that the runs belong to, each once.
-    ///
-    /// # Errors
-    /// As [`Self::run_name`].
-    pub fn group_names(&self) -> Result<Vec<PartitionName>, TrainError> {
-        let fingerprint = self.settings_fingerprint()?;
-        let names: Result<BTreeSet<PartitionName>, TrainError> =
-            self.runs.iter().map(|run| group_name(&self.name, run, fingerprint)).collect();
-        Ok(names?.into_iter().collect())
-    }
-
     fn config(&self) -> Result<MaAgiqaConfig, TrainError> {
         let maniqa = start::maniqa_config(&self.joint()).map_err(JointError::from)?;
         let [semantic_dim, coherence_dim] = head_inputs::semantic_dims(&self.semantic)?;
@@ -106,9 +69,12 @@ impl JointStage {
         Ok(MaAgiqaConfig::new(maniqa, semantic_dim, coherence_dim, width, self.settings.gate))
     }
 
-    fn plan(&self) -> Result<RunPlan<'_>, TrainError> {
-        let (runs, settings) = (distinct(&self.runs), self.settings_fingerprint()?);
-        Ok(RunPlan { kind: "joint run", name: &self.name, dataset: &self.dataset, runs, settings })
+    /// Its runs.
+    ///
+    /// # Errors
+    /// Weights that cannot be started from: what they are is part of the runs' names.
+    pub fn plan(&self) -> Result<RunPlan<'_>, TrainError> {
+        Ok(RunPlan::new("joint run", &self.name, &self.dataset, &self.runs, self.settings_fingerprint()?))
     }
 
     fn advice(&self) -> String {
@@ -127,8 +93,7 @@ impl JointStage {
 
 impl Stage for JointStage {
     fn name(&self) -> String {
-        let n = distinct(&self.runs).len();
-        format!("train {} with MANIQA on {} ({n} {})", self.name, self.dataset, if n == 1 { "run" } else { "runs" })
+        format!("train {} with MANIQA on {} ({})", self.name, self.dataset, said_n_runs(&self.runs))
     }
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
@@ -157,13 +122,12 @@ impl JointStage {
         joint.dtype.check_on(device).map_err(JointError::from)?;
         let config = self.config()?;
         let plan = self.plan()?;
-        let settings = plan.settings;
         let splits = plan.read_splits(store)?;
         let mut report = StageReport::default();
         let todo = plan.pending(store, &splits, &self.known(store)?, &mut report.rows)?;
         let known = start::known(&joint, &config).map_err(JointError::from)?;
         let mut unreadable = HashSet::new();
-        let (data, planned, locations, read, picture_of) = loop {
+        let (data, planned, read, picture_of) = loop {
             let (data, locations) = self.data(store, &unreadable)?;
             let mut planned = Vec::with_capacity(todo.len());
             for (run, fingerprint) in &todo {
@@ -189,7 +153,7 @@ impl JointStage {
                         unreadable.insert(pictured[picture].image_id);
                     }
                 }
-                read => break (data, planned, locations, read, picture_of),
+                read => break (data, planned, read, picture_of),
             }
         };
         let mut n_trained = 0;
@@ -202,7 +166,8 @@ impl JointStage {
             let finished = match &read {
                 Read::Done(pictures) if n_left == 0 => {
                     let job = Job {
-                        run: run_name(&self.name, &planned.seed, settings)?,
+                        run: plan.run_name(&planned.seed)?,
+                        dataset: &self.dataset,
                         seed: planned.seed.seed,
                         fingerprint: planned.fingerprint,
                         config: &config,
@@ -216,11 +181,10 @@ impl JointStage {
                         train_mos: data.mos_of(&planned.parts.rows[Part::Train as usize]),
                         validation_mos: data.mos_of(&planned.parts.rows[Part::Validation as usize]),
                         parts: planned.parts.clone(),
-                        locations: &locations,
                     };
                     match run::train(&job, &self.settings, &joint, context, &progress)? {
                         Outcome::Finished(finished) => {
-                            self.record(&job, &planned, *finished, settings, context)?;
+                            self.record(&job, &planned, *finished, plan.group_name(&planned.seed)?, context)?;
                             true
                         }
                         Outcome::Interrupted => false,
@@ -315,14 +279,14 @@ impl JointStage {
         job: &Job<'_>,
         planned: &Planned,
         finished: Finished,
-        settings: Fingerprint,
+        group: PartitionName,
         context: &StageContext,
     ) -> Result<(), TrainError> {
         let store = &context.store;
         let Finished { quality, chosen_by, best_epoch, epochs } = finished;
         let record = RunRecord {
             run: job.run.clone(),
-            group: group_name(&self.name, &planned.seed, settings)?,
+            group,
             dataset: self.dataset.clone(),
             split: planned.seed.split.clone(),
             fold: planned.fold,

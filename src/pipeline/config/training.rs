@@ -1,0 +1,128 @@
+//! `[train]` and `[[variant]]`: what is trained.
+
+use super::Reader;
+use crate::ingest::IngestSettings;
+use crate::pipeline::de;
+use crate::pipeline::error::{ConfigError, suggestion};
+use crate::pipeline::tree::{Node, NodeValue};
+use crate::tables::PartitionName;
+use crate::train::TrainSettings;
+
+/// `[train]`.
+#[derive(Clone, Debug)]
+pub struct TrainSection {
+    /// The dataset that is trained on.
+    pub dataset: PartitionName,
+    /// Hyperparameters.
+    pub settings: TrainSettings,
+    /// Seeds of initialisation, image order and dropout: every split is trained on with each. None: with its own seed.
+    pub seeds: Option<Vec<u32>>,
+}
+
+/// `[[variant]]`: a training under a name of its own.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    /// Its name, which its runs' names go on with.
+    pub name: PartitionName,
+    /// `[train]` with the variant's own keys over it.
+    pub train: TrainSection,
+    /// The dataset whose test part its heads are judged on.
+    pub test: PartitionName,
+}
+
+impl Reader<'_> {
+    pub(super) fn variants(
+        &mut self,
+        datasets: &[IngestSettings],
+        has_features: bool,
+        has_splits: bool,
+    ) -> Result<Vec<Variant>, ConfigError> {
+        let Some(node) = self.document.remove("variant") else { return Ok(Vec::new()) };
+        let items = match node.value {
+            NodeValue::Array(items) if !items.is_empty() => items,
+            _ => return Err(self.wrong(node.origin, "`variant`: expected `[[variant]]` tables")),
+        };
+        let Some(base) = self.document.remove("train") else {
+            return Err(self.wrong(node.origin, "`[[variant]]` needs a `[train]` table, which it changes"));
+        };
+        let mut variants: Vec<Variant> = Vec::new();
+        for (idx, mut item) in items.into_iter().enumerate() {
+            const VARIANT_KEYS: &[&str] = &["name", "train", "test"];
+            if let Some(entry) = item.entries().iter().find(|entry| !VARIANT_KEYS.contains(&entry.key.as_str())) {
+                let hint = suggestion(&entry.key, VARIANT_KEYS);
+                let problem = format!("unknown key `{}` in `variant.{idx}`{hint}", entry.key);
+                return Err(self.wrong(entry.key_origin, problem));
+            }
+            let name_node = item.remove("name").ok_or_else(|| {
+                self.wrong(item.origin, format!("`variant.{idx}.name` is missing: its runs are named by it"))
+            })?;
+            let name: PartitionName = de::settings(self.sources, &format!("variant.{idx}.name"), &name_node, &[])?;
+            if variants.iter().any(|other| other.name == name) {
+                return Err(self.wrong(name_node.origin, format!("variant `{name}` is there twice")));
+            }
+            let mut node = base.clone();
+            if let Some(own) = item.remove("train") {
+                if !matches!(own.value, NodeValue::Table(_)) {
+                    let problem =
+                        format!("`variant.{idx}.train`: expected a table of `[train]`'s keys, found {}", own.kind());
+                    return Err(self.wrong(own.origin, problem));
+                }
+                for entry in own.entries() {
+                    node.insert(&entry.key, entry.node.clone());
+                }
+            }
+            let train = self.train(node, datasets, has_features, has_splits)?;
+            let test = match item.remove("test") {
+                Some(test) => {
+                    let path = format!("variant.{idx}.test");
+                    let dataset = de::settings(self.sources, &path, &test, &[])?;
+                    self.check_dataset(datasets, &path, &dataset, test.origin)?;
+                    dataset
+                }
+                None => train.dataset.clone(),
+            };
+            variants.push(Variant { name, train, test });
+        }
+        if let Some(predict) = self.document.get("predict") {
+            let problem = "with `[[variant]]` tables, a variant's `test` takes the place of `[predict]`";
+            return Err(self.wrong(predict.origin, problem));
+        }
+        Ok(variants)
+    }
+
+    pub(super) fn train(
+        &self,
+        mut node: Node,
+        datasets: &[IngestSettings],
+        has_features: bool,
+        has_splits: bool,
+    ) -> Result<TrainSection, ConfigError> {
+        for (has, table) in [(has_features, "features"), (has_splits, "split")] {
+            if !has {
+                return Err(self.wrong(node.origin, format!("`[train]` needs a `[{table}]` table")));
+            }
+        }
+        let seeds = match node.remove("seeds") {
+            Some(seeds) => {
+                let list: Vec<u32> = de::settings(self.sources, "train.seeds", &seeds, &[])?;
+                if list.is_empty() {
+                    return Err(self.wrong(seeds.origin, "`train.seeds`: expected at least one seed"));
+                }
+                Some(list)
+            }
+            None => None,
+        };
+        let dataset = match node.remove("dataset") {
+            Some(dataset) => {
+                let name = de::settings(self.sources, "train.dataset", &dataset, &[])?;
+                self.check_dataset(datasets, "train.dataset", &name, dataset.origin)?;
+                name
+            }
+            None if datasets.len() == 1 => datasets[0].dataset.clone(),
+            None => return Err(self.wrong(node.origin, "`[train]` needs `dataset`: there are several")),
+        };
+        let settings: TrainSettings = de::settings(self.sources, "train", &node, &["dataset", "seeds"])?;
+        settings.check().map_err(|error| self.wrong(node.origin, format!("`train`: {error}")))?;
+        Ok(TrainSection { dataset, settings, seeds })
+    }
+}

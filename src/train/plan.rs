@@ -1,0 +1,248 @@
+//! The runs of a training: what they are called, and which of them the store holds as they would be trained now.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::data::DataError;
+use super::stage::TrainError;
+use crate::identity::{Fingerprint, ImageId};
+use crate::splits::SplitSettings;
+use crate::stage::Freshness;
+use crate::store::Store;
+use crate::store::run_log::RowCounts;
+use crate::tables::features::FeatureSet;
+use crate::tables::models::{PartCounts, RunRecord};
+use crate::tables::splits::{self, SplitRow};
+use crate::tables::{PartitionName, images};
+
+/// One run of a call: a split and a training seed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunSeed {
+    /// Name of the split.
+    pub split: PartitionName,
+    /// Seed of initialisation, image order and dropout.
+    pub seed: u32,
+}
+
+/// One run per seed, the seed driving both the split and the training: "10 random splits" are seeds 0 to 9 of both.
+pub fn seeded_runs(seeds: impl IntoIterator<Item = u32>, split: impl Fn(u32) -> SplitSettings) -> Vec<RunSeed> {
+    seeds.into_iter().map(|seed| RunSeed { split: split(seed).name(), seed }).collect()
+}
+
+/// Each run once, in order.
+fn distinct(runs: &[RunSeed]) -> Vec<&RunSeed> {
+    let mut seen = HashSet::new();
+    runs.iter().filter(|run| seen.insert(*run)).collect()
+}
+
+/// The number of runs in words.
+pub(in crate::train) fn said_n_runs(runs: &[RunSeed]) -> String {
+    match distinct(runs).len() {
+        1 => "1 run".to_owned(),
+        n => format!("{n} runs"),
+    }
+}
+
+/// What of the store decides a run's numbers.
+pub(in crate::train) struct Known {
+    mos: BTreeMap<ImageId, f64>,
+    with_features: HashSet<ImageId>,
+}
+
+impl Known {
+    /// MOS of the images of `dataset`, and who has features in all of `sets`.
+    pub(in crate::train) fn read(
+        store: &Store,
+        dataset: &PartitionName,
+        sets: &[&FeatureSet],
+    ) -> Result<Self, DataError> {
+        let images = images::read(store, dataset)?;
+        let mos = images.rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
+        let done = sets.iter().map(|set| set.done(store)).collect::<Result<Vec<_>, _>>()?;
+        let with_features = images.rows.iter().map(|row| row.image_id);
+        let with_features = with_features.filter(|id| done.iter().all(|done| done.contains(id))).collect();
+        Ok(Self { mos, with_features })
+    }
+}
+
+/// Splits by name.
+pub(in crate::train) type Splits = BTreeMap<PartitionName, Vec<SplitRow>>;
+
+/// What a training of either kind is told: decides what its runs are called, and whether they are there.
+pub struct RunPlan<'a> {
+    /// What its runs' fingerprints begin with.
+    kind: &'static str,
+    name: &'a PartitionName,
+    dataset: &'a PartitionName,
+    /// Each once.
+    runs: Vec<&'a RunSeed>,
+    /// Fingerprint of the settings.
+    settings: Fingerprint,
+}
+
+impl<'a> RunPlan<'a> {
+    /// The plan of a training with this name and these settings; of equal `runs`, one.
+    pub(in crate::train) fn new(
+        kind: &'static str,
+        name: &'a PartitionName,
+        dataset: &'a PartitionName,
+        runs: &'a [RunSeed],
+        settings: Fingerprint,
+    ) -> Self {
+        Self { kind, name, dataset, runs: distinct(runs), settings }
+    }
+
+    /// Name of a run: `<name>-<split>-s<seed>-<8 hex>`; the digits stand for dataset, features and hyperparameters, so the
+    /// name is known before there is any data.
+    ///
+    /// # Errors
+    /// A name too long for a partition.
+    pub fn run_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
+        let (name, RunSeed { split, seed }) = (self.name, run);
+        Ok(PartitionName::new(&format!("{name}-{split}-s{seed}-{}", self.digits()))?)
+    }
+
+    /// Name of the group that a run belongs to: its name without the seeds of split and training.
+    ///
+    /// # Errors
+    /// A name too long for a partition.
+    pub fn group_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
+        let split = run.split.as_str().trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
+        let split = if split.is_empty() { run.split.as_str() } else { split };
+        Ok(PartitionName::new(&format!("{}-{split}-{}", self.name, self.digits()))?)
+    }
+
+    fn digits(&self) -> String {
+        self.settings.short()[..8].to_owned()
+    }
+
+    /// Names of all runs, in order, each once.
+    ///
+    /// # Errors
+    /// A name too long for a partition.
+    pub fn run_names(&self) -> Result<Vec<PartitionName>, TrainError> {
+        self.runs.iter().map(|run| self.run_name(run)).collect()
+    }
+
+    /// Groups of runs that differ in seeds only, each with the names of its runs. A run alone is its own group: a mean over
+    /// one run would say nothing.
+    ///
+    /// # Errors
+    /// A name too long for a partition.
+    pub fn groups(&self) -> Result<Vec<(PartitionName, Vec<PartitionName>)>, TrainError> {
+        let mut groups: BTreeMap<PartitionName, Vec<PartitionName>> = BTreeMap::new();
+        for run in &self.runs {
+            groups.entry(self.group_name(run)?).or_default().push(self.run_name(run)?);
+        }
+        let named = groups.into_iter().map(|(group, runs)| match runs.as_slice() {
+            [run] => (run.clone(), runs),
+            _ => (group, runs),
+        });
+        Ok(named.collect())
+    }
+
+    /// Fingerprint of everything that decides a run's numbers: settings, seed, and which image is in which part with
+    /// which MOS and whether it has features.
+    fn fingerprint(&self, run: &RunSeed, rows: &[SplitRow], known: &Known) -> Fingerprint {
+        // The kernel of ridge and the scores beside it take in every image that has features; the head does not.
+        Fingerprint::builder(self.kind)
+            .json("training", &self.settings)
+            .json("split", &run.split)
+            .json("seed", &run.seed)
+            .field("rows", &rows_hash(rows, &known.mos, &known.with_features))
+            .finish()
+    }
+
+    /// The splits of its runs.
+    pub(in crate::train) fn read_splits(&self, store: &Store) -> Result<Splits, TrainError> {
+        let names: BTreeSet<&PartitionName> = self.runs.iter().map(|run| &run.split).collect();
+        let read = |name: &PartitionName| {
+            let rows = splits::read(store, self.dataset, name).map_err(DataError::from)?;
+            Ok((name.clone(), rows))
+        };
+        names.into_iter().map(read).collect()
+    }
+
+    /// Whether all runs are trained on what the store holds, of which `known` tells; it is asked only where all are trained.
+    pub(in crate::train) fn freshness(
+        &self,
+        store: &Store,
+        known: impl FnOnce() -> Result<Known, DataError>,
+    ) -> Result<Freshness, TrainError> {
+        let runs = &self.runs;
+        if runs.is_empty() {
+            return Err(TrainError::NoRuns);
+        }
+        let mut records = Vec::with_capacity(runs.len());
+        for run in runs {
+            records.extend(RunRecord::read_if_finished(store, &self.run_name(run)?)?);
+        }
+        if records.len() < runs.len() {
+            let n = runs.len() - records.len();
+            return Ok(Freshness::Stale { reason: format!("{n} of {} runs are not trained yet", runs.len()) });
+        }
+        let known = known()?;
+        let splits = self.read_splits(store)?;
+        let mut rows = RowCounts::default();
+        let mut n_changed = 0;
+        for (run, record) in runs.iter().zip(&records) {
+            n_changed += usize::from(self.fingerprint(run, &splits[&run.split], &known) != record.fingerprint);
+            add(&mut rows, row_counts(&record.parts, true));
+        }
+        if n_changed > 0 {
+            let reason = format!("images, MOS, split or features of {n_changed} of {} runs changed", runs.len());
+            return Ok(Freshness::Stale { reason });
+        }
+        Ok(Freshness::Current { reason: format!("all {} runs are trained", runs.len()), rows })
+    }
+
+    /// Runs that are to be trained, with their fingerprints; the rows of the others are added to `cached`.
+    pub(in crate::train) fn pending(
+        &self,
+        store: &Store,
+        splits: &Splits,
+        known: &Known,
+        cached: &mut RowCounts,
+    ) -> Result<Vec<(RunSeed, Fingerprint)>, TrainError> {
+        let mut pending = Vec::new();
+        for run in &self.runs {
+            let rows = &splits[&run.split];
+            if rows.is_empty() {
+                return Err(DataError::NoSplit { dataset: self.dataset.clone(), split: run.split.clone() }.into());
+            }
+            let fingerprint = self.fingerprint(run, rows, known);
+            match RunRecord::read_if_finished(store, &self.run_name(run)?)? {
+                Some(record) if record.fingerprint == fingerprint => add(cached, row_counts(&record.parts, true)),
+                _ => pending.push(((*run).clone(), fingerprint)),
+            }
+        }
+        Ok(pending)
+    }
+}
+
+/// Hash of which image is in which part, with which MOS and whether it has features. In the split's own order: it decides
+/// the order of training images, hence the numbers.
+fn rows_hash(rows: &[SplitRow], mos: &BTreeMap<ImageId, f64>, with_features: &HashSet<ImageId>) -> [u8; 32] {
+    let mut content = blake3::Hasher::new();
+    for SplitRow { image_id, seed: _, fold: _, part } in rows {
+        let mos = mos.get(image_id).map_or(f64::NAN, |mos| *mos);
+        content.update(image_id.as_bytes()).update(&[*part as u8, u8::from(with_features.contains(image_id))]);
+        content.update(&mos.to_bits().to_le_bytes());
+    }
+    *content.finalize().as_bytes()
+}
+
+/// Rows of a run: those of its split.
+pub(in crate::train) fn row_counts(parts: &[PartCounts; 3], cached: bool) -> RowCounts {
+    let n_out = parts.iter().map(|part| part.n_used as u64).sum();
+    let n_rejected = parts.iter().map(|part| (part.n_without_features + part.n_without_mos) as u64).sum();
+    RowCounts { n_in: n_out + n_rejected, n_out, n_cached: if cached { n_out } else { 0 }, n_rejected, n_left: 0 }
+}
+
+pub(in crate::train) fn add(sum: &mut RowCounts, counts: RowCounts) {
+    let RowCounts { n_in, n_out, n_cached, n_rejected, n_left } = counts;
+    sum.n_in += n_in;
+    sum.n_out += n_out;
+    sum.n_cached += n_cached;
+    sum.n_rejected += n_rejected;
+    sum.n_left += n_left;
+}
