@@ -247,8 +247,8 @@ impl MplugOwl2Extractor {
             let mut chunk = inputs[start * n_values..end * n_values].to_vec();
             chunk.resize(self.n_at_once * n_values, 0.0);
             let pixels = Tensor::from_slice(&chunk).view([self.n_at_once as i64, 3, side, side]);
-            for (column, embedded) in columns.iter_mut().zip(self.network.embed(&pixels)) {
-                column.extend(values(&embedded.narrow(0, 0, n_real as i64)));
+            for (column, embedded) in columns.iter_mut().zip(self.network.embed_first(&pixels, n_real as i64)) {
+                column.extend(values(&embedded));
             }
         }
         columns

@@ -283,6 +283,14 @@ fn an_embedding_does_not_depend_on_its_batch_or_its_place_in_it() {
                 }
             }
         }
+        // The same bits where the rest of the batch is padding that nobody looks at.
+        let first_two = network.embed_first(&tiny.pixels(&[2, 0, 1, 1].map(|i| IMAGES[i])), 2);
+        for (prompt, embedded) in first_two.iter().enumerate() {
+            assert_eq!(embedded.size()[0], 2);
+            for (place, image) in [2, 0].into_iter().enumerate() {
+                assert!(floats_of(&embedded.get(place as i64)) == seen[&(image, prompt)], "{kind:?}, prompt {prompt}");
+            }
+        }
     }
 }
 

@@ -181,12 +181,28 @@ impl MplugOwl2 {
     /// - pixels: `(b, 3, s, s)`, f32, normalised
     /// - returns: per prompt `(b, d)`, f32
     pub fn embed(&self, pixels: &Tensor) -> Vec<Tensor> {
+        self.embed_first(pixels, pixels.size()[0])
+    }
+
+    /// As [`Self::embed`], of the first `n_real` images: the others only keep the language model's products at one size, on
+    /// which their rounding depends, and on a CPU, where images are seen one by one, are not looked at.
+    ///
+    /// # Shapes
+    /// - pixels: `(b, 3, s, s)`, f32, normalised
+    /// - returns: per prompt `(n_real, d)`, f32
+    pub fn embed_first(&self, pixels: &Tensor, n_real: i64) -> Vec<Tensor> {
         let _no_grad = tch::no_grad_guard();
-        let visual = self.see(pixels);
+        let b = pixels.size()[0];
+        let visual = match self.device {
+            Device::Cpu => {
+                let seen = self.see(&pixels.narrow(0, 0, n_real));
+                seen.constant_pad_nd([0, 0, 0, 0, 0, b - n_real])
+            }
+            _ => self.see(pixels),
+        };
         let hidden = self.read(&visual);
-        let b = visual.size()[0];
         let mean = |(i, question): (usize, &Question)| {
-            let of_prompt = hidden.narrow(0, i as i64 * b, b); // (b, n, d)
+            let of_prompt = hidden.narrow(0, i as i64 * b, n_real); // (n_real, n, d)
             let n = question.prefix.n_tokens + of_prompt.size()[1];
             let sum = of_prompt.sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
             (sum + &question.prefix.hidden_sum) / n as f64
