@@ -7,8 +7,8 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::exit::Exit;
+use super::judging::{BootstrapArgs, parse_part};
 use crate::compare::{CompareSettings, CompareStage};
-use crate::metrics::BootstrapSettings;
 use crate::store::{OpenMode, Store};
 use crate::tables::PartitionName;
 use crate::tables::comparison;
@@ -46,20 +46,12 @@ pub(super) struct Args {
     /// Write it to this file instead of printing it.
     #[arg(long, value_name = "FILE", required_if_eq("format", "parquet"))]
     out: Option<PathBuf>,
-    /// Bootstrap resamples for the 95 % intervals; 0 leaves intervals out.
-    #[arg(long, value_name = "N", default_value_t = BootstrapSettings::default().resamples)]
-    resamples: u32,
-    /// Seed of the resamples.
-    #[arg(long, value_name = "N", default_value_t = BootstrapSettings::default().seed)]
-    seed: u64,
-}
-
-fn parse_part(name: &str) -> Result<Part, String> {
-    Part::from_name(name).ok_or_else(|| "expected `train`, `validation` or `test`".to_owned())
+    #[command(flatten)]
+    bootstrap: BootstrapArgs,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let bootstrap = BootstrapSettings { resamples: args.resamples, seed: args.seed };
+    let bootstrap = args.bootstrap.settings();
     let stage = CompareStage {
         dataset: args.dataset,
         split: args.split,

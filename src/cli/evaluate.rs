@@ -7,9 +7,9 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::exit::Exit;
+use super::judging::{BootstrapArgs, parse_part};
 use crate::evaluate::table::{self, Excluded, TableSettings};
 use crate::evaluate::{self, EvaluateSettings, EvaluateStage, Report, RunInfo};
-use crate::metrics::BootstrapSettings;
 use crate::store::{OpenMode, Store};
 use crate::tables::PartitionName;
 use crate::tables::splits::Part;
@@ -47,20 +47,12 @@ pub(super) struct Args {
     /// Column whose values form subsets, e.g. generator; may be given several times.
     #[arg(long, value_name = "COL")]
     by: Vec<String>,
-    /// Bootstrap resamples for the 95 % intervals; 0 leaves intervals out.
-    #[arg(long, value_name = "N", default_value_t = BootstrapSettings::default().resamples)]
-    resamples: u32,
-    /// Seed of the resamples.
-    #[arg(long, value_name = "N", default_value_t = BootstrapSettings::default().seed)]
-    seed: u64,
-}
-
-fn parse_part(name: &str) -> Result<Part, String> {
-    Part::from_name(name).ok_or_else(|| "expected `train`, `validation` or `test`".to_owned())
+    #[command(flatten)]
+    bootstrap: BootstrapArgs,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let bootstrap = BootstrapSettings { resamples: args.resamples, seed: args.seed };
+    let bootstrap = args.bootstrap.settings();
     match (args.store, args.table, args.score, args.mos) {
         (None, Some(path), Some(score), Some(mos)) => {
             run_table(&TableSettings { path, score, mos, by: args.by, bootstrap }, context)

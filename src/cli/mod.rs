@@ -21,6 +21,7 @@ mod evaluate;
 mod extract;
 mod images;
 mod ingest;
+mod judging;
 mod predict;
 mod run;
 mod schemas;

@@ -1,0 +1,26 @@
+//! What the commands that judge scores have in common.
+
+use crate::metrics::BootstrapSettings;
+use crate::tables::splits::Part;
+
+/// How intervals are estimated.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct BootstrapArgs {
+    /// Bootstrap resamples for the 95 % intervals; 0 leaves intervals out.
+    #[arg(long, value_name = "N", default_value_t = BootstrapSettings::default().resamples)]
+    resamples: u32,
+    /// Seed of the resamples.
+    #[arg(long, value_name = "N", default_value_t = BootstrapSettings::default().seed)]
+    seed: u64,
+}
+
+impl BootstrapArgs {
+    pub(super) fn settings(self) -> BootstrapSettings {
+        BootstrapSettings { resamples: self.resamples, seed: self.seed }
+    }
+}
+
+/// A part of a split by its name.
+pub(super) fn parse_part(name: &str) -> Result<Part, String> {
+    Part::from_name(name).ok_or_else(|| "expected `train`, `validation` or `test`".to_owned())
+}
