@@ -363,6 +363,28 @@ fn a_loss_that_is_no_number_stops_with_its_step_and_the_last_state_stays() {
 }
 
 #[test]
+fn a_maniqa_whose_scores_are_dead_is_told_of() {
+    let fixture = Fixture::new(60, 0);
+    let config = serde_json::to_vec(&tiny()).expect("plain data");
+    let with_bias = |folder: &str, bias: f32| {
+        fixture.dir.write(&format!("{folder}/config.json"), &config);
+        let tensor = |(name, shape): (String, Vec<i64>)| {
+            let tensor =
+                if name == "fc_score.3.bias" { Tensor::from_slice(&[bias]) } else { synth::fill(&name, &shape, 3) };
+            (name, tensor)
+        };
+        let tensors: Vec<(String, Tensor)> = tiny().parameters().into_iter().map(tensor).collect();
+        Tensor::write_safetensors(&tensors, fixture.dir.path().join(folder).join("m.safetensors")).expect("a file");
+        let base = fixture.args(&["--epochs", "1"]);
+        let args: Vec<&str> = base.into_iter().map(|arg| if arg == "start" { folder } else { arg }).collect();
+        fixture.dir.agiqa(&args).exits(0)
+    };
+    let told = "of the values of f_1 are 0 on the validation images";
+    let _ = with_bias("dead", -100.0).says(told).says("quality_rate");
+    assert!(!with_bias("alive", 1.0).stderr.contains(told));
+}
+
+#[test]
 fn a_checkpoint_of_another_geometry_or_of_something_else_is_refused() {
     let fixture = Fixture::new(20, 0);
     let mut wider = tiny();

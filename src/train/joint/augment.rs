@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 /// Probability of a turn, and of a flip, as in the published code.
 const PROBABILITY: f64 = 0.7;
 
+/// Probability of a flip where that is all.
+const FLIP_ONLY_PROBABILITY: f64 = 0.5;
+
 /// What is done to a training image each time it is seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -15,6 +18,9 @@ pub enum Augment {
     Horizontal,
     /// As the published code does it: its "horizontal flip" turns the image upside down.
     Official,
+    /// With probability 0.5 a flip of left and right: what leaves up and down where they are, for trainings too short to
+    /// learn that they do not matter.
+    Flip,
     /// Images as they are.
     None,
 }
@@ -37,12 +43,15 @@ impl Augment {
     /// Draws a motion.
     pub(in crate::train) fn draw(self, generator: &mut Mt64) -> Motion {
         let mut unit = || (generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
-        let (turned, by, flipped) = (unit() < PROBABILITY, unit(), unit() < PROBABILITY);
-        let turns = if turned { 1 + (by * 3.0) as u8 } else { 0 };
+        // As many draws whichever it is, so that what comes after them is the same.
+        let (turn, by, flip) = (unit(), unit(), unit());
+        let turns = if turn < PROBABILITY { 1 + (by * 3.0) as u8 } else { 0 };
+        let flip_of = |kind, probability| if flip < probability { kind } else { Flip::None };
         match self {
             Self::None => Motion { turns: 0, flip: Flip::None },
-            Self::Horizontal => Motion { turns, flip: if flipped { Flip::Columns } else { Flip::None } },
-            Self::Official => Motion { turns, flip: if flipped { Flip::Rows } else { Flip::None } },
+            Self::Flip => Motion { turns: 0, flip: flip_of(Flip::Columns, FLIP_ONLY_PROBABILITY) },
+            Self::Horizontal => Motion { turns, flip: flip_of(Flip::Columns, PROBABILITY) },
+            Self::Official => Motion { turns, flip: flip_of(Flip::Rows, PROBABILITY) },
         }
     }
 }
@@ -101,6 +110,10 @@ mod tests {
         }
         assert!(counts[0] > 2800 && counts[0] < 3200, "{counts:?}");
         assert!(counts[1..].iter().all(|count| (2130..2530).contains(count)), "{counts:?}");
+        let flips: Vec<Motion> = (0..10_000).map(|_| Augment::Flip.draw(&mut generator)).collect();
+        assert!(flips.iter().all(|motion| motion.turns == 0 && motion.flip != Flip::Rows));
+        let n_flipped = flips.iter().filter(|motion| motion.flip == Flip::Columns).count();
+        assert!((4800..5200).contains(&n_flipped), "{n_flipped}");
         let still = Augment::None.draw(&mut generator);
         assert_eq!(still, Motion { turns: 0, flip: Flip::None });
     }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::initial::initial;
 use super::learner::{Learner, MicroBatch, OptimiserSettings};
@@ -42,6 +42,9 @@ const LOG_STEPS: u64 = 10;
 /// Images per forward pass of validation: more gain nothing on a CPU, and a GPU wants much to do at once.
 const CPU_BATCH: usize = 2;
 const GPU_BATCH: usize = 16;
+
+/// Share of the values of f_1 above 0 below which nothing is left to learn from.
+const LEAST_F_1_SHARE: f64 = 0.01;
 
 /// A joint training that cannot be done or go on.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +178,14 @@ pub(super) fn train(
         trainer.save(&learner, &position)?;
     }
     trainer.finish(&learner, &position)
+}
+
+/// What a network gives for some images.
+struct Applied {
+    /// On the MOS scale.
+    scores: Vec<f64>,
+    /// Share of the values of f_1 that are above 0.
+    f_1_share: f64,
 }
 
 /// What stays the same over a run.
@@ -377,7 +388,8 @@ impl<'a> Trainer<'a> {
     ) -> Result<(), JointError> {
         let trained = learner.evaluated();
         let network = learner.network_of(&trained)?;
-        let scores = self.scores(&network, learner.n_steps(), &self.job.parts.rows[Part::Validation as usize])?;
+        let rows = &self.job.parts.rows[Part::Validation as usize];
+        let Applied { scores, f_1_share } = self.apply(&network, learner.n_steps(), rows)?;
         let mos = &self.job.validation_mos;
         let (validation_srcc, validation_plcc) = (metrics::srcc(&scores, mos), metrics::plcc(&scores, mos));
         let score = selection_score(validation_srcc, validation_plcc, &scores, mos);
@@ -404,6 +416,15 @@ impl<'a> Trainer<'a> {
             record.validation_mse,
             started.elapsed().as_secs_f64()
         ));
+        if f_1_share < LEAST_F_1_SHARE {
+            self.context.console.warn(format!(
+                "run {}: {:.1} % of the values of f_1 are 0 on the validation images: MANIQA's scores end in a ReLU, which \
+                 has died, and learns no more; start again with a lower learning rate for it (`quality_rate`) or a longer \
+                 warm-up (`warmup_steps`)",
+                self.job.run,
+                100.0 * (1.0 - f_1_share)
+            ));
+        }
         if self.settings.keep_epoch == KeepEpoch::Best && position.best.as_ref().is_none_or(|best| score > best.score) {
             position.best = Some(Best { score, epoch: record.epoch, trained });
         }
@@ -487,8 +508,8 @@ impl<'a> Trainer<'a> {
         error.into()
     }
 
-    /// Scores of the images in `rows` on the MOS scale.
-    fn scores(&self, network: &MaAgiqa, step: u64, rows: &[i64]) -> Result<Vec<f64>, JointError> {
+    /// Applies the network to the images in `rows`.
+    fn apply(&self, network: &MaAgiqa, step: u64, rows: &[i64]) -> Result<Applied, JointError> {
         let (job, _no_grad) = (self.job, tch::no_grad_guard());
         let side = job.config.maniqa.vit.img_size;
         let batch_size = if job.device == Device::Cpu { CPU_BATCH } else { GPU_BATCH };
@@ -499,21 +520,26 @@ impl<'a> Trainer<'a> {
             pictures.inputs(&batches[i].iter().map(|row| (picture(row), Motion::STILL)).collect::<Vec<_>>())
         };
         let mut scores = Vec::with_capacity(rows.len());
+        let mut n_above_0 = 0.0;
         let LabelScale { scale, offset } = self.labels;
         let _ =
             in_order(batches.len(), self.context.n_threads, pixels, |i, pixels: Result<Vec<f32>, PicturesError>| {
                 let pixels = pixels?;
-                let of_batch = catching(|| {
+                let (of_batch, above_0) = catching(|| {
                     let pixels = Tensor::from_slice(&pixels).view([-1, 3, side, side]).to_device(job.device);
                     let row_tensor = Tensor::from_slice(batches[i]);
                     let input = |i: usize| self.semantic[i].index_select(0, &row_tensor).to_device(job.device);
                     let output = network.forward(&pixels, &input(0), &input(1), Mode::Evaluate);
-                    Vec::<f32>::try_from(output.fusion.score.to_device(Device::Cpu)).expect("scores are one f32 each")
+                    let of_batch = Vec::<f32>::try_from(output.fusion.score.to_device(Device::Cpu));
+                    let above_0 = output.maniqa.f_1.gt(0.0).sum(Kind::Float).double_value(&[]);
+                    (of_batch.expect("scores are one f32 each"), above_0)
                 })
                 .map_err(|source| JointError::Torch { run: job.run.clone(), step, source })?;
                 scores.extend(of_batch.into_iter().map(|raw| f64::from(raw) * scale + offset));
+                n_above_0 += above_0;
                 Ok::<_, JointError>(ControlFlow::Continue(()))
             })?;
-        Ok(scores)
+        let n_values = rows.len() as f64 * job.config.maniqa.n_tokens() as f64;
+        Ok(Applied { scores, f_1_share: n_above_0 / n_values })
     }
 }
