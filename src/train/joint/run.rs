@@ -98,7 +98,7 @@ pub enum JointError {
         run: PartitionName,
         /// Cause.
         #[source]
-        source: FeatureError,
+        source: Box<FeatureError>,
     },
     /// A table could not be written or read.
     #[error(transparent)]

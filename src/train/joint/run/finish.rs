@@ -78,7 +78,7 @@ impl Trainer<'_> {
     /// Applies the kept network to the dataset's images; none where it was interrupted.
     fn features(&self) -> Result<Option<FeatureSet>, JointError> {
         let (job, store) = (self.job, &self.context.store);
-        let failed = |source| JointError::Features { run: job.run.clone(), source };
+        let failed = |source| JointError::Features { run: job.run.clone(), source: Box::new(source) };
         // The extractor reads a folder, which a bucket is not.
         let temporary;
         let folder: PathBuf = match store.folder() {
