@@ -1,5 +1,7 @@
 //! Tables as text: aligned for terminals, Markdown for documents. The first line is the head.
 
+use crate::tables::metrics::Estimate;
+
 /// What stands for a value that is undefined, or that there is none of.
 pub const NONE: &str = "—";
 
@@ -42,6 +44,15 @@ pub fn with_deviation(mean: Option<f64>, deviation: Option<f64>, n_digits: usize
     match deviation {
         Some(_) => format!("{} ± {}", number(mean, n_digits), number(deviation, n_digits)),
         None => number(mean, n_digits),
+    }
+}
+
+/// A value with its interval, where there is one, whose ends have three digits.
+pub fn with_interval(estimate: Estimate, n_digits: usize) -> String {
+    let Estimate { value, low, high } = estimate;
+    match (low, high) {
+        (Some(_), Some(_)) => format!("{} [{}, {}]", number(value, n_digits), number(low, 3), number(high, 3)),
+        _ => number(value, n_digits),
     }
 }
 

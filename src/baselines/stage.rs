@@ -11,7 +11,7 @@ use super::plan::{Plan, STAGE, Todo};
 use super::settings::{BaselineError, BaselineSettings};
 use super::{ScoreError, Scorer};
 use crate::console::Progress;
-use crate::features::{Failure, ImageSource, KnownSource, corpus_is_written, decode_verified, write_corpus};
+use crate::features::{Failure, ImageSource, KnownSource, decode_verified};
 use crate::identity::ImageId;
 use crate::images::{self, DecodeLimits, ResizeFilter};
 use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
@@ -48,10 +48,8 @@ impl BaselineStage {
         if !(plan.todo.is_empty() && plan.unreadable.is_empty()) {
             outcome = Run { settings: &self.settings, dataset: &dataset, plan: &plan, context }.compute()?;
         }
-        if let Some(rows) = plan.corpus.take() {
-            let undecodable = plan.undecodable.union(&outcome.undecodable).copied().collect();
-            write_corpus(&context.store, &dataset, rows, &undecodable)?;
-        }
+        let undecodable = plan.undecodable.union(&outcome.undecodable).copied().collect();
+        self.images.write_corpus(&context.store, plan.corpus.take(), &undecodable)?;
         let mut rows = plan.rows;
         rows.n_out += outcome.n_out;
         rows.n_rejected += outcome.n_rejected;
@@ -76,12 +74,8 @@ impl Stage for BaselineStage {
         if n_left > 0 {
             return Ok(Freshness::Stale { reason: format!("{n_left} of {n_in} scores are lacking") });
         }
-        if let Some(rows) = plan.corpus {
-            let dataset = self.images.source.dataset()?;
-            if !corpus_is_written(store, &dataset, rows, &plan.undecodable)? {
-                let reason = format!("the images of `{dataset}` are not those of its folder");
-                return Ok(Freshness::Stale { reason });
-            }
+        if let Some(reason) = self.images.stale_corpus(store, plan.corpus, &plan.undecodable)? {
+            return Ok(Freshness::Stale { reason });
         }
         let reason = if n_rejected == 0 { format!("all {n_in} scores are there") } else { summary(&plan.rows) };
         Ok(Freshness::Current { reason, rows: plan.rows })

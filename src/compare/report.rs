@@ -2,12 +2,14 @@
 
 use serde::Serialize;
 
-use crate::layout::{self, NONE, number};
+use crate::layout::{self, NONE, number, with_interval};
 use crate::tables::comparison::{ComparisonRow, Judged};
-use crate::tables::metrics::Estimate;
 
 /// Number of columns.
 const N_COLUMNS: usize = 8;
+
+/// Digits after the point, as in the paper.
+const N_DIGITS: usize = 4;
 
 /// The comparison of one dataset.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,15 +63,15 @@ impl ComparisonReport {
             let paper = if row.paper.iter().all(Option::is_none) {
                 NONE.to_owned()
             } else {
-                row.paper.map(|value| number(value, 4)).join(" ")
+                row.paper.map(|value| number(value, N_DIGITS)).join(" ")
             };
             lines.push([
                 row.rank.to_string(),
                 row.method.clone(),
-                with_interval(row.srcc),
-                with_interval(row.plcc),
-                with_interval(row.krcc),
-                with_interval(row.rmse),
+                with_interval(row.srcc, N_DIGITS),
+                with_interval(row.plcc, N_DIGITS),
+                with_interval(row.krcc, N_DIGITS),
+                with_interval(row.rmse, N_DIGITS),
                 paper,
                 row.n.to_string(),
             ]);
@@ -91,17 +93,9 @@ impl ComparisonReport {
                 (Some(_), Some(_)) => "not distinguishable",
                 _ => "no interval",
             };
-            let lead = with_interval(row.lead);
+            let lead = with_interval(row.lead, N_DIGITS);
             text.push_str(&format!("{bullet}{} over {}: {lead}, {verdict}\n", row.method, next.method));
         }
         text
-    }
-}
-
-fn with_interval(estimate: Estimate) -> String {
-    let value = number(estimate.value, 4);
-    match (estimate.low, estimate.high) {
-        (Some(_), Some(_)) => format!("{value} [{}, {}]", number(estimate.low, 3), number(estimate.high, 3)),
-        _ => value,
     }
 }

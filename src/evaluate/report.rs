@@ -144,7 +144,7 @@ impl Report {
             Statistic::Mean => {
                 layout::with_deviation(metric(row).value, deviation.and_then(|row| metric(row).value), N_DIGITS)
             }
-            Statistic::Value | Statistic::Std | Statistic::Median => with_interval(metric(row)),
+            Statistic::Value | Statistic::Std | Statistic::Median => layout::with_interval(metric(row), N_DIGITS),
         };
         let n = match row.n_runs {
             1 => row.n.to_string(),
@@ -183,13 +183,4 @@ pub(super) fn summary(rows: &[MetricsRow], counts: RowCounts) -> String {
 
 fn number(value: Option<f64>) -> String {
     layout::number(value, N_DIGITS)
-}
-
-fn with_interval(estimate: Estimate) -> String {
-    match (estimate.low, estimate.high) {
-        (Some(_), Some(_)) => {
-            format!("{} [{}, {}]", number(estimate.value), number(estimate.low), number(estimate.high))
-        }
-        _ => number(estimate.value),
-    }
 }

@@ -39,7 +39,7 @@ mod source;
 
 pub use source::{FolderError, ImageSource};
 
-pub(crate) use source::{Candidate, Candidates, KnownSource, Unreadable, corpus_is_written, write_corpus};
+pub(crate) use source::{Candidate, Candidates, KnownSource, Unreadable};
 
 mod plan;
 

@@ -193,6 +193,35 @@ impl KnownSource {
             }
         }
     }
+
+    /// Why the table of the corpus is not what [`Self::write_corpus`] would write; none where it is, or for a dataset.
+    pub(crate) fn stale_corpus(
+        &self,
+        store: &Store,
+        corpus: Option<Vec<ImageRow>>,
+        rejected: &HashSet<ImageId>,
+    ) -> Result<Option<String>, FolderError> {
+        let Some(rows) = corpus else { return Ok(None) };
+        let dataset = self.source.dataset()?;
+        let is_written = images_table::read(store, &dataset)?.rows == without(rows, rejected);
+        Ok((!is_written).then(|| format!("the images of `{dataset}` are not those of its folder")))
+    }
+
+    /// Writes the table of the corpus, where there is one, without `rejected`, unless it is there already.
+    pub(crate) fn write_corpus(
+        &self,
+        store: &Store,
+        corpus: Option<Vec<ImageRow>>,
+        rejected: &HashSet<ImageId>,
+    ) -> Result<(), FolderError> {
+        let Some(rows) = corpus else { return Ok(()) };
+        let dataset = self.source.dataset()?;
+        let images = Images { rows: without(rows, rejected), extra: Vec::new() };
+        if images_table::read(store, &dataset)? == images {
+            return Ok(());
+        }
+        Ok(images_table::write(store, &dataset, &images)?)
+    }
 }
 
 fn of_dataset(store: &Store, dataset: &PartitionName) -> Result<Candidates, FolderError> {
@@ -286,31 +315,7 @@ fn scan(folder: &Path, path: &Path) -> Scanned {
     Scanned { path: path.to_string_lossy().into_owned(), content }
 }
 
-/// Whether the table of corpus `dataset` is what [`write_corpus`] would write.
-pub(crate) fn corpus_is_written(
-    store: &Store,
-    dataset: &PartitionName,
-    rows: Vec<ImageRow>,
-    rejected: &HashSet<ImageId>,
-) -> Result<bool, PartError> {
-    Ok(images_table::read(store, dataset)?.rows == without(rows, rejected))
-}
-
 /// Rejected images are not part of a corpus, as they are not part of an ingested dataset.
 fn without(rows: Vec<ImageRow>, rejected: &HashSet<ImageId>) -> Vec<ImageRow> {
     rows.into_iter().filter(|row| !rejected.contains(&row.image_id)).collect()
-}
-
-/// Writes the corpus's table, without `rejected`, unless it is there already.
-pub(crate) fn write_corpus(
-    store: &Store,
-    dataset: &PartitionName,
-    rows: Vec<ImageRow>,
-    rejected: &HashSet<ImageId>,
-) -> Result<(), PartError> {
-    let images = Images { rows: without(rows, rejected), extra: Vec::new() };
-    if images_table::read(store, dataset)? == images {
-        return Ok(());
-    }
-    images_table::write(store, dataset, &images)
 }

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::decode::{DecodeQueue, Decoded};
 use super::plan::{self, Plan};
-use super::source::{self, Candidates, FolderError, ImageSource, KnownSource};
+use super::source::{FolderError, ImageSource, KnownSource};
 use super::writer::{self, Finished, PartLimits};
 use super::{BatchFeatures, ExtractError, Extractor, ExtractorKind, FeatureSets, FeatureSettings};
 use crate::console::Progress;
@@ -20,6 +20,7 @@ use crate::store::run_log::RowCounts;
 use crate::store::{Store, StoreError};
 use crate::tables::PartitionName;
 use crate::tables::features::FeatureRows;
+use crate::tables::images::ImageRow;
 use crate::tables::rejects::RejectRow;
 
 /// How long the network waits for an image before it looks whether it was interrupted.
@@ -51,17 +52,27 @@ pub struct FeatureStage {
     images: KnownSource,
 }
 
+/// What a stage is going to do, and with what.
+struct Planned {
+    kind: Box<dyn ExtractorKind>,
+    sets: FeatureSets,
+    plan: Plan,
+    /// Rows of the corpus, where the source is a folder.
+    corpus: Option<Vec<ImageRow>>,
+}
+
 impl FeatureStage {
     /// A stage over `source`.
     pub fn new(settings: FeatureSettings, source: ImageSource) -> Self {
         Self { settings, images: KnownSource::new(source) }
     }
 
-    fn plan(&self, store: &Store) -> Result<(Candidates, FeatureSets, Plan), FeatureError> {
-        let sets = super::resolve(&self.settings)?.feature_sets();
+    fn plan(&self, store: &Store) -> Result<Planned, FeatureError> {
+        let kind = super::resolve(&self.settings)?;
+        let sets = kind.feature_sets();
         let candidates = self.images.candidates(store)?;
         let plan = plan::plan(store, &sets, &self.settings, &candidates)?;
-        Ok((candidates, sets, plan))
+        Ok(Planned { kind, sets, plan, corpus: candidates.corpus })
     }
 
     /// Computes and writes what the store lacks.
@@ -70,18 +81,15 @@ impl FeatureStage {
     /// What keeps the stage as a whole from working; an image that cannot be used is a reject and no error.
     pub fn compute(&self, context: &StageContext) -> Result<StageReport, FeatureError> {
         let store = &context.store;
-        let (candidates, sets, plan) = self.plan(store)?;
+        let Planned { kind, sets, plan, corpus } = self.plan(store)?;
         let dataset = self.images.source.dataset()?;
         let mut outcome = Outcome::default();
         if !(plan.todo.is_empty() && plan.unreadable.is_empty()) {
-            let kind = super::resolve(&self.settings)?;
             let run = Run { settings: &self.settings, dataset: &dataset, sets: &sets, plan: &plan, context };
             outcome = run.compute(kind.as_ref())?;
         }
-        if let Some(rows) = candidates.corpus {
-            let rejected = plan.rejected.union(&outcome.rejected).copied().collect();
-            source::write_corpus(store, &dataset, rows, &rejected)?;
-        }
+        let rejected = plan.rejected.union(&outcome.rejected).copied().collect();
+        self.images.write_corpus(store, corpus, &rejected)?;
         let mut rows = plan.rows;
         rows.n_out += outcome.n_out;
         rows.n_rejected += outcome.n_rejected;
@@ -100,17 +108,13 @@ impl Stage for FeatureStage {
     }
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
-        let (candidates, _, plan) = self.plan(store)?;
+        let Planned { plan, corpus, .. } = self.plan(store)?;
         let RowCounts { n_in, n_left, n_rejected, .. } = plan.rows;
         if n_left > 0 {
             return Ok(Freshness::Stale { reason: format!("{n_left} of {n_in} images lack features") });
         }
-        if let Some(rows) = candidates.corpus {
-            let dataset = self.images.source.dataset()?;
-            if !source::corpus_is_written(store, &dataset, rows, &plan.rejected)? {
-                let reason = format!("the images of `{dataset}` are not those of its folder");
-                return Ok(Freshness::Stale { reason });
-            }
+        if let Some(reason) = self.images.stale_corpus(store, corpus, &plan.rejected)? {
+            return Ok(Freshness::Stale { reason });
         }
         let reason = if n_rejected == 0 { format!("all {n_in} images have features") } else { summary(&plan.rows) };
         Ok(Freshness::Current { reason, rows: plan.rows })

@@ -107,22 +107,9 @@ pub fn read(store: &Store, stage: &str) -> Result<Vec<RejectRow>, PartError> {
     Ok(rows)
 }
 
-/// Drops the rejects of `stage` that `keep` refuses, rewriting the parts that hold one.
-pub fn retain(store: &Store, stage: &str, keep: impl Fn(&RejectRow) -> bool) -> Result<(), PartError> {
-    for object in part::list(store, &prefix(stage))? {
-        let rows = read_part(store, &object)?;
-        let kept: Vec<RejectRow> = rows.iter().filter(|row| keep(row)).cloned().collect();
-        if kept.len() < rows.len() {
-            // The kept rows first: a kill in between leaves some rows twice rather than none.
-            append(store, stage, &kept)?;
-            store.delete(&object.path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Drops the rejects of `stage` that `is_of` says are of the stage's present settings, of these images and files: what is
-/// tried again and still wrong gets a new row. Should the stage end before that, they are simply among those to do.
+/// Drops the rejects of `stage` that `is_of` says are of the stage's present settings, of these images and files, rewriting
+/// the parts that hold one: what is tried again and still wrong gets a new row. Should the stage end before that, they are
+/// simply among those to do.
 pub fn forget(
     store: &Store,
     stage: &str,
@@ -130,14 +117,24 @@ pub fn forget(
     paths: &HashSet<&str>,
     is_of: impl Fn(&RejectRow) -> bool,
 ) -> Result<(), PartError> {
-    retain(store, stage, |row| {
+    let is_kept = |row: &&RejectRow| {
         let is_retried = match (&row.image_id, &row.path) {
             (Some(id), _) => ids.contains(id),
             (None, Some(path)) => paths.contains(path.as_str()),
             (None, None) => false,
         };
         !(is_retried && is_of(row))
-    })
+    };
+    for object in part::list(store, &prefix(stage))? {
+        let rows = read_part(store, &object)?;
+        let kept: Vec<RejectRow> = rows.iter().filter(is_kept).cloned().collect();
+        if kept.len() < rows.len() {
+            // The kept rows first: a kill in between leaves some rows twice rather than none.
+            append(store, stage, &kept)?;
+            store.delete(&object.path)?;
+        }
+    }
+    Ok(())
 }
 
 fn read_part(store: &Store, object: &ObjectInfo) -> Result<Vec<RejectRow>, PartError> {

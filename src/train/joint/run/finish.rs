@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
 
 use super::{Finished, JointError, Outcome, Position, Trainer};
-use crate::features::{self, ExtractorName, FeatureSettings, FeatureStage, ImageSource};
+use crate::features::{ExtractorName, FeaturePair, FeatureSettings, FeatureStage, ImageSource};
 use crate::models::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
 use crate::models::layers::NamedTensors;
 use crate::models::trained_head::{LabelScale, Standardisation, TrainedHead, tensors_to_bytes};
@@ -99,13 +99,13 @@ impl Trainer<'_> {
             device: self.joint.device,
             ..FeatureSettings::default()
         };
-        let set = features::resolve(&settings).map_err(|error| failed(error.into()))?.feature_sets().quality;
+        let set = FeaturePair::quality_of(&settings).map_err(|error| failed(error.into()))?;
         let stage = FeatureStage::new(settings, ImageSource::Dataset(job.dataset.clone()));
         let report = stage.compute(self.context).map_err(failed)?;
         if report.rows.n_rejected > 0 {
             // Not one of those that were trained or validated on, so the run stands.
             self.context.console.warn(format!("run {}: {}", job.run, report.summary));
         }
-        Ok((!report.interrupted).then(|| set.expect("MANIQA fills `quality`")))
+        Ok((!report.interrupted).then_some(set))
     }
 }
