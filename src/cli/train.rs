@@ -151,6 +151,9 @@ struct JointArgs {
     /// Factor on the learning rate of the fusion [default: 1].
     #[arg(long, value_name = "FACTOR", requires = "joint")]
     fusion_rate: Option<f64>,
+    /// Weight of the loss of MANIQA's own rating beside the fusion's [default: 0].
+    #[arg(long, value_name = "WEIGHT", requires = "joint")]
+    rating_loss: Option<f64>,
     /// Steps over which the learning rate rises [default: 0].
     #[arg(long, value_name = "N", requires = "joint")]
     warmup_steps: Option<u32>,
@@ -180,6 +183,7 @@ impl JointArgs {
             layer_decay: self.layer_decay.unwrap_or(default.layer_decay),
             quality_rate: self.quality_rate.unwrap_or(default.quality_rate),
             fusion_rate: self.fusion_rate.unwrap_or(default.fusion_rate),
+            rating_loss: self.rating_loss.unwrap_or(default.rating_loss),
             warmup_steps: self.warmup_steps.unwrap_or(default.warmup_steps),
             micro_batch: self.micro_batch,
             image_memory_mib: self.image_memory_mib.unwrap_or(default.image_memory_mib),

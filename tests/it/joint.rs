@@ -380,8 +380,29 @@ fn a_maniqa_whose_scores_are_dead_is_told_of() {
         fixture.dir.agiqa(&args).exits(0)
     };
     let told = "of the values of f_1 are 0 on the validation images";
-    let _ = with_bias("dead", -100.0).says(told).says("quality_rate");
+    let _ = with_bias("dead", -100.0).says(told).says("rating_loss");
     assert!(!with_bias("alive", 1.0).stderr.contains(told));
+}
+
+#[test]
+fn with_a_loss_of_its_own_maniqas_rating_is_one() {
+    // Semantic vectors say nothing of brightness, and MANIQA's rating is asked for nothing without its loss.
+    let plcc_of_ratings = |weight: &str| {
+        let fixture = Fixture::new(120, 0);
+        let ran = fixture.train(&["--epochs", "12", "--rating-loss", weight]).exits(0);
+        assert_eq!(ran.stderr.contains("MANIQA's own rating: validation SRCC"), weight != "0", "{}", ran.stderr);
+        let record = RunRecord::read(&fixture.store, &fixture.only_run()).expect("a record");
+        let rows = images::read(&fixture.store, &name("d")).expect("a table").rows;
+        let ids: Vec<ImageId> = rows.iter().map(|row| row.image_id).collect();
+        let found = record.quality.read(&fixture.store, &ids).expect("features");
+        let column = record.quality.columns.iter().position(|column| column.name == "rating").expect("a rating");
+        let rating = |row: &Option<usize>| f64::from(found.matrices[column][row.expect("a feature")]);
+        let ratings: Vec<f64> = found.rows.iter().map(rating).collect();
+        let mos: Vec<f64> = rows.iter().map(|row| row.mos.expect("a MOS")).collect();
+        metrics::plcc(&ratings, &mos).unwrap_or(0.0)
+    };
+    let (with, without) = (plcc_of_ratings("1"), plcc_of_ratings("0"));
+    assert!(with > 0.8 && with > without, "PLCC {with} with, {without} without");
 }
 
 #[test]

@@ -67,6 +67,17 @@ pub struct MicroBatch {
     pub masks: Option<ProjectionMasks>,
     /// `(b,)`, on the scale trained on.
     pub targets: Tensor,
+    /// What MANIQA's own rating is to be; none where it is not asked.
+    pub rating: Option<RatingTarget>,
+}
+
+/// What MANIQA's own rating learns, beside what the fusion's loss teaches its f_1.
+#[derive(Debug)]
+pub struct RatingTarget {
+    /// `(b,)`, 0 or more, as ratings are.
+    pub targets: Tensor,
+    /// Weight of its squared errors beside the score's.
+    pub weight: f64,
 }
 
 /// Parameters that share a learning rate.
@@ -173,10 +184,11 @@ impl Learner {
         names.fold((0, 0), |(n, values), name| (n + 1, values + self.parameters[name.as_str()].numel()))
     }
 
-    /// One step on a batch of `n_images`, given in parts whose gradients are summed; returns the sum of squared errors.
+    /// One step on a batch of `n_images`, given in parts whose gradients are summed; returns the sum of the squared errors
+    /// of the fusion's scores.
     ///
     /// Dropout is drawn from libtorch's generator, seeded by `seed` for the first part, `seed + 1` for the second, ….
-    /// A sum that is not finite is returned before anything is updated.
+    /// Where the loss is not finite, neither is what is returned, and nothing is updated.
     pub fn step(
         &mut self,
         parts: impl Iterator<Item = MicroBatch>,
@@ -188,15 +200,23 @@ impl Learner {
         for (i, part) in parts.enumerate() {
             // The sign says nothing to a generator.
             tch::manual_seed(seed.wrapping_add(i as u64) as i64);
-            let MicroBatch { pixels, f_a, f_b, masks, targets } = part;
+            let MicroBatch { pixels, f_a, f_b, masks, targets, rating } = part;
             let maniqa = self.network.maniqa().forward(&pixels, Mode::Train);
             let score = self.network.fusion().forward(&f_a, &f_b, &maniqa.f_1, masks.as_ref()).score;
-            let sum = (score - targets).square().sum(Kind::Float);
-            total += sum.double_value(&[]);
-            if !total.is_finite() {
+            let errors = (score - targets).square().sum(Kind::Float);
+            total += errors.double_value(&[]);
+            let loss = match rating {
+                Some(rating) => {
+                    let of_rating = (maniqa.rating() - rating.targets).square().sum(Kind::Float);
+                    &errors + rating.weight * of_rating
+                }
+                None => errors,
+            };
+            if !loss.double_value(&[]).is_finite() {
+                total = f64::NAN;
                 break;
             }
-            (sum / n_images as f64).backward();
+            (loss / n_images as f64).backward();
         }
         let _no_grad = tch::no_grad_guard();
         for Group { rate, names, adam } in &mut self.groups {

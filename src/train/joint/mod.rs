@@ -68,6 +68,9 @@ pub struct JointSettings {
     pub quality_rate: f64,
     /// Factor on the learning rate of the fusion module.
     pub fusion_rate: f64,
+    /// Weight, beside the fusion's loss, of MANIQA's own rating's: its squared error, in standard deviations of the labels
+    /// trained on, from the label less the least of them. 0, as in the paper: MANIQA learns from the fusion's loss alone.
+    pub rating_loss: f64,
     /// Steps over which the learning rate rises to what the schedule says.
     pub warmup_steps: u32,
     /// Images that go through the network at once; the gradients of a batch's parts are summed. None: the whole batch.
@@ -93,6 +96,7 @@ impl Default for JointSettings {
             layer_decay: 1.0,
             quality_rate: 1.0,
             fusion_rate: 1.0,
+            rating_loss: 0.0,
             warmup_steps: 0,
             micro_batch: None,
             image_memory_mib: 2048,
@@ -118,6 +122,9 @@ impl JointSettings {
             if !(rate > 0.0 && rate.is_finite()) {
                 return error(name, &rate, "a number above 0 (to train nothing of the transformer: `freeze_backbone`)");
             }
+        }
+        if !(0.0..=f64::MAX).contains(&self.rating_loss) {
+            return error("joint.rating_loss", &self.rating_loss, "0 or more");
         }
         if self.micro_batch == Some(0) {
             return error("joint.micro_batch", &0, "1 or more");

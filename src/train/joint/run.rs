@@ -7,7 +7,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::initial::initial;
-use super::learner::{Learner, MicroBatch, OptimiserSettings};
+use super::learner::{Learner, MicroBatch, OptimiserSettings, RatingTarget};
 use super::pictures::{Pictures, PicturesError, in_order};
 use super::start::StartError;
 use super::state::{self, Best, Position};
@@ -184,6 +184,8 @@ pub(super) fn train(
 struct Applied {
     /// On the MOS scale.
     scores: Vec<f64>,
+    /// MANIQA's own.
+    ratings: Vec<f64>,
     /// Share of the values of f_1 that are above 0.
     f_1_share: f64,
 }
@@ -389,7 +391,7 @@ impl<'a> Trainer<'a> {
         let trained = learner.evaluated();
         let network = learner.network_of(&trained)?;
         let rows = &self.job.parts.rows[Part::Validation as usize];
-        let Applied { scores, f_1_share } = self.apply(&network, learner.n_steps(), rows)?;
+        let Applied { scores, ratings, f_1_share } = self.apply(&network, learner.n_steps(), rows)?;
         let mos = &self.job.validation_mos;
         let (validation_srcc, validation_plcc) = (metrics::srcc(&scores, mos), metrics::plcc(&scores, mos));
         let score = selection_score(validation_srcc, validation_plcc, &scores, mos);
@@ -416,11 +418,19 @@ impl<'a> Trainer<'a> {
             record.validation_mse,
             started.elapsed().as_secs_f64()
         ));
+        if self.joint.rating_loss > 0.0 {
+            self.context.console.info(format!(
+                "run {}: MANIQA's own rating: validation SRCC {}, PLCC {}",
+                self.job.run,
+                said(metrics::srcc(&ratings, mos)),
+                said(metrics::plcc(&ratings, mos))
+            ));
+        }
         if f_1_share < LEAST_F_1_SHARE {
             self.context.console.warn(format!(
                 "run {}: {:.1} % of the values of f_1 are 0 on the validation images: MANIQA's scores end in a ReLU, which \
-                 has died, and learns no more; start again with a lower learning rate for it (`quality_rate`) or a longer \
-                 warm-up (`warmup_steps`)",
+                 has died, and learns no more; start again with a lower learning rate for it (`quality_rate`), a longer \
+                 warm-up (`warmup_steps`) or a loss of its own (`rating_loss`)",
                 self.job.run,
                 100.0 * (1.0 - f_1_share)
             ));
@@ -464,6 +474,8 @@ impl<'a> Trainer<'a> {
             let masks = (settings.dropout > 0.0).then(|| [mask(3), mask(4)]);
             let pixels = Tensor::from_slice(pixels).view([n, 3, side, side]);
             let targets = self.targets.index_select(0, &Tensor::from_slice(batch));
+            let (weight, least) = (self.joint.rating_loss, self.targets.min());
+            let rating_targets = (weight > 0.0).then(|| &targets - &least);
             let parts = (0..n).step_by(part_size as usize).map(|start| {
                 let part = |xs: &Tensor| xs.narrow(0, start, part_size.min(n - start)).to_device(job.device);
                 MicroBatch {
@@ -472,6 +484,7 @@ impl<'a> Trainer<'a> {
                     f_b: part(&f_b),
                     masks: masks.as_ref().map(|[a, b]| ProjectionMasks { semantic: part(a), coherence: part(b) }),
                     targets: part(&targets),
+                    rating: rating_targets.as_ref().map(|xs| RatingTarget { targets: part(xs), weight }),
                 }
             });
             learner.step(parts, batch.len(), learning_rate, self.draws.torch_seed(number))
@@ -519,27 +532,29 @@ impl<'a> Trainer<'a> {
             let picture = |row: &i64| picture_of[*row as usize].expect("validation images have pictures");
             pictures.inputs(&batches[i].iter().map(|row| (picture(row), Motion::STILL)).collect::<Vec<_>>())
         };
-        let mut scores = Vec::with_capacity(rows.len());
+        let (mut scores, mut ratings) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
         let mut n_above_0 = 0.0;
         let LabelScale { scale, offset } = self.labels;
         let _ =
             in_order(batches.len(), self.context.n_threads, pixels, |i, pixels: Result<Vec<f32>, PicturesError>| {
                 let pixels = pixels?;
-                let (of_batch, above_0) = catching(|| {
+                let (of_batch, ratings_of_batch, above_0) = catching(|| {
                     let pixels = Tensor::from_slice(&pixels).view([-1, 3, side, side]).to_device(job.device);
                     let row_tensor = Tensor::from_slice(batches[i]);
                     let input = |i: usize| self.semantic[i].index_select(0, &row_tensor).to_device(job.device);
                     let output = network.forward(&pixels, &input(0), &input(1), Mode::Evaluate);
-                    let of_batch = Vec::<f32>::try_from(output.fusion.score.to_device(Device::Cpu));
+                    let values =
+                        |xs: Tensor| Vec::<f32>::try_from(xs.to_device(Device::Cpu)).expect("one f32 an image");
                     let above_0 = output.maniqa.f_1.gt(0.0).sum(Kind::Float).double_value(&[]);
-                    (of_batch.expect("scores are one f32 each"), above_0)
+                    (values(output.fusion.score), values(output.maniqa.rating()), above_0)
                 })
                 .map_err(|source| JointError::Torch { run: job.run.clone(), step, source })?;
                 scores.extend(of_batch.into_iter().map(|raw| f64::from(raw) * scale + offset));
+                ratings.extend(ratings_of_batch.into_iter().map(f64::from));
                 n_above_0 += above_0;
                 Ok::<_, JointError>(ControlFlow::Continue(()))
             })?;
         let n_values = rows.len() as f64 * job.config.maniqa.n_tokens() as f64;
-        Ok(Applied { scores, f_1_share: n_above_0 / n_values })
+        Ok(Applied { scores, ratings, f_1_share: n_above_0 / n_values })
     }
 }
