@@ -293,16 +293,20 @@ impl TrainStage {
 
 /// One line on a finished run.
 pub(super) fn said_of(record: &RunRecord) -> String {
-    let number = |value: Option<f64>| value.map_or("undefined".to_owned(), |value| format!("{value:.4}"));
     let RunRecord { run, best_epoch, epochs, ridge, .. } = record;
     let mut line = format!("run {run}: epoch {best_epoch} of {} kept", epochs.len());
     if let Some(epoch) = epochs.get(*best_epoch as usize - 1) {
-        let (srcc, plcc) = (number(epoch.validation_srcc), number(epoch.validation_plcc));
+        let (srcc, plcc) = (said(epoch.validation_srcc), said(epoch.validation_plcc));
         line.push_str(&format!(", validation SRCC {srcc}, PLCC {plcc}"));
     }
     if let Some(ridge) = ridge {
-        let (srcc, plcc) = (number(ridge.validation_srcc), number(ridge.validation_plcc));
+        let (srcc, plcc) = (said(ridge.validation_srcc), said(ridge.validation_plcc));
         line.push_str(&format!("; ridge (λ {}): SRCC {srcc}, PLCC {plcc}", ridge.lambda));
     }
     line
+}
+
+/// A metric in a line for people.
+pub(super) fn said(value: Option<f64>) -> String {
+    value.map_or("undefined".to_owned(), |value| format!("{value:.4}"))
 }

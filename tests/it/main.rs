@@ -11,6 +11,7 @@ mod evaluate;
 mod experiments;
 mod extract_maniqa;
 mod features;
+mod fusion;
 mod ingest;
 mod joint;
 mod maniqa;

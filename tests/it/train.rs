@@ -1,16 +1,14 @@
-//! Tests of `train` and `predict`, and of the fusion module's mathematics.
+//! Tests of `train` and `predict`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::BufRead as _;
-use std::path::Path;
 use std::process::Stdio;
 
 use agiqa::console::{Console, EventFormat, Verbosity};
 use agiqa::identity::{Fingerprint, ImageId};
 use agiqa::interrupt::Interrupt;
 use agiqa::metrics;
-use agiqa::models::fusion::{FusionConfig, FusionHead, FusionOutput, Gate, PARAMETER_NAMES, ProjectionMasks};
-use agiqa::models::trained_head::{LabelScale, SCORE_BATCH, Standardisation, TrainedHead};
+use agiqa::models::fusion::Gate;
 use agiqa::splits::{Fractions, SplitSettings, SplitStage};
 use agiqa::stage::{Stage, StageContext};
 use agiqa::store::{OpenMode, Store};
@@ -20,219 +18,19 @@ use agiqa::tables::models::{self, RunRecord};
 use agiqa::tables::predictions::{self, PredictionRow};
 use agiqa::tables::splits::Part;
 use agiqa::tables::{PartitionName, rejects};
-use agiqa::train::{Adam, Gradient, HeadInput, KeepEpoch, Labels, Optimiser, TrainSettings, TrainStage, seeded_runs};
-use tch::{Device, Kind, Tensor};
+use agiqa::train::{HeadInput, KeepEpoch, Labels, Optimiser, TrainSettings, TrainStage, seeded_runs};
 
-use crate::testdir::{TestDir, shared};
+use crate::testdir::TestDir;
 
 fn name(text: &str) -> PartitionName {
     PartitionName::new(text).expect("a valid name")
 }
 
-// ---- the fusion module against the published code ----
-
-/// Tensors of a safetensors file by name.
-fn tensors(path: &Path) -> HashMap<String, Tensor> {
-    Tensor::read_safetensors(path).expect("a safetensors file").into_iter().collect()
-}
-
-#[track_caller]
-fn assert_close(what: &str, found: &Tensor, expected: &Tensor, relative: f64) {
-    assert_eq!(found.size(), expected.size(), "shape of {what}");
-    let largest = expected.abs().max().double_value(&[]);
-    let error = (found - expected).abs().max().double_value(&[]);
-    assert!(error <= relative * largest, "{what}: off by {error:e}, largest value {largest:e}");
-}
-
-struct Reference {
-    head: FusionHead,
-    expected: HashMap<String, Tensor>,
-    output: FusionOutput,
-}
-
-fn reference(gate: Gate) -> Option<Reference> {
-    let folder = shared("parity/maniqa/tiny")?;
-    let mut weights = tensors(&folder.join("model.safetensors"));
-    let expected = tensors(&folder.join("expected.safetensors"));
-    let parameters = PARAMETER_NAMES.map(|name| weights.remove(name).expect("an official name"));
-    let config = FusionConfig { semantic_dim: 64, coherence_dim: 64, quality_dim: 64, width: 64, gate };
-    let head = FusionHead::new(config, parameters);
-    let inputs = [&expected["input.semantic"], &expected["input.coherence"], &expected["f1"]];
-    let output = head.forward(inputs[0], inputs[1], inputs[2], None);
-    Some(Reference { head, expected, output })
-}
-
-#[test]
-fn fusion_agrees_with_the_published_code_for_both_gates() {
-    for (gate, prefix) in [(Gate::Linear, "linear"), (Gate::Sigmoid, "sigmoid")] {
-        let Some(Reference { expected, output, .. }) = reference(gate) else { return };
-        let of = |name: &str| &expected[&format!("{prefix}.{name}")];
-        assert_close("g_semantic", &output.semantic, &expected["g_semantic"], 2e-5);
-        assert_close("g_coherence", &output.coherence, &expected["g_coherence"], 2e-5);
-        assert_close("g_quality", &output.quality, &expected["g_maniqa"], 2e-5);
-        assert_close("alpha", &output.alpha, of("alpha"), 2e-5);
-        assert_close("fused", &output.fused, of("fused"), 2e-5);
-        assert_close("score", &output.score, of("score"), 2e-5);
-    }
-}
-
-#[test]
-fn gradients_agree_with_the_published_code_for_both_gates() {
-    for (gate, prefix) in [(Gate::Linear, "linear"), (Gate::Sigmoid, "sigmoid")] {
-        let Some(Reference { head, expected, output }) = reference(gate) else { return };
-        let error = &output.score - &expected["input.targets"];
-        let gradients = head.backward(&output, None, &(error * (2.0 / 3.0)));
-        let over_batch = |tensor: &Tensor| tensor.sum_dim_intlist([0_i64].as_slice(), false, Kind::Float);
-        let found = [
-            ("fc4096_784_a2.0.bias", over_batch(&gradients.semantic)),
-            ("fc784_784.bias", over_batch(&gradients.quality)),
-            ("gating.weight", gradients.gate.tr().matmul(&output.concatenated)),
-            ("gating.bias", over_batch(&gradients.gate)),
-            ("output_fc.weight", gradients.output.tr().matmul(&output.fused)),
-        ];
-        for (name, gradient) in found {
-            assert_close(name, &gradient, &expected[&format!("{prefix}.grad.{name}")], 1e-4);
-        }
-    }
-}
-
-#[test]
-fn gradients_under_dropout_are_those_of_autograd() {
-    // What a head does not read has width 0.
-    let subsets = [[5, 4, 3], [0, 0, 3], [5, 0, 0], [0, 4, 0], [5, 0, 3], [0, 4, 3], [5, 4, 0]];
-    let gates = [Gate::Linear, Gate::Sigmoid, Gate::Concat];
-    for (gate, dims) in gates.into_iter().flat_map(|gate| subsets.map(|dims| (gate, dims))) {
-        let [semantic_dim, coherence_dim, quality_dim] = dims;
-        let config = FusionConfig { semantic_dim, coherence_dim, quality_dim, width: 6, gate };
-        let mut random = Random(9);
-        let mut tensor = |shape: &[i64]| {
-            let n: i64 = shape.iter().product();
-            Tensor::from_slice(&(0..n).map(|_| random.next() as f32).collect::<Vec<f32>>()).view(shape)
-        };
-        let inputs = dims.map(|dim| tensor(&[7, dim]));
-        let [semantic, coherence, _] = config.projected();
-        let masks = ProjectionMasks {
-            semantic: tensor(&[7, semantic]).gt(0.0).to_kind(Kind::Float) * 2.0,
-            coherence: tensor(&[7, coherence]).gt(0.0).to_kind(Kind::Float) * 2.0,
-        };
-        let parameters = config.shapes().map(|shape| tensor(&shape).set_requires_grad(true));
-        let head = FusionHead::new(config, parameters);
-        let output = head.forward(&inputs[0], &inputs[1], &inputs[2], Some(&masks));
-        assert_eq!(output.alpha.size(), [7, 3]);
-        for (i, dim) in dims.into_iter().enumerate() {
-            let alpha = output.alpha.select(1, i as i64);
-            assert!(
-                dim > 0 || alpha.abs().max().double_value(&[]) == 0.0,
-                "{gate:?} {dims:?}: a gate of what is not read"
-            );
-        }
-        let loss = output.score.square().mean(Kind::Float);
-        let there: Vec<&Tensor> = head.parameters().into_iter().filter(|parameter| parameter.numel() > 0).collect();
-        let mut expected = Tensor::run_backward(&[loss], &there, false, false).into_iter();
-        let gradients = head.backward(&output, Some(&masks), &(&output.score * (2.0 / 7.0)));
-        let weight = |d_output: &Tensor, inputs: &Tensor| d_output.tr().matmul(inputs);
-        let bias = |d_output: &Tensor| d_output.sum_dim_intlist([0_i64].as_slice(), false, Kind::Float);
-        let found = [
-            weight(&gradients.semantic, &inputs[0]),
-            bias(&gradients.semantic),
-            weight(&gradients.coherence, &inputs[1]),
-            bias(&gradients.coherence),
-            weight(&gradients.quality, &inputs[2]),
-            bias(&gradients.quality),
-            weight(&gradients.gate, &output.concatenated),
-            bias(&gradients.gate),
-            weight(&gradients.output, &output.fused),
-            bias(&gradients.output),
-        ];
-        for ((name, found), parameter) in PARAMETER_NAMES.iter().zip(&found).zip(head.parameters()) {
-            assert_eq!(found.size(), parameter.size(), "{gate:?} {dims:?} {name}");
-            if parameter.numel() > 0 {
-                assert_close(name, found, &expected.next().expect("one per parameter"), 1e-5);
-            }
-        }
-    }
-}
-
-#[test]
-fn three_steps_of_adam_and_adamw_are_those_of_pytorch() {
-    // tests/reference/adam.py
-    let cases = [(Optimiser::Adam, ADAM), (Optimiser::Adamw, ADAMW)];
-    for (kind, expected) in cases {
-        let weight = Tensor::from_slice(&[0.5_f32, -1.0, 2.0, 0.0, 0.25, -0.75]).view([2, 3]);
-        let mut adam = Adam::new(kind, 0.1, 0.0, &[&weight]);
-        for step in 0..3 {
-            let gradient = Tensor::from_slice(&[0.1_f32, -0.2, 0.3, 0.0, 1e-3, -4.0]).view([2, 3]) * (step + 1) - 0.05;
-            adam.step(0.1, &[Gradient::Whole(gradient)]);
-        }
-        assert_close("weight", &weight.to_kind(Kind::Double), &Tensor::from_slice(&expected).view([2, 3]), 1e-6);
-    }
-}
-
-const ADAM: [f64; 6] = [0.206619578, -0.702654118, 1.703773185, 0.295128687, 0.522970439, -0.457334429];
-const ADAMW: [f64; 6] = [0.204374456, -0.67877378, 1.653262752, 0.297009941, 0.539367104, -0.438231094];
-
-#[test]
-fn scoring_another_dataset_keeps_the_scores_of_the_first() {
-    let fixture = Fixture::new(100, 0);
-    fixture.dir.agiqa(&fixture.train_args(&["--epochs", "2", "--seeds", "3"])).exits(0);
-    let run = fixture.only_run();
-    let mut corpus = images::read(&fixture.store, &name("d")).expect("images");
-    corpus.rows.truncate(7);
-    for row in &mut corpus.rows {
-        row.mos = None;
-    }
-    images::write(&fixture.store, &name("corpus"), &corpus).expect("images can be written");
-    let predict = ["predict", "--store", "store", "--run", run.as_str()];
-    fixture.dir.agiqa(&predict).exits(0);
-    let own = fixture.store.get(&predictions::path(&run)).expect("predictions");
-    fixture.dir.agiqa(&[&predict[..], &["--dataset", "corpus"]].concat()).exits(0).says("7 scores");
-    assert_eq!(fixture.store.get(&predictions::path(&run)).expect("predictions"), own);
-    let rows = predictions::read(&fixture.store, &run).expect("predictions");
-    let of = |dataset: &str| rows.iter().filter(|row| row.dataset == dataset).count();
-    assert_eq!((of("d"), of("corpus")), (100, 7));
-    assert!(rows.iter().filter(|row| row.dataset == "corpus").all(|row| row.mos.is_none() && row.part.is_none()));
-    for args in [&predict[..], &[&predict[..], &["--dataset", "corpus"]].concat()] {
-        fixture.dir.agiqa(args).exits(0).says("skipped");
-    }
-}
-
-#[test]
-fn a_score_does_not_depend_on_its_batch() {
-    // Widths as real ones are: it is the kernels for large products that round by position.
-    let config =
-        FusionConfig { semantic_dim: 768, coherence_dim: 500, quality_dim: 301, width: 784, gate: Gate::Sigmoid };
-    let mut random = Random(5);
-    let mut tensor = |shape: &[i64]| {
-        let n: i64 = shape.iter().product();
-        let values: Vec<f32> = (0..n).map(|_| random.next() as f32 * 0.2).collect();
-        Tensor::from_slice(&values).view(shape)
-    };
-    let parameters = config.shapes().map(|shape| tensor(&shape));
-    let n = 2 * SCORE_BATCH as i64 + 5;
-    let features = [tensor(&[n, 768]), tensor(&[n, 500]), tensor(&[n, 301])];
-    let inputs = [768, 500, 301].map(Standardisation::identity);
-    let labels = LabelScale { scale: 1.0, offset: 0.0 };
-    let head = TrainedHead { head: FusionHead::new(config, parameters), inputs, labels };
-    let all = head.score(&features);
-    let select = |rows: &[i64]| [0, 1, 2].map(|i| features[i].index_select(0, &Tensor::from_slice(rows)));
-    let reversed: Vec<i64> = (0..n).rev().collect();
-    let every_third: Vec<i64> = (0..n).filter(|row| row % 3 == 1).collect();
-    for rows in [reversed, every_third, vec![n - 1], (7..n).collect()] {
-        let scores = head.score(&select(&rows));
-        for (row, (score, alpha)) in rows.iter().zip(scores.score.iter().zip(&scores.alpha)) {
-            assert_eq!(score.to_bits(), all.score[*row as usize].to_bits(), "row {row}");
-            assert_eq!(alpha, &all.alpha[*row as usize], "row {row}");
-        }
-    }
-}
-
-// ---- training on a synthetic relation ----
-
 /// Numbers in (-1, 1), good enough to make data from.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> f64 {
+    pub fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
     }
@@ -699,6 +497,31 @@ fn a_changed_mos_trains_again_and_other_settings_are_another_run() {
 }
 
 #[test]
+fn scoring_another_dataset_keeps_the_scores_of_the_first() {
+    let fixture = Fixture::new(100, 0);
+    fixture.dir.agiqa(&fixture.train_args(&["--epochs", "2", "--seeds", "3"])).exits(0);
+    let run = fixture.only_run();
+    let mut corpus = images::read(&fixture.store, &name("d")).expect("images");
+    corpus.rows.truncate(7);
+    for row in &mut corpus.rows {
+        row.mos = None;
+    }
+    images::write(&fixture.store, &name("corpus"), &corpus).expect("images can be written");
+    let predict = ["predict", "--store", "store", "--run", run.as_str()];
+    fixture.dir.agiqa(&predict).exits(0);
+    let own = fixture.store.get(&predictions::path(&run)).expect("predictions");
+    fixture.dir.agiqa(&[&predict[..], &["--dataset", "corpus"]].concat()).exits(0).says("7 scores");
+    assert_eq!(fixture.store.get(&predictions::path(&run)).expect("predictions"), own);
+    let rows = predictions::read(&fixture.store, &run).expect("predictions");
+    let of = |dataset: &str| rows.iter().filter(|row| row.dataset == dataset).count();
+    assert_eq!((of("d"), of("corpus")), (100, 7));
+    assert!(rows.iter().filter(|row| row.dataset == "corpus").all(|row| row.mos.is_none() && row.part.is_none()));
+    for args in [&predict[..], &[&predict[..], &["--dataset", "corpus"]].concat()] {
+        fixture.dir.agiqa(args).exits(0).says("skipped");
+    }
+}
+
+#[test]
 fn predictions_of_another_dataset_have_no_part_and_the_same_scores() {
     let fixture = Fixture::new(100, 0);
     fixture.dir.agiqa(&fixture.train_args(&["--epochs", "2"])).exits(0);
@@ -750,17 +573,4 @@ fn unknown_runs_and_groups_are_named_with_those_there_are() {
     let known = format!("there are: `{run}`");
     fixture.dir.agiqa(&["predict", "--store", "store", "--run", "nope"]).exits(2).says("`nope`").says(&known);
     fixture.dir.agiqa(&["predict", "--store", "store", "--group", "nope"]).exits(2).says("there are: `t-random-");
-}
-
-#[test]
-fn standardisation_ignores_constant_dimensions_and_scales_the_others() {
-    let options = (Kind::Float, Device::Cpu);
-    let xs = Tensor::from_slice(&[1_f32, 5.0, 1000.0, 3.0, 5.0, 1000.1]).view([2, 3]);
-    let Standardisation { mean, scale } = Standardisation::fit(&xs);
-    assert_close("mean", &mean, &Tensor::from_slice(&[2_f32, 5.0, 1000.05]), 1e-6);
-    assert_eq!(scale.double_value(&[1]), 0.0, "a constant dimension says nothing");
-    assert!((scale.double_value(&[0]) - 1.0).abs() < 1e-6);
-    assert!((scale.double_value(&[2]) - 20.0).abs() < 0.1);
-    let one_row = Standardisation::fit(&xs.narrow(0, 0, 1));
-    assert_eq!(one_row.scale, Tensor::zeros([3], options));
 }

@@ -32,6 +32,7 @@ use crate::tables::train_log::TrainLogRow;
 use crate::train::data::{DataError, PartRows};
 use crate::train::random::Draws;
 use crate::train::run::{RunError, label_scale, mean_squared_error, selection_score};
+use crate::train::stage::said;
 use crate::train::{KeepEpoch, TrainSettings};
 
 mod finish;
@@ -406,7 +407,6 @@ impl<'a> Trainer<'a> {
         row.validation_srcc = validation_srcc;
         row.validation_plcc = validation_plcc;
         row.validation_mse = Some(record.validation_mse);
-        let said = |value: Option<f64>| value.map_or("undefined".to_owned(), |value| format!("{value:.4}"));
         self.context.console.info(format!(
             "run {}: epoch {} of {}: loss {:.4}, validation SRCC {}, PLCC {}, MSE {:.4}, {:.0} s",
             self.job.run,
