@@ -130,7 +130,7 @@ struct JointArgs {
     /// `auto`, `cpu` or `cuda:N` [default: auto].
     #[arg(long, requires = "joint")]
     device: Option<DeviceChoice>,
-    /// `horizontal`, `official` (flips upside down, as published) or `none` [default: horizontal].
+    /// `horizontal`, `flip` (without turns), `official` (flips upside down, as published) or `none` [default: horizontal].
     #[arg(long, requires = "joint", value_parser = named::<Augment>)]
     augment: Option<Augment>,
     /// Leave the whole transformer as it is.

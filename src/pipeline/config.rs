@@ -127,6 +127,8 @@ const PATHS: &[&str] = &[
     "dataset.*.images",
     "baseline.params",
     "extractor.*.weights",
+    "train.joint.weights",
+    "variant.*.train.joint.weights",
     "split.train",
     "split.validation",
     "split.test",

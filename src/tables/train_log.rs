@@ -1,6 +1,6 @@
 //! `train_log`: how a training went; `train_log/run=<run>/part-0.parquet`.
 //!
-//! One row per stretch of steps. A head's training has one row per epoch; a joint one also has rows within epochs, whose
+//! One row per stretch of steps, while it goes on too: a joint training writes it with each saved state. A head's training has one row per epoch; a joint one also has rows within epochs, whose
 //! validation columns are null. Seconds count the time at work, over all sessions of a training that was interrupted.
 
 use arrow::array::RecordBatch;
@@ -29,7 +29,7 @@ pub const COLUMNS: &[Column] = &[
     Column::required(
         "loss",
         ColumnType::Real,
-        "mean squared error over those images as they were seen, on the scale trained on",
+        "mean squared error of the head's scores over those images as they were seen, on the scale trained on",
     ),
     Column::optional(
         "validation_srcc",

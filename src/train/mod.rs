@@ -95,8 +95,9 @@ impl HeadInput {
     }
 }
 
-/// Hyperparameters. The defaults are those of the paper and its published code, but for the cosine schedule, which runs once
-/// over the training (there it swings with a period of 100 batches), and the last partial batch, which is trained on.
+/// Hyperparameters. The defaults are those of the paper and its published code, but for three: inputs are standardised
+/// (there they are raw), the cosine schedule runs once over the training (there it swings with a period of 100 batches),
+/// and the last partial batch is trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainSettings {
@@ -201,6 +202,14 @@ impl TrainSettings {
                 "one to three of `f_1`, `f_a` and `f_b`, each once",
             );
         }
+        if self.joint.is_some() && !inputs.contains(&HeadInput::Quality) {
+            let names: Vec<&str> = inputs.iter().map(|input| input.as_str()).collect();
+            return error(
+                "inputs",
+                &format!("[{}]", names.join(", ")),
+                "`f_1` among them: a joint training trains MANIQA, which makes it",
+            );
+        }
         if self.width == 0 {
             return error("width", &self.width, "1 or more");
         }
@@ -260,6 +269,10 @@ impl TrainSettings {
                 // Where and how it is computed; what the weights hold, not where they lie, is part of the fingerprint.
                 for key in ["weights", "device", "image_memory_mib", "checkpoint_minutes"] {
                     joint.remove(key);
+                }
+                // No loss of the rating's is none: such runs keep the names that they had before there was one.
+                if joint.get("rating_loss").and_then(serde_json::Value::as_f64) == Some(0.0) {
+                    joint.remove("rating_loss");
                 }
             }
         }

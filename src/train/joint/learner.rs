@@ -139,9 +139,11 @@ impl Learner {
             let rate = rates.of(&name, n_blocks);
             // A copy: the initial tensor may be a view of a file, or another learner's.
             let copy = tensor.to_device(device).to_kind(Kind::Float).contiguous().copy();
-            let tensor = if rate > 0.0 { copy.set_requires_grad(true) } else { copy };
+            // What an ablation does not read has no values, and nothing asks for its gradient.
+            let is_trained = rate > 0.0 && copy.numel() > 0;
+            let tensor = if is_trained { copy.set_requires_grad(true) } else { copy };
             parameters.insert(name.clone(), tensor);
-            if rate > 0.0 {
+            if is_trained {
                 by_rate.entry(rate.to_bits()).or_insert((rate, Vec::new())).1.push(name);
             }
         }
@@ -212,8 +214,9 @@ impl Learner {
                 }
                 None => errors,
             };
-            if !loss.double_value(&[]).is_finite() {
-                total = f64::NAN;
+            let value = loss.double_value(&[]);
+            if !value.is_finite() {
+                total = value;
                 break;
             }
             (loss / n_images as f64).backward();

@@ -39,6 +39,9 @@ pub use run::JointError;
 pub use stage::JointStage;
 pub use start::StartError;
 
+/// What the side on `dinov2-s14` is a multiple of, pixels.
+const SIDE_STEP: u32 = 56;
+
 /// What a joint training takes beside the hyperparameters that it shares with a head's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -68,8 +71,9 @@ pub struct JointSettings {
     pub quality_rate: f64,
     /// Factor on the learning rate of the fusion module.
     pub fusion_rate: f64,
-    /// Weight, beside the fusion's loss, of MANIQA's own rating's: its squared error, in standard deviations of the labels
-    /// trained on, from the label less the least of them. 0, as in the paper: MANIQA learns from the fusion's loss alone.
+    /// Weight of the loss of MANIQA's own rating beside the fusion's: its squared error, on the scale trained on, from the
+    /// label less the least label of the training part, because ratings are 0 or more. So what `extract` gives as the
+    /// trained network's `rating` is on that scale. 0, as in the paper: MANIQA learns from the fusion's loss alone.
     pub rating_loss: f64,
     /// Steps over which the learning rate rises to what the schedule says.
     pub warmup_steps: u32,
@@ -132,9 +136,30 @@ impl JointSettings {
         if !(0.0..=f64::MAX).contains(&self.checkpoint_minutes) {
             return error("joint.checkpoint_minutes", &self.checkpoint_minutes, "0 or more");
         }
+        if let Some(side) = self.side
+            && (side == 0 || !side.is_multiple_of(SIDE_STEP))
+        {
+            return error(
+                "joint.side",
+                &side,
+                "a multiple of 56: patches of 14 pixels, attention windows of 4 patches",
+            );
+        }
         if self.weights.is_some() && self.side.is_some() {
             let side = self.side.unwrap_or_default();
             return error("joint.side", &side, "none beside `weights`: their `config.json` says it");
+        }
+        Ok(())
+    }
+
+    /// Checks what depends on the transformer, of which `n_blocks` blocks are read.
+    ///
+    /// # Errors
+    /// The first value outside its range.
+    pub(super) fn check_for(&self, n_blocks: usize) -> Result<(), SettingsError> {
+        if self.freeze_blocks as usize > n_blocks {
+            let found = format!("{} of the {n_blocks} blocks that are read", self.freeze_blocks);
+            return Err(SettingsError::new("joint.freeze_blocks", found, "as many as there are, or fewer"));
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use crate::tables::PartitionName;
 use crate::tables::features::FeatureSet;
 use crate::tables::models::{self, EpochRecord};
 use crate::tables::splits::Part;
-use crate::tables::train_log::TrainLogRow;
+use crate::tables::train_log::{self, TrainLogRow};
 use crate::train::data::{DataError, PartRows};
 use crate::train::random::Draws;
 use crate::train::run::{RunError, label_scale, mean_squared_error, selection_score};
@@ -92,6 +92,19 @@ pub enum JointError {
         #[source]
         source: tch::TchError,
     },
+    /// The weights became infinite or NaN.
+    #[error(
+        "run `{run}` diverged: its weights are no numbers after step {step}, at learning rate {learning_rate:e}; the last \
+         good state stays; try a lower learning rate, or `standardise = true`"
+    )]
+    Weights {
+        /// The run.
+        run: PartitionName,
+        /// Steps done.
+        step: u64,
+        /// Learning rate of the last step.
+        learning_rate: f64,
+    },
     /// The trained network could not be applied.
     #[error("run `{run}`: features of the trained network")]
     Features {
@@ -119,6 +132,8 @@ pub(super) struct Job<'a> {
     pub(super) dataset: &'a PartitionName,
     pub(super) seed: u32,
     pub(super) fingerprint: Fingerprint,
+    /// Of what a saved state belongs to.
+    pub(super) state_fingerprint: Fingerprint,
     pub(super) config: &'a MaAgiqaConfig,
     pub(super) known: &'a NamedTensors,
     pub(super) device: Device,
@@ -126,9 +141,9 @@ pub(super) struct Job<'a> {
     /// Position among the pictures of each row of the features; none where no part reads it.
     pub(super) picture_of: &'a [Option<usize>],
     pub(super) image_ids: &'a [ImageId],
-    /// `(n, d)`, raw.
+    /// `(n, d)`, raw; d is 0 where the head does not read it.
     pub(super) f_a: &'a Tensor,
-    /// `(n, d)`, raw.
+    /// `(n, d)`, raw; d is 0 where the head does not read it.
     pub(super) f_b: &'a Tensor,
     pub(super) parts: PartRows,
     pub(super) train_mos: Vec<f64>,
@@ -172,11 +187,11 @@ pub(super) fn train(
     let n_train = job.train_mos.len();
     progress.add(position.epochs.len() as u64 * n_train as u64 + position.epoch_loss.n_images);
     while (position.epochs.len() as u32) < settings.epochs {
-        if trainer.epoch(&mut learner, &mut position, progress)?.is_break() {
-            trainer.save(&learner, &position)?;
+        let ended = trainer.epoch(&mut learner, &mut position, progress)?;
+        trainer.save(&learner, &position)?;
+        if ended.is_break() {
             return Ok(Outcome::Interrupted);
         }
-        trainer.save(&learner, &position)?;
     }
     trainer.finish(&learner, &position)
 }
@@ -242,7 +257,7 @@ impl<'a> Trainer<'a> {
         self.context.store.delete_half_written(&path)?;
         let mut resumed = None;
         if let Some(bytes) = self.context.store.get_if_exists(&path)? {
-            resumed = state::from_bytes(&bytes, job.fingerprint);
+            resumed = state::from_bytes(&bytes, job.state_fingerprint);
             match &resumed {
                 Some((state, _)) => console.info(format!("run {}: goes on after step {}", job.run, state.n_steps)),
                 None => console.warn(format!(
@@ -295,7 +310,14 @@ impl<'a> Trainer<'a> {
         position.seconds + self.started.elapsed().as_secs_f64()
     }
 
+    /// Writes the state and the log so far; refuses weights that are no numbers, which must not replace the last good state.
     fn save(&self, learner: &Learner, position: &Position) -> Result<(), JointError> {
+        if !learner.is_finite() {
+            let (run, step) = (self.job.run.clone(), learner.n_steps());
+            let learning_rate = self.learning_rate(step.saturating_sub(1));
+            return Err(JointError::Weights { run, step, learning_rate });
+        }
+        train_log::write(&self.context.store, &self.job.run, &position.log, self.job.fingerprint)?;
         let position = Position {
             seconds: self.seconds(position),
             epoch_loss: position.epoch_loss,
@@ -308,7 +330,7 @@ impl<'a> Trainer<'a> {
                 trained: best.trained.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect(),
             }),
         };
-        let bytes = state::to_bytes(self.job.fingerprint, &learner.state(), &position);
+        let bytes = state::to_bytes(self.job.state_fingerprint, &learner.state(), &position);
         self.context.store.put(&models::state_path(&self.job.run), bytes)?;
         *self.saved.borrow_mut() = Instant::now();
         Ok(())
@@ -354,7 +376,6 @@ impl<'a> Trainer<'a> {
             let minutes = self.saved.borrow().elapsed().as_secs_f64() / 60.0;
             // At the end of an epoch the caller saves, once it is validated.
             if minutes >= self.joint.checkpoint_minutes && !is_last {
-                self.check_finite(learner, position, batches[i])?;
                 self.save(learner, position)?;
             }
             Ok::<_, JointError>(ControlFlow::Continue(()))
@@ -362,7 +383,6 @@ impl<'a> Trainer<'a> {
         if ended.is_break() {
             return Ok(ended);
         }
-        self.check_finite(learner, position, order.chunks(batch_size).next_back().unwrap_or_default())?;
         self.validate(learner, position, epoch, started)?;
         Ok(ControlFlow::Continue(()))
     }
@@ -470,8 +490,9 @@ impl<'a> Trainer<'a> {
                 xs * self.draws.mask(number, i as u64, settings.input_dropout, [n, dim])
             };
             let (f_a, f_b) = (input(0), input(1));
-            let mask = |index| self.draws.mask(number, index, settings.dropout, [n, i64::from(settings.width)]);
-            let masks = (settings.dropout > 0.0).then(|| [mask(3), mask(4)]);
+            let [semantic, coherence, _] = job.config.fusion.projected();
+            let mask = |index, width| self.draws.mask(number, index, settings.dropout, [n, width]);
+            let masks = (settings.dropout > 0.0).then(|| [mask(3, semantic), mask(4, coherence)]);
             let pixels = Tensor::from_slice(pixels).view([n, 3, side, side]);
             let targets = self.targets.index_select(0, &Tensor::from_slice(batch));
             let (weight, least) = (self.joint.rating_loss, self.targets.min());
@@ -496,15 +517,6 @@ impl<'a> Trainer<'a> {
         position.epoch_loss.add(sum, batch.len());
         position.stretch_loss.add(sum, batch.len());
         Ok(())
-    }
-
-    /// Refuses weights that are no numbers: they must not replace the last good state.
-    fn check_finite(&self, learner: &Learner, position: &Position, batch: &[i64]) -> Result<(), JointError> {
-        if learner.is_finite() {
-            return Ok(());
-        }
-        let step = learner.n_steps();
-        Err(self.diverged(step, position, f64::NAN, self.learning_rate(step - 1), batch))
     }
 
     fn diverged(&self, step: u64, position: &Position, loss: f64, learning_rate: f64, batch: &[i64]) -> JointError {

@@ -63,8 +63,12 @@ impl JointStage {
     }
 
     fn config(&self) -> Result<MaAgiqaConfig, TrainError> {
-        let maniqa = start::maniqa_config(&self.joint()).map_err(JointError::from)?;
+        let joint = self.joint();
+        let maniqa = start::maniqa_config(&joint).map_err(JointError::from)?;
+        joint.check_for(maniqa.vit_config().n_blocks)?;
         let [semantic_dim, coherence_dim] = head_inputs::semantic_dims(&self.semantic)?;
+        let [semantic_dim, coherence_dim, _] =
+            self.settings.read_dims([semantic_dim, coherence_dim, maniqa.n_tokens()]);
         let width = i64::from(self.settings.width);
         Ok(MaAgiqaConfig::new(maniqa, semantic_dim, coherence_dim, width, self.settings.gate))
     }
@@ -104,6 +108,13 @@ impl Stage for JointStage {
     fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {
         Ok(self.train(context)?)
     }
+}
+
+/// What a saved state belongs to: the run, and the images left out of it because their files could not be read, which no
+/// table tells. With others, order, scales and steps are others.
+fn state_fingerprint(run: Fingerprint, unreadable: &HashSet<ImageId>) -> Fingerprint {
+    let without: BTreeSet<String> = unreadable.iter().map(ImageId::to_string).collect();
+    Fingerprint::builder("joint state").json("run", &run).json("without", &without).finish()
 }
 
 /// A run that is to be trained.
@@ -156,6 +167,9 @@ impl JointStage {
                 read => break (data, planned, read, picture_of),
             }
         };
+        // Of what the head does not read, nothing.
+        let dims = config.fusion.dims();
+        let [f_a, f_b] = [0, 1].map(|i| data.features.inputs[i].narrow(1, 0, dims[i]));
         let mut n_trained = 0;
         let mut n_left = 0;
         let n_images: usize = planned.iter().map(|planned| planned.parts.counts[0].n_used).sum();
@@ -170,14 +184,15 @@ impl JointStage {
                         dataset: &self.dataset,
                         seed: planned.seed.seed,
                         fingerprint: planned.fingerprint,
+                        state_fingerprint: state_fingerprint(planned.fingerprint, &unreadable),
                         config: &config,
                         known: &known,
                         device,
                         pictures,
                         picture_of: &picture_of,
                         image_ids: &data.features.image_ids,
-                        f_a: &data.features.inputs[0],
-                        f_b: &data.features.inputs[1],
+                        f_a: &f_a,
+                        f_b: &f_b,
                         train_mos: data.mos_of(&planned.parts.rows[Part::Train as usize]),
                         validation_mos: data.mos_of(&planned.parts.rows[Part::Validation as usize]),
                         parts: planned.parts.clone(),

@@ -10,7 +10,7 @@ use crate::models::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
 use crate::models::layers::NamedTensors;
 use crate::models::trained_head::{LabelScale, Standardisation, TrainedHead, tensors_to_bytes};
 use crate::tables::features::FeatureSet;
-use crate::tables::{models, train_log};
+use crate::tables::models;
 use crate::train::joint::learner::Learner;
 use crate::train::run::is_constant;
 
@@ -37,7 +37,6 @@ impl Trainer<'_> {
         store.put(&models::maniqa_weights_path(&job.run), self.official(tensors, &head))?;
         let Some(quality) = self.features()? else { return Ok(Outcome::Interrupted) };
         store.put(&models::head_path(&job.run), head.to_bytes())?;
-        train_log::write(store, &job.run, &position.log, job.fingerprint)?;
         let (chosen_by, epochs) = (chosen_by.to_owned(), position.epochs.clone());
         Ok(Outcome::Finished(Box::new(Finished { quality, chosen_by, best_epoch, epochs })))
     }
