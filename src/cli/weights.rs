@@ -1,11 +1,11 @@
 //! `agiqa weights`: list, fetch and verify network weights.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Context;
 use super::exit::Exit;
-use crate::features::{ExtractorName, FeatureSettings, resolve};
 use crate::models::checkpoint::Checkpoint as Tensors;
+use crate::models::checkpoint::format::{FileSource, check_sums};
 use crate::models::mplug_owl2;
 use crate::weights::by_hand::{self, ByHand};
 use crate::weights::params::{self, Params, ParamsFileError};
@@ -25,10 +25,16 @@ enum Command {
     /// Download weights that are absent or damaged, verify them, and put them into the weights folder.
     Fetch(FetchArgs),
     /// Hash files in full; exit code 1 where one is absent or damaged.
-    Verify {
-        /// Which; default: all.
-        names: Vec<String>,
-    },
+    Verify(VerifyArgs),
+}
+
+#[derive(clap::Args)]
+struct VerifyArgs {
+    /// Which; default: all.
+    names: Vec<String>,
+    /// Look for weights that are placed by hand, the only ones named, in this folder instead of the weights folder.
+    #[arg(long, value_name = "DIR")]
+    weights: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -44,7 +50,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     match args.command {
         Command::List => list(context),
         Command::Fetch(args) => fetch(&args, context),
-        Command::Verify { names } => verify(&names, context),
+        Command::Verify(args) => verify(&args, context),
     }
 }
 
@@ -111,13 +117,12 @@ impl State {
         }
     }
 
-    /// Of a checkpoint that is placed by hand: whether its files are there and fit each other and the network.
-    fn of_placed(checkpoint: &'static ByHand, effort: Effort) -> Self {
-        let folder = checkpoint.folder();
+    /// Of a checkpoint that is placed by hand in `folder`: whether its files are there, and with full effort whether they
+    /// are whole and fit each other and the network.
+    pub(super) fn of_placed(checkpoint: &'static ByHand, folder: PathBuf, effort: Effort) -> Self {
         let checked = match effort {
-            _ if !folder.is_dir() => checkpoint.check(&folder).map_err(anyhow::Error::new),
             Effort::StampServes => checkpoint.check(&folder).map_err(anyhow::Error::new),
-            Effort::Full => check_placed(checkpoint),
+            Effort::Full => check_placed(checkpoint, &folder),
         };
         let state = match &checked {
             Ok(()) => "present",
@@ -174,15 +179,24 @@ pub(super) fn megabytes(n_bytes: u64) -> String {
     format!("{:.0} MB", n_bytes as f64 / 1e6)
 }
 
-/// Reads the layout, the small files, and every tensor's name and shape, and hashes what no stamp vouches for.
-fn check_placed(checkpoint: &'static ByHand) -> anyhow::Result<()> {
-    let folder = checkpoint.folder();
-    checkpoint.check(&folder)?;
-    let frontend = mplug_owl2::Frontend::read(&folder)?;
-    let tensors = Tensors::open(&folder)?;
+/// Reads the layout, the small files, and every tensor's name, shape and type, then every file in full.
+fn check_placed(checkpoint: &'static ByHand, folder: &Path) -> anyhow::Result<()> {
+    checkpoint.check(folder)?;
+    let frontend = mplug_owl2::Frontend::read(folder)?;
+    let tensors = Tensors::open(folder)?;
     tensors.require(&mplug_owl2::tensors(&frontend.config))?;
-    // The content's hash, as it stands in the fingerprint of features that come of it.
-    resolve(&FeatureSettings { extractor: ExtractorName::MplugOwl2, ..FeatureSettings::default() })?;
+    // All that is damaged at once: whoever gets a file again does not want to wait for the next one to be found.
+    let files = tensors.files().map(Path::to_owned).chain(checkpoint.small_files(folder));
+    let damages: Vec<String> =
+        files.filter_map(|path| check_file(&path).err()).map(|error| format!("{error:#}")).collect();
+    anyhow::ensure!(damages.is_empty(), "{}", damages.join("\n"));
+    Ok(())
+}
+
+/// Compares a file with the sums in it, and with its hash when it was last read in full.
+fn check_file(path: &Path) -> anyhow::Result<()> {
+    check_sums(path, &FileSource::open(path)?)?;
+    by_hand::rehash(path)?;
     Ok(())
 }
 
@@ -211,7 +225,7 @@ fn list(context: &Context) -> anyhow::Result<Exit> {
         say(&State::of(checkpoint, Effort::StampServes), context);
     }
     for checkpoint in by_hand::ALL {
-        say(&State::of_placed(checkpoint, Effort::StampServes), context);
+        say(&State::of_placed(checkpoint, checkpoint.folder(), Effort::StampServes), context);
     }
     for params in params::ALL {
         say(&State::of_params(params), context);
@@ -219,14 +233,25 @@ fn list(context: &Context) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn verify(names: &[String], context: &Context) -> anyhow::Result<Exit> {
+fn verify(args: &VerifyArgs, context: &Context) -> anyhow::Result<Exit> {
     let mut exit = Exit::Done;
+    let names = &args.names;
     let Chosen { fetched, placed, params } = chosen(names)?;
+    let is_one_placed = !names.is_empty() && placed.len() == 1 && fetched.is_empty() && params.is_empty();
+    anyhow::ensure!(
+        args.weights.is_none() || is_one_placed,
+        "`--weights` is the folder of weights that are placed by hand: name them alone, e.g. `agiqa weights verify {} \
+         --weights DIR`",
+        by_hand::MPLUG_OWL2.name
+    );
     let fetched = fetched.into_iter().map(|checkpoint| State::of(checkpoint, Effort::Full));
     // What only some need is looked at where it is, or where it was asked for by name.
     let placed = placed.into_iter().filter(|checkpoint| !names.is_empty() || checkpoint.folder().is_dir());
     let params = params.into_iter().filter(|params| !names.is_empty() || params.is_in(&params::folder()));
-    let placed = placed.map(|checkpoint| State::of_placed(checkpoint, Effort::Full));
+    let placed = placed.map(|checkpoint| {
+        let folder = args.weights.clone().unwrap_or_else(|| checkpoint.folder());
+        State::of_placed(checkpoint, folder, Effort::Full)
+    });
     for state in fetched.chain(placed).chain(params.map(State::of_params)) {
         if let Some(message) = &state.message {
             context.console.warn(message);

@@ -4,7 +4,8 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use agiqa::models::checkpoint::format::pickle::unpickle;
-use agiqa::models::checkpoint::format::read_file;
+use agiqa::models::checkpoint::format::pytorch::LEAST_PICKLE_MEMORY;
+use agiqa::models::checkpoint::format::{check_sums, read_file};
 use agiqa::models::checkpoint::{Checkpoint, CheckpointError, Dtype};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -170,8 +171,25 @@ fn a_tensor_of_another_shape_or_name_is_an_error_that_says_what_there_is() {
     let wanted = [("state_dict.whole".to_owned(), vec![2]), ("a".to_owned(), vec![1]), ("b".to_owned(), vec![1])];
     let list = checkpoint.require(&wanted).expect_err("misfits").to_string();
     assert!(list.contains("2 tensors are missing: `a` `b`"), "{list}");
-    assert!(list.contains("1 tensors have another shape: `state_dict.whole` expected [2] found [3, 4]"), "{list}");
+    assert!(
+        list.contains("1 tensors have another shape: `state_dict.whole` expected [2] found [3, 4] (F32)"),
+        "{list}"
+    );
     assert!(list.contains("4 tensors are unused"), "{list}");
+}
+
+#[test]
+fn a_network_asks_for_floats_of_any_width_and_for_nothing_else() {
+    let (_folder, path) = written(&state_dict(), "x.pt");
+    let checkpoint = Checkpoint::open(&path).expect("it can be read");
+    let floats = [("state_dict.tail".to_owned(), vec![4]), ("state_dict.parameter".to_owned(), vec![2])];
+    checkpoint.require(&floats).expect("f32 and bf16");
+    let [tail, parameter] = floats;
+    let list = checkpoint.require(&[tail, parameter, ("state_dict.n".to_owned(), vec![])]).expect_err("an integer");
+    let list = list.to_string();
+    let expected = "1 tensors are not floating-point numbers (a quantised checkpoint is not read): `state_dict.n` \
+                    expected [] found [] (I64)";
+    assert!(list.contains(expected) && !list.contains("another shape"), "{list}");
 }
 
 #[test]
@@ -220,6 +238,50 @@ fn claims_beyond_the_file_are_refused_before_any_memory_is_taken() {
 }
 
 #[test]
+fn a_pickle_that_makes_much_of_few_bytes_is_refused_before_it_fills_the_memory() {
+    // An object of a hundred bytes, or an entry of the memo, for every byte.
+    let memo: Vec<u8> = std::iter::once(b'N').chain(std::iter::repeat_n(0x94, 4 << 20)).collect();
+    for program in [vec![b')'; 2 << 20], vec![b']'; 2 << 20], vec![b'}'; 2 << 20], memo] {
+        let message = error(&archive(&Pickle::new().raw(&program).stop(), &[]));
+        assert!(message.contains("its objects take more than 67108864 bytes of memory"), "{message}");
+    }
+    // A million paths to one tensor, and a pickle long enough for all of them.
+    let items = |of: u8| [b'h', 1, b'h', of].repeat(1000);
+    let bomb = Pickle::new()
+        .text(&" ".repeat(2 << 20))
+        .raw(b"0")
+        .tensor("FloatStorage", "0", 1, 0, &[1], &[1])
+        .raw(b"q\0")
+        .text("a")
+        .raw(b"q\x01}(")
+        .raw(&items(0))
+        .raw(b"uq\x02}(")
+        .raw(&items(2))
+        .raw(b"u")
+        .stop();
+    let message = error(&archive(&bomb, &[("0", &f32_bytes(0..1))]));
+    assert!(message.contains("more items together than a state dict's can have"), "{message}");
+}
+
+#[test]
+fn a_byte_that_changed_is_told_by_the_sum_of_its_member() {
+    let (path, mut bytes) = (Path::new("x.bin"), state_dict());
+    check_sums(path, &bytes).expect("as it was written");
+    let values = f32_bytes(0..12);
+    let at = bytes.windows(values.len()).position(|window| window == values).expect("stored as it is");
+    bytes[at + 5] ^= 1;
+    read_file(path, &bytes).expect("the headers are as they were");
+    let message = check_sums(path, &bytes).expect_err("another byte").to_string();
+    assert!(message.contains("x.bin: member `x/data/0`: expected CRC-32 "), "{message}");
+    assert!(message.contains("the file is damaged"), "{message}");
+    // The name's last place is the directory, where the sum stands 30 bytes before it; 0 is what PyTorch writes for none.
+    let name = b"x/data/0";
+    let at = bytes.windows(name.len()).rposition(|window| window == name).expect("it is in the directory");
+    bytes[at - 30..at - 26].fill(0);
+    check_sums(path, &bytes).expect("there is no sum");
+}
+
+#[test]
 fn a_file_cut_short_anywhere_is_an_error() {
     let bytes = state_dict();
     for n in 0..bytes.len() {
@@ -250,6 +312,9 @@ fn safetensors_that_contradict_themselves_are_refused() {
     assert!(error(&file(&header.replace("F32", "F99"), 8)).contains("the unknown type `F99`"));
     assert!(error(&file(&header.replace("[0,8]", "[8,0]"), 8)).contains("ends before it begins"));
     assert!(error(&file(&header[..40], 8)).contains("its header"));
+    let message = error(&file(&header.replace("[2]", "2"), 8));
+    assert!(message.contains("its header: tensor `x`: invalid type"), "{message}");
+    assert!(error(&file("{\"a\":1} ", 8)).contains("tensor `a`"));
 }
 
 #[test]
@@ -306,12 +371,13 @@ proptest! {
         bytes[at % n] = value;
         bytes.truncate(cut.max(1));
         let _ = read_file(Path::new("x"), &bytes);
+        let _ = check_sums(Path::new("x"), &bytes);
     }
 
     #[test]
     fn random_programs_never_panic(program in proptest::collection::vec(0..OPCODES.len() * 2, 0..200)) {
         let bytes: Vec<u8> = program.iter().map(|&i| OPCODES.get(i).copied().unwrap_or(i as u8)).collect();
-        if let Ok(result) = unpickle(&bytes) {
+        if let Ok(result) = unpickle(&bytes, LEAST_PICKLE_MEMORY) {
             prop_assert!(result.objects.len() <= bytes.len());
         }
     }
@@ -319,7 +385,7 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         let _ = read_file(Path::new("x"), &bytes);
-        let _ = unpickle(&bytes);
+        let _ = unpickle(&bytes, LEAST_PICKLE_MEMORY);
         let zipped = archive(&bytes, &[]);
         let _ = read_file(Path::new("x"), &zipped);
     }

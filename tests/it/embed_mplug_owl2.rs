@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use agiqa::identity::ImageId;
 use agiqa::models::checkpoint::Checkpoint;
 use agiqa::store::{OpenMode, Store};
 use agiqa::tables::features::{FeatureSet, SEMANTIC};
+use agiqa::tables::rejects;
 use tch::Tensor;
 
 use crate::features::picture;
@@ -31,6 +33,12 @@ fn embed(dir: &TestDir, more: &[&str]) -> Ran {
     let args = ["embed", "--extractor", "mplug-owl2", "--weights", "weights", "--images", "images", "--store", "store"];
     let rest = ["--device", "cpu", "--threads", "1"];
     dir.agiqa(&args.into_iter().chain(rest).chain(more.iter().copied()).collect::<Vec<_>>())
+}
+
+/// Verifies what is in the folder `weights`.
+fn verify(dir: &TestDir, more: &[&str]) -> Ran {
+    let args = ["weights", "verify", "mplug-owl2", "--weights", "weights"];
+    dir.agiqa(&args.into_iter().chain(more.iter().copied()).collect::<Vec<_>>())
 }
 
 /// The sets in the store, by fingerprint.
@@ -64,7 +72,7 @@ fn the_command_writes_the_published_embeddings_from_either_format() {
         let store = store.expect("it was made");
         for name in IMAGES {
             let bytes = std::fs::read(dir.path().join("images").join(name)).expect("it was written");
-            let id = agiqa::identity::ImageId::of_bytes(&bytes);
+            let id = ImageId::of_bytes(&bytes);
             let found = set.read(&store, &[id]).expect("it can be read");
             for (matrix, prompt) in found.matrices.iter().zip(NAMES) {
                 tiny.check(&format!("{key}.{name}.{prompt}"), &Tensor::from_slice(matrix), 5e-6);
@@ -189,6 +197,125 @@ fn a_value_that_is_not_finite_rejects_the_image() {
     dir.write("images/a.png", picture(1));
     dir.write("images/b.png", picture(2));
     embed(&dir, &[]).exits(1).says("0 of 2 images have features, 2 rejected");
+    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let mut rejected = rejects::read(&store, "features").expect("rejects can be read");
+    rejected.sort_by_key(|row| row.path.clone());
+    assert_eq!(rejected.len(), 2, "{rejected:?}");
+    for (row, (name, seed)) in rejected.iter().zip([("a.png", 1), ("b.png", 2)]) {
+        assert_eq!((row.kind.as_str(), row.image_id), ("non-finite", Some(ImageId::of_bytes(&picture(seed)))));
+        assert!(row.path.as_ref().is_some_and(|path| path.ends_with(name)), "{row:?}");
+        assert!([name, "`f_a`", "not finite"].iter().all(|part| row.message.contains(part)), "{row:?}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_integers_is_refused_by_name_shape_and_type() {
+    let dir = TestDir::new();
+    if weights(&dir, &[SAFETENSORS]).is_none() {
+        return;
+    }
+    let path = dir.path().join("weights").join(SAFETENSORS);
+    let mut bytes = std::fs::read(&path).expect("it was written");
+    let before = br#""model.embed_tokens.weight":{"dtype":""#;
+    let at = bytes.windows(before.len()).position(|window| window == before).expect("it is in the header");
+    // As wide as floats of 32 bits, so that the header is right but for the type.
+    bytes[at + before.len()] = b'I';
+    std::fs::write(&path, bytes).expect("it can be written");
+    dir.write("images/a.png", picture(1));
+    let found = "`model.embed_tokens.weight` expected [32000, 64] found [32000, 64] (I32)";
+    embed(&dir, &[]).exits(2).says("1 tensors are not floating-point numbers").says(found);
+    verify(&dir, &[]).exits(1).prints("damaged").says(found);
+}
+
+#[test]
+fn verifying_finds_a_byte_that_changed_by_the_sums_in_the_file() {
+    let dir = TestDir::new();
+    if weights(&dir, &BIN).is_none() {
+        return;
+    }
+    verify(&dir, &[]).exits(0).prints("present");
+    let path = dir.path().join("weights").join(BIN[1]);
+    let values = Checkpoint::open(&path).expect("it can be read").bytes("model.layers.0.self_attn.q_proj.weight");
+    let values = values.expect("there");
+    let mut bytes = std::fs::read(&path).expect("it was written");
+    let at = bytes.windows(values.len()).position(|window| window == values).expect("stored as it is");
+    bytes[at + values.len() / 2] ^= 1;
+    std::fs::write(&path, bytes).expect("it can be written");
+    let ran = verify(&dir, &[]).exits(1).prints("damaged");
+    let ran = ran.says("pytorch_model-1-of-2.bin: member `pytorch_model-1-of-2/data/").says("expected CRC-32 ");
+    assert!(!ran.stderr.contains(BIN[2]), "{}", ran.stderr);
+    // Also where the file has been hashed as it is now, and its stamp says so.
+    dir.write("images/a.png", picture(1));
+    embed(&dir, &[]).exits(0);
+    verify(&dir, &["--json"]).exits(1).prints("\"state\":\"damaged\"").says("expected CRC-32 ");
+}
+
+#[test]
+fn verifying_hashes_a_file_in_full_though_its_stamp_fits_its_size_and_time() {
+    let dir = TestDir::new();
+    if weights(&dir, &[SAFETENSORS]).is_none() {
+        return;
+    }
+    verify(&dir, &[]).exits(0).prints("present");
+    let path = dir.path().join("weights").join(SAFETENSORS);
+    let modified = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).expect("it was written");
+    let mut bytes = std::fs::read(&path).expect("it was written");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).expect("it can be written");
+    let file = std::fs::File::options().write(true).open(&path).expect("it is there");
+    file.set_modified(modified).expect("its time can be set");
+    for _ in 0..2 {
+        verify(&dir, &[])
+            .exits(1)
+            .prints("damaged")
+            .says("model.safetensors: expected BLAKE3 ")
+            .says("with size and time of modification as they were: the file is damaged; get it again");
+    }
+}
+
+#[test]
+fn verifying_a_folder_of_ones_own_takes_one_name_of_weights_that_are_placed_by_hand() {
+    let dir = TestDir::new();
+    let cases: [&[&str]; 3] = [&[], &["dinov2-s14"], &["mplug-owl2", "niqe"]];
+    for names in cases {
+        let args = ["weights", "verify", "--weights", "weights"];
+        dir.agiqa(&args.into_iter().chain(names.iter().copied()).collect::<Vec<_>>())
+            .exits(2)
+            .says("name them alone, e.g. `agiqa weights verify mplug-owl2 --weights DIR`");
+    }
+    verify(&dir, &[]).exits(1).prints("absent").says("the folder weights is absent");
+}
+
+#[test]
+fn a_download_that_was_interrupted_is_neither_present_nor_used() {
+    let dir = TestDir::new();
+    dir.write("images/a.png", picture(1));
+    let agiqa = |args: &[&str]| {
+        dir.agiqa_with(args, |command| {
+            command.env("AGIQA_WEIGHTS", dir.path().join("placed"));
+        })
+    };
+    let is_refused = |message: &str| {
+        agiqa(&["weights", "list"]).exits(0).prints("mplug-owl2    damaged");
+        for command in [
+            &["weights", "fetch", "mplug-owl2"][..],
+            &["embed", "--extractor", "mplug-owl2", "--images", "images", "--store", "store"],
+        ] {
+            agiqa(command).exits(2).says(message).says("huggingface-cli download MAGAer13/mplug-owl2-llama2-7b");
+        }
+    };
+    // In the order of a download that takes small files first.
+    dir.write("placed/mplug-owl2/config.json", "{}");
+    is_refused("preprocessor_config.json is absent");
+    dir.write("placed/mplug-owl2/preprocessor_config.json", "{}");
+    is_refused("placed/mplug-owl2 holds neither tokenizer.model nor tokenizer.json");
+    dir.write("placed/mplug-owl2/tokenizer.model", "");
+    is_refused("holds no checkpoint; looked for model.safetensors");
+    let index = r#"{"weight_map":{"a":"pytorch_model-1-of-33.bin","b":"pytorch_model-2-of-33.bin"}}"#;
+    dir.write("placed/mplug-owl2/pytorch_model.bin.index.json", index);
+    dir.write("placed/mplug-owl2/pytorch_model-1-of-33.bin", "");
+    is_refused("shard `pytorch_model-2-of-33.bin` (1 of its 2 tensors) is not in the folder");
 }
 
 #[test]
@@ -225,4 +352,45 @@ fn the_papers_pipelines_say_what_is_missing() {
         });
         ran.exits(2).says("extractor.mplug-owl2").says("MAGAer13/mplug-owl2-llama2-7b").says("16 GB");
     }
+}
+
+/// Six images of data.example as the authors publish AGIQA-3K, in `3k`, and AIGCQA-20K, in `20k`.
+fn datasets(dir: &TestDir) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("data.example");
+    let table = std::fs::read_to_string(source.join("data.csv")).expect("it is part of the project");
+    let lines: Vec<&str> = table.lines().take(7).collect();
+    dir.write("3k/data.csv", format!("{}\n", lines.join("\n")));
+    let names: Vec<&str> = lines[1..].iter().map(|line| line.split(',').next().expect("a name")).collect();
+    let rated: Vec<String> = names.iter().enumerate().map(|(i, name)| format!("{name},a drawing,0.{i}")).collect();
+    dir.write("20k/info_train.csv", format!("name,prompt,mos\n{}\n", rated.join("\n")));
+    for name in names {
+        let bytes = std::fs::read(source.join("images").join(name)).expect("every row has its image");
+        dir.write(&format!("3k/images/{name}"), &bytes);
+        dir.write(&format!("20k/images/{name}"), &bytes);
+    }
+}
+
+#[test]
+fn the_papers_pipelines_plan_every_stage_where_the_weights_are() {
+    let Some(maniqa) = shared("parity/maniqa/tiny") else { return };
+    let dir = TestDir::new();
+    if weights(&dir, &[SAFETENSORS]).is_none() {
+        return;
+    }
+    datasets(&dir);
+    let mplug_owl2 = format!("extractor.mplug-owl2.weights={}", dir.path().join("weights").display());
+    let maniqa = format!("extractor.maniqa.weights={}", maniqa.display());
+    for (pipeline, root) in [("agiqa-3k", "root=3k"), ("aigcqa-20k", "root=20k")] {
+        let path = format!("{}/pipelines/{pipeline}.toml", env!("CARGO_MANIFEST_DIR"));
+        let mut args = vec!["run", &path, "--dry-run", "--store", "store"];
+        for set in [root, &mplug_owl2, "extractor.mplug-owl2.dtype=f32", &maniqa] {
+            args.extend(["--set", set]);
+        }
+        let ran = dir.agiqa(&args).exits(0).prints(&format!("run    ingest {pipeline}"));
+        for stage in ["features mplug-owl2", "features maniqa", "split", "train", "predict", "evaluate"] {
+            assert!(ran.stdout.contains(&format!("after  {stage}")), "{stage}: {}", ran.stdout);
+        }
+        assert!(!ran.stdout.contains("fails"), "{}", ran.stdout);
+    }
+    assert!(!dir.path().join("store").exists(), "nothing is changed");
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use agiqa::images::{DecodeLimits, RgbImage8, decode};
 use agiqa::models::checkpoint::{Checkpoint, Dtype};
 use agiqa::models::mplug_owl2::synthetic::Synthetic;
-use agiqa::models::mplug_owl2::{Config, MplugOwl2, Preprocessing, Prompt, PromptIds, Tokenizer, tensors};
+use agiqa::models::mplug_owl2::{Config, ConfigError, MplugOwl2, Preprocessing, Prompt, PromptIds, Tokenizer, tensors};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::testdir::shared;
@@ -82,6 +83,146 @@ fn a_file_that_is_no_llama_tokenizer_is_refused() {
     assert!(error("tokenizer.json", "{}").contains("it is no tokenizer"));
     let message = Tokenizer::find(&dir.path().join("nowhere")).expect_err("absent").to_string();
     assert!(message.contains("holds neither tokenizer.model nor tokenizer.json"), "{message}");
+}
+
+#[test]
+fn a_special_token_that_is_empty_or_beyond_the_vocabulary_is_refused_with_its_id() {
+    let Some(folder) = shared("parity/mplug_owl2") else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let text = std::fs::read_to_string(folder.join("tokenizer.json")).expect("part of the reference");
+    let last = r#"{"id":2,"content":"</s>","#;
+    assert!(text.contains(last), "the reference has changed");
+    let error = |to: &str| {
+        let path = dir.path().join("tokenizer.json");
+        std::fs::write(&path, text.replacen(last, to, 1)).expect("a file can be written");
+        Tokenizer::read_json(&path).expect_err("refused").to_string()
+    };
+    for id in [32000, -1] {
+        let message = error(&format!(r#"{{"id":{id},"content":"<pad>","#));
+        assert!(
+            message.contains(&format!("special token `<pad>` has the id {id}: expected one below 32000")),
+            "{message}"
+        );
+    }
+    let message = error(r#"{"id":2,"content":"","#);
+    assert!(message.contains("the special token of id 2 is empty"), "{message}");
+
+    // A piece more (field 1, two bytes long): of type (field 3) control (3), without a text.
+    let mut bytes = std::fs::read(folder.join("tokenizer.model")).expect("part of the reference");
+    bytes.extend_from_slice(&[0x0a, 2, 0x18, 3]);
+    let path = dir.path().join("tokenizer.model");
+    std::fs::write(&path, bytes).expect("a file can be written");
+    let message = Tokenizer::read_sentencepiece(&path).expect_err("refused").to_string();
+    assert!(message.contains("the special token of id 32000 is empty"), "{message}");
+}
+
+const VISION: &str = "/visual_config/visual_model";
+const ABSTRACTOR: &str = "/visual_config/visual_abstractor";
+
+/// Every key of `config.json` that may be absent, with the table that it is in.
+const OPTIONAL: [(&str, &str); 17] = [
+    ("", "model_type"),
+    ("", "num_key_value_heads"),
+    ("", "hidden_act"),
+    ("", "rms_norm_eps"),
+    ("", "rope_theta"),
+    ("", "rope_scaling"),
+    ("", "attention_bias"),
+    (VISION, "num_channels"),
+    (VISION, "hidden_act"),
+    (VISION, "layer_norm_eps"),
+    (VISION, "use_cls_token"),
+    (VISION, "use_post_layernorm"),
+    (ABSTRACTOR, "encoder_hidden_size"),
+    (ABSTRACTOR, "grid_size"),
+    (ABSTRACTOR, "layer_norm_eps"),
+    (ABSTRACTOR, "use_cls_token"),
+    (ABSTRACTOR, "add_v2t_pos_emb"),
+];
+
+fn table_of<'a>(file: &'a mut Value, table: &str) -> &'a mut serde_json::Map<String, Value> {
+    file.pointer_mut(table).and_then(Value::as_object_mut).expect("a table of the reference")
+}
+
+fn tiny_config() -> Option<Value> {
+    let text = std::fs::read_to_string(shared("parity/mplug_owl2/tiny/config.json")?).expect("part of the reference");
+    Some(serde_json::from_str(&text).expect("JSON"))
+}
+
+fn read_config(file: &Value) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = dir.path().join("config.json");
+    std::fs::write(&path, file.to_string()).expect("a file can be written");
+    Config::read(&path)
+}
+
+/// The defaults are those of the published classes, as the README beside the reference lists them.
+#[test]
+fn absent_and_null_keys_of_the_configuration_have_the_published_defaults() {
+    let Some(mut file) = tiny_config() else { return };
+    // Other values than the defaults where others are allowed, and a geometry that the default grid of 32 fits.
+    for (table, key, value) in [
+        ("", "rms_norm_eps", json!(1e-5)),
+        ("", "rope_theta", json!(500_000.0)),
+        (VISION, "layer_norm_eps", json!(1e-4)),
+        (ABSTRACTOR, "layer_norm_eps", json!(1e-3)),
+        (VISION, "image_size", json!(448)),
+        (ABSTRACTOR, "grid_size", json!(32)),
+    ] {
+        table_of(&mut file, table).insert(key.to_owned(), value);
+    }
+    let config = read_config(&file).expect("all keys are there");
+    assert_eq!((config.decoder.rms_norm_eps, config.decoder.rope_theta), (1e-5, 500_000.0));
+    let with_default = |mut config: Config, table: &str, key: &str| {
+        match (table, key) {
+            ("", "rms_norm_eps") => config.decoder.rms_norm_eps = 1e-6,
+            ("", "rope_theta") => config.decoder.rope_theta = 10_000.0,
+            (VISION, "layer_norm_eps") => config.vision.layer_norm_eps = 1e-6,
+            (ABSTRACTOR, "layer_norm_eps") => config.abstractor.layer_norm_eps = 1e-6,
+            // One value is allowed, and absence means it.
+            _ => {}
+        }
+        config
+    };
+    let (mut without_any, mut with_all_defaults) = (file.clone(), config.clone());
+    for (table, key) in OPTIONAL {
+        let expected = with_default(config.clone(), table, key);
+        let mut changed = file.clone();
+        table_of(&mut changed, table).remove(key).expect("the reference has every key");
+        assert_eq!(read_config(&changed).expect("it has a default"), expected, "{table}/{key} is absent");
+        table_of(&mut changed, table).insert(key.to_owned(), Value::Null);
+        assert_eq!(read_config(&changed).expect("it has a default"), expected, "{table}/{key} is null");
+        table_of(&mut without_any, table).remove(key);
+        with_all_defaults = with_default(with_all_defaults, table, key);
+    }
+    assert_eq!(read_config(&without_any).expect("all have defaults"), with_all_defaults);
+}
+
+#[test]
+fn what_the_network_does_not_do_is_refused_by_key_with_what_was_expected() {
+    let Some(file) = tiny_config() else { return };
+    let scaling = json!({ "type": "linear", "factor": 2.0 });
+    for (table, key, value, expected) in [
+        ("", "rope_scaling", scaling, r#"`rope_scaling` is {"type":"linear","factor":2.0}, expected null"#),
+        ("", "attention_bias", json!(true), "`attention_bias` is true, expected false"),
+        ("", "hidden_act", json!("gelu"), r#"`hidden_act` is "gelu", expected "silu""#),
+        ("", "num_key_value_heads", json!(2), "`num_key_value_heads` is 2, expected 4"),
+        (VISION, "hidden_act", json!("gelu"), r#"`visual_model.hidden_act` is "gelu", expected "quick_gelu""#),
+        (VISION, "num_channels", json!(1), "`visual_model.num_channels` is 1, expected 3"),
+        (VISION, "use_cls_token", json!(false), "`visual_model.use_cls_token` is false, expected true"),
+        (VISION, "use_post_layernorm", json!(false), "`visual_model.use_post_layernorm` is false, expected true"),
+        (ABSTRACTOR, "use_cls_token", json!(false), "`visual_abstractor.use_cls_token` is false, expected true"),
+        (ABSTRACTOR, "add_v2t_pos_emb", json!(true), "`visual_abstractor.add_v2t_pos_emb` is true, expected false"),
+        (ABSTRACTOR, "encoder_hidden_size", json!(64), "`visual_abstractor.encoder_hidden_size` is 64, expected 48"),
+        (ABSTRACTOR, "grid_size", json!(9), "`visual_abstractor.grid_size` is 9, expected 8"),
+        // Its default is that of 448 px, which this network does not have.
+        (ABSTRACTOR, "grid_size", Value::Null, "`visual_abstractor.grid_size` is 32, expected 8"),
+    ] {
+        let mut changed = file.clone();
+        table_of(&mut changed, table).insert(key.to_owned(), value);
+        let message = read_config(&changed).expect_err(expected).to_string();
+        assert!(message.contains("config.json") && message.contains(expected), "{message}");
+    }
 }
 
 #[derive(Deserialize)]

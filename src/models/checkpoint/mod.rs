@@ -144,7 +144,7 @@ impl Checkpoint {
     pub fn load(&self, name: &str, shape: &[i64], device: Device, kind: Kind) -> Result<Tensor, CheckpointError> {
         let entry = self.shaped(name, shape)?;
         let stored = entry.stored.info().dtype;
-        if is_float(kind) && !is_float(kind_of(stored)) {
+        if is_float(kind) && !stored.is_float() {
             return Err(CheckpointError::NotFloat { path: self.path.clone(), name: name.to_owned(), found: stored });
         }
         if device == Device::Cpu && kind == kind_of(stored) {
@@ -165,16 +165,19 @@ impl Checkpoint {
         self.tensors.iter().filter(|(_, entry)| !entry.is_used.get()).map(|(name, _)| name.as_str()).collect()
     }
 
-    /// Checks a whole list of names and shapes, so that one message lists all that is amiss.
+    /// Checks a whole list of names and shapes of weights, so that one message lists all that is amiss.
     ///
     /// # Errors
-    /// Tensors are missing or have another shape.
+    /// Tensors are missing, have another shape, or are no floating-point numbers.
     pub fn require(&self, wanted: &[(String, Vec<i64>)]) -> Result<(), CheckpointError> {
         let mut misfit = Misfit { missing: Vec::new(), misshapen: Vec::new(), unused: Vec::new() };
         for (name, shape) in wanted {
-            match self.tensors.get(name).map(|entry| &entry.stored.info().shape) {
+            match self.tensors.get(name).map(|entry| entry.stored.info()) {
                 None => misfit.missing.push(name.clone()),
-                Some(found) if found != shape => misfit.misshapen.push((name.clone(), shape.clone(), found.clone())),
+                // Integers would be converted without a word, and the scales that belong to them be left out.
+                Some(found) if found.shape != *shape || !found.dtype.is_float() => {
+                    misfit.misshapen.push((name.clone(), shape.clone(), found.clone()));
+                }
                 Some(_) => {}
             }
         }

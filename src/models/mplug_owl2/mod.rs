@@ -138,7 +138,7 @@ impl MplugOwl2 {
     /// are f32 in any case.
     ///
     /// # Errors
-    /// Tensors that are missing or of another shape, or too little memory.
+    /// Tensors that are missing, of another shape or no floating-point numbers, or too little memory.
     ///
     /// # Panics
     /// Without prompts, or with ids beyond the vocabulary: the caller's bug.

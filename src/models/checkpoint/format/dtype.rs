@@ -42,6 +42,14 @@ impl Dtype {
         }
     }
 
+    /// Whether its values are floating-point numbers.
+    pub fn is_float(self) -> bool {
+        match self {
+            Self::F64 | Self::F32 | Self::F16 | Self::BF16 => true,
+            Self::I64 | Self::I32 | Self::I16 | Self::I8 | Self::U8 | Self::Bool => false,
+        }
+    }
+
     /// The name, as safetensors spells it.
     pub fn as_str(self) -> &'static str {
         match self {

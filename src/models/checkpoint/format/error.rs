@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::Dtype;
+use super::{Dtype, TensorInfo};
 
 /// Why a checkpoint, or a tensor of it, cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +149,7 @@ pub enum CheckpointError {
     Unfit {
         /// The checkpoint.
         path: PathBuf,
-        /// What is missing and what has another shape.
+        /// What is missing, what has another shape, and what has a type that cannot serve.
         misfit: Misfit,
     },
     /// libtorch refused, e.g. for want of memory.
@@ -163,13 +163,13 @@ pub enum CheckpointError {
     },
 }
 
-/// Tensors that a network asks for and a checkpoint lacks, has in another shape, or has beside them.
+/// Tensors that a network asks for and a checkpoint lacks, has in another shape or type, or has beside them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misfit {
     /// Names that are absent.
     pub missing: Vec<String>,
-    /// Name, expected and found shape.
-    pub misshapen: Vec<(String, Vec<i64>, Vec<i64>)>,
+    /// Name, expected shape, and what there is: another shape, or values that are no floating-point numbers.
+    pub misshapen: Vec<(String, Vec<i64>, TensorInfo)>,
     /// Names that nothing asks for.
     pub unused: Vec<String>,
 }
@@ -190,12 +190,16 @@ impl fmt::Display for Misfit {
             let n_more = items.len().saturating_sub(MAX_LISTED);
             if n_more > 0 { write!(f, " and {n_more} more") } else { Ok(()) }
         };
-        f.write_str("a checkpoint of another network or geometry")?;
+        f.write_str("a checkpoint of another network, geometry or number type")?;
         list(f, self.missing.iter().map(|name| format!("`{name}`")).collect(), "tensors are missing")?;
-        let misshapen = self.misshapen.iter();
-        let misshapen =
-            misshapen.map(|(name, expected, found)| format!("`{name}` expected {expected:?} found {found:?}"));
-        list(f, misshapen.collect(), "tensors have another shape")?;
+        let (misshapen, not_float): (Vec<_>, Vec<_>) =
+            self.misshapen.iter().partition(|(_, expected, found)| found.shape != *expected);
+        let described = |(name, expected, TensorInfo { dtype, shape }): &(String, Vec<i64>, TensorInfo)| {
+            format!("`{name}` expected {expected:?} found {shape:?} ({dtype})")
+        };
+        list(f, misshapen.into_iter().map(described).collect(), "tensors have another shape")?;
+        let what = "tensors are not floating-point numbers (a quantised checkpoint is not read)";
+        list(f, not_float.into_iter().map(described).collect(), what)?;
         list(f, self.unused.iter().map(|name| format!("`{name}`")).collect(), "tensors are unused")
     }
 }

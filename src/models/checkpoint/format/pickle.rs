@@ -2,8 +2,8 @@
 //!
 //! A pickle is a program for a stack machine, and Python's own runs whatever it names. This one knows containers,
 //! plain values, and the few classes in [`Class`]; any other opcode or class is refused by name. It executes nothing
-//! and imports nothing. Memory is linear in the pickle's length: each instruction makes at most one value, no
-//! instruction copies a container, and strings stay where they are.
+//! and imports nothing. Each instruction makes at most one value, no instruction copies a container, and strings stay
+//! where they are; yet an instruction of one byte makes an object of a hundred, so memory is counted and bounded.
 //!
 //! Opcodes and their meaning: CPython's `Lib/pickletools.py` at v3.12.0.
 
@@ -93,6 +93,18 @@ pub enum Object<'a> {
     },
 }
 
+impl Object<'_> {
+    /// Memory of what it holds, without its own.
+    fn n_held_bytes(&self) -> usize {
+        match self {
+            Self::Tuple(items) | Self::List(items) => items.capacity() * size_of::<Value>(),
+            Self::Dict(items) => items.capacity() * size_of::<(Value, Value)>(),
+            Self::Storage { .. } => 0,
+            Self::Tensor { size, stride, .. } => (size.capacity() + stride.capacity()) * size_of::<i64>(),
+        }
+    }
+}
+
 /// The result of a pickle.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unpickled<'a> {
@@ -111,17 +123,28 @@ pub struct Refusal {
     pub problem: String,
 }
 
-/// Evaluates a pickle.
+/// Evaluates a pickle in about `max_memory` bytes at most.
 ///
 /// # Errors
-/// An opcode or class outside the list, or a program that contradicts itself or ends early.
-pub fn unpickle(bytes: &[u8]) -> Result<Unpickled<'_>, Refusal> {
-    let mut machine =
-        Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), objects: Vec::new() };
+/// An opcode or class outside the list, a program that contradicts itself or ends early, or one that takes more memory.
+pub fn unpickle(bytes: &[u8], max_memory: u64) -> Result<Unpickled<'_>, Refusal> {
+    let mut machine = Machine {
+        bytes,
+        at: 0,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        objects: Vec::new(),
+        n_held_bytes: 0,
+    };
     loop {
         let at = machine.at;
         match machine.step() {
             Ok(Some(root)) => return Ok(Unpickled { objects: machine.objects, root }),
+            Ok(None) if machine.n_bytes() > max_memory => {
+                let problem = format!("its objects take more than {max_memory} bytes of memory, unlike a state dict's");
+                return Err(Refusal { at, problem });
+            }
             Ok(None) => {}
             Err(problem) => return Err(Refusal { at, problem }),
         }
@@ -139,11 +162,21 @@ struct Machine<'a> {
     marks: Vec<usize>,
     memo: HashMap<u32, Value<'a>>,
     objects: Vec<Object<'a>>,
+    /// Memory of what the objects hold.
+    n_held_bytes: usize,
 }
 
 type Step<T> = Result<T, String>;
 
 impl<'a> Machine<'a> {
+    /// Memory of stack, marks, memo and objects, about.
+    fn n_bytes(&self) -> u64 {
+        let stack = self.stack.capacity() * size_of::<Value>() + self.marks.capacity() * size_of::<usize>();
+        let memo = self.memo.capacity() * size_of::<(u32, Value)>();
+        let objects = self.objects.capacity() * size_of::<Object>() + self.n_held_bytes;
+        (stack + memo + objects) as u64
+    }
+
     /// Executes one instruction; gives the result at `STOP`.
     fn step(&mut self) -> Step<Option<Value<'a>>> {
         let opcode = self.take(1)?[0];
@@ -360,6 +393,7 @@ impl<'a> Machine<'a> {
 
     fn object(&mut self, object: Object<'a>) {
         self.push(Value::Object(self.objects.len()));
+        self.n_held_bytes += object.n_held_bytes();
         self.objects.push(object);
     }
 
@@ -412,7 +446,10 @@ impl<'a> Machine<'a> {
     fn append(&mut self, items: Vec<Value<'a>>) -> Step<()> {
         match self.target()? {
             Object::List(list) => {
+                let n_before = list.capacity();
                 list.extend(items);
+                let n_more = list.capacity() - n_before;
+                self.n_held_bytes += n_more * size_of::<Value>();
                 Ok(())
             }
             _ => Err("APPEND to something other than a list".to_owned()),
@@ -423,7 +460,10 @@ impl<'a> Machine<'a> {
         let pairs = pairs(items)?;
         match self.target()? {
             Object::Dict(dict) => {
+                let n_before = dict.capacity();
                 dict.extend(pairs);
+                let n_more = dict.capacity() - n_before;
+                self.n_held_bytes += n_more * size_of::<(Value, Value)>();
                 Ok(())
             }
             _ => Err("SETITEMS of something other than a dictionary".to_owned()),

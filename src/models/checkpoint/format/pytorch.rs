@@ -18,6 +18,12 @@ use super::{CheckpointError, ReadAt, StoredTensor, TensorInfo};
 /// Longest pickle that is read; that of a model of 100,000 tensors has some 20 MB.
 const MAX_PICKLE_BYTES: u64 = 256 << 20;
 
+/// Memory that a pickle may take in any case, however small its file is.
+pub const LEAST_PICKLE_MEMORY: u64 = 64 << 20;
+
+/// Memory of an item on the walk through the dictionaries, about, without its name.
+const ITEM_BYTES: u64 = 128;
+
 /// Deepest nesting of dictionaries.
 const MAX_DEPTH: usize = 16;
 
@@ -55,8 +61,10 @@ pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTenso
     }
     let pickle = source.read(path, start, n_bytes as usize)?;
     let refused = |Refusal { at, problem }| CheckpointError::Refused { path: path.to_owned(), at, problem };
-    let unpickled = unpickle(&pickle).map_err(refused)?;
-    let leaves = leaves(&unpickled, pickle.len()).map_err(damaged)?;
+    // An opcode of one byte makes an object of a hundred; that of a state dict is small beside the values in its file.
+    let max_memory = source.n_bytes().max(LEAST_PICKLE_MEMORY);
+    let unpickled = unpickle(&pickle, max_memory).map_err(refused)?;
+    let leaves = leaves(&unpickled, pickle.len(), max_memory).map_err(damaged)?;
 
     let mut tensors = Vec::with_capacity(leaves.len());
     for (name, leaf) in leaves {
@@ -81,11 +89,13 @@ pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTenso
 fn leaves<'p, 'a>(
     unpickled: &'p Unpickled<'a>,
     n_pickle_bytes: usize,
+    max_memory: u64,
 ) -> Result<Vec<(String, &'p Object<'a>)>, String> {
     let mut leaves = Vec::new();
     let mut name_bytes_left = n_pickle_bytes.saturating_mul(NAME_BYTES_PER_PICKLE_BYTE);
     // Items visited, so that shared dictionaries cannot make the walk exponential.
     let mut n_left = n_pickle_bytes;
+    let mut memory_left = max_memory;
     let mut pending = vec![(String::new(), unpickled.root, 0)];
     while let Some((name, value, depth)) = pending.pop() {
         let Value::Object(object) = value else { continue };
@@ -103,6 +113,9 @@ fn leaves<'p, 'a>(
                     name_bytes_left = name_bytes_left
                         .checked_sub(n_bytes)
                         .ok_or("its names are longer together than a state dict's can be")?;
+                    memory_left = memory_left
+                        .checked_sub(ITEM_BYTES)
+                        .ok_or("its dictionaries have more items together than a state dict's can have")?;
                     let name = if depth == 0 { (*key).to_owned() } else { format!("{name}.{key}") };
                     pending.push((name, *value, depth + 1));
                 }

@@ -1,15 +1,19 @@
 //! Safetensors: the header's length in eight bytes, a JSON header, the values.
 //! Format: <https://github.com/huggingface/safetensors/blob/v0.4.0/README.md#format>.
 
+use std::fmt;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::{CheckpointError, Dtype, ReadAt, StoredTensor, TensorInfo};
 
 /// Longest header that is read, as in the format's own library.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Key of the header's only entry that is no tensor.
+const METADATA: &str = "__metadata__";
 
 /// A tensor, as the header has it.
 #[derive(Deserialize)]
@@ -17,6 +21,39 @@ struct Entry {
     dtype: String,
     shape: Vec<i64>,
     data_offsets: (u64, u64),
+}
+
+/// The tensors of a header, in its order. Read as what they are: any JSON as a tree takes many times its length.
+struct Header(Vec<(String, Entry)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with an entry per tensor")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == METADATA {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let entry: Entry =
+                map.next_value().map_err(|error| A::Error::custom(format_args!("tensor `{name}`: {error}")))?;
+            entries.push((name, entry));
+        }
+        Ok(Header(entries))
+    }
 }
 
 /// The tensors of a file.
@@ -32,15 +69,9 @@ pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTenso
     }
     let header = source.read(path, 8, n_header as usize)?;
     let start = 8 + n_header;
-    let header: Map<String, Value> =
-        serde_json::from_slice(&header).map_err(|error| damaged(format!("its header: {error}")))?;
-    let mut tensors = Vec::with_capacity(header.len());
-    for (name, entry) in header {
-        if name == "__metadata__" {
-            continue;
-        }
-        let entry: Entry = serde_json::from_value(entry)
-            .map_err(|error| damaged(format!("tensor `{name}` in its header: {error}")))?;
+    let Header(entries) = serde_json::from_slice(&header).map_err(|error| damaged(format!("its header: {error}")))?;
+    let mut tensors = Vec::with_capacity(entries.len());
+    for (name, entry) in entries {
         let dtype = Dtype::ALL
             .into_iter()
             .find(|dtype| dtype.as_str() == entry.dtype)

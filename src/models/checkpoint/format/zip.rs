@@ -20,6 +20,8 @@ pub struct Member {
     header_offset: u64,
     /// Number of its bytes.
     pub n_bytes: u64,
+    /// CRC-32 of its bytes by the directory; 0 where none was computed, which PyTorch can be told.
+    crc32: u32,
 }
 
 /// The members of an archive, by name.
@@ -41,6 +43,12 @@ const ENTRY_BYTES: usize = 46;
 const LOCAL_BYTES: u64 = 30;
 const LOCATOR_BYTES: u64 = 20;
 const ZIP64_END_BYTES: usize = 56;
+
+/// Largest directory that is read; that of 100,000 storages has some 10 MB.
+const MAX_DIRECTORY_BYTES: u64 = 256 << 20;
+
+/// Bytes of a member that are read at once for its sum.
+const CHUNK_BYTES: u64 = 4 << 20;
 
 /// Id of the extra field that holds what 32 bits do not.
 const ZIP64_EXTRA: u16 = 1;
@@ -93,7 +101,8 @@ impl Directory {
                 let problem = format!("member `{name}` of {n_bytes} bytes at {header_offset} is beyond its end");
                 return Err(CheckpointError::Truncated { path: path.to_owned(), n_bytes: source.n_bytes(), problem });
             }
-            if members.insert(name.clone(), Member { header_offset, n_bytes }).is_some() {
+            let member = Member { header_offset, n_bytes, crc32: u32_at(fixed, 16) };
+            if members.insert(name.clone(), member).is_some() {
                 return Err(damaged(format!("there are two members `{name}`")));
             }
         }
@@ -123,6 +132,37 @@ impl Directory {
             return Err(CheckpointError::Truncated { path: path.to_owned(), n_bytes: source.n_bytes(), problem });
         }
         Ok(start)
+    }
+
+    /// Compares the bytes of every member with the CRC-32 that the directory has of them; reads the whole file.
+    ///
+    /// # Errors
+    /// The first member, in the order of the file, that has another CRC-32, or that cannot be read.
+    pub fn check_sums(&self, path: &Path, source: &dyn ReadAt) -> Result<(), CheckpointError> {
+        let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
+        // Members on top of each other would make the work a multiple of the file.
+        let n_bytes = self.members.values().fold(0_u64, |n, member| n.saturating_add(member.n_bytes));
+        if n_bytes > source.n_bytes() {
+            return Err(damaged(format!("its members have {n_bytes} bytes together, more than the file")));
+        }
+        let mut members: Vec<(&String, Member)> = self.members.iter().map(|(name, member)| (name, *member)).collect();
+        members.sort_by_key(|(_, member)| member.header_offset);
+        for (name, member) in members.into_iter().filter(|(_, member)| member.crc32 != 0) {
+            let start = self.start_of(path, source, name, member)?;
+            let mut hasher = crc32fast::Hasher::new();
+            let mut n_read = 0;
+            while n_read < member.n_bytes {
+                let n = (member.n_bytes - n_read).min(CHUNK_BYTES);
+                hasher.update(&source.read(path, start + n_read, n as usize)?);
+                n_read += n;
+            }
+            let found = hasher.finalize();
+            if found != member.crc32 {
+                let expected = member.crc32;
+                return Err(damaged(format!("member `{name}`: expected CRC-32 {expected:08x}, found {found:08x}")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -169,6 +209,9 @@ fn locate(path: &Path, source: &dyn ReadAt) -> Result<Place, CheckpointError> {
     }
     if offset.checked_add(n_bytes).is_none_or(|end| end > end_offset) {
         return Err(truncated("its zip directory is beyond its end"));
+    }
+    if n_bytes > MAX_DIRECTORY_BYTES {
+        return Err(damaged(&format!("a zip directory of {n_bytes} bytes is over the limit of {MAX_DIRECTORY_BYTES}")));
     }
     if n_entries > n_bytes / ENTRY_BYTES as u64 {
         return Err(damaged("its zip directory is too small for its number of entries"));

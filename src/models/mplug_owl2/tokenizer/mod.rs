@@ -174,6 +174,18 @@ struct Vocabulary {
 
 impl Vocabulary {
     fn tokenizer(self) -> Result<Tokenizer, String> {
+        for (text, id) in &self.specials {
+            // Found in every text, it would be found for ever.
+            if text.is_empty() {
+                return Err(format!("the special token of id {id} is empty: expected a text such as `<s>`"));
+            }
+            if !usize::try_from(*id).is_ok_and(|id| id < self.n_tokens) {
+                let n_tokens = self.n_tokens;
+                return Err(format!(
+                    "special token `{text}` has the id {id}: expected one below {n_tokens}, the pieces there are"
+                ));
+            }
+        }
         let mut bytes = vec![None; 256];
         for (byte, id) in self.bytes {
             bytes[usize::from(byte)] = Some(id);
