@@ -1,5 +1,6 @@
 //! `agiqa schemas`: the tables' schemas as JSON.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -17,17 +18,22 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    for (name, text) in schema_json::documents() {
-        match &args.out {
-            Some(folder) => {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("cannot make folder `{}`", folder.display()))?;
-                let path = folder.join(name);
-                std::fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
-                context.console.info(format!("wrote {}", path.display()));
+    let documents = schema_json::documents();
+    let Some(folder) = args.out else {
+        let text: String = documents.into_iter().map(|(_, text)| text).collect();
+        return match std::io::stdout().lock().write_all(text.as_bytes()) {
+            // Whoever closed the pipe has read enough.
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(error).context("cannot write to stdout")
             }
-            None => print!("{text}"),
-        }
+            _ => Ok(Exit::Done),
+        };
+    };
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make folder `{}`", folder.display()))?;
+    for (name, text) in documents {
+        let path = folder.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
+        context.console.info(format!("wrote {}", path.display()));
     }
     Ok(Exit::Done)
 }

@@ -12,7 +12,7 @@
 //! Where the model's folder holds `ridge_scores.json` (`{"<image_id>": score}`), `ridge` stands beside them. All
 //! predictors share their bootstrap resamples, so that their intervals can be compared.
 //!
-//! An image without MOS cannot be judged: it is a reject of kind `no-mos`.
+//! An image without MOS cannot be judged: it is a reject of kind `no-mos`, listed per dataset and run.
 
 use serde::{Deserialize, Serialize};
 
@@ -237,7 +237,9 @@ impl Stage for EvaluateStage {
                     .collect()
             } else {
                 let scored = Scored::load(store, run, &self.dataset, &self.settings.by, &context.console)?;
-                rejects::replace(store, "evaluate", run, &scored.rejects)?;
+                // A list per dataset: those of one say nothing of the images of another.
+                let list = format!("{}-{run}", self.dataset).chars().take(120).collect::<String>();
+                rejects::replace(store, "evaluate", &PartitionName::new(&list)?, &scored.rejects)?;
                 let Some(rows) = self.rows_of(&scored, context)? else {
                     report.interrupted = true;
                     report.rows.n_left += counted.n_in;

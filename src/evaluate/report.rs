@@ -7,9 +7,10 @@ use serde::Serialize;
 use crate::layout;
 use crate::store::run_log::RowCounts;
 use crate::tables::metrics::{Estimate, MetricsRow, Statistic};
+use crate::tables::splits::Part;
 
-/// Parts whose results are reported in full, by subsets too: the first that there is.
-const MAIN_PARTS: [&str; 2] = ["test", "all"];
+/// What stands in place of a part where there are none.
+const ALL: &str = "all";
 
 /// Digits after the point in text.
 const N_DIGITS: usize = 3;
@@ -94,8 +95,8 @@ impl Report {
             (false, true) => "; 95 % bootstrap intervals",
             (false, false) => "",
         };
-        let main = self.main_part();
-        let of_part = if main == "test" { ", test part" } else { "" };
+        let main = main_part(&self.rows);
+        let of_part = if main == ALL { String::new() } else { format!(", {main} part") };
         let mut text = format!("{} on {}{of_part}{spread}\n\n", self.run, self.dataset);
         let mut lines = vec![["", "SRCC", "PLCC", "KRCC", "RMSE", "PLCC raw", "RMSE raw", "n"].map(str::to_owned)];
         let (whole, subsets): (Vec<&MetricsRow>, Vec<_>) = self.shown().partition(|row| row.subset == "all");
@@ -129,12 +130,6 @@ impl Report {
         self.rows.iter().filter(|row| matches!(row.statistic, Statistic::Value | Statistic::Mean))
     }
 
-    /// The part that is reported in full: `test`, or `all` for what has no parts.
-    fn main_part(&self) -> &str {
-        let found = MAIN_PARTS.into_iter().find(|part| self.rows.iter().any(|row| row.part == *part));
-        found.unwrap_or(MAIN_PARTS[0])
-    }
-
     fn line(&self, label: String, row: &MetricsRow) -> [String; 8] {
         let deviation = self.rows.iter().find(|other| {
             other.statistic == Statistic::Std
@@ -164,10 +159,17 @@ impl Report {
     }
 }
 
+/// The part that is reported in full, with every predictor: `test`, or else the first that there is.
+fn main_part(rows: &[MetricsRow]) -> &str {
+    let test = rows.iter().find(|row| row.part == Part::Test.as_str());
+    test.or(rows.first()).map_or(ALL, |row| row.part.as_str())
+}
+
 /// The stage's one line: the main part's SRCC and PLCC per predictor.
 pub(super) fn summary(rows: &[MetricsRow], counts: RowCounts) -> String {
+    let part = main_part(rows);
     let values = rows.iter().filter(|row| matches!(row.statistic, Statistic::Value | Statistic::Mean));
-    let main = values.filter(|row| row.subset == "all" && MAIN_PARTS.contains(&row.part.as_str()));
+    let main = values.filter(|row| row.subset == "all" && row.part == part);
     let predictors: Vec<String> = main
         .map(|row| format!("{} SRCC {} PLCC {}", row.predictor, number(row.srcc.value), number(row.plcc.value)))
         .collect();
@@ -176,7 +178,9 @@ pub(super) fn summary(rows: &[MetricsRow], counts: RowCounts) -> String {
         summary.push_str(&format!(", {} without MOS", counts.n_rejected));
     }
     if !predictors.is_empty() {
-        summary.push_str(&format!("; {}", predictors.join("; ")));
+        // The test part is meant unless another one is named.
+        let of_part = if part == ALL || part == Part::Test.as_str() { String::new() } else { format!("{part} part: ") };
+        summary.push_str(&format!("; {of_part}{}", predictors.join("; ")));
     }
     summary
 }

@@ -220,6 +220,7 @@ impl IngestStage {
             }
             Err(
                 error @ (PartError::Store(_)
+                | PartError::Replaced { .. }
                 | PartError::Encode { .. }
                 | PartError::Batch { .. }
                 | PartError::Column { .. }),

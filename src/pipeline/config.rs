@@ -274,12 +274,10 @@ impl Reader<'_> {
         variants.push(node);
         for (list, plural, single) in lists {
             let Some(list) = list else { continue };
-            let items = match list.value {
-                NodeValue::Array(items) if !items.is_empty() => items,
-                _ => {
-                    let problem = format!("`split.{plural}`: expected an array of at least one {single}");
-                    return Err(self.wrong(list.origin, problem));
-                }
+            let origin = list.origin;
+            let Some(items) = list.into_items() else {
+                let problem = format!("`split.{plural}`: expected an array of at least one {single}");
+                return Err(self.wrong(origin, problem));
             };
             variants = variants
                 .iter()
@@ -328,11 +326,13 @@ impl Reader<'_> {
             return Err(self.wrong(node.origin, "`[predict]` needs a `[train]` table"));
         };
         let section: PredictSection = de::settings(self.sources, "predict", &node, &[])?;
+        let origin = node.get("also").map_or(node.origin, |also| also.origin);
         for name in &section.also {
-            self.check_dataset(datasets, "predict.also", name, node.origin)?;
+            self.check_dataset(datasets, "predict.also", name, origin)?;
             if *name == train.dataset {
-                return Err(self.wrong(node.origin, format!("`predict.also`: `{name}` is scored anyway")));
+                return Err(self.wrong(origin, format!("`predict.also`: `{name}` is scored anyway")));
             }
+            self.check_scored("predict.also", train, name, origin)?;
         }
         Ok(section)
     }
@@ -352,6 +352,28 @@ impl Reader<'_> {
         Err(self.wrong(origin, problem))
     }
 
+    /// A joint training makes f_1 of the images that it is trained on, by a network that exists once it is over: no step of
+    /// the pipeline could give `dataset` the features that its head reads.
+    fn check_scored(
+        &self,
+        path: &str,
+        train: &TrainSection,
+        dataset: &PartitionName,
+        origin: Origin,
+    ) -> Result<(), ConfigError> {
+        if train.settings.joint.is_none() || *dataset == train.dataset {
+            return Ok(());
+        }
+        let problem = format!(
+            "`{path}`: a joint training makes f_1 of `{}` alone, so its head cannot score `{dataset}` within the pipeline: \
+             leave `{dataset}` out, and once a run is trained, give `{dataset}` the features by `agiqa extract --extractor \
+             maniqa --weights STORE/models/run=RUN/maniqa --dataset {dataset}`, then score it by `agiqa predict --run RUN \
+             --dataset {dataset}`",
+            train.dataset
+        );
+        Err(self.wrong(origin, problem))
+    }
+
     fn required(&mut self, key: &str, what: &str) -> Result<Node, ConfigError> {
         self.document.remove(key).ok_or_else(|| self.wrong(self.document.origin, format!("`{key}` is missing: {what}")))
     }
@@ -363,19 +385,24 @@ impl Reader<'_> {
 
 /// Makes the paths at the dotted path `key` absolute.
 fn resolve_paths(sources: &Sources, node: &mut Node, key: &[&str]) {
-    match (key, &mut node.value) {
-        ([], NodeValue::Text(text)) => *text = params::path_below(text, sources.folder(node.origin)),
-        (["*", rest @ ..], NodeValue::Array(items)) => {
-            items.iter_mut().for_each(|item| resolve_paths(sources, item, rest));
+    let Some((first, rest)) = key.split_first() else {
+        if let NodeValue::Text(text) = &mut node.value {
+            *text = params::path_below(text, sources.folder(node.origin));
         }
-        (["*", rest @ ..], NodeValue::Table(entries)) => {
+        return;
+    };
+    if *first != "*" {
+        if let Some(node) = node.get_mut(first) {
+            resolve_paths(sources, node, rest);
+        }
+        return;
+    }
+    match &mut node.value {
+        NodeValue::Array(items) => items.iter_mut().for_each(|item| resolve_paths(sources, item, rest)),
+        NodeValue::Table(entries) => {
             entries.iter_mut().for_each(|entry| resolve_paths(sources, &mut entry.node, rest));
         }
-        ([first, rest @ ..], NodeValue::Table(_)) => {
-            if let Some(node) = node.get_mut(first) {
-                resolve_paths(sources, node, rest);
-            }
-        }
-        _ => {}
+        // Not what belongs here: whoever makes settings of it says so.
+        NodeValue::Text(_) | NodeValue::Integer(_) | NodeValue::Real(_) | NodeValue::Truth(_) => {}
     }
 }

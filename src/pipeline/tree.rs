@@ -176,6 +176,12 @@ impl Node {
         }
     }
 
+    /// The items of an array that has any; none of anything else.
+    pub fn into_items(self) -> Option<Vec<Self>> {
+        let NodeValue::Array(items) = self.value else { return None };
+        (!items.is_empty()).then_some(items)
+    }
+
     /// What kind of value this is, in words.
     pub fn kind(&self) -> &'static str {
         match self.value {

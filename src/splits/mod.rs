@@ -33,7 +33,8 @@ pub enum SplitSettings {
         fractions: Fractions,
     },
     /// The shuffle of MA-AGIQA's published training script: Python's `random` over the rows of the dataset's table in
-    /// their order, cut at 70 % and 80 %. The paper's seed is 20. A row that ingest rejected changes the shuffle.
+    /// their order, cut at 70 % and 80 %. The paper's seed is 20. A row that ingest rejected is shuffled along and then
+    /// left out of the part that it falls into, so it moves no other row.
     Official {
         /// Seed of Python's `random`.
         #[serde(default = "official_seed")]
@@ -86,7 +87,7 @@ impl SplitSettings {
                 format!("held-out-{generator}-{seed}")
             }
         };
-        PartitionName::new(&name).expect("made of valid characters")
+        PartitionName::new(&name).expect("short, and made of valid characters")
     }
 
     /// Seed of the split, where one is drawn.
@@ -134,7 +135,8 @@ impl Fractions {
     }
 
     fn suffix(self) -> String {
-        if self == Self::default() { String::new() } else { format!("-{}-{}", self.train, self.validation) }
+        // `{:?}` writes a tiny or huge share with an exponent: whatever they are, they leave the name short.
+        if self == Self::default() { String::new() } else { format!("-{:?}-{:?}", self.train, self.validation) }
     }
 }
 

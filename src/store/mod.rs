@@ -176,10 +176,15 @@ impl Store {
 
     /// Whether there is an object at `path`.
     pub fn exists(&self, path: &str) -> Result<bool, StoreError> {
+        Ok(self.n_bytes(path)?.is_some())
+    }
+
+    /// Size in bytes of the object at `path`, or none where there is no such object.
+    pub fn n_bytes(&self, path: &str) -> Result<Option<u64>, StoreError> {
         let location = self.location(path)?;
         match self.runtime.block_on(self.objects.head(&location)) {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(self.error("read", path, source)),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::io::Write;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -73,6 +73,14 @@ pub enum PartError {
         url: String,
         /// Cause.
         source: ParquetError,
+    },
+    /// Another process wrote the part anew while it was read.
+    #[error("`{path}` in store `{url}` was replaced by another process while it was read: run the command again")]
+    Replaced {
+        /// The part.
+        path: String,
+        /// The store.
+        url: String,
     },
     /// The part is of another table.
     #[error("`{path}` in store `{url}`: expected a part of table `{expected}`, found {found}")]
@@ -220,8 +228,7 @@ pub fn written_fingerprint(store: &Store, path: &str, kind: PartKind) -> Result<
 
 /// A part opened for reading: its footer has been read and its table and version agree.
 pub struct PartReader {
-    path: String,
-    url: String,
+    bytes: PartBytes,
     builder: ParquetRecordBatchReaderBuilder<PartBytes>,
 }
 
@@ -229,14 +236,18 @@ impl PartReader {
     /// Opens `object`, which must be a part of `kind`.
     pub fn open(store: &Store, object: &ObjectInfo, kind: PartKind) -> Result<Self, PartError> {
         let (path, url) = (object.path.clone(), store.url().to_owned());
-        let bytes = PartBytes { store: store.clone(), path: path.clone(), n_bytes: object.n_bytes };
-        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|source| PartError::Damaged {
-            path: path.clone(),
-            url: url.clone(),
-            source,
-        })?;
-        let reader = Self { path, url, builder };
-        let (path, url) = (reader.path.clone(), reader.url.clone());
+        let mut bytes = PartBytes::new(store, &path, object.n_bytes);
+        let mut opened = ParquetRecordBatchReaderBuilder::try_new(bytes.clone());
+        if opened.is_err()
+            && let Some(n_bytes) = store.n_bytes(&path)?
+            && n_bytes != object.n_bytes
+        {
+            // Another process has replaced the part since it was listed, so its footer lies elsewhere now.
+            bytes = PartBytes::new(store, &path, n_bytes);
+            opened = ParquetRecordBatchReaderBuilder::try_new(bytes.clone());
+        }
+        let builder = opened.map_err(|source| bytes.error(source))?;
+        let reader = Self { bytes, builder };
         match reader.metadata_value("agiqa.table") {
             Some(table) if table == kind.table => {}
             found => {
@@ -271,26 +282,21 @@ impl PartReader {
 
     /// Reads the part; with `columns`, just these, in the order of the file.
     pub fn read(self, columns: Option<&[&str]>) -> Result<PartBatches, PartError> {
-        let Self { path, url, mut builder } = self;
+        let Self { bytes, mut builder } = self;
         if let Some(columns) = columns {
             let mut roots = Vec::with_capacity(columns.len());
             for column in columns {
-                let index = builder.schema().index_of(column).map_err(|_| PartError::Column {
-                    path: path.clone(),
-                    url: url.clone(),
-                    problem: format!("there is no column `{column}`; there are: {}", column_names(builder.schema())),
+                let index = builder.schema().index_of(column).map_err(|_| {
+                    let there = column_names(builder.schema());
+                    bytes.column_error(format!("there is no column `{column}`; there are: {there}"))
                 })?;
                 roots.push(index);
             }
             let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
             builder = builder.with_projection(mask);
         }
-        let batches = builder.with_batch_size(8192).build().map_err(|source| PartError::Damaged {
-            path: path.clone(),
-            url: url.clone(),
-            source,
-        })?;
-        Ok(PartBatches { path, url, batches })
+        let batches = builder.with_batch_size(8192).build().map_err(|source| bytes.error(source))?;
+        Ok(PartBatches { bytes, batches })
     }
 }
 
@@ -300,20 +306,19 @@ fn column_names(schema: &Schema) -> String {
 
 /// The batches of one part.
 pub struct PartBatches {
-    path: String,
-    url: String,
+    bytes: PartBytes,
     batches: ParquetRecordBatchReader,
 }
 
 impl PartBatches {
     /// Path of the part within its store.
     pub fn path(&self) -> &str {
-        &self.path
+        &self.bytes.path
     }
 
     /// An error about a column of this part.
     pub fn column_error(&self, problem: String) -> PartError {
-        PartError::Column { path: self.path.clone(), url: self.url.clone(), problem }
+        self.bytes.column_error(problem)
     }
 }
 
@@ -322,27 +327,55 @@ impl Iterator for PartBatches {
 
     fn next(&mut self) -> Option<Self::Item> {
         let batch = self.batches.next()?;
-        Some(batch.map_err(|source| PartError::Damaged {
-            path: self.path.clone(),
-            url: self.url.clone(),
-            source: ParquetError::from(source),
-        }))
+        Some(batch.map_err(|source| self.bytes.error(ParquetError::from(source))))
     }
 }
 
 /// Random access to an object, as the parquet reader wants it.
+#[derive(Clone)]
 struct PartBytes {
     store: Store,
     path: String,
     n_bytes: u64,
+    /// What the store said when it could not be read. Kept beside the parquet reader, which makes text of its causes.
+    failure: Arc<Mutex<Option<StoreError>>>,
 }
 
 impl PartBytes {
+    fn new(store: &Store, path: &str, n_bytes: u64) -> Self {
+        Self { store: store.clone(), path: path.to_owned(), n_bytes, failure: Arc::default() }
+    }
+
     fn range(&self, range: Range<u64>) -> Result<Bytes, ParquetError> {
         if range.end > self.n_bytes || range.start > range.end {
             return Err(ParquetError::EOF(format!("bytes {}..{} of {}", range.start, range.end, self.n_bytes)));
         }
-        self.store.get_range(&self.path, range).map_err(|error| ParquetError::External(Box::new(error)))
+        let n_wanted = range.end - range.start;
+        let bytes = self.store.get_range(&self.path, range).map_err(|error| {
+            let said = error.to_string();
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            ParquetError::General(said)
+        })?;
+        let n_found = bytes.len() as u64;
+        if n_found < n_wanted {
+            return Err(ParquetError::EOF(format!("{n_found} of {n_wanted} bytes")));
+        }
+        Ok(bytes)
+    }
+
+    /// What is wrong where the parquet reader failed with `source`: the store, another writer, or else the part itself.
+    fn error(&self, source: ParquetError) -> PartError {
+        let (path, url) = (self.path.clone(), self.store.url().to_owned());
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (self.store.n_bytes(&self.path), failure) {
+            (Ok(Some(n_bytes)), _) if n_bytes != self.n_bytes => PartError::Replaced { path, url },
+            (Ok(_), Some(error)) | (Err(error), _) => PartError::Store(error),
+            (Ok(_), None) => PartError::Damaged { path, url, source },
+        }
+    }
+
+    fn column_error(&self, problem: String) -> PartError {
+        PartError::Column { path: self.path.clone(), url: self.store.url().to_owned(), problem }
     }
 }
 
@@ -356,7 +389,7 @@ impl ChunkReader for PartBytes {
     type T = std::io::BufReader<RangeReader>;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        let reader = RangeReader { store: self.store.clone(), path: self.path.clone(), at: start, end: self.n_bytes };
+        let reader = RangeReader { bytes: self.clone(), at: start };
         Ok(std::io::BufReader::with_capacity(64 << 10, reader))
     }
 
@@ -367,19 +400,18 @@ impl ChunkReader for PartBytes {
 
 /// Sequential reading of an object by ranges.
 pub struct RangeReader {
-    store: Store,
-    path: String,
+    bytes: PartBytes,
     at: u64,
-    end: u64,
 }
 
 impl std::io::Read for RangeReader {
     fn read(&mut self, mut buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = (self.end - self.at).min(buffer.len() as u64);
+        // A damaged footer may name a place behind the end.
+        let n = self.bytes.n_bytes.saturating_sub(self.at).min(buffer.len() as u64);
         if n == 0 {
             return Ok(0);
         }
-        let bytes = self.store.get_range(&self.path, self.at..self.at + n).map_err(std::io::Error::other)?;
+        let bytes = self.bytes.range(self.at..self.at + n)?;
         self.at += bytes.len() as u64;
         buffer.write(&bytes)
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Stdio;
 
 use agiqa::evaluate::trivial::GroupMeans;
 use agiqa::identity::{Fingerprint, ImageId};
@@ -181,6 +182,19 @@ fn files_that_are_no_tables_are_refused() {
 }
 
 #[test]
+fn a_closed_pipe_is_no_error() {
+    let dir = TestDir::new();
+    dir.write("t.csv", csv());
+    for args in [&TABLE[..], &["schemas"]] {
+        let mut command = dir.command(args);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("agiqa can be started");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("a child of this process");
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
 fn asks_for_either_a_store_or_a_table() {
     let dir = TestDir::new();
     dir.agiqa(&["evaluate"]).exits(2).says("--store <URL>|--table <FILE>");
@@ -259,6 +273,27 @@ fn add_run(store: &Store, run: &str, noise: f64, mos_of: impl Fn(usize) -> Optio
         })
         .collect();
     let fingerprint = Fingerprint::builder("test").json("noise", &noise.to_bits()).finish();
+    predictions::write(store, &name(run), &rows, fingerprint).expect("predictions can be written");
+}
+
+/// Adds a dataset `other` of the first thirty images, one of them by a generator that training has not seen, and the scores
+/// that `run` gives them; those of `without_mos` have no MOS there.
+fn add_other(store: &Store, run: &str, without_mos: &[usize]) {
+    let mut images = images::read(store, &name("toy")).expect("images");
+    images.rows.truncate(30);
+    images.rows[0].generator = Some("new".to_owned());
+    images.extra.clear();
+    images::write(store, &name("other"), &images).expect("images can be written");
+    let mut rows = predictions::read(store, &name(run)).expect("predictions");
+    rows.retain(|row| row.dataset == "toy");
+    let others = (0..30).map(|index| {
+        let row = rows.iter().find(|row| row.image_id == id(index)).expect("all images are scored").clone();
+        let mos = (!without_mos.contains(&index)).then(|| mos(index));
+        PredictionRow { dataset: "other".to_owned(), part: None, mos, ..row }
+    });
+    let others: Vec<PredictionRow> = others.collect();
+    rows.extend(others);
+    let fingerprint = Fingerprint::builder("two datasets").json("without MOS", &without_mos).finish();
     predictions::write(store, &name(run), &rows, fingerprint).expect("predictions can be written");
 }
 
@@ -410,18 +445,7 @@ fn metrics_on_another_dataset_stand_beside_those_on_the_training_one() {
     add_run(&store, "one", 0.5, |index| Some(mos(index)));
     let args = ["evaluate", "--store", "store", "--run", "one", "--resamples", "0"];
     dir.agiqa(&args).exits(0);
-    // The other dataset holds the first thirty images, with a generator that training has not seen.
-    let mut images = images::read(&store, &name("toy")).expect("images");
-    images.rows.truncate(30);
-    images.rows[0].generator = Some("new".to_owned());
-    images.extra.clear();
-    images::write(&store, &name("other"), &images).expect("images can be written");
-    let mut rows = predictions::read(&store, &name("one")).expect("predictions");
-    let others = rows.clone().into_iter().filter(|row| (0..30).any(|index| row.image_id == id(index)));
-    let others: Vec<PredictionRow> =
-        others.map(|row| PredictionRow { dataset: "other".to_owned(), part: None, ..row }).collect();
-    rows.extend(others);
-    predictions::write(&store, &name("one"), &rows, Fingerprint::builder("two datasets").finish()).expect("written");
+    add_other(&store, "one", &[]);
     let ran = dir.agiqa(&[&args[..], &["--dataset", "other"]].concat()).exits(0).prints("one on other\n");
     ran.prints("30").prints("(30 of 30) share their exact prompt");
     dir.agiqa(&args).exits(0).prints("one on toy, test part");
@@ -429,6 +453,51 @@ fn metrics_on_another_dataset_stand_beside_those_on_the_training_one() {
     let of = |dataset: &str| rows.iter().filter(|row| row.dataset == dataset).count();
     assert_eq!((of("toy"), of("other")), (9, 3));
     assert!(rows.iter().all(|row| (row.part == "all") == (row.dataset == "other")));
+}
+
+#[test]
+fn rejects_on_one_dataset_outlast_the_evaluation_on_another() {
+    let dir = TestDir::new();
+    let store = store(&dir);
+    add_run(&store, "one", 0.5, |index| (index != 7).then(|| mos(index)));
+    add_other(&store, "one", &[]);
+    let args = ["evaluate", "--store", "store", "--run", "one", "--resamples", "0"];
+    let on_other = [&args[..], &["--dataset", "other"]].concat();
+    let listed = || {
+        let rows = rejects::read(&store, "evaluate").expect("rejects");
+        let mut listed: Vec<_> = rows.into_iter().map(|row| (row.dataset, row.image_id)).collect();
+        listed.sort();
+        listed
+    };
+    let of = |dataset: &str, index: usize| (Some(dataset.to_owned()), Some(id(index)));
+    dir.agiqa(&args).exits(1).says("119 images, 1 without MOS");
+    dir.agiqa(&on_other).exits(0).says("30 images; ");
+    assert_eq!(listed(), [of("toy", 7)]);
+    add_other(&store, "one", &[3]);
+    dir.agiqa(&on_other).exits(1).says("29 images, 1 without MOS");
+    assert_eq!(listed(), [of("other", 3), of("toy", 7)]);
+    // Mended on one of them, it is still a reject on the other.
+    add_other(&store, "one", &[]);
+    dir.agiqa(&on_other).exits(0);
+    assert_eq!(listed(), [of("toy", 7)]);
+}
+
+#[test]
+fn a_report_without_the_test_part_is_headed_by_the_first_part_there_is_and_has_its_predictors() {
+    let dir = TestDir::new();
+    let store = store(&dir);
+    add_run(&store, "one", 0.5, |index| Some(mos(index)));
+    let report = |parts: &str| {
+        let args = ["evaluate", "--store", "store", "--run", "one", "--resamples", "0", "--part", parts];
+        dir.agiqa(&args).exits(0)
+    };
+    let ran = report("validation").says("120 images; validation part: model SRCC");
+    let ran = ran.prints("one on toy, validation part\n").prints("\nmodel ").prints("\ngenerator-mean ");
+    let ran = ran.prints("\nprompt-mean ").prints(" 12\n");
+    assert!(!ran.stdout.contains("test part") && !ran.stdout.contains("model ("), "{}", ran.stdout);
+    report("train,validation").prints("one on toy, train part\n").prints("\nmodel (validation) ");
+    let ran = report("validation,test").says("120 images; model SRCC").prints("one on toy, test part\n");
+    ran.prints("\nmodel (validation) ");
 }
 
 #[test]

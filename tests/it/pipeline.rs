@@ -3,10 +3,15 @@
 use std::path::Path;
 
 use agiqa::features::{FeatureSettings, feature_sets};
+use agiqa::identity::ImageId;
+use agiqa::models::trained_head::TrainedHead;
 use agiqa::store::{OpenMode, Store};
 use agiqa::tables::features::{FeatureRows, FeatureSet};
-use agiqa::tables::{PartitionName, images};
+use agiqa::tables::models::{self, RunRecord};
+use agiqa::tables::splits::{self, Part};
+use agiqa::tables::{PartitionName, images, rejects};
 
+use crate::features::picture;
 use crate::testdir::{Ran, TestDir, shared, weights};
 
 /// A pipeline over data.example without extraction settings that matter: its features are written by [`fill_features`].
@@ -46,6 +51,16 @@ fn root() -> String {
     format!("root={}/data.example", env!("CARGO_MANIFEST_DIR"))
 }
 
+fn example() -> PartitionName {
+    PartitionName::new("example").expect("a valid name")
+}
+
+/// The store that an earlier command made.
+fn open(dir: &TestDir) -> Store {
+    Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing)
+        .expect("an earlier command made it")
+}
+
 /// Runs `p.toml` with the example data as its root.
 fn run(dir: &TestDir, more: &[&str]) -> Ran {
     let root = root();
@@ -65,9 +80,8 @@ fn plan_with(from: &str, to: &str) -> Ran {
 /// Gives every image of the store features that depend on its id only, in place of an extractor that needs weights.
 fn fill_features(store: &Path) {
     let store = Store::open(&store.display().to_string(), OpenMode::Existing).expect("an earlier command made it");
-    let dataset = PartitionName::new("example").expect("a valid name");
     let ids: Vec<_> =
-        images::read(&store, &dataset).expect("it was ingested").rows.iter().map(|row| row.image_id).collect();
+        images::read(&store, &example()).expect("it was ingested").rows.iter().map(|row| row.image_id).collect();
     let pair = feature_sets(&FeatureSettings { side: Some(56), ..FeatureSettings::default() }).expect("valid settings");
     for set in [&pair.semantic, &pair.quality] {
         let vectors = |column: usize, dim: usize| {
@@ -222,7 +236,7 @@ fn several_quality_extractors_are_joined_to_one_f_1() {
         .says("features nss of example: ran: 58 of 60 images have features")
         .says("join dinov2-s14.nss: ran: 58 of 58 images have joined features");
     run(&dir, &joined).exits(1).says("join dinov2-s14.nss: skipped: all 58 images have joined features");
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("it was made");
+    let store = open(&dir);
     let sets = FeatureSet::list(&store).expect("readable descriptions");
     let dim_of = |name: &str| {
         let set = sets.iter().find(|set| set.extractor.as_str() == name && set.columns[0].name == "f_1");
@@ -280,8 +294,199 @@ fn events_are_json_lines_with_a_type() {
 fn rejected_rows_do_not_stop_the_rest_and_show_in_the_exit_code() {
     let dir = TestDir::new();
     dir.write("p.toml", PIPELINE.replace("data.csv", "broken.csv").replace("/images\"", "/broken\""));
-    run(&dir, &["--stage", "ingest"]).exits(1).says("reject");
-    run(&dir, &["--stage", "ingest"]).exits(1).says("skipped");
+    run(&dir, &["--stage", "ingest"]).exits(1).says("ingest example: ran: 5 images, 9 rejected (");
+    let store = open(&dir);
+    let images = images::read(&store, &example()).expect("a readable table");
+    let kept: Vec<&str> = images.rows.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(kept, ["sound_000.jpg", "sixteenbit_008.png", "grey_009.png", "palette_010.png", "alpha_011.png"]);
+    let rejected = rejects::read(&store, "ingest").expect("readable rejects");
+    let kinds: Vec<(u64, &str)> = rejected.iter().map(|row| (row.row.unwrap_or(0), row.kind.as_str())).collect();
+    let expected = [
+        (2, "duplicate-image"),
+        (3, "empty"),
+        (4, "truncated"),
+        (5, "not-an-image"),
+        (6, "bad-mos"),
+        (7, "mos-out-of-scale"),
+        (8, "missing"),
+        (13, "duplicate-name"),
+        (14, "escapes-folder"),
+    ];
+    assert_eq!(kinds, expected);
+    run(&dir, &["--stage", "ingest"]).exits(1).says("skipped: nothing changed: 5 images, 9 rejected");
+}
+
+/// A pipeline of one dataset: the README's example of ratings of one's own, as it stands there.
+fn pipeline_of_the_readme() -> String {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("a file of ours");
+    let mut blocks = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    let (block, _) = blocks.find(|(block, _)| block.contains("adapter = \"generic\"")).expect("the README has one");
+    format!("name = \"mine\"\nstore = \"store\"\n\n{block}")
+}
+
+#[test]
+fn a_table_of_ones_own_is_ingested_as_the_readme_says() {
+    let dir = TestDir::new();
+    dir.write("p.toml", pipeline_of_the_readme());
+    for (seed, name) in ["sd_1.png", "sdxl_2.png", "plain.png", "sd_3.png"].into_iter().enumerate() {
+        dir.write(&format!("pictures/{name}"), picture(seed as u32));
+    }
+    let table = "file,score,text,rater\n\
+        sd_1.png,1.5,a cat,x\n\
+        sdxl_2.png,5,,y\n\
+        plain.png,1,a dog,y\n\
+        sd_3.png,5.5,off the scale,y\n";
+    dir.write("ratings.csv", table);
+    dir.agiqa(&["run", "p.toml"]).exits(1).says("ingest mine: ran: 3 images, 1 rejected (1 mos-out-of-scale)");
+    let images = images::read(&open(&dir), &PartitionName::new("mine").expect("a valid name")).expect("readable");
+    let rows: Vec<_> = images
+        .rows
+        .iter()
+        .map(|row| (row.name.as_str(), row.mos, row.prompt.as_deref(), row.generator.as_deref()))
+        .collect();
+    let expected = [
+        ("sd_1.png", Some(1.5), Some("a cat"), Some("sd")),
+        ("sdxl_2.png", Some(5.0), None, Some("sdxl")),
+        ("plain.png", Some(1.0), Some("a dog"), None),
+    ];
+    assert_eq!(rows, expected);
+    let raters = images.column_text("rater").expect("a column that is not mapped is kept");
+    assert_eq!(raters, ["x", "y", "y"].map(|rater| Some(rater.to_owned())));
+}
+
+#[test]
+fn a_misspelt_column_of_a_generic_table_is_refused_with_the_nearest() {
+    let dir = TestDir::new();
+    let text = pipeline_of_the_readme();
+    let with = |from: &str, to: &str| {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text, "`{from}` is not in the pipeline");
+        dir.write("p.toml", changed);
+        dir.agiqa(&["run", "p.toml", "--dry-run"]).exits(2)
+    };
+    with("mos = \"score\"", "mso = \"score\"")
+        .says("p.toml:9:")
+        .says("unknown key `mso` in `dataset.0.columns`; did you mean `mos`?");
+    with("before-first", "before-frist").says("unknown value `before-frist`").says("did you mean `before-first`?");
+    with("mos_scale = [1.0, 5.0]", "mos_scale = [1.0]").says("dataset.0.mos_scale");
+}
+
+#[test]
+fn weights_of_another_content_are_refused_before_anything_is_computed() {
+    let dir = TestDir::new();
+    dir.write("p.toml", PIPELINE);
+    run(&dir, &["--stage", "ingest"]).exits(0);
+    // As many bytes as there should be, all of them zero.
+    let checkpoint = agiqa::weights::find("dinov2-s14").expect("the default extractor's weights are in the manifest");
+    let file = &checkpoint.files[0];
+    let folder = dir.path().join("weights");
+    let path = file.path_in(&folder, &checkpoint.name);
+    std::fs::create_dir_all(path.parent().expect("inside a folder")).expect("folders can be made");
+    std::fs::File::create(&path).and_then(|zeros| zeros.set_len(file.n_bytes)).expect("a file can be made");
+    let root = root();
+    let extract = ["extract", "--store", "store", "--dataset", "example", "--side", "56", "--device", "cpu"];
+    for args in [&extract[..], &["run", "p.toml", "--set", &root, "--stage", "features"]] {
+        dir.agiqa_with(args, |command| _ = command.env("AGIQA_WEIGHTS", &folder))
+            .exits(2)
+            .says(&file.blake3)
+            .says("the file is damaged or another one")
+            .says("agiqa weights fetch dinov2-s14");
+    }
+    let written = walkdir::WalkDir::new(dir.path().join("store/features")).into_iter().flatten();
+    assert_eq!(written.filter(|entry| entry.path().extension().is_some_and(|end| end == "parquet")).count(), 0);
+}
+
+/// Mean of each dimension of column `column` of `set` over the images `ids`.
+fn means(store: &Store, set: &FeatureSet, column: usize, ids: &[ImageId]) -> Vec<f64> {
+    let found = set.read(store, ids).expect("features can be read");
+    let mut sums = vec![0.0; set.columns[column].dim];
+    for row in found.rows {
+        let start = row.expect("every image has features") * sums.len();
+        for (sum, value) in sums.iter_mut().zip(&found.matrices[column][start..]) {
+            *sum += f64::from(*value);
+        }
+    }
+    sums.iter().map(|sum| sum / ids.len() as f64).collect()
+}
+
+#[test]
+fn inputs_and_labels_are_standardised_by_the_training_part_alone() {
+    let dir = with_features();
+    run(&dir, &["--set", "train.labels=standardised", "--stage", "split", "--stage", "train"]).exits(0);
+    let store = open(&dir);
+    let images = images::read(&store, &example()).expect("a readable table").rows;
+    let runs = models::runs(&store).expect("runs can be listed");
+    assert_eq!(runs.len(), 2);
+    for run in runs {
+        let record = RunRecord::read(&store, &run).expect("a finished run");
+        let head = store.get(&models::head_path(&run)).expect("its head");
+        let head = TrainedHead::from_bytes(&head).expect("a whole head");
+        let split = splits::read(&store, &example(), &record.split).expect("its split");
+        let all: Vec<ImageId> = split.iter().map(|row| row.image_id).collect();
+        let training: Vec<ImageId> =
+            split.iter().filter(|row| row.part == Part::Train).map(|row| row.image_id).collect();
+        let columns = [(&record.semantic, 0), (&record.semantic, 1), (&record.quality, 0)];
+        for ((set, column), input) in columns.into_iter().zip(&head.inputs) {
+            let found = Vec::<f32>::try_from(&input.mean).expect("a mean per dimension");
+            let distance = |ids: &[ImageId]| {
+                let expected = means(&store, set, column, ids);
+                assert_eq!(found.len(), expected.len());
+                let pairs = found.iter().zip(expected);
+                pairs.map(|(found, expected)| (f64::from(*found) - expected).abs()).fold(0.0, f64::max)
+            };
+            let (from_training, from_all) = (distance(&training), distance(&all));
+            assert!(from_training < 1e-5 && from_all > 1e-3, "{run}: {from_training:e} and {from_all:e}");
+        }
+        let mos_of = |ids: &[ImageId]| {
+            let mos: Vec<f64> =
+                images.iter().filter(|row| ids.contains(&row.image_id)).filter_map(|row| row.mos).collect();
+            mos.iter().sum::<f64>() / mos.len() as f64
+        };
+        let offset = head.labels.offset;
+        assert!((offset - mos_of(&training)).abs() < 1e-6, "{run}: {offset}");
+        assert!((offset - mos_of(&all)).abs() > 1e-6, "{run}: {offset}");
+    }
+}
+
+/// The pipeline with a second dataset, `other`, and MANIQA trained along.
+fn joint_pipeline() -> String {
+    let other = "[[dataset]]\ndataset = \"other\"\nadapter = \"agiqa-3k\"\ntable = \"${root}/data.csv\"\n\
+                 images = \"${root}/images\"\n\n[features]";
+    PIPELINE
+        .replacen("[features]", other, 1)
+        .replacen("quality = \"dinov2-s14\"\n", "", 1)
+        .replacen("[train]\n", "[train]\ndataset = \"example\"\n", 1)
+        .replacen("[evaluate]", "[train.joint]\nside = 56\n\n[evaluate]", 1)
+}
+
+#[test]
+fn a_joint_training_that_another_dataset_is_to_be_scored_by_is_refused_with_the_way_round() {
+    let dir = TestDir::new();
+    let plan = |text: String| {
+        dir.write("p.toml", text);
+        run(&dir, &["--dry-run"])
+    };
+    plan(joint_pipeline()).exits(0).prints("train small with MANIQA on example (2 runs)");
+    plan(joint_pipeline() + "\n[predict]\nalso = [\"other\"]\n")
+        .exits(2)
+        .says(":42:8: `predict.also`: a joint training makes f_1 of `example` alone")
+        .says("agiqa extract --extractor maniqa --weights STORE/models/run=RUN/maniqa --dataset other")
+        .says("agiqa predict --run RUN --dataset other");
+    plan(joint_pipeline() + "\n[[variant]]\nname = \"along\"\ntest = \"other\"\n")
+        .exits(2)
+        .says(":43:8: `variant.0.test`: a joint training makes f_1 of `example` alone");
+
+    // Beside heads over cached columns, which may be tested on any dataset that has them.
+    let heads = joint_pipeline().replacen("[train.joint]\nside = 56\n\n", "", 1).replacen(
+        "[features]\n",
+        "[features]\nquality = \"dinov2-s14\"\n",
+        1,
+    );
+    let head = "\n[[variant]]\nname = \"head\"\ntest = \"other\"\n";
+    plan(heads.clone() + head).exits(0).prints("predict");
+    let joint = "\n[[variant]]\nname = \"joint\"\ntrain = { joint = { side = 56 } }\n";
+    plan(heads.clone() + head + joint).exits(0).prints("train small-joint with MANIQA on example");
+    plan(heads + head + joint + "test = \"other\"\n").exits(2).says("`variant.1.test`: a joint training");
 }
 
 #[test]

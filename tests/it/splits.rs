@@ -1,6 +1,6 @@
 //! Tests of `splits`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use agiqa::identity::ImageId;
 use agiqa::splits::{SplitSettings, assign};
@@ -66,6 +66,36 @@ fn the_official_split_of_seed_20_is_that_of_the_published_code_in_order() {
             rows.iter().map(|row| images.rows[row.as_u64().expect("a row number") as usize].image_id).collect();
         let found: Vec<ImageId> =
             assignment.rows.iter().filter(|row| row.part == part).map(|row| row.image_id).collect();
+        assert_eq!(found, expected, "{part}");
+    }
+}
+
+#[test]
+fn the_official_split_of_the_ingested_dataset_is_that_of_the_published_code_less_the_rejects() {
+    let Some(path) = shared("parity/split/random_seed20_70_10_20.json") else { return };
+    let (Some(table), Some(folder)) = (shared("datasets/agiqa-3k/data.csv"), shared("datasets/agiqa-3k/images")) else {
+        return;
+    };
+    let Some(rows_of_table) = agiqa_3k().map(|images| images.rows) else { return };
+    let dir = TestDir::new();
+    let (table, folder) = (table.display().to_string(), folder.display().to_string());
+    let args = ["ingest", "--adapter", "agiqa-3k", "--table", &table, "--images", &folder, "--store", "store"];
+    dir.agiqa(&args).exits(1).says("2972 images, 10 rejected (10 duplicate-image)");
+    let args = ["split", "--store", "store", "--dataset", "agiqa-3k", "--split", "official", "--seeds", "20"];
+    dir.agiqa(&args).exits(0);
+
+    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let ingested = images::read(&store, &name("agiqa-3k")).expect("images").rows;
+    let id_of: HashMap<&str, ImageId> = ingested.iter().map(|row| (row.name.as_str(), row.image_id)).collect();
+    let assigned = splits::read(&store, &name("agiqa-3k"), &name("official-20")).expect("a split");
+    assert_eq!(assigned.len(), 2972);
+    let published: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path).expect("a file")).expect("a JSON document");
+    for part in Part::ALL {
+        let rows = published[part.as_str()].as_array().expect("a list of row numbers");
+        let names = rows.iter().map(|row| &rows_of_table[row.as_u64().expect("a row number") as usize].name);
+        let expected: Vec<ImageId> = names.filter_map(|name| id_of.get(name.as_str()).copied()).collect();
+        let found: Vec<ImageId> = assigned.iter().filter(|row| row.part == part).map(|row| row.image_id).collect();
         assert_eq!(found, expected, "{part}");
     }
 }
@@ -149,6 +179,22 @@ fn a_part_that_would_be_empty_is_an_error_with_counts() {
         .says("needs more images");
     store_of(&dir, 1);
     dir.agiqa(&["split", "--store", "store", "--dataset", "d"]).exits(2).says("0 training, 0 validation, 1 test");
+}
+
+#[test]
+fn shares_that_make_no_split_are_refused_however_small_or_strange() {
+    let dir = TestDir::new();
+    store_of(&dir, 100);
+    let with = |share: &str| {
+        let share = format!("--train-share={share}");
+        dir.agiqa(&["split", "--store", "store", "--dataset", "d", &share]).exits(2)
+    };
+    // Written without an exponent, this one would be longer than a name may be.
+    with("1e-200")
+        .says("split `random-1e-200-0.1-0` leaves a part empty: 0 training, 10 validation, 90 test images of 100");
+    for share in ["0", "-1", "0.95", "1e300", "inf", "nan"] {
+        with(share).says("both must be above 0 and their sum below 1");
+    }
 }
 
 #[test]

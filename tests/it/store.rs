@@ -1,5 +1,6 @@
-//! The store under bad weather: kills, signals, a second writer, damaged parts, a full disk.
+//! The store under bad weather: kills, signals, a second writer, damaged and forbidden parts, a full disk.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,14 +8,17 @@ use std::time::{Duration, Instant};
 use agiqa::features::{FeatureSettings, feature_sets};
 use agiqa::identity::{Fingerprint, ImageId};
 use agiqa::store::part::{self, PartKind};
-use agiqa::store::{OpenMode, Store};
+use agiqa::store::{ObjectInfo, OpenMode, Store};
 use agiqa::tables::features::{FeatureRows, FeatureSet};
 
 use crate::features::{extract, features, has_network, n_rows, picture, pictures};
 use crate::testdir::TestDir;
 
-/// Settings under which a run lasts long enough to be disturbed and writes many parts.
+/// Settings under which a run lasts long enough to be disturbed and writes many parts, of [`PART_ROWS`] rows.
 const SLOW: &[&str] = &["--side", "140", "--batch-size", "1", "--part-rows", "2", "--threads", "1"];
+
+/// Rows of a part under [`SLOW`].
+const PART_ROWS: usize = 2;
 
 fn slow_extract() -> Vec<&'static str> {
     let base = ["extract", "--store", "store", "--images", "images", "--device", "cpu"];
@@ -47,6 +51,16 @@ fn wait_for_parts(dir: &TestDir, n: usize, child: &mut Child) -> bool {
         std::thread::sleep(Duration::from_millis(5));
     }
     true
+}
+
+/// How many images have features in every table of the store in `folder`, and how many in some of them only.
+fn done_in(folder: &Path) -> (usize, usize) {
+    let store = Store::open(&folder.display().to_string(), OpenMode::Existing).expect("the store is there");
+    let sets = FeatureSet::list(&store).expect("sets can be listed");
+    let done: Vec<HashSet<ImageId>> = sets.iter().map(|set| set.done(&store).expect("parts can be read")).collect();
+    let all: HashSet<ImageId> = done.iter().flatten().copied().collect();
+    let n_whole = all.iter().filter(|id| done.iter().all(|done| done.contains(id))).count();
+    (n_whole, all.len() - n_whole)
 }
 
 /// Row counts of the newest record of `command` in `runs/`.
@@ -87,10 +101,15 @@ fn killed_again_and_again_an_extraction_ends_with_the_tables_of_an_undisturbed_o
         // Everything readable at all times, and nothing twice: no finished row was computed again.
         if parts_in(&dir.path().join("store/features")).len() > 1 {
             assert!(features(&dir.path().join("store")).len() <= 14);
+            // A part is written to one table after the other: what a kill in between leaves is computed a second time.
+            let (_, n_repeated) = done_in(&dir.path().join("store"));
+            assert!(n_repeated <= PART_ROWS, "a kill costs {n_repeated} finished rows");
         }
     }
     assert!(n_kills > 0);
+    let (n_whole, _) = done_in(&dir.path().join("store"));
     dir.agiqa(&slow_extract()).exits(0).says("14 of 14 images have features");
+    assert_eq!(newest_rows(&dir)["n_cached"], n_whole as u64, "only what lacks features is computed");
     assert_eq!(features(&dir.path().join("store")), expected);
 }
 
@@ -195,6 +214,52 @@ fn a_part_cut_short_is_an_error_that_names_it_and_says_what_to_do() {
 }
 
 #[test]
+fn a_part_that_may_not_be_read_is_not_called_damaged() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TestDir::new();
+    pictures(&dir, 0..3);
+    let (store, sets) = store_with_features(&dir, 0..3);
+    let part = &part::list(&store, &sets[1].prefix()).expect("parts can be listed")[0];
+    let path = dir.path().join("store").join(&part.path);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).expect("it is the test's own file");
+    let args = extract(&[]);
+    let mut command = dir.command(&args);
+    if rustix::process::geteuid().is_root() {
+        // No permission binds root, but one in a user namespace of its own is nobody outside of it.
+        command = Command::new("unshare");
+        command.args(["--user", env!("CARGO_BIN_EXE_agiqa")]).args(&args).current_dir(dir.path());
+    }
+    let output = command.output();
+    let said = output.as_ref().map_or(String::new(), |output| String::from_utf8_lossy(&output.stderr).into_owned());
+    let Some(output) = output.ok().filter(|_| !said.contains("unshare")) else {
+        println!("skipped: root may read everything here, and may not give that up");
+        return;
+    };
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(&format!("cannot read `{}`", part.path)) && said.contains("Permission denied"), "{said}");
+    assert!(!said.contains("damaged") && !said.contains("delete"), "{said}");
+}
+
+#[test]
+fn a_part_replaced_by_another_process_is_read_anew_or_said_to_be_replaced() {
+    let dir = TestDir::new();
+    let (store, sets) = store_with_features(&dir, 0..3);
+    let kind = sets[1].kind.part_kind();
+    let listed = &part::list(&store, &sets[1].prefix()).expect("parts can be listed")[0];
+    let open = |object: &ObjectInfo| part::PartReader::open(&store, object, kind).expect("a part can be opened");
+    let batch = open(listed).read(None).expect("it can be read").next().expect("one batch").expect("it can be read");
+    part::write(&store, kind, &listed.path, &batch.slice(0, 1), Some(sets[1].fingerprint)).expect("it can be written");
+    // Of another size than when it was listed, with its footer elsewhere.
+    let reader = open(listed);
+    assert_eq!(reader.n_rows(), 1);
+    // What is replaced once its footer has been read is too late to start over.
+    std::fs::write(dir.path().join("store").join(&listed.path), "short").expect("it can be written");
+    let read = reader.read(None).and_then(|mut batches| batches.next().expect("there is a row"));
+    let error = read.expect_err("the row is gone").to_string();
+    assert!(error.contains("was replaced by another process while it was read: run the command again"), "{error}");
+}
+
+#[test]
 fn a_part_of_another_schema_version_or_table_is_refused() {
     let dir = TestDir::new();
     pictures(&dir, 0..3);
@@ -241,7 +306,7 @@ fn a_store_that_cannot_be_written_to_is_an_error_that_names_it() {
 pub(crate) struct Tmpfs(std::path::PathBuf);
 
 impl Tmpfs {
-    /// None, said plainly, where this process may not mount.
+    /// None, said plainly, where this process may not mount. With `AGIQA_REQUIRE_MOUNT=1` that fails the test.
     pub(crate) fn mount(folder: &Path, size: &str) -> Option<Self> {
         std::fs::create_dir_all(folder).expect("a folder can be made");
         let mut command = Command::new("mount");
@@ -249,6 +314,11 @@ impl Tmpfs {
         match command.stderr(Stdio::null()).status() {
             Ok(status) if status.success() => Some(Self(folder.to_owned())),
             _ => {
+                let variable = "AGIQA_REQUIRE_MOUNT";
+                assert!(
+                    std::env::var_os(variable).is_none(),
+                    "{variable} is set and this process may not mount a tmpfs"
+                );
                 println!("skipped: this process may not mount a tmpfs");
                 None
             }

@@ -72,13 +72,12 @@ impl Reader<'_> {
                 None => Ok(None),
             };
         };
-        let (names, is_choice) = match &node.value {
-            NodeValue::Text(text) => {
-                let (semantic, quality) = text.split_once('+').unwrap_or((text, text));
-                let quality = Some(OneOrSeveral::of_text(quality));
-                (FeatureNames { semantic: semantic.trim().to_owned(), quality }, true)
-            }
-            _ => (de::settings(self.sources, "features", &node, &[])?, false),
+        let (names, is_choice) = if let NodeValue::Text(text) = &node.value {
+            let (semantic, quality) = text.split_once('+').unwrap_or((text, text));
+            let quality = Some(OneOrSeveral::of_text(quality));
+            (FeatureNames { semantic: semantic.trim().to_owned(), quality }, true)
+        } else {
+            (de::settings(self.sources, "features", &node, &[])?, false)
         };
         let qualities = names.quality.as_ref().map_or(&[][..], OneOrSeveral::names);
         if names.quality.is_some() && qualities.is_empty() {

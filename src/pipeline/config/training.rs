@@ -38,12 +38,12 @@ impl Reader<'_> {
         has_splits: bool,
     ) -> Result<Vec<Variant>, ConfigError> {
         let Some(node) = self.document.remove("variant") else { return Ok(Vec::new()) };
-        let items = match node.value {
-            NodeValue::Array(items) if !items.is_empty() => items,
-            _ => return Err(self.wrong(node.origin, "`variant`: expected `[[variant]]` tables")),
+        let origin = node.origin;
+        let Some(items) = node.into_items() else {
+            return Err(self.wrong(origin, "`variant`: expected `[[variant]]` tables"));
         };
         let Some(base) = self.document.remove("train") else {
-            return Err(self.wrong(node.origin, "`[[variant]]` needs a `[train]` table, which it changes"));
+            return Err(self.wrong(origin, "`[[variant]]` needs a `[train]` table, which it changes"));
         };
         let mut variants: Vec<Variant> = Vec::new();
         for (idx, mut item) in items.into_iter().enumerate() {
@@ -77,6 +77,7 @@ impl Reader<'_> {
                     let path = format!("variant.{idx}.test");
                     let dataset = de::settings(self.sources, &path, &test, &[])?;
                     self.check_dataset(datasets, &path, &dataset, test.origin)?;
+                    self.check_scored(&path, &train, &dataset, test.origin)?;
                     dataset
                 }
                 None => train.dataset.clone(),

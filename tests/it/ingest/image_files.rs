@@ -1,5 +1,7 @@
 //! Image files: what is kept, what is rejected and as what, and the decoded pixels.
 
+use std::io::Write;
+
 use super::*;
 
 #[test]
@@ -63,10 +65,12 @@ fn unusual_but_valid_images_are_kept() {
     dir.write("img/palette.gif", encoded(&image.to_rgba8().into(), ImageFormat::Gif));
     dir.write("img/cmyk.jpg", cmyk_jpeg());
     dir.write("img/turned.jpg", with_exif_rotation(&encoded(&image, ImageFormat::Jpeg)));
-    let names = ["grey.png", "grey.jpg", "deep.png", "alpha.png", "palette.gif", "cmyk.jpg", "turned.jpg"];
+    dir.write("img/palette.png", palette_png());
+    let names =
+        ["grey.png", "grey.jpg", "deep.png", "alpha.png", "palette.gif", "cmyk.jpg", "turned.jpg", "palette.png"];
     let rows: String = names.iter().map(|name| format!("{name},1\n")).collect();
     dir.write("t.csv", format!("name,mos\n{rows}"));
-    ingest(&dir, "t.csv", &[]).exits(0).says("7 images");
+    ingest(&dir, "t.csv", &[]).exits(0).says("8 images");
     let turned = &written(&dir).0.rows[6];
     assert_eq!((turned.width_px, turned.height_px), (9, 7), "pixels count as they are stored");
 }
@@ -90,6 +94,99 @@ fn with_exif_rotation(jpeg: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(exif);
     bytes.extend_from_slice(&jpeg[2..]);
     bytes
+}
+
+/// A PNG of 3 × 2 pixels of 4 bits that point into a palette of three colours, the second of them half transparent.
+fn palette_png() -> Vec<u8> {
+    let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
+    let mut chunk = |kind: &[u8; 4], body: &[u8]| {
+        let named = [&kind[..], body].concat();
+        bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(&named);
+        bytes.extend_from_slice(&crc32(&named).to_be_bytes());
+    };
+    // Width, height, bits, colour type 3 (palette), deflate, filters, not interlaced.
+    chunk(b"IHDR", &[0, 0, 0, 3, 0, 0, 0, 2, 4, 3, 0, 0, 0]);
+    chunk(b"PLTE", &[250, 10, 20, 30, 240, 50, 60, 70, 230]);
+    chunk(b"tRNS", &[255, 128]);
+    let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    // Each line begins with its filter, which is none.
+    packed.write_all(&[0, 0x01, 0x20, 0, 0x21, 0x00]).expect("in memory");
+    chunk(b"IDAT", &packed.finish().expect("in memory"));
+    chunk(b"IEND", &[]);
+    bytes
+}
+
+/// What a valid image file's `bytes` decode to, three values a pixel.
+#[track_caller]
+fn pixels(bytes: &[u8]) -> Vec<u8> {
+    decode(bytes, &DecodeLimits::default()).expect("a valid file").1.pixels
+}
+
+#[test]
+fn sixteen_bits_and_floats_are_scaled_to_eight_bits_and_rounded() {
+    let levels = vec![0_u16, 128, 129, 256, 385, 386, 65_406, 65_407, 65_535];
+    let deep = image::ImageBuffer::from_raw(3, 1, levels).expect("three pixels");
+    let png = encoded(&DynamicImage::ImageRgb16(deep), ImageFormat::Png);
+    assert_eq!(png[24], 16, "the header's bits a channel");
+    // Divided by 257: 0.498 and 0.502, 1.498 and 1.502, 254.498 and 254.502 lie beside the halves.
+    assert_eq!(pixels(&png), [0, 0, 1, 1, 1, 2, 254, 255, 255]);
+    let real = image::ImageBuffer::from_raw(2, 1, vec![0.0_f32, 0.25, 0.5, 1.0, -1.0, 2.0]).expect("two pixels");
+    let tiff = encoded(&DynamicImage::ImageRgb32F(real), ImageFormat::Tiff);
+    assert_eq!(pixels(&tiff), [0, 64, 128, 255, 0, 255]);
+}
+
+#[test]
+fn grey_is_repeated_in_all_three_channels() {
+    let level = |x: u32, y: u32| (16 * y + x) as u8;
+    let grey = image::GrayImage::from_fn(16, 16, |x, y| image::Luma([level(x, y)]));
+    let expected: Vec<u8> = grey.as_raw().iter().flat_map(|value| [*value; 3]).collect();
+    let veiled = image::GrayAlphaImage::from_fn(16, 16, |x, y| image::LumaA([level(x, y), (17 * x) as u8]));
+    let deep = image::ImageBuffer::from_fn(16, 16, |x, y| image::Luma([257 * u16::from(level(x, y))]));
+    let grey = DynamicImage::ImageLuma8(grey);
+    for image in [&grey, &DynamicImage::ImageLumaA8(veiled), &DynamicImage::ImageLuma16(deep)] {
+        assert_eq!(pixels(&encoded(image, ImageFormat::Png)), expected, "{:?}", image.color());
+    }
+    let found = pixels(&encoded(&grey, ImageFormat::Jpeg));
+    assert!(found.chunks_exact(3).all(|pixel| pixel == [pixel[0]; 3]), "{found:?}");
+    assert!(found.iter().zip(&expected).all(|(found, expected)| found.abs_diff(*expected) <= 16), "{found:?}");
+}
+
+#[test]
+fn colours_of_a_palette_are_looked_up_and_its_transparency_is_dropped() {
+    let [first, second, third] = [[250_u8, 10, 20], [30, 240, 50], [60, 70, 230]];
+    assert_eq!(pixels(&palette_png()), [first, second, third, third, second, first].concat());
+}
+
+#[test]
+fn alpha_is_dropped_and_not_composited() {
+    // From wholly transparent on the left to nearly opaque on the right.
+    let pixel = |x: u32, y: u32| [(x * 20) as u8, (y * 30) as u8, 5, (x * 30) as u8];
+    let image = image::RgbaImage::from_fn(9, 7, |x, y| image::Rgba(pixel(x, y)));
+    let expected: Vec<u8> = image.pixels().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+    assert_eq!(pixels(&encoded(&image.into(), ImageFormat::Png)), expected);
+}
+
+#[test]
+fn of_an_animation_the_first_frame_counts() {
+    let frame =
+        |blue: u8| image::RgbaImage::from_fn(9, 7, |x, y| image::Rgba([(x * 20) as u8, (y * 30) as u8, blue, 255]));
+    let mut bytes = Vec::new();
+    let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
+    encoder.encode_frames([5, 200].map(|blue| image::Frame::new(frame(blue)))).expect("in memory");
+    drop(encoder);
+    let expected: Vec<u8> = frame(5).pixels().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+    assert_eq!(pixels(&bytes), expected);
+}
+
+#[test]
+fn an_exif_rotation_is_ignored() {
+    let rgb = RgbImage::from_fn(9, 7, |x, y| Rgb([(x * 20) as u8, (y * 30) as u8, 5]));
+    let stored = encoded(&rgb.into(), ImageFormat::Jpeg);
+    let turned = with_exif_rotation(&stored);
+    let (info, image) = decode(&turned, &DecodeLimits::default()).expect("a valid file");
+    assert_eq!((info.width_px, info.height_px, image.width_px, image.height_px), (9, 7, 9, 7));
+    assert_eq!(image.pixels, pixels(&stored));
 }
 
 #[test]

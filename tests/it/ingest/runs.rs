@@ -112,11 +112,11 @@ fn stderr_of(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Sends SIGTERM to `child`.
+/// Sends SIGINT to `child`, as Ctrl-C does.
 #[cfg(unix)]
-fn terminate(child: &std::process::Child) {
+fn interrupt(child: &std::process::Child) {
     let pid = rustix::process::Pid::from_child(child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a running child");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a running child");
 }
 
 #[cfg(unix)]
@@ -132,7 +132,7 @@ fn an_interrupted_ingest_exits_130_and_leaves_the_dataset_as_it_was() {
     let args = [&GENERIC[..], &["pipe.csv", "--force"]].concat();
     let child = dir.command(&args).stderr(std::process::Stdio::piped()).spawn().expect("agiqa can be started");
     let mut writer = std::fs::OpenOptions::new().write(true).open(&pipe).expect("agiqa opens the other end");
-    terminate(&child);
+    interrupt(&child);
     writer.write_all(b"name,mos\na.png,2\nb.jpg,2\n").expect("agiqa reads");
     drop(writer);
     let output = child.wait_with_output().expect("a child of this process");
