@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::Context;
 use super::exit::Exit;
 use super::weights::{State, megabytes, print_line};
-use crate::weights::{self, Effort};
+use crate::features::{Dtype, SettingsError};
+use crate::weights::{self, Effort, by_hand};
 
 /// Arguments of `agiqa doctor`.
 #[derive(clap::Args)]
@@ -51,24 +52,43 @@ struct Cpu {
     bf16: Bf16,
 }
 
-/// What computing in bf16 means on this CPU.
+/// What `--dtype bf16` means on this CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Bf16 {
-    /// A matrix unit (AMX): many times the rate of f32.
+    /// Products by a matrix unit (AMX).
     Matrix,
-    /// Vector instructions: about twice the rate of f32.
+    /// Products by vector instructions.
     Vector,
-    /// None: emulated, slower than f32.
-    Emulated,
+    /// Weights in bf16, products in f32, which the CPU is faster at.
+    F32Products,
+    /// No instructions for it: networks are not loaded so.
+    Refused,
 }
 
 impl Bf16 {
+    /// On a CPU with the instruction sets `features`, of which `check` says whether networks may compute in bf16 there, and
+    /// `products` what they then multiply in.
+    fn of(features: &[&str], check: &Result<(), SettingsError>, products: Dtype) -> Self {
+        match (check, products) {
+            (Err(_), _) => Self::Refused,
+            (Ok(()), Dtype::F32 | Dtype::F16) => Self::F32Products,
+            (Ok(()), Dtype::Bf16) if features.contains(&"amx_bf16") => Self::Matrix,
+            (Ok(()), Dtype::Bf16) => Self::Vector,
+        }
+    }
+
     fn words(self) -> &'static str {
         match self {
-            Self::Matrix => "yes, by AMX: `--dtype bf16` is many times as fast as f32",
-            Self::Vector => "yes, by vector instructions: `--dtype bf16` is 2 to 4 times as fast as f32",
-            Self::Emulated => "no: `--dtype bf16` works, and is slower than f32",
+            Self::Matrix => "yes, by AMX: `--dtype bf16` multiplies many times as fast as f32",
+            Self::Vector => {
+                "yes, by vector instructions: `--dtype bf16` multiplies in bf16, for most networks faster than f32"
+            }
+            Self::F32Products => {
+                "slower than f32 here: `--dtype bf16` keeps weights in bf16 and multiplies in f32, at the speed of f32 in \
+                 less memory"
+            }
+            Self::Refused => "no: `--dtype bf16` is refused, as it would be slower than f32",
         }
     }
 }
@@ -96,6 +116,10 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     if let Some(url) = args.store.as_deref().filter(|url| !url.starts_with("s3://")) {
         disks.push(disk("store", Path::new(url.strip_prefix("file://").unwrap_or(url))));
     }
+    let fetched = weights::manifest().iter().map(|checkpoint| State::of(checkpoint, Effort::StampServes));
+    let placed = by_hand::ALL
+        .into_iter()
+        .map(|checkpoint| State::of_placed(checkpoint, checkpoint.folder(), Effort::StampServes));
     let report = Report {
         r#type: "doctor",
         agiqa_version: env!("CARGO_PKG_VERSION"),
@@ -104,14 +128,14 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         cuda_devices: cuda_devices(),
         memory: memory(),
         disks,
-        weights: weights::manifest().iter().map(|checkpoint| State::of(checkpoint, Effort::StampServes)).collect(),
+        weights: fetched.chain(placed).collect(),
     };
     if context.console.is_json() {
         context.console.event(&report);
     } else {
         print(&report);
     }
-    // Absent weights are for `weights fetch`; a damaged or unreadable file is a finding.
+    // Absent weights are for `weights fetch`, or for their users to place; a damaged or unreadable file is a finding.
     let mut exit = Exit::Done;
     for state in report.weights.iter().filter(|state| !matches!(state.state, "present" | "absent")) {
         context.console.warn(state.message.as_deref().unwrap_or(state.state));
@@ -166,15 +190,22 @@ fn print(report: &Report) {
     for state in &report.weights {
         line("weights", state.line());
     }
-    if report.weights.iter().any(|state| state.state == "absent") {
-        line("", format!("`agiqa weights fetch` downloads what is absent ({})", megabytes(n_bytes_to_download())));
+    let absent = absent();
+    if !absent.is_empty() {
+        let names: Vec<&str> = absent.iter().map(|checkpoint| checkpoint.name.as_str()).collect();
+        let n_bytes = absent.iter().map(|checkpoint| checkpoint.source.n_bytes).sum();
+        line("", format!("`agiqa weights fetch` downloads {} ({})", names.join(", "), megabytes(n_bytes)));
+    }
+    for checkpoint in by_hand::ALL.iter().filter(|checkpoint| !checkpoint.folder().is_dir()) {
+        line("", format!("`agiqa weights verify {}` says where to get {}", checkpoint.name, checkpoint.about));
     }
 }
 
-fn n_bytes_to_download() -> u64 {
-    let absent =
+/// What is there to download.
+fn absent() -> Vec<&'static weights::Checkpoint> {
+    let is_absent =
         |checkpoint: &&weights::Checkpoint| !checkpoint.files[0].path_in(&weights::folder(), &checkpoint.name).exists();
-    weights::manifest().iter().filter(absent).map(|checkpoint| checkpoint.source.n_bytes).sum()
+    weights::manifest().iter().filter(is_absent).collect()
 }
 
 /// The library that this process has loaded, as the system's list of mapped files names it: a build may have been
@@ -226,11 +257,7 @@ fn cpu(n_threads: usize) -> Cpu {
         model: field("model name").map(str::to_owned),
         n_cpus: std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
         n_threads,
-        bf16: match () {
-            () if features.contains(&"amx_bf16") => Bf16::Matrix,
-            () if features.contains(&"avx512_bf16") || features.contains(&"bf16") => Bf16::Vector,
-            () => Bf16::Emulated,
-        },
+        bf16: Bf16::of(&features, &Dtype::Bf16.check_on(tch::Device::Cpu), Dtype::Bf16.products_on(tch::Device::Cpu)),
         features,
     }
 }
@@ -276,5 +303,23 @@ fn disk(what: &'static str, path: &Path) -> Disk {
         path: path.to_owned(),
         free_bytes: space.map(|space| space.f_bavail.saturating_mul(space.f_frsize)),
         writable: path.is_dir().then(|| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_is_promised_only_where_networks_multiply_in_it() {
+        let of = |features: &[&str], products| Bf16::of(features, &Ok(()), products);
+        assert_eq!(of(&["avx512_bf16", "amx_bf16"], Dtype::Bf16), Bf16::Matrix);
+        assert_eq!(of(&["avx512_bf16"], Dtype::Bf16), Bf16::Vector);
+        assert_eq!(of(&["avx512_bf16"], Dtype::F32), Bf16::F32Products);
+        assert_eq!(Bf16::of(&["avx2"], &Err(SettingsError::NoBf16), Dtype::F32), Bf16::Refused);
+        assert_eq!(serde_json::to_value(Bf16::F32Products).expect("a word"), "f32-products");
+        // Whatever this machine is, what is said is what a network would meet.
+        let here = cpu(1).bf16;
+        assert_eq!(here == Bf16::Refused, Dtype::Bf16.check_on(tch::Device::Cpu).is_err());
     }
 }

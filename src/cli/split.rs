@@ -7,8 +7,13 @@ use anyhow::Context as _;
 use super::Context;
 use super::exit::Exit;
 use crate::splits::{Fractions, SplitSettings, SplitStage};
+use crate::stage::{Stage, StageContext};
+use crate::store::run_log::RunLog;
 use crate::store::{OpenMode, Store};
 use crate::tables::PartitionName;
+
+/// Seed of the paper's own split; a pipeline that names none gets it as well.
+const OFFICIAL_SEED: u32 = 20;
 
 /// Arguments of `agiqa split`.
 #[derive(clap::Args)]
@@ -21,9 +26,9 @@ pub(super) struct Args {
     dataset: PartitionName,
     #[command(flatten)]
     split: SplitArgs,
-    /// Seeds, one split each: a number, a list `0,3,5`, or a range with both ends, `0..9`.
-    #[arg(long, default_value = "0")]
-    seeds: Seeds,
+    /// Seeds, one split each: a number, a list `0,3,5`, or a range with both ends, `0..9` [default: 0; official: 20].
+    #[arg(long)]
+    seeds: Option<Seeds>,
 }
 
 /// How to split; shared with `agiqa train`.
@@ -67,6 +72,14 @@ enum SplitKind {
 }
 
 impl SplitArgs {
+    /// The seed where none is given.
+    pub(super) fn default_seed(&self) -> u32 {
+        match self.kind {
+            SplitKind::Official => OFFICIAL_SEED,
+            SplitKind::Random | SplitKind::Published | SplitKind::ByPrompt | SplitKind::HeldOutGenerator => 0,
+        }
+    }
+
     /// The split of seed `seed`.
     pub(super) fn settings(&self, seed: u32) -> SplitSettings {
         let fractions = Fractions { train: self.train_share, validation: self.validation_share };
@@ -126,22 +139,91 @@ pub(super) fn stages(dataset: &PartitionName, split: &SplitArgs, seeds: &[u32]) 
     stages
 }
 
+/// Runs `stages` in turn; the first that is interrupted is the last.
+pub(super) fn execute_in_turn(stages: &[&dyn Stage], context: &StageContext, log: &mut RunLog) -> anyhow::Result<Exit> {
+    let mut exit = Exit::Done;
+    for &stage in stages {
+        if context.interrupt.is_raised() {
+            return Ok(Exit::Interrupted);
+        }
+        exit = exit.and(super::execute(stage, context, log)?);
+        // What comes next reads what this one was to write.
+        if exit == Exit::Interrupted {
+            return Ok(exit);
+        }
+    }
+    Ok(exit)
+}
+
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Args { store, dataset, split, seeds } = args;
+    let seeds = seeds.unwrap_or_else(|| Seeds(vec![split.default_seed()]));
     let store = Store::open(&store, OpenMode::Existing)?;
-    super::with_run_log("split", &store.clone(), |log| {
-        let stage_context = context.on(store);
-        let mut exit = Exit::Done;
-        for stage in stages(&dataset, &split, &seeds.0) {
-            exit = exit.and(super::execute(&stage, &stage_context, log)?);
-        }
-        Ok(exit)
-    })
+    let splits = stages(&dataset, &split, &seeds.0);
+    let splits: Vec<&dyn Stage> = splits.iter().map(|split| split as &dyn Stage).collect();
+    super::with_run_log("split", &store.clone(), |log| execute_in_turn(&splits, &context.on(store), log))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+    use crate::console::{Console, EventFormat, Verbosity};
+    use crate::interrupt::Interrupt;
+    use crate::stage::{Freshness, StageError, StageReport};
+
+    /// A stage that has always something to do, and ends as it is told to.
+    struct Ends {
+        interrupted: bool,
+        n_runs: Cell<u32>,
+    }
+
+    impl Ends {
+        fn new(interrupted: bool) -> Self {
+            Self { interrupted, n_runs: Cell::new(0) }
+        }
+    }
+
+    impl Stage for Ends {
+        fn name(&self) -> String {
+            "test".to_owned()
+        }
+
+        fn freshness(&self, _: &Store) -> Result<Freshness, StageError> {
+            Ok(Freshness::Stale { reason: "it is a test".to_owned() })
+        }
+
+        fn run(&self, _: &StageContext) -> Result<StageReport, StageError> {
+            self.n_runs.set(self.n_runs.get() + 1);
+            Ok(StageReport { interrupted: self.interrupted, ..StageReport::default() })
+        }
+    }
+
+    #[test]
+    fn nothing_is_begun_after_an_interrupted_stage() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&folder.path().display().to_string(), OpenMode::CreateIfMissing).expect("a store");
+        let console = Console::new(Verbosity::Quiet, EventFormat::Text);
+        let context = StageContext { store, console, interrupt: Interrupt::default(), n_threads: 1 };
+        let mut log = RunLog::start("test");
+        let stages = [Ends::new(false), Ends::new(true), Ends::new(false)];
+        let in_turn: Vec<&dyn Stage> = stages.iter().map(|stage| stage as &dyn Stage).collect();
+        let n_runs = || [0, 1, 2].map(|i: usize| stages[i].n_runs.get());
+        assert_eq!(execute_in_turn(&in_turn, &context, &mut log).expect("no stage fails"), Exit::Interrupted);
+        assert_eq!(n_runs(), [1, 1, 0]);
+        assert_eq!(execute_in_turn(&in_turn[2..], &context, &mut log).expect("no stage fails"), Exit::Done);
+        assert_eq!(n_runs(), [1, 1, 1]);
+        context.interrupt.raise();
+        assert_eq!(execute_in_turn(&in_turn, &context, &mut log).expect("no stage fails"), Exit::Interrupted);
+        assert_eq!(n_runs(), [1, 1, 1]);
+    }
+
+    #[test]
+    fn the_official_split_has_the_default_seed_of_a_pipeline() {
+        let in_a_pipeline: SplitSettings = toml::from_str("kind = \"official\"").expect("the seed has a default");
+        assert_eq!(in_a_pipeline, SplitSettings::Official { seed: OFFICIAL_SEED });
+    }
 
     #[test]
     fn seeds_are_numbers_lists_and_ranges_with_both_ends() {

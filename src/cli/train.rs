@@ -43,9 +43,10 @@ pub(super) struct Args {
     quality: Option<String>,
     #[command(flatten)]
     split: SplitArgs,
-    /// Seeds, one run each, of split and training: a number, a list `0,3,5`, or a range with both ends, `0..9`.
-    #[arg(long, default_value = "0")]
-    seeds: Seeds,
+    /// Seeds, one run each, of split and training: a number, a list `0,3,5`, or a range with both ends, `0..9`
+    /// [default: 0; official: 20].
+    #[arg(long)]
+    seeds: Option<Seeds>,
     /// Seed of the split where it is not the training's: then all runs share one split.
     #[arg(long, value_name = "SEED")]
     split_seed: Option<u32>,
@@ -234,6 +235,9 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         feature_set(&sets, &given, kind, store.url())
     };
     let semantic = set(semantic, FeatureKind::Semantic)?;
+    // A split that has its seed leaves the training's at 0.
+    let default_seed = if split_seed.is_some() { 0 } else { split.default_seed() };
+    let seeds = seeds.unwrap_or_else(|| Seeds(vec![default_seed]));
     let split_of = |seed: u32| split.settings(split_seed.unwrap_or(seed));
     let runs: Vec<RunSeed> =
         seeds.0.iter().map(|seed| RunSeed { split: split_of(*seed).name(), seed: *seed }).collect();
@@ -277,15 +281,10 @@ fn train(
     context: &Context,
 ) -> anyhow::Result<Exit> {
     super::with_run_log("train", &store.clone(), |log| {
-        let stage_context = context.on(store.clone());
-        let mut exit = Exit::Done;
-        if let Some(join) = join {
-            exit = super::execute(join, &stage_context, log)?;
-        }
-        for stage in &splits {
-            exit = exit.and(super::execute(stage, &stage_context, log)?);
-        }
-        exit = exit.and(super::execute(stage, &stage_context, log)?);
+        let mut stages: Vec<&dyn Stage> = join.into_iter().map(|join| join as &dyn Stage).collect();
+        stages.extend(splits.iter().map(|split| split as &dyn Stage));
+        stages.push(stage);
+        let exit = split::execute_in_turn(&stages, &context.on(store.clone()), log)?;
         if exit != Exit::Interrupted && !context.console.is_json() {
             for run in run_names()? {
                 // Whoever closed the pipe has read enough.

@@ -177,11 +177,13 @@ fn runs(store: &Store, judged: &Judged) -> Result<(Vec<MethodScores>, Vec<LeftOu
 /// A run on the paper's features is the paper's method; any other is none of its.
 fn paper_name(store: &Store, run: &PartitionName) -> Result<String, CompareError> {
     let Ok(record) = RunRecord::read(store, run) else { return Ok(run.to_string()) };
-    // An ablation is none of the paper's Table 1.
+    Ok(if is_of_the_paper(&record) { paper::METHOD.to_owned() } else { run.to_string() })
+}
+
+/// Whether a run is the paper's method whole: an ablation, or other features, has no row in its Table 1.
+fn is_of_the_paper(record: &RunRecord) -> bool {
     let is_whole = record.settings.get("inputs").is_none() && record.settings["gate"] != "concat";
-    let extractors = (record.semantic.extractor.as_str(), record.quality.extractor.as_str());
-    let is_paper = is_whole && extractors == ("mplug-owl2", "maniqa");
-    Ok(if is_paper { paper::METHOD.to_owned() } else { run.to_string() })
+    is_whole && paper::is_semantic_set(&record.semantic) && paper::is_quality_set(&record.quality)
 }
 
 /// The paper's figures of `method` on `dataset`.
@@ -218,4 +220,77 @@ pub(super) fn hash(store: &Store, judged: &Judged, builder: &mut FingerprintBuil
 fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::identity::Fingerprint;
+    use crate::models::maniqa::ManiqaConfig;
+    use crate::models::mplug_owl2::Prompt;
+    use crate::tables::features::FeatureKind;
+    use crate::tables::models::PartCounts;
+
+    /// A run on features of `extractors`, the semantic ones described by `prompts`.
+    fn record(extractors: [&str; 2], prompts: serde_json::Value, settings: serde_json::Value) -> RunRecord {
+        let name = |text: &str| PartitionName::new(text).expect("a valid name");
+        let fingerprint = Fingerprint::builder("test").finish();
+        let set = |extractor, kind, settings| FeatureSet {
+            extractor: name(extractor),
+            fingerprint,
+            kind,
+            columns: Vec::new(),
+            settings,
+        };
+        RunRecord {
+            run: name("run"),
+            group: name("group"),
+            dataset: name("agiqa-3k"),
+            split: name("random-0"),
+            fold: 0,
+            seed: 0,
+            fingerprint,
+            semantic: set(extractors[0], FeatureKind::Semantic, json!({ "prompts": prompts })),
+            quality: set(extractors[1], FeatureKind::Quality, json!({ "config": ManiqaConfig::vit_b8() })),
+            settings,
+            parts: [PartCounts::default(); 3],
+            chosen_by: "last".to_owned(),
+            best_epoch: 1,
+            epochs: Vec::new(),
+            ridge: None,
+            agiqa_version: String::new(),
+        }
+    }
+
+    fn described(prompts: &[Prompt]) -> serde_json::Value {
+        prompts.iter().map(|prompt| json!({ "column": prompt.column, "text": prompt.text(), "n_tokens": 9 })).collect()
+    }
+
+    #[test]
+    fn only_the_papers_extractors_under_its_own_prompts_are_its_method() {
+        let extractors = ["mplug-owl2", "maniqa"];
+        let is_paper = |prompts: &[Prompt]| is_of_the_paper(&record(extractors, described(prompts), json!({})));
+        let own = |column: &str| Prompt { column: column.to_owned(), question: "Is it sharp?".to_owned() };
+        let [f_a, f_b]: [Prompt; 2] = Prompt::of_the_paper().try_into().expect("the paper has two prompts");
+        assert!(is_paper(&[f_a.clone(), f_b.clone()]));
+        assert!(is_paper(&[f_b.clone(), own("sharp"), f_a.clone()]), "the head reads f_a and f_b alone");
+        assert!(!is_paper(&[f_a.clone(), own("f_b")]));
+        assert!(!is_paper(&[own("f_a"), own("f_b")]));
+        let swapped =
+            [Prompt { column: "f_b".to_owned(), ..f_a.clone() }, Prompt { column: "f_a".to_owned(), ..f_b.clone() }];
+        assert!(!is_paper(&swapped));
+        assert!(!is_of_the_paper(&record(extractors, serde_json::Value::Null, json!({}))), "what it asks is not known");
+
+        let paper = || described(&[f_a.clone(), f_b.clone()]);
+        assert!(!is_of_the_paper(&record(["mplug-owl2", "nss"], paper(), json!({}))));
+        assert!(!is_of_the_paper(&record(["dinov2-s14", "maniqa"], paper(), json!({}))));
+        assert!(is_of_the_paper(&record(extractors, paper(), json!({ "gate": "sigmoid" }))));
+        assert!(!is_of_the_paper(&record(extractors, paper(), json!({ "gate": "concat" }))));
+        assert!(!is_of_the_paper(&record(extractors, paper(), json!({ "inputs": ["f_1"] }))));
+        let mut smaller = record(extractors, paper(), json!({}));
+        smaller.quality.settings = json!({ "config": ManiqaConfig::dinov2_s14(392) });
+        assert!(!is_of_the_paper(&smaller));
+    }
 }

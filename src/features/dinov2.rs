@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use super::extractor::{guarded, values};
+use super::extractor::{Precision, guarded, values};
 use super::pixels::normalise;
 use super::pooling::{Pool, Statistic, pool};
 use super::{
-    BatchFeatures, DeviceChoice, Dtype, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets,
-    FeatureSettings, Preprocessor, SetFeatures, SettingsError, Unusable,
+    BatchFeatures, DeviceChoice, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings,
+    Preprocessor, SetFeatures, SettingsError, Unusable,
 };
 use crate::identity::Fingerprint;
 use crate::images::{self, DECODER_VERSION, ResizeFilter, RgbImage8};
@@ -65,7 +65,7 @@ const F_1: &[Pool] = &[Pool::of(Tap::Hidden(3), Statistic::LogStd), Pool::of(Tap
 #[derive(Clone, Debug)]
 pub struct Dinov2Settings {
     side_px: u32,
-    dtype: Dtype,
+    precision: Precision,
     device: DeviceChoice,
     batch_size: Option<usize>,
     weights_blake3: String,
@@ -80,7 +80,8 @@ struct Description<'a> {
     decoder_version: u32,
     resize: &'a str,
     side_px: u32,
-    dtype: Dtype,
+    #[serde(flatten)]
+    precision: Precision,
     columns: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -90,16 +91,8 @@ impl Dinov2Settings {
     /// # Errors
     /// A side that is no multiple of the patch or out of range, weights that the manifest does not know.
     pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
-        if let Some(folder) = &settings.weights {
-            let problem = format!("`{NAME}` takes its weights from the manifest (`agiqa weights list`); leave it out");
-            return Err(SettingsError::Value { key: "weights", found: folder.display().to_string(), problem }.into());
-        }
-        if let Some(prompts) = &settings.prompts {
-            let problem = format!("`{NAME}` reads images only; leave it out");
-            return Err(
-                SettingsError::Value { key: "prompts", found: format!("{} prompts", prompts.len()), problem }.into()
-            );
-        }
+        settings.without_weights("takes its weights from the manifest (`agiqa weights list`)")?;
+        settings.without_prompts()?;
         let side_px = settings.side.unwrap_or(SIDE_PX);
         if !side_px.is_multiple_of(PATCH_PX) || !(2 * PATCH_PX..=MAX_SIDE_PX).contains(&side_px) {
             let below = (side_px / PATCH_PX * PATCH_PX).clamp(2 * PATCH_PX, MAX_SIDE_PX);
@@ -112,7 +105,7 @@ impl Dinov2Settings {
         }
         Ok(Self {
             side_px,
-            dtype: settings.dtype.unwrap_or_default(),
+            precision: Precision::of(settings.dtype.unwrap_or_default(), settings.device),
             device: settings.device,
             batch_size: settings.batch_size.map(std::num::NonZeroUsize::get),
             weights_blake3: weights::content_hash(NAME.as_str())?,
@@ -128,7 +121,7 @@ impl Dinov2Settings {
             decoder_version: DECODER_VERSION,
             resize: "bicubic",
             side_px: self.side_px,
-            dtype: self.dtype,
+            precision: self.precision,
             columns: columns.iter().map(|(name, list)| ((*name).to_owned(), pools(list))).collect(),
         };
         let settings = serde_json::to_value(description).expect("a description is plain data");
@@ -160,9 +153,10 @@ impl ExtractorKind for Dinov2Settings {
 
     fn load(&self) -> Result<Box<dyn Extractor>, ExtractError> {
         let device = self.device.device()?;
-        self.dtype.check_on(device)?;
+        let dtype = self.precision.dtype;
+        dtype.check_on(device)?;
         let path = weights::locate(NAME.as_str())?;
-        let network = dinov2::load(&path, device, self.dtype.kind())
+        let network = dinov2::load(&path, device, dtype.kind())
             .map_err(|source| ExtractError::Load { extractor: NAME, source: source.into() })?;
         Ok(Box::new(Dinov2Extractor {
             network,
@@ -247,5 +241,30 @@ impl Extractor for Dinov2Extractor {
 
     fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError> {
         guarded(NAME, n_images, || self.features(inputs, n_images))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Dtype;
+    use super::*;
+
+    #[test]
+    fn products_in_another_type_than_the_weights_are_other_features() {
+        let sets = |products| {
+            let precision = Precision { dtype: Dtype::Bf16, products };
+            let (device, weights_blake3) = (DeviceChoice::Cpu, "of some weights".to_owned());
+            let settings = Dinov2Settings { side_px: SIDE_PX, precision, device, batch_size: None, weights_blake3 };
+            settings.feature_sets()
+        };
+        let (native, widened) = (sets(None), sets(Some(Dtype::F32)));
+        for (native, widened) in native.iter().zip(widened.iter()) {
+            assert_ne!(native.fingerprint, widened.fingerprint);
+            assert_eq!((&native.settings["dtype"], native.settings.get("products")), (&"bf16".into(), None));
+            assert_eq!(widened.settings["products"], "f32");
+            // Where it was before there was such a key: what is described as ever has its fingerprint as ever.
+            let keys: Vec<&String> = native.settings.as_object().expect("an object").keys().collect();
+            assert_eq!(keys[5..], ["side_px", "dtype", "columns"]);
+        }
     }
 }

@@ -3,13 +3,14 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use serde::Serialize;
 use tch::{Device, Tensor};
 
 use super::dinov2::Dinov2Settings;
 use super::maniqa::ManiqaSettings;
 use super::mplug_owl2::MplugOwl2Settings;
 use super::nss::NssSettings;
-use super::{ExtractorName, FeatureSettings, SettingsError};
+use super::{DeviceChoice, Dtype, ExtractorName, FeatureSettings, SettingsError};
 use crate::images::RgbImage8;
 use crate::tables::features::{FeatureKind, FeatureSet};
 use crate::weights::WeightsError;
@@ -224,6 +225,35 @@ pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, Ext
     })
 }
 
+/// What a network computes in, as it stands in `extractor.json`: machines that share a store may multiply the same weights
+/// in different types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Precision {
+    /// Type of the weights, as it was asked for.
+    pub(super) dtype: Dtype,
+    /// Type of the products with them, where it is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) products: Option<Dtype>,
+}
+
+impl Precision {
+    /// That of weights of `dtype` on `device`.
+    pub(super) fn of(dtype: Dtype, device: DeviceChoice) -> Self {
+        let other = |device| Some(dtype.products_on(device)).filter(|products| *products != dtype);
+        // It takes a while to find out whether there is a GPU, and matters only where the CPU's products are others.
+        let products = other(Device::Cpu).and_then(|_| other(device.wanted()));
+        Self { dtype, products }
+    }
+}
+
+/// Loads the network of `kind`, whose extractor is called `name`.
+///
+/// # Errors
+/// As [`ExtractorKind::load`]; a panic, which is how most of tch says that memory ran short, is one of them.
+pub(super) fn load(kind: &dyn ExtractorKind, name: ExtractorName) -> Result<Box<dyn Extractor>, ExtractError> {
+    catching(|| kind.load()).map_err(|source| ExtractError::Load { extractor: name, source: Box::new(source) })?
+}
+
 /// Runs a network on a batch of `n_images`.
 ///
 /// # Errors
@@ -256,4 +286,51 @@ pub(super) fn values(xs: &Tensor) -> Vec<f32> {
     let mut values = vec![0.0; xs.numel()];
     xs.to_device(Device::Cpu).contiguous().copy_data(&mut values, xs.numel());
     values
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn products_are_described_only_where_they_are_in_another_type_than_the_weights() {
+        let described =
+            |products| serde_json::to_value(Precision { dtype: Dtype::Bf16, products }).expect("plain data");
+        assert_eq!(described(None), serde_json::json!({ "dtype": "bf16" }));
+        assert_eq!(described(Some(Dtype::F32)), serde_json::json!({ "dtype": "bf16", "products": "f32" }));
+    }
+
+    #[test]
+    fn products_are_those_of_the_device_that_was_asked_for() {
+        for device in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(0)] {
+            assert_eq!(Precision::of(Dtype::F32, device), Precision { dtype: Dtype::F32, products: None });
+        }
+        assert_eq!(Precision::of(Dtype::Bf16, DeviceChoice::Cuda(7)).products, None);
+        let on_cpu = Dtype::Bf16.products_on(Device::Cpu);
+        assert_eq!(Precision::of(Dtype::Bf16, DeviceChoice::Cpu).products.unwrap_or(Dtype::Bf16), on_cpu);
+    }
+
+    /// Weights that there is no room for, as tch says it.
+    struct TooLarge;
+
+    impl ExtractorKind for TooLarge {
+        fn feature_sets(&self) -> FeatureSets {
+            FeatureSets { semantic: None, quality: None }
+        }
+
+        fn load(&self) -> Result<Box<dyn Extractor>, ExtractError> {
+            panic!("CUDA out of memory. Tried to allocate 15.30 GiB")
+        }
+    }
+
+    #[test]
+    fn weights_that_there_is_no_room_for_are_an_error_with_torchs_words_in_its_chain() {
+        let error = load(&TooLarge, ExtractorName::MplugOwl2).err().expect("it panics");
+        assert_eq!(error.to_string(), "cannot load extractor `mplug-owl2`");
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<tch::TchError>()).expect("torch's error");
+        assert!(cause.to_string().contains("out of memory"), "{cause}");
+        assert_eq!(crate::cli::exit::code_of_error(&error.into()), crate::cli::exit::EXIT_RETRY);
+    }
 }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use serde::Serialize;
 use tch::{Device, Tensor};
 
-use super::extractor::{guarded, values};
+use super::extractor::{Precision, guarded, values};
 use super::pixels::normalise;
 use super::{
-    BatchFeatures, DeviceChoice, Dtype, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets,
-    FeatureSettings, Preprocessor, SetFeatures, SettingsError, Unusable,
+    BatchFeatures, DeviceChoice, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings,
+    Preprocessor, SetFeatures, SettingsError, Unusable,
 };
 use crate::identity::Fingerprint;
 use crate::images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
@@ -37,7 +37,7 @@ const GPU_BATCH_SIZE: usize = 16;
 pub struct ManiqaSettings {
     folder: PathBuf,
     config: ManiqaConfig,
-    dtype: Dtype,
+    precision: Precision,
     device: DeviceChoice,
     batch_size: Option<usize>,
     weights_blake3: String,
@@ -51,7 +51,8 @@ struct Description<'a> {
     weights_blake3: &'a str,
     decoder_version: u32,
     resize: &'a str,
-    dtype: Dtype,
+    #[serde(flatten)]
+    precision: Precision,
     config: &'a ManiqaConfig,
 }
 
@@ -59,8 +60,9 @@ impl ManiqaSettings {
     /// Checks `settings`: reads the folder's `config.json` and hashes the tensors that the network reads.
     ///
     /// # Errors
-    /// No folder, one without either, or a checkpoint that is not of that geometry.
+    /// No folder, one without either, or a checkpoint that is not of that geometry; prompts.
     pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
+        settings.without_prompts()?;
         let Some(folder) = settings.weights.clone() else {
             let problem = format!("`{NAME}` needs the folder of its weights and their `config.json`");
             return Err(SettingsError::Value { key: "weights", found: "none".to_owned(), problem }.into());
@@ -75,7 +77,7 @@ impl ManiqaSettings {
         Ok(Self {
             folder,
             config,
-            dtype: settings.dtype.unwrap_or_default(),
+            precision: Precision::of(settings.dtype.unwrap_or_default(), settings.device),
             device: settings.device,
             batch_size: settings.batch_size.map(std::num::NonZeroUsize::get),
             weights_blake3,
@@ -95,7 +97,7 @@ impl ExtractorKind for ManiqaSettings {
             weights_blake3: &self.weights_blake3,
             decoder_version: DECODER_VERSION,
             resize: "opencv bicubic, fixed point",
-            dtype: self.dtype,
+            precision: self.precision,
             config: &self.config,
         };
         let settings = serde_json::to_value(description).expect("a description is plain data");
@@ -109,10 +111,11 @@ impl ExtractorKind for ManiqaSettings {
 
     fn load(&self) -> Result<Box<dyn Extractor>, ExtractError> {
         let device = self.device.device()?;
-        self.dtype.check_on(device)?;
+        let dtype = self.precision.dtype;
+        dtype.check_on(device)?;
         let checkpoint = weights::open(&self.folder).map_err(load_error)?;
         let tensors = weights::read(&checkpoint, &self.config.parameters()).map_err(load_error)?;
-        let network = Maniqa::new(&self.config, &tensors, device, self.dtype.kind()).map_err(load_error)?;
+        let network = Maniqa::new(&self.config, &tensors, device, dtype.kind()).map_err(load_error)?;
         Ok(Box::new(ManiqaExtractor {
             unused: checkpoint.unused().into_iter().map(str::to_owned).collect(),
             network,
@@ -240,5 +243,32 @@ impl Extractor for ManiqaExtractor {
 
     fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError> {
         guarded(NAME, n_images, || self.features(inputs, n_images))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Dtype;
+    use super::*;
+
+    #[test]
+    fn products_in_another_type_than_the_weights_are_other_features() {
+        let set = |products| {
+            let settings = ManiqaSettings {
+                folder: PathBuf::new(),
+                config: ManiqaConfig::vit_b8(),
+                precision: Precision { dtype: Dtype::Bf16, products },
+                device: DeviceChoice::Cpu,
+                batch_size: None,
+                weights_blake3: "of some weights".to_owned(),
+            };
+            settings.feature_sets().quality.expect("it fills `quality`")
+        };
+        let (native, widened) = (set(None), set(Some(Dtype::F32)));
+        assert_ne!(native.fingerprint, widened.fingerprint);
+        assert_eq!((&native.settings["dtype"], native.settings.get("products")), (&"bf16".into(), None));
+        assert_eq!(widened.settings["products"], "f32");
+        let keys: Vec<&String> = native.settings.as_object().expect("an object").keys().collect();
+        assert_eq!(keys[4..], ["resize", "dtype", "config"]);
     }
 }

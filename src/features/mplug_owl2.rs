@@ -2,16 +2,17 @@
 //!
 //! The weights are the user's: a folder with the released checkpoint, or another of its layout.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
 use tch::{Device, Tensor};
 
-use super::extractor::{guarded, values};
+use super::extractor::{Precision, guarded, values};
 use super::{
-    BatchFeatures, DeviceChoice, Dtype, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets,
-    FeatureSettings, Preprocessor, SetFeatures, SettingsError, Unusable,
+    BatchFeatures, DeviceChoice, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings,
+    Preprocessor, SetFeatures, SettingsError, Unusable,
 };
 use crate::identity::Fingerprint;
 use crate::images::{DECODER_VERSION, RgbImage8};
@@ -35,6 +36,9 @@ const MAX_PROMPTS: usize = 64;
 /// Longest text of a prompt in tokens, before the image.
 const MAX_PROMPT_TOKENS: usize = 2048;
 
+/// Columns that the table has anyway, two of them in the names of its folders, which query engines read as columns too.
+const RESERVED_COLUMNS: [&str; 4] = ["image_id", "n_tokens", "extractor", "fingerprint"];
+
 /// Checked settings of the extractor.
 #[derive(Clone, Debug)]
 pub struct MplugOwl2Settings {
@@ -42,7 +46,7 @@ pub struct MplugOwl2Settings {
     frontend: Frontend,
     prompts: Vec<Prompt>,
     ids: Vec<PromptIds>,
-    dtype: Dtype,
+    precision: Precision,
     device: DeviceChoice,
     batch_size: usize,
     weights_blake3: String,
@@ -53,12 +57,13 @@ pub struct MplugOwl2Settings {
 struct Description<'a> {
     extractor: ExtractorName,
     code_version: u32,
-    /// Of the tensor files, configuration, tokenizer and preprocessor.
+    /// Of the tensor files and their index, configuration, tokenizer and preprocessor.
     weights_blake3: &'a str,
     decoder_version: u32,
     resize: &'a str,
     side_px: u32,
-    dtype: Dtype,
+    #[serde(flatten)]
+    precision: Precision,
     pooling: &'a str,
     prompts: Vec<DescribedPrompt<'a>>,
 }
@@ -102,7 +107,7 @@ impl MplugOwl2Settings {
             frontend,
             prompts,
             ids,
-            dtype: settings.dtype.unwrap_or_default(),
+            precision: Precision::of(settings.dtype.unwrap_or_default(), settings.device),
             device: settings.device,
             batch_size: settings.batch_size.map_or(BATCH_SIZE, std::num::NonZeroUsize::get),
             weights_blake3,
@@ -125,7 +130,7 @@ fn checked(prompts: Vec<Prompt>) -> Result<Vec<Prompt>, SettingsError> {
         let column = &prompt.column;
         let is_name = column.starts_with(|c: char| c.is_ascii_lowercase())
             && column.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-        if !is_name || ["image_id", "n_tokens"].contains(&column.as_str()) {
+        if !is_name || RESERVED_COLUMNS.contains(&column.as_str()) {
             let problem = "expected a column name of small letters, digits and `_`, and none that the table has anyway";
             return wrong(column, problem.to_owned());
         }
@@ -143,6 +148,10 @@ fn checked(prompts: Vec<Prompt>) -> Result<Vec<Prompt>, SettingsError> {
 fn content_hash(folder: &std::path::Path) -> Result<String, ExtractError> {
     let checkpoint = Checkpoint::open(folder).map_err(load_error)?;
     let mut files: Vec<PathBuf> = checkpoint.files().map(PathBuf::from).collect();
+    // Of shards, the index says which of them a tensor comes from.
+    if files.iter().all(|file| file != checkpoint.path()) {
+        files.push(checkpoint.path().to_owned());
+    }
     let tokenizer = ["tokenizer.model", "tokenizer.json"].iter().find(|name| folder.join(name).exists());
     files.extend(["config.json", "preprocessor_config.json"].iter().chain(tokenizer).map(|name| folder.join(name)));
     let mut hasher = blake3::Hasher::new();
@@ -169,7 +178,7 @@ impl ExtractorKind for MplugOwl2Settings {
             decoder_version: DECODER_VERSION,
             resize: "padded to a square, Pillow bicubic",
             side_px: self.frontend.preprocessing.side_px,
-            dtype: self.dtype,
+            precision: self.precision,
             pooling: "mean over all positions of the last hidden states",
             prompts,
         };
@@ -184,20 +193,20 @@ impl ExtractorKind for MplugOwl2Settings {
 
     fn load(&self) -> Result<Box<dyn Extractor>, ExtractError> {
         let device = self.device.device()?;
-        self.dtype.check_on(device)?;
+        let dtype = self.precision.dtype;
+        dtype.check_on(device)?;
         let checkpoint = Checkpoint::open(&self.folder).map_err(load_error)?;
-        let network = MplugOwl2::new(&checkpoint, &self.frontend.config, &self.ids, device, self.dtype.kind());
+        let network = MplugOwl2::new(&checkpoint, &self.frontend.config, &self.ids, device, dtype.kind());
         let n_tokens: i64 = self.ids.iter().map(|ids| self.n_tokens(ids)).sum();
         Ok(Box::new(MplugOwl2Extractor {
             network: network.map_err(load_error)?,
             unused: checkpoint.unused().into_iter().map(str::to_owned).collect(),
             device,
             batch_size: self.batch_size,
-            n_at_once: self.batch_size,
+            at_once: AtOnce::new(self.batch_size),
             n_columns: self.prompts.len(),
             n_tokens: u32::try_from(n_tokens).unwrap_or(u32::MAX),
             preprocessor: Arc::new(Squares { preprocessing: self.frontend.preprocessing.clone() }),
-            warnings: Vec::new(),
         }))
     }
 }
@@ -225,34 +234,74 @@ struct MplugOwl2Extractor {
     unused: Vec<String>,
     device: Device,
     batch_size: usize,
-    /// Images that the network gets at once: the batch's, until memory runs short.
-    n_at_once: usize,
+    at_once: AtOnce,
     n_columns: usize,
     /// Positions of all prompts together.
     n_tokens: u32,
     preprocessor: Arc<Squares>,
+}
+
+/// How many images the network gets at once: the batch's, until memory runs short.
+#[derive(Debug)]
+struct AtOnce {
+    n_images: usize,
     warnings: Vec<String>,
 }
 
-impl MplugOwl2Extractor {
-    /// Per column the embeddings of a batch. Panics where torch does, as tch's methods do.
-    fn embeddings(&self, inputs: &[f32], n_images: usize) -> Vec<Vec<f32>> {
-        let n_values = self.preprocessor.n_values();
-        let side = i64::from(self.preprocessor.preprocessing.side_px);
-        let mut columns = vec![Vec::new(); self.n_columns];
-        // All calls are of one size, the last one padded, so that an image's numbers never depend on its neighbours.
-        for start in (0..n_images).step_by(self.n_at_once) {
-            let n_real = self.n_at_once.min(n_images - start);
-            let end = (start + self.n_at_once).min(self.batch_size);
-            let mut chunk = inputs[start * n_values..end * n_values].to_vec();
-            chunk.resize(self.n_at_once * n_values, 0.0);
-            let pixels = Tensor::from_slice(&chunk).view([self.n_at_once as i64, 3, side, side]);
-            for (column, embedded) in columns.iter_mut().zip(self.network.embed_first(&pixels, n_real as i64)) {
-                column.extend(values(&embedded));
+impl AtOnce {
+    fn new(n_images: usize) -> Self {
+        Self { n_images, warnings: Vec::new() }
+    }
+
+    /// Calls `embed` with the images `0..n_images`, some at a time and in order, and with the number that its call is to
+    /// be padded to. Where memory runs short, all of them go through again, half as many at a time, and so do later
+    /// batches from their start.
+    ///
+    /// # Errors
+    /// Whatever `embed` fails with, but for too little memory for more than one image.
+    fn halving<T>(
+        &mut self,
+        n_images: usize,
+        mut embed: impl FnMut(Range<usize>, usize) -> Result<T, ExtractError>,
+    ) -> Result<Vec<T>, ExtractError> {
+        loop {
+            let size = self.n_images;
+            let chunks = (0..n_images).step_by(size).map(|start| start..(start + size).min(n_images));
+            match chunks.map(|images| embed(images, size)).collect::<Result<Vec<T>, ExtractError>>() {
+                Err(ExtractError::Forward { source, .. })
+                    if size > 1 && source.to_string().contains("out of memory") =>
+                {
+                    self.n_images = size.div_ceil(2);
+                    self.warnings.push(format!(
+                        "the device is out of memory: going on with {n} images at once; `--batch-size {n}` does so from \
+                         the start",
+                        n = self.n_images
+                    ));
+                }
+                ended => return ended,
             }
         }
-        columns
     }
+}
+
+/// Per column the embeddings of `images` of a batch, whose inputs are `inputs`. Panics where torch does, as tch's
+/// methods do.
+///
+/// All calls are of one `size`, the last one padded, so that an image's numbers never depend on its neighbours.
+fn embeddings(
+    network: &MplugOwl2,
+    preprocessor: &Squares,
+    inputs: &[f32],
+    images: Range<usize>,
+    size: usize,
+) -> Vec<Vec<f32>> {
+    let n_values = preprocessor.n_values();
+    let side = i64::from(preprocessor.preprocessing.side_px);
+    let mut chunk = inputs[images.start * n_values..images.end * n_values].to_vec();
+    chunk.resize(size * n_values, 0.0);
+    let pixels = Tensor::from_slice(&chunk).view([size as i64, 3, side, side]);
+    let embedded = network.embed_first(&pixels, images.len() as i64);
+    embedded.iter().map(values).collect()
 }
 
 impl Extractor for MplugOwl2Extractor {
@@ -279,28 +328,89 @@ impl Extractor for MplugOwl2Extractor {
     }
 
     fn take_warnings(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.warnings)
+        std::mem::take(&mut self.at_once.warnings)
     }
 
     fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError> {
-        loop {
-            match guarded(NAME, n_images, || self.embeddings(inputs, n_images)) {
-                Ok(vectors) => {
-                    let n_tokens = self.n_tokens;
-                    return Ok(BatchFeatures { sets: vec![SetFeatures { vectors, n_tokens }] });
-                }
-                Err(ExtractError::Forward { source, .. })
-                    if self.n_at_once > 1 && source.to_string().contains("out of memory") =>
-                {
-                    self.n_at_once = self.n_at_once.div_ceil(2);
-                    self.warnings.push(format!(
-                        "the device is out of memory: going on with {} images at once; `--batch-size {}` does so from the \
-                         start",
-                        self.n_at_once, self.n_at_once
-                    ));
-                }
-                Err(error) => return Err(error),
+        let Self { network, preprocessor, at_once, .. } = self;
+        let chunks = at_once.halving(n_images, |images, size| {
+            guarded(NAME, n_images, || embeddings(network, preprocessor, inputs, images, size))
+        })?;
+        let mut vectors = vec![Vec::new(); self.n_columns];
+        for chunk in chunks {
+            for (column, embedded) in vectors.iter_mut().zip(chunk) {
+                column.extend(embedded);
             }
         }
+        Ok(BatchFeatures { sets: vec![SetFeatures { vectors, n_tokens: self.n_tokens }] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(message: &str) -> ExtractError {
+        ExtractError::Forward { extractor: NAME, n_images: 7, source: tch::TchError::Torch(message.to_owned()) }
+    }
+
+    /// An `embed` that has room for `room` images: the images are its values, and `sizes` its calls.
+    fn with_room(
+        room: usize,
+        sizes: &mut Vec<usize>,
+    ) -> impl FnMut(Range<usize>, usize) -> Result<Range<usize>, ExtractError> {
+        move |images, size| {
+            sizes.push(size);
+            match size <= room {
+                true => Ok(images),
+                false => Err(failed("CUDA out of memory. Tried to allocate 2.00 GiB")),
+            }
+        }
+    }
+
+    #[test]
+    fn where_memory_runs_short_half_as_many_images_go_through_at_once() {
+        let (mut at_once, mut sizes) = (AtOnce::new(8), Vec::new());
+        let found = at_once.halving(7, with_room(2, &mut sizes)).expect("there is room for two");
+        assert_eq!(found, [0..2, 2..4, 4..6, 6..7]);
+        assert_eq!(sizes, [8, 4, 2, 2, 2, 2]);
+        let warned: Vec<bool> =
+            [4, 2].iter().zip(&at_once.warnings).map(|(n, text)| text.contains(&format!("{n} images"))).collect();
+        assert_eq!(warned, [true, true], "{:?}", at_once.warnings);
+
+        // The next batch starts where this one ended.
+        let mut sizes = Vec::new();
+        assert_eq!(at_once.halving(3, with_room(2, &mut sizes)).expect("as before"), [0..2, 2..3]);
+        assert_eq!((sizes, at_once.warnings.len()), (vec![2, 2], 2));
+    }
+
+    #[test]
+    fn what_fails_after_some_images_begins_again_with_the_first() {
+        let (mut at_once, mut n_calls) = (AtOnce::new(4), 0);
+        let found = at_once.halving(8, |images, size| {
+            n_calls += 1;
+            if n_calls == 2 { Err(failed("CUDA out of memory")) } else { Ok((images.start, size)) }
+        });
+        assert_eq!(found.expect("only one call fails"), [(0, 2), (2, 2), (4, 2), (6, 2)]);
+    }
+
+    #[test]
+    fn one_image_without_room_and_any_other_failure_are_errors() {
+        let (mut at_once, mut sizes) = (AtOnce::new(4), Vec::new());
+        assert!(at_once.halving(4, with_room(0, &mut sizes)).is_err());
+        assert_eq!(sizes, [4, 2, 1]);
+        let mut at_once = AtOnce::new(4);
+        let found: Result<Vec<()>, _> = at_once.halving(4, |_, _| Err(failed("shapes cannot be multiplied")));
+        assert!(found.is_err() && at_once.warnings.is_empty(), "{:?}", at_once.warnings);
+    }
+
+    #[test]
+    fn prompts_have_no_column_that_the_table_has_anyway() {
+        let prompts = |column: &str| vec![Prompt { column: column.to_owned(), question: "Is it sharp?".to_owned() }];
+        for column in RESERVED_COLUMNS {
+            let error = checked(prompts(column)).expect_err("the name is taken");
+            assert!(error.to_string().contains("none that the table has anyway"), "{error}");
+        }
+        assert_eq!(checked(prompts("sharp")).expect("a name of its own"), prompts("sharp"));
     }
 }

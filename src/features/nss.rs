@@ -52,8 +52,10 @@ impl NssSettings {
     /// Checks `settings`; without a side, images are taken as they are.
     ///
     /// # Errors
-    /// A side out of range; a number type, of which this extractor has no choice.
+    /// A side out of range; a number type, of which this extractor has no choice; weights and prompts, which it has not.
     pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
+        settings.without_weights("has no weights")?;
+        settings.without_prompts()?;
         if let Some(side) = settings.side.filter(|side| !SIDES_PX.contains(side)) {
             let problem = format!("expected {} to {}", SIDES_PX.start(), SIDES_PX.end());
             return Err(SettingsError::Value { key: "side", found: side.to_string(), problem }.into());

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::models::layers::products_of;
 use crate::models::mplug_owl2::Prompt;
 use crate::store::shard::Shard;
 
@@ -122,6 +123,13 @@ impl Dtype {
         }
     }
 
+    /// What products with weights of this type are computed in on `device`: f32 for bf16 where the CPU multiplies f32
+    /// faster, else the type itself.
+    pub(crate) fn products_on(self, device: tch::Device) -> Self {
+        let products = products_of(self.kind(), device);
+        Self::ALL.iter().copied().find(|dtype| dtype.kind() == products).unwrap_or(self)
+    }
+
     /// Refuses bf16 on a CPU without instructions for it, and f16 on any CPU.
     pub fn check_on(self, device: tch::Device) -> Result<(), SettingsError> {
         match (self, device) {
@@ -168,17 +176,21 @@ impl DeviceChoice {
     /// # Errors
     /// A GPU that is not there.
     pub fn device(self) -> Result<tch::Device, SettingsError> {
-        match self {
-            Self::Auto => Ok(tch::Device::cuda_if_available()),
-            Self::Cpu => Ok(tch::Device::Cpu),
-            Self::Cuda(asked) => {
-                let n_found = tch::Cuda::device_count();
-                if i64::try_from(asked).is_ok_and(|asked| asked < n_found) {
-                    Ok(tch::Device::Cuda(asked))
-                } else {
-                    Err(SettingsError::NoCuda { asked, n_found })
-                }
+        if let Self::Cuda(asked) = self {
+            let n_found = tch::Cuda::device_count();
+            if !i64::try_from(asked).is_ok_and(|asked| asked < n_found) {
+                return Err(SettingsError::NoCuda { asked, n_found });
             }
+        }
+        Ok(self.wanted())
+    }
+
+    /// The torch device that was asked for, there or not: what a network would run on.
+    pub(crate) fn wanted(self) -> tch::Device {
+        match self {
+            Self::Auto => tch::Device::cuda_if_available(),
+            Self::Cpu => tch::Device::Cpu,
+            Self::Cuda(asked) => tch::Device::Cuda(asked),
         }
     }
 }
@@ -290,6 +302,22 @@ pub struct FeatureSettings {
     pub part_rows: NonZeroUsize,
     /// Seconds after which a part is written even when it has fewer rows; a kill loses at most about this much work.
     pub part_secs: u64,
+}
+
+impl FeatureSettings {
+    /// Refuses prompts, for an extractor without a language model.
+    pub(super) fn without_prompts(&self) -> Result<(), SettingsError> {
+        let Some(prompts) = &self.prompts else { return Ok(()) };
+        let problem = format!("`{}` reads images only; leave it out", self.extractor);
+        Err(SettingsError::Value { key: "prompts", found: format!("{} prompts", prompts.len()), problem })
+    }
+
+    /// Refuses a folder of weights, for an extractor that `does` something else, in words.
+    pub(super) fn without_weights(&self, does: &str) -> Result<(), SettingsError> {
+        let Some(folder) = &self.weights else { return Ok(()) };
+        let problem = format!("`{}` {does}; leave it out", self.extractor);
+        Err(SettingsError::Value { key: "weights", found: folder.display().to_string(), problem })
+    }
 }
 
 impl Default for FeatureSettings {

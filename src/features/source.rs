@@ -24,7 +24,8 @@ pub enum ImageSource {
     Folder {
         /// The folder.
         folder: PathBuf,
-        /// Name of the corpus; default: the folder's own name.
+        /// Name of the corpus, whatever folder it was of so far; default: the folder's own name, where no other folder has
+        /// taken it.
         dataset: Option<PartitionName>,
     },
 }
@@ -69,6 +70,20 @@ pub enum FolderError {
     NameTaken {
         /// The name.
         dataset: PartitionName,
+    },
+    /// A corpus of that name was made from another folder, or from this one at another place.
+    #[error(
+        "`{dataset}` is a corpus of this store already, made from folder `{}`; the images of `{}` would replace it: name \
+         them with `--dataset NAME`, or replace it (e.g. where the folder was moved) with `--dataset {dataset}`",
+        found.display(), folder.display()
+    )]
+    OtherFolder {
+        /// The name, which is that of both folders.
+        dataset: PartitionName,
+        /// The folder that the store's corpus is of.
+        found: PathBuf,
+        /// The folder that was given.
+        folder: PathBuf,
     },
     /// The dataset is not in the store.
     #[error("store `{url}` has no images of dataset `{dataset}`; there are: {known}; `agiqa ingest` adds one")]
@@ -153,16 +168,30 @@ impl ImageSource {
     pub(crate) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
         match self {
             Self::Dataset(dataset) => of_dataset(store, dataset),
-            Self::Folder { folder, .. } => {
+            Self::Folder { folder, dataset: named } => {
                 let dataset = self.dataset()?;
-                let ingested = images_table::read(store, &dataset)?;
-                if ingested.rows.iter().any(|row| row.mos.is_some()) {
+                let there = images_table::read(store, &dataset)?.rows;
+                if there.iter().any(|row| row.mos.is_some()) {
                     return Err(FolderError::NameTaken { dataset });
                 }
-                of_folder(folder)
+                let folder = canonical(folder)?;
+                // `mon/images` and `tue/images` have one default name; whoever gives the name knows what it replaces.
+                let is_other = |row: &&ImageRow| !Path::new(&row.path).starts_with(&*folder.to_string_lossy());
+                if named.is_none()
+                    && let Some(row) = there.iter().find(is_other)
+                {
+                    return Err(FolderError::OtherFolder { dataset, found: folder_of(row), folder });
+                }
+                of_folder(&folder)
             }
         }
     }
+}
+
+/// The folder that the names of a corpus are relative to, by one of its rows.
+fn folder_of(row: &ImageRow) -> PathBuf {
+    let path = Path::new(&row.path);
+    path.ancestors().nth(Path::new(&row.name).components().count()).unwrap_or(path).to_owned()
 }
 
 /// A source of which a stage asks more than once.
@@ -265,14 +294,14 @@ struct Scanned {
     content: Result<(ImageId, Option<ImageRow>), ImageError>,
 }
 
+/// The images below `folder`, whose path is canonical.
 fn of_folder(folder: &Path) -> Result<Candidates, FolderError> {
-    let folder = canonical(folder)?;
-    let paths = images::find(&folder)
-        .map_err(|source| FolderError::Folder { path: folder.clone(), source: Box::new(source) })?;
+    let paths = images::find(folder)
+        .map_err(|source| FolderError::Folder { path: folder.to_owned(), source: Box::new(source) })?;
     if paths.is_empty() {
-        return Err(FolderError::Empty { path: folder });
+        return Err(FolderError::Empty { path: folder.to_owned() });
     }
-    let scanned: Vec<Scanned> = paths.par_iter().map(|path| scan(&folder, path)).collect();
+    let scanned: Vec<Scanned> = paths.par_iter().map(|path| scan(folder, path)).collect();
     let mut candidates = Candidates::default();
     let mut positions = HashMap::new();
     let mut corpus = Vec::new();

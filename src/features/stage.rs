@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::decode::{DecodeQueue, Decoded};
+use super::extractor;
 use super::plan::{self, Plan};
 use super::source::{FolderError, ImageSource, KnownSource};
 use super::writer::{self, Finished, PartLimits};
@@ -99,7 +100,11 @@ impl FeatureStage {
 }
 
 fn summary(rows: &RowCounts) -> String {
-    crate::stage::summary(rows, "images have features", "features")
+    let mut text = crate::stage::summary(rows, "images have features", "features");
+    if rows.n_rejected > 0 {
+        text.push_str("; in a pipeline, `--set extractor.NAME.retry_rejects=true` tries the rejected ones again");
+    }
+    text
 }
 
 impl Stage for FeatureStage {
@@ -146,7 +151,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn compute(&self, kind: &dyn ExtractorKind) -> Result<Outcome, FeatureError> {
         let (store, todo) = (&self.context.store, &self.plan.todo);
-        let mut extractor = if todo.is_empty() { None } else { Some(kind.load()?) };
+        let mut extractor = if todo.is_empty() { None } else { Some(extractor::load(kind, self.settings.extractor)?) };
         for note in extractor.iter().flat_map(|extractor| extractor.notes()) {
             self.context.console.info(note);
         }

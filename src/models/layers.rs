@@ -275,11 +275,8 @@ pub(super) fn opaque_is_faster(kind: Kind, device: Device) -> bool {
 
 /// The kind in which to multiply with weights of `weights`: theirs, but f32 for bf16 where the CPU multiplies f32 faster.
 /// Weights stay bf16 in memory; [`Linear::forward`] widens them one at a time.
-pub(super) fn products_of(weights: Kind, device: Device) -> Kind {
-    match (weights, device) {
-        (Kind::BFloat16, Device::Cpu) if !Processor::of_this_machine().bf16_is_fast => Kind::Float,
-        _ => weights,
-    }
+pub(crate) fn products_of(weights: Kind, device: Device) -> Kind {
+    Processor::of_this_machine().products_of(weights, device)
 }
 
 /// `xs / √(mean(xs²) + ε) ⊙ w` per token, in f32.

@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use tch::{Device, Kind};
+
 /// What the networks ask of a processor. Decided by what it is and not by timing it, so that machines of one kind always
 /// compute the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,15 @@ impl Processor {
         static PROCESSOR: OnceLock<Processor> = OnceLock::new();
         // Linux only; elsewhere what is unknown is taken for what is common there.
         *PROCESSOR.get_or_init(|| Self::of(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()))
+    }
+
+    /// The kind in which to multiply with weights of `weights` on `device`: theirs, but f32 for bf16 where this is the
+    /// device and multiplies f32 faster.
+    pub(super) fn products_of(self, weights: Kind, device: Device) -> Kind {
+        match (weights, device) {
+            (Kind::BFloat16, Device::Cpu) if !self.bf16_is_fast => Kind::Float,
+            _ => weights,
+        }
     }
 
     /// The first processor of a `/proc/cpuinfo`.
@@ -53,5 +64,15 @@ mod tests {
         assert_eq!(of("AuthenticAMD", "avx512_bf16"), processor(false, true));
         assert_eq!(of("AuthenticAMD", "avx2"), processor(false, false));
         assert_eq!(Processor::of("CPU implementer\t: 0x41\nFeatures\t: bf16\n"), processor(false, true));
+    }
+
+    #[test]
+    fn only_bf16_on_a_cpu_that_is_slow_at_it_is_multiplied_in_another_kind() {
+        let of = |bf16_is_fast| Processor { mkl_is_fast: true, bf16_is_fast };
+        assert_eq!(of(false).products_of(Kind::BFloat16, Device::Cpu), Kind::Float);
+        assert_eq!(of(true).products_of(Kind::BFloat16, Device::Cpu), Kind::BFloat16);
+        assert_eq!(of(false).products_of(Kind::BFloat16, Device::Cuda(0)), Kind::BFloat16);
+        assert_eq!(of(false).products_of(Kind::Half, Device::Cuda(0)), Kind::Half);
+        assert_eq!(of(false).products_of(Kind::Float, Device::Cpu), Kind::Float);
     }
 }

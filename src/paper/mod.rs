@@ -5,8 +5,27 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
+use crate::models::maniqa::ManiqaConfig;
+use crate::models::mplug_owl2::Prompt;
+use crate::tables::features::FeatureSet;
+
 /// The paper's own method.
 pub const METHOD: &str = "MA-AGIQA";
+
+/// Whether `set` is the paper's f_a and f_b: of mPLUG-Owl2, asked what the paper asks and not other questions under these
+/// names.
+pub fn is_semantic_set(set: &FeatureSet) -> bool {
+    let asked = set.settings["prompts"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_asked =
+        |prompt: &Prompt| asked.iter().any(|asked| asked["column"] == prompt.column && asked["text"] == prompt.text());
+    set.extractor.as_str() == "mplug-owl2" && Prompt::of_the_paper().iter().all(is_asked)
+}
+
+/// Whether `set` is the paper's f_1: of a MANIQA of the paper's sizes, whatever it was trained on.
+pub fn is_quality_set(set: &FeatureSet) -> bool {
+    let config = serde_json::from_value::<ManiqaConfig>(set.settings["config"].clone());
+    set.extractor.as_str() == "maniqa" && config.is_ok_and(|config| config == ManiqaConfig::vit_b8())
+}
 
 /// One row of a table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

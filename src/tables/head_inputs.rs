@@ -18,7 +18,7 @@ pub enum HeadInputsError {
         "feature set `{set}` cannot be the {role} input: expected {expected}, found {}", found.join(", ")
     )]
     Columns {
-        /// Extractor and fingerprint.
+        /// Extractor, fingerprint and table.
         set: String,
         /// `semantic` or `quality`.
         role: &'static str,
@@ -30,37 +30,59 @@ pub enum HeadInputsError {
 }
 
 fn wrong(set: &FeatureSet, role: &'static str, expected: &'static str) -> HeadInputsError {
-    let columns = set.columns.iter().map(|column| format!("`{}` ({})", column.name, column.dim));
-    let found = std::iter::once(format!("a {:?} set with", set.kind).to_lowercase()).chain(columns).collect();
-    HeadInputsError::Columns { set: format!("{}@{}", set.extractor, set.fingerprint.short()), role, expected, found }
+    let found = set.columns.iter().map(|column| format!("`{}` ({})", column.name, column.dim)).collect();
+    let set = format!("{}@{} ({})", set.extractor, set.fingerprint.short(), set.kind.part_kind().table);
+    HeadInputsError::Columns { set, role, expected, found }
 }
 
 fn dim(column: &VectorColumn) -> i64 {
     i64::try_from(column.dim).unwrap_or(i64::MAX)
 }
 
+/// `set` with the columns `names` alone, in their order; none where it lacks one of them.
+fn narrowed<const N: usize>(set: &FeatureSet, names: [&str; N]) -> Option<FeatureSet> {
+    let column = |name: &str| set.columns.iter().find(|column| column.name == name).cloned();
+    let columns = names.into_iter().map(column).collect::<Option<Vec<_>>>()?;
+    Some(FeatureSet { columns, ..set.clone() })
+}
+
+/// `semantic` with the columns that the head reads alone, f_a before f_b, whatever the others and their order are: what
+/// [`FeatureSet::read`] of it finds is these two.
+///
+/// # Errors
+/// A set of another kind or without these columns.
+pub fn semantic_inputs(semantic: &FeatureSet) -> Result<FeatureSet, HeadInputsError> {
+    narrowed(semantic, ["f_a", "f_b"])
+        .filter(|set| set.kind == FeatureKind::Semantic)
+        .ok_or_else(|| wrong(semantic, "semantic", "a semantic set with columns `f_a` and `f_b`"))
+}
+
+/// `quality` with the column that the head reads alone, f_1.
+///
+/// # Errors
+/// A set of another kind or without this column.
+pub fn quality_inputs(quality: &FeatureSet) -> Result<FeatureSet, HeadInputsError> {
+    narrowed(quality, ["f_1"])
+        .filter(|set| set.kind == FeatureKind::Quality)
+        .ok_or_else(|| wrong(quality, "quality", "a quality set with column `f_1`"))
+}
+
 /// Checks that the head can read `semantic`; returns the widths of f_a and f_b.
 ///
 /// # Errors
-/// A set of another kind or with other columns.
+/// As [`semantic_inputs`].
 pub fn semantic_dims(semantic: &FeatureSet) -> Result<[i64; 2], HeadInputsError> {
-    match (semantic.kind, semantic.columns.as_slice()) {
-        (FeatureKind::Semantic, [f_a, f_b]) if f_a.name == "f_a" && f_b.name == "f_b" => Ok([dim(f_a), dim(f_b)]),
-        _ => Err(wrong(semantic, "semantic", "a semantic set with columns `f_a` and `f_b`")),
-    }
+    let columns = semantic_inputs(semantic)?.columns;
+    Ok([dim(&columns[0]), dim(&columns[1])])
 }
 
 /// Checks that the head can read `semantic` and `quality`; returns the widths of f_a, f_b, f_1.
 ///
 /// # Errors
-/// A set of another kind or with other columns.
+/// As [`semantic_inputs`] and [`quality_inputs`].
 pub fn input_dims(semantic: &FeatureSet, quality: &FeatureSet) -> Result<[i64; 3], HeadInputsError> {
     let [f_a, f_b] = semantic_dims(semantic)?;
-    let f_1 = match (quality.kind, quality.columns.as_slice()) {
-        (FeatureKind::Quality, [f_1, ..]) if f_1.name == "f_1" => dim(f_1),
-        _ => return Err(wrong(quality, "quality", "a quality set whose first column is `f_1`")),
-    };
-    Ok([f_a, f_b, f_1])
+    Ok([f_a, f_b, dim(&quality_inputs(quality)?.columns[0])])
 }
 
 /// Features of some images as tensors: row `i` of each belongs to `image_ids[i]`.
@@ -81,8 +103,8 @@ impl HeadInputs {
         wanted: &[ImageId],
     ) -> Result<Self, HeadInputsError> {
         let dims = input_dims(semantic, quality)?;
-        let of_semantic = semantic.read(store, wanted)?;
-        let of_quality = quality.read(store, wanted)?;
+        let of_semantic = semantic_inputs(semantic)?.read(store, wanted)?;
+        let of_quality = quality_inputs(quality)?.read(store, wanted)?;
         let mut image_ids = Vec::with_capacity(wanted.len());
         let (mut semantic_rows, mut quality_rows) = (Vec::new(), Vec::new());
         for ((id, semantic_row), quality_row) in wanted.iter().zip(&of_semantic.rows).zip(&of_quality.rows) {
@@ -106,5 +128,59 @@ impl HeadInputs {
             ]
         };
         Ok(Self { image_ids, inputs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Fingerprint;
+    use crate::store::OpenMode;
+    use crate::tables::PartitionName;
+    use crate::tables::features::FeatureRows;
+
+    fn set(kind: FeatureKind, columns: &[(&str, usize)]) -> FeatureSet {
+        let column = |(name, dim): &(&str, usize)| VectorColumn { name: (*name).to_owned(), dim: *dim };
+        FeatureSet {
+            extractor: PartitionName::new("own").expect("a name"),
+            fingerprint: Fingerprint::builder("test").json("kind", &kind).finish(),
+            kind,
+            columns: columns.iter().map(column).collect(),
+            settings: serde_json::Value::Null,
+        }
+    }
+
+    #[test]
+    fn columns_are_found_by_name_among_others_and_in_any_order() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&folder.path().display().to_string(), OpenMode::CreateIfMissing).expect("a store");
+        let semantic = set(FeatureKind::Semantic, &[("f_b", 2), ("sharp", 1), ("f_a", 3)]);
+        let quality = set(FeatureKind::Quality, &[("rating", 1), ("f_1", 2)]);
+        let image_ids: Vec<ImageId> = [b"x", b"y"].map(|bytes| ImageId::of_bytes(bytes)).to_vec();
+        let rows = |vectors, n_tokens| FeatureRows { image_ids: image_ids.clone(), vectors, n_tokens };
+        let of_prompts = vec![vec![1.0, 2.0, 3.0, 4.0], vec![5.0, 6.0], vec![7.0, 8.0, 9.0, 10.0, 11.0, 12.0]];
+        semantic.write_part(&store, &rows(of_prompts, vec![1, 1])).expect("a part can be written");
+        let rated = vec![vec![0.5, 0.25], vec![13.0, 14.0, 15.0, 16.0]];
+        quality.write_part(&store, &rows(rated, Vec::new())).expect("a part can be written");
+
+        assert_eq!(input_dims(&semantic, &quality).expect("they are all there"), [3, 2, 2]);
+        let found = HeadInputs::read(&store, &semantic, &quality, &image_ids).expect("they are all there");
+        let expected = [
+            Tensor::from_slice(&[7_f32, 8.0, 9.0, 10.0, 11.0, 12.0]).view([2, 3]),
+            Tensor::from_slice(&[1_f32, 2.0, 3.0, 4.0]).view([2, 2]),
+            Tensor::from_slice(&[13_f32, 14.0, 15.0, 16.0]).view([2, 2]),
+        ];
+        assert_eq!((found.image_ids, found.inputs), (image_ids, expected));
+    }
+
+    #[test]
+    fn sets_without_the_columns_are_refused_with_those_there_are() {
+        let [one, other] = [&[("f_a", 3)][..], &[("f_a", 3), ("f_1", 2)]];
+        let error = semantic_dims(&set(FeatureKind::Semantic, one)).expect_err("there is no f_b").to_string();
+        assert!(error.contains("columns `f_a` and `f_b`, found `f_a` (3)"), "{error}");
+        let both = set(FeatureKind::Semantic, &[("f_a", 3), ("f_b", 2)]);
+        assert!(input_dims(&both, &set(FeatureKind::Semantic, other)).is_err(), "of another kind");
+        assert!(input_dims(&both, &set(FeatureKind::Quality, one)).is_err(), "no f_1");
+        assert_eq!(input_dims(&both, &set(FeatureKind::Quality, other)).expect("f_1 is the second"), [3, 2, 2]);
     }
 }

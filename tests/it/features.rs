@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use agiqa::features::{ExtractorName, FeatureSettings, feature_sets};
+use agiqa::features::{DeviceChoice, Dtype, ExtractorName, FeatureSettings, feature_sets};
 use agiqa::identity::ImageId;
 use agiqa::store::{OpenMode, Store};
 use agiqa::tables::features::{FeatureKind, FeatureSet};
@@ -404,6 +404,17 @@ fn fingerprints_differ_by_what_decides_the_numbers_and_by_nothing_else() {
     assert_eq!(default, pair(|settings| settings.retry_rejects = true));
     assert_eq!(default, pair(|settings| settings.part_secs = 1));
     assert_ne!(default, pair(|settings| settings.side = Some(224)));
-    assert_ne!(default, pair(|settings| settings.dtype = Some(agiqa::features::Dtype::Bf16)));
+    assert_eq!(default, pair(|settings| settings.device = DeviceChoice::Cuda(0)), "f32 is f32 on any device");
+    let bf16 = pair(|settings| settings.dtype = Some(Dtype::Bf16));
+    assert_ne!(default, bf16);
+    // bf16 weights may be multiplied in f32 on a CPU: the same values have the same fingerprint, others another.
+    let described = |device| {
+        let settings = FeatureSettings { dtype: Some(Dtype::Bf16), device, ..FeatureSettings::default() };
+        let set = feature_sets(&settings).expect("settings that make sense").semantic;
+        (set.fingerprint, set.settings)
+    };
+    let (on_gpu, on_cpu) = (described(DeviceChoice::Cuda(0)), described(DeviceChoice::Cpu));
+    assert_eq!(on_gpu.1.get("products"), None);
+    assert_eq!(on_cpu.0 == on_gpu.0, on_cpu.1.get("products").is_none(), "{}", on_cpu.1);
     assert_ne!(default.0, default.1, "a table each");
 }

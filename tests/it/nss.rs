@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use agiqa::identity::ImageId;
 use agiqa::store::{OpenMode, Store};
 use agiqa::tables::features::{FeatureKind, FeatureSet};
-use agiqa::tables::rejects;
+use agiqa::tables::{images, rejects};
 
 use crate::features::{n_rows, vectors};
 use crate::testdir::{TestDir, shared};
@@ -109,7 +109,8 @@ fn images_too_small_or_too_flat_are_rejects_and_tried_again_on_request_only() {
     dir.write("images/good.png", picture(1, 200, 100));
     dir.write("images/small.png", picture(2, 120, 150));
     dir.write("images/flat.png", png(&image::RgbImage::from_pixel(300, 200, image::Rgb([90; 3]))));
-    dir.agiqa(&extract(&[])).exits(1).says("1 of 3 images have features, 2 rejected");
+    let ran = dir.agiqa(&extract(&[])).exits(1).says("1 of 3 images have features, 2 rejected");
+    ran.says("`--retry-rejects` tries them again").says("`--set extractor.NAME.retry_rejects=true`");
     let rejected = rejects::read(&open(&dir), "features").expect("rejects can be read");
     let kind = |name: &str| {
         let of_name = rejected.iter().filter(|row| row.path.as_ref().is_some_and(|path| path.ends_with(name)));
@@ -129,6 +130,44 @@ fn settings_that_it_does_not_have_are_refused() {
     dir.write("images/good.png", picture(1, 200, 100));
     dir.agiqa(&extract(&["--side", "100"])).exits(2).says("192 to 4096");
     dir.agiqa(&extract(&["--dtype", "bf16"])).exits(2).says("computes in f64");
+    dir.agiqa(&extract(&["--weights", "folder"])).exits(2).says("`weights = folder`").says("`nss` has no weights");
+    dir.agiqa(&extract(&["--prompt", "sharp=Is it sharp?"])).exits(2).says("`nss` reads images only");
     let embed = ["embed", "--extractor", "nss", "--store", "store", "--images", "images"];
     dir.agiqa(&embed).exits(2).says("nss");
+}
+
+#[test]
+fn a_second_folder_of_the_same_name_does_not_replace_the_first_unless_it_is_told_to() {
+    let dir = TestDir::new();
+    dir.write("mon/images/a.png", picture(1, 200, 100));
+    dir.write("tue/images/b.png", picture(2, 200, 100));
+    let extract = |folder: &str, more: &[&str]| {
+        let base = ["extract", "--extractor", "nss", "--store", "store", "--threads", "2", "--images", folder];
+        dir.agiqa(&[&base[..], more].concat())
+    };
+    let corpus = |name: &str| -> Vec<String> {
+        let name = name.parse().expect("a name");
+        let rows = images::read(&open(&dir), &name).expect("it can be read").rows;
+        rows.into_iter().map(|row| row.path).collect()
+    };
+    let path = |name: &str| dir.path().canonicalize().expect("it is there").join(name).display().to_string();
+    extract("mon/images", &[]).exits(0);
+    dir.write("mon/images/deeper/c.png", picture(3, 200, 100));
+    extract("mon/images", &[]).exits(0).says("2 of 2 images have features");
+    let monday = vec![path("mon/images/a.png"), path("mon/images/deeper/c.png")];
+    assert_eq!(corpus("images"), monday);
+
+    let refused = extract("tue/images", &[]).exits(2).says("`images` is a corpus of this store already");
+    let refused = refused.says(&format!("made from folder `{}`", path("mon/images"))).says(&path("tue/images"));
+    refused.says("`--dataset NAME`").says("`--dataset images`");
+    assert_eq!(corpus("images"), monday, "what is refused changes nothing");
+    extract("tue/images", &["--dataset", "tuesday"]).exits(0);
+    assert_eq!((corpus("images"), corpus("tuesday")), (monday, vec![path("tue/images/b.png")]));
+
+    // A folder that was moved is another one, too, and its features are there.
+    std::fs::rename(dir.path().join("mon"), dir.path().join("monday")).expect("it can be moved");
+    extract("monday/images", &[]).exits(2).says(&format!("made from folder `{}`", path("mon/images")));
+    extract("monday/images", &["--dataset", "images"]).exits(0).says("2 of 2 images have features");
+    assert_eq!(corpus("images"), [path("monday/images/a.png"), path("monday/images/deeper/c.png")]);
+    extract("monday/images", &[]).exits(0).says("skipped");
 }

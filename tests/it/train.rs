@@ -412,6 +412,73 @@ fn quality_features_of_two_extractors_are_joined_to_one_vector() {
     assert_eq!(predictions::read(&fixture.store, &run).expect("predictions").len(), 60);
 }
 
+/// Writes the semantic features of all `n` images once more, as those of an extractor `own` with three prompts, `f_a` last.
+fn add_own_semantic(fixture: &Fixture, n: usize) {
+    let column = |name: &str, dim| VectorColumn { name: name.to_owned(), dim };
+    let own = FeatureSet {
+        extractor: name("own"),
+        fingerprint: Fingerprint::builder("own").finish(),
+        columns: vec![column("f_b", DIMS[1]), column("sharp", 2), column("f_a", DIMS[0])],
+        ..fixture.semantic.clone()
+    };
+    let ids: Vec<ImageId> = (0..n).map(|i| image(i, None).image_id).collect();
+    let found = fixture.semantic.read(&fixture.store, &ids).expect("rows");
+    let mut rows = FeatureRows::empty(3);
+    for (id, row) in ids.iter().zip(&found.rows) {
+        let row = row.expect("every image has features");
+        let vector = |column: usize| &found.matrices[column][row * DIMS[column]..][..DIMS[column]];
+        rows.image_ids.push(*id);
+        rows.n_tokens.push(1);
+        rows.vectors[0].extend_from_slice(vector(1));
+        rows.vectors[1].extend_from_slice(&[7.0, row as f32]);
+        rows.vectors[2].extend_from_slice(vector(0));
+    }
+    own.write_description(&fixture.store).expect("an object can be written");
+    own.write_part(&fixture.store, &rows).expect("a part can be written");
+}
+
+#[test]
+fn semantic_columns_are_found_by_name_whatever_other_prompts_there_are() {
+    let fixture = Fixture::new(60, 0);
+    add_own_semantic(&fixture, 60);
+    let scores = |more: &[&str]| {
+        let known = models::runs(&fixture.store).expect("a listing");
+        fixture.dir.agiqa(&fixture.train_args(&[&["--epochs", "3"][..], more].concat())).exits(0);
+        let runs = models::runs(&fixture.store).expect("a listing");
+        let run = runs.into_iter().find(|run| !known.contains(run)).expect("a run of its own");
+        fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
+        let rows = predictions::read(&fixture.store, &run).expect("predictions");
+        rows.into_iter().map(|row| (row.image_id, row.score.to_bits())).collect::<BTreeMap<_, _>>()
+    };
+    let expected = scores(&[]);
+    assert_eq!(expected.len(), 60);
+    assert_eq!(scores(&["--semantic", "own"]), expected);
+}
+
+#[test]
+fn the_official_split_has_the_papers_seed_where_none_is_given() {
+    let fixture = Fixture::new(60, 0);
+    let of = |more: &[&str]| {
+        let args = [&["--epochs", "1", "--split", "official"][..], more].concat();
+        let known = models::runs(&fixture.store).expect("a listing");
+        fixture.dir.agiqa(&fixture.train_args(&args)).exits(0);
+        let runs = models::runs(&fixture.store).expect("a listing");
+        let run = runs.into_iter().find(|run| !known.contains(run)).expect("a run of its own");
+        let record = RunRecord::read(&fixture.store, &run).expect("a record");
+        (record.split.to_string(), record.seed)
+    };
+    assert_eq!(of(&[]), ("official-20".to_owned(), 20));
+    assert_eq!(of(&["--seeds", "3"]), ("official-3".to_owned(), 3));
+    assert_eq!(of(&["--split-seed", "4"]), ("official-4".to_owned(), 0));
+
+    let split = |more: &[&str]| {
+        fixture.dir.agiqa(&[&["split", "--store", "store", "--dataset", "d"][..], more].concat()).exits(0)
+    };
+    split(&["--split", "official"]).says("split d official-20: skipped");
+    split(&["--split", "official", "--seeds", "5"]).says("official-5");
+    split(&[]).says("random-0");
+}
+
 #[test]
 fn images_that_one_of_the_joined_extractors_lacks_are_counted() {
     let fixture = Fixture::new(60, 0);
