@@ -10,7 +10,7 @@ pub fn keep_freed_memory() {
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[allow(unsafe_code, reason = "no safe binding to mallopt exists")]
+#[expect(unsafe_code, reason = "no safe binding to mallopt exists")]
 fn set_thresholds() {
     // SAFETY: mallopt takes two integers by value and locks the arena itself. A value that it does not like it refuses by
     // returning 0, which leaves the defaults: slower, and as correct.

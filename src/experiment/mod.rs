@@ -190,7 +190,10 @@ impl ExperimentStage {
     pub fn report(&self, store: &Store) -> Result<ExperimentReport, StageError> {
         let key = self.key()?;
         let rows = experiments::read(store, &key)?;
-        Ok(ExperimentReport { key, semantic: named(&self.semantic), quality: self.quality_name(), rows })
+        // Of a MANIQA trained with each run, the runs' own names tell.
+        let is_paper =
+            paper::is_semantic_set(&self.semantic) && self.quality.as_ref().is_none_or(paper::is_quality_set);
+        Ok(ExperimentReport { key, semantic: named(&self.semantic), quality: self.quality_name(), is_paper, rows })
     }
 
     fn rows(&self, store: &Store) -> Result<Vec<ExperimentRow>, ExperimentError> {

@@ -20,6 +20,8 @@ pub struct ExperimentReport {
     pub semantic: String,
     /// Feature set of f_1.
     pub quality: String,
+    /// Whether they are those of the paper: mPLUG-Owl2's under its two prompts, and of MANIQA on ViT-B/8.
+    pub is_paper: bool,
     /// Its rows.
     pub rows: Vec<ExperimentRow>,
 }
@@ -56,8 +58,7 @@ impl ExperimentReport {
     }
 
     fn features(&self) -> String {
-        let is_paper = self.semantic.starts_with("mplug-owl2@") && self.quality.starts_with("maniqa@");
-        let whose = if is_paper { "" } else { "; not the paper's features" };
+        let whose = if self.is_paper { "" } else { "; not the paper's features" };
         format!("features: {} (f_a, f_b), {} (f_1){whose}", self.semantic, self.quality)
     }
 
@@ -87,7 +88,13 @@ impl ExperimentReport {
             let [paper_srcc, paper_plcc, paper_krcc, paper_rmse] = paper.map(|value| number(value, N_DIGITS));
             let of_ours = |text: Option<&String>| text.cloned().unwrap_or_else(|| NONE.to_owned());
             let name = match ours {
-                Some(ours) => format!("{variant} ({} {})", ours.n_runs, if ours.n_runs == 1 { "run" } else { "runs" }),
+                Some(ours) => {
+                    let runs = if ours.n_runs == 1 { "run" } else { "runs" };
+                    // The heading names the features of all the others.
+                    let other =
+                        if ours.quality == self.quality { String::new() } else { format!("; f_1: {}", ours.quality) };
+                    format!("{variant} ({} {runs}{other})", ours.n_runs)
+                }
                 None => variant.clone(),
             };
             lines.push([
@@ -107,5 +114,45 @@ impl ExperimentReport {
             ]);
         }
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::PartitionName;
+    use crate::tables::experiments::Ours;
+
+    #[test]
+    fn a_variant_with_features_of_its_own_says_so() {
+        let name = |text: &str| PartitionName::new(text).expect("a valid name");
+        let row = |variant: &str, quality: &str| {
+            let ours = Ours {
+                inputs: "f_1 + f_a + f_b".to_owned(),
+                gate: "sigmoid".to_owned(),
+                semantic: "s@1".to_owned(),
+                quality: quality.to_owned(),
+                run: "r".to_owned(),
+                n_runs: 1,
+                metrics: [MeanStd::default(); 4],
+            };
+            let dataset = "d".to_owned();
+            let (trained_on, paper) = (dataset.clone(), [None; 4]);
+            ExperimentRow { variant: variant.to_owned(), trained_on, dataset, ours: Some(ours), paper }
+        };
+        let report = ExperimentReport {
+            key: ExperimentKey { experiment: name("e"), features: name("f"), paper_table: 1 },
+            semantic: "s@1".to_owned(),
+            quality: "q@2".to_owned(),
+            is_paper: false,
+            rows: vec![row("frozen", "q@2"), row("joint", "maniqa, trained jointly")],
+        };
+        let text = report.text();
+        assert!(
+            text.contains("\nfrozen (1 run) ") && text.contains("\njoint (1 run; f_1: maniqa, trained jointly) "),
+            "{text}"
+        );
+        assert!(text.contains("q@2 (f_1); not the paper's features"), "{text}");
+        assert!(!ExperimentReport { is_paper: true, ..report }.markdown().contains("not the paper's"));
     }
 }

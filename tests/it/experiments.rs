@@ -155,7 +155,7 @@ fn a_variant_that_is_lost_is_made_again_and_nothing_else() {
         }
     }
     let again = run(&dir, pipeline, &root).exits(0).says("1 runs trained");
-    assert!(again.stderr.contains("table5-moe-gated on agiqa-3k (2 runs): skipped"), "{}", again.stderr);
+    assert!(again.stderr.contains("table5-moe-agiqa-3k-gated on agiqa-3k (2 runs): skipped"), "{}", again.stderr);
     assert_eq!(again.stdout, first.stdout);
 }
 
@@ -193,8 +193,18 @@ fn the_other_tables_run_on_small_datasets_of_the_same_form() {
     let ran = run(&dir, "table4-ablation-aigcqa-20k", &sets).exits(0);
     assert!(line(&ran, "f_1-f_a-f_b").contains("0.8644"), "{}", ran.stdout);
     let sets = ["--set", "root=20k", "--set", "corpus=aigcqa-20k", "--set", "table=info_train.csv"];
-    let ran = run(&dir, "table1-ma-agiqa", &sets).exits(0).prints("MUSIQ");
-    assert!(line(&ran, "MA-AGIQA").contains("0.9050"), "{}", ran.stdout);
+    let of_20k = run(&dir, "table1-ma-agiqa", &sets).exits(0).prints("MUSIQ");
+    assert!(line(&of_20k, "MA-AGIQA").contains("0.9050"), "{}", of_20k.stdout);
+    // The table of another dataset stands beside it.
+    let root = ["--set", "root=3k"];
+    let store = prepare(&dir, "table1-ma-agiqa", &root);
+    let of_3k = run(&dir, "table1-ma-agiqa", &root).exits(0);
+    assert!(line(&of_3k, "MA-AGIQA").contains("0.8939"), "{}", of_3k.stdout);
+    let again = run(&dir, "table1-ma-agiqa", &sets).exits(0).says("skipped: the table of 1 variants is there");
+    assert_eq!(line(&again, "MA-AGIQA"), line(&of_20k, "MA-AGIQA"));
+    let tables = store.list("experiments").expect("they can be listed");
+    let n_of = |corpus: &str| tables.iter().filter(|object| object.path.contains(&format!("-{corpus}/"))).count();
+    assert_eq!((n_of("agiqa-3k"), n_of("table1-ma-agiqa-aigcqa-20k")), (2, 2));
 }
 
 #[test]

@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use agiqa::images::{DecodeLimits, RgbImage8, decode, interpolate_bicubic};
+use agiqa::models::checkpoint::Checkpoint;
 use agiqa::models::fusion::Gate;
 use agiqa::models::layers::NamedTensors;
 use agiqa::models::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
-use agiqa::models::maniqa::{Maniqa, ManiqaConfig, Mode, Stage};
+use agiqa::models::maniqa::{Maniqa, ManiqaConfig, Mode, Stage, weights};
 use agiqa::models::vit::Tap;
 use agiqa::train::{Adam, Gradient, Optimiser};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::synth;
-use crate::testdir::shared;
+use crate::testdir::{TestDir, shared};
 
 /// What the fixtures say of a network besides its sizes.
 #[derive(Deserialize)]
@@ -160,6 +161,58 @@ fn every_stage_of_a_tiny_network_agrees_with_the_authors_code() {
         n_compared += 1;
     }
     assert_eq!(n_compared, 28);
+}
+
+/// As published: a state dict under a prefix, with tensors that no forward pass reads.
+#[test]
+fn a_checkpoint_of_the_whole_gives_the_authors_scores_and_lists_what_is_not_read() {
+    let Some(folder) = shared("parity/maniqa/tiny") else { return };
+    let fixture: Fixture = read_json(&folder.join("config.json"));
+    let expected = read_tensors(&folder.join("expected.safetensors"));
+    let dir = TestDir::new();
+    let tensors = read_tensors(&folder.join("model.safetensors"));
+    let mut tensors: Vec<(String, Tensor)> =
+        tensors.into_iter().map(|(name, tensor)| (format!("module.{name}"), tensor)).collect();
+    tensors.push(("module.fc784_784_a1.weight".to_owned(), Tensor::from_slice(&[1_f32])));
+    let path = dir.path().join("ma_agiqa.safetensors");
+    Tensor::write_safetensors(&tensors, &path).expect("it can be written");
+    let checkpoint = Checkpoint::open(&path).expect("a checkpoint");
+    for (gate, name) in [(Gate::Linear, "linear"), (Gate::Sigmoid, "sigmoid")] {
+        let config = config(&fixture, gate);
+        let tensors = weights::read(&checkpoint, &config.parameters()).expect("all of them are there");
+        let network = MaAgiqa::new(&config, &tensors, Device::Cpu, Kind::Float).expect("the tensors fit");
+        let (pixels, f_a, f_b) = (&expected["input.pixels"], &expected["input.semantic"], &expected["input.coherence"]);
+        let _no_grad = tch::no_grad_guard();
+        let score = network.forward(pixels, f_a, f_b, Mode::Evaluate).fusion.score;
+        let error = relative_error(&score, &expected[&format!("{name}.score")]);
+        assert!(error < 2e-5, "{name}: {error:e}");
+    }
+    assert!(checkpoint.unused().contains(&"module.fc784_784_a1.weight"), "{:?}", checkpoint.unused());
+}
+
+/// Dropout and stochastic depth are drawn in training only, anew for each image, and by the generator's seed.
+#[test]
+fn training_drops_what_the_seed_says_and_evaluation_nothing() {
+    let Some(folder) = shared("parity/maniqa/tiny") else { return };
+    let fixture: Fixture = read_json(&folder.join("config.json"));
+    let expected = read_tensors(&folder.join("expected.safetensors"));
+    let tensors = read_tensors(&folder.join("model.safetensors"));
+    let network = Maniqa::new(&fixture.maniqa, &tensors, Device::Cpu, Kind::Float).expect("the tensors fit");
+    let _no_grad = tch::no_grad_guard();
+    let one = expected["input.pixels"].narrow(0, 0, 1);
+    let twice = Tensor::cat(&[&one, &one], 0);
+    let weights = |mode: Mode, seed: i64| {
+        tch::manual_seed(seed);
+        network.forward(&twice, mode).weights
+    };
+    let still = weights(Mode::Evaluate, 1);
+    assert_eq!(still, weights(Mode::Evaluate, 2));
+    let dropped = weights(Mode::Train, 1);
+    assert_eq!(dropped, weights(Mode::Train, 1));
+    for other in [&weights(Mode::Train, 2), &still] {
+        assert!(relative_error(&dropped, other) > 1e-3);
+    }
+    assert!(relative_error(&dropped.get(0), &dropped.get(1)) > 1e-3, "both images drop the same");
 }
 
 /// The full-size network's tensors by the fixtures' rule.

@@ -46,8 +46,9 @@ const SIDE_STEP: u32 = 56;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JointSettings {
-    /// Folder with `config.json` and weights, as for `agiqa extract --extractor maniqa`: a whole MANIQA or MA-AGIQA, or
-    /// its transformer alone, the rest drawn by the seed. None: ViT-S/14 with the weights `dinov2-s14`.
+    /// Folder with `config.json` and weights, as for `agiqa extract --extractor maniqa`: a whole MANIQA, also that of an
+    /// MA-AGIQA, or its transformer alone, the rest drawn by the seed. None: ViT-S/14 with the weights `dinov2-s14`. The
+    /// fusion module is drawn in any case: an MA-AGIQA's is for other inputs, f_a and f_b as they come.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
     /// Side of the input on `dinov2-s14`, pixels; 392 gives the paper's 28 × 28 tokens. A folder says its own.

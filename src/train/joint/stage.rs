@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::JointSettings;
 use super::pictures::{Location, Pictures, Read};
 use super::run::{self, Finished, Job, JointError, Outcome};
-use super::start;
+use super::start::{self, Start};
 use crate::features::maniqa::ManiqaPreprocessor;
 use crate::identity::{Fingerprint, ImageId};
 use crate::models::ma_agiqa::MaAgiqaConfig;
@@ -52,7 +52,13 @@ impl JointStage {
         let maniqa = start::maniqa_config(&joint).map_err(JointError::from)?;
         let config = self.config()?;
         let weights = start::content_hash(&joint, &config).map_err(JointError::from)?;
-        Ok(Fingerprint::builder("joint training")
+        let mut builder = Fingerprint::builder("joint training");
+        // As in the fingerprints of extractors: told where it is another than the weights'.
+        let products = joint.dtype.products_on(joint.device.wanted());
+        if products != joint.dtype {
+            builder.json("products", &products);
+        }
+        Ok(builder
             .json("version", &JOINT_VERSION)
             .json("dataset", &self.dataset)
             .json("semantic", &self.semantic.fingerprint)
@@ -136,7 +142,14 @@ impl JointStage {
         let splits = plan.read_splits(store)?;
         let mut report = StageReport::default();
         let todo = plan.pending(store, &splits, &self.known(store)?, &mut report.rows)?;
-        let known = start::known(&joint, &config).map_err(JointError::from)?;
+        let Start { tensors: known, unused } = start::known(&joint, &config).map_err(JointError::from)?;
+        if !unused.is_empty() {
+            context.console.info(format!(
+                "{} tensors of the weights are not read, those of a fusion module among them, which is drawn by the seed: {}",
+                unused.len(),
+                unused.join(", ")
+            ));
+        }
         let mut unreadable = HashSet::new();
         let (data, planned, read, picture_of) = loop {
             let (data, locations) = self.data(store, &unreadable)?;
@@ -239,7 +252,7 @@ impl JointStage {
         let path_of: HashMap<ImageId, &str> = rows.iter().map(|row| (row.image_id, row.path.as_str())).collect();
         let mos = rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
         let [dim_a, dim_b] = head_inputs::semantic_dims(&self.semantic)?;
-        let found = self.semantic.read(store, &wanted).map_err(DataError::from)?;
+        let found = head_inputs::semantic_inputs(&self.semantic)?.read(store, &wanted).map_err(DataError::from)?;
         let (mut image_ids, mut taken) = (Vec::new(), Vec::new());
         for (id, row) in wanted.iter().zip(&found.rows) {
             if let Some(row) = row {

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use tch::Tensor;
+
 use super::JointSettings;
 use crate::models::checkpoint::{Checkpoint, CheckpointError};
 use crate::models::dinov2::{self, Dinov2Error};
-use crate::models::layers::NamedTensors;
+use crate::models::layers::{NamedTensors, NetworkError};
 use crate::models::ma_agiqa::MaAgiqaConfig;
 use crate::models::maniqa::{ConfigError, ManiqaConfig, weights as checkpoints};
 use crate::weights::{self, WeightsError};
@@ -32,6 +34,9 @@ pub enum StartError {
     /// The file of `dinov2-s14` is not what it should be.
     #[error(transparent)]
     Dinov2(#[from] Dinov2Error),
+    /// The weights `dinov2-s14` are not those of the transformer underneath.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The folder's checkpoint cannot be read, or is one of another geometry.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -117,15 +122,34 @@ pub(super) fn content_hash(settings: &JointSettings, config: &MaAgiqaConfig) -> 
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Known weights under their names in the whole network, f32 or as stored.
+/// Weights that a training starts from.
+pub(super) struct Start {
+    /// Known weights under their names in the whole network, f32 or as stored.
+    pub(super) tensors: NamedTensors,
+    /// Names in the checkpoint of what is not read, sorted.
+    pub(super) unused: Vec<String>,
+}
+
+/// The weights that `settings` name.
 ///
 /// # Errors
 /// Weights that are absent, damaged or of another geometry.
-pub(super) fn known(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<NamedTensors, StartError> {
+pub(super) fn known(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<Start, StartError> {
     let Some(folder) = &settings.weights else {
         let tensors = dinov2::tensors_of(&weights::locate(DEFAULT_WEIGHTS)?)?;
-        return Ok(tensors.into_iter().map(|(name, tensor)| (format!("vit.{name}"), tensor)).collect());
+        let tensors: NamedTensors = tensors.into_iter().map(|(name, tensor)| (format!("vit.{name}"), tensor)).collect();
+        // What is not found is drawn, which of a transformer's must not go unnoticed.
+        for (name, expected) in config.parameters().into_iter().filter(|(name, _)| name.starts_with("vit.")) {
+            match tensors.get(&name).map(Tensor::size) {
+                None => return Err(NetworkError::Missing { name, nearest: None }.into()),
+                Some(found) if found != expected => return Err(NetworkError::Shape { name, expected, found }.into()),
+                Some(_) => {}
+            }
+        }
+        return Ok(Start { tensors, unused: Vec::new() });
     };
     let (checkpoint, wanted) = open(folder, config)?;
-    wanted.into_iter().map(|Wanted { name, there, shape }| Ok((name, checkpoint.tensor(&there, &shape)?))).collect()
+    let read = wanted.into_iter().map(|Wanted { name, there, shape }| Ok((name, checkpoint.tensor(&there, &shape)?)));
+    let tensors = read.collect::<Result<_, StartError>>()?;
+    Ok(Start { tensors, unused: checkpoint.unused().into_iter().map(str::to_owned).collect() })
 }
