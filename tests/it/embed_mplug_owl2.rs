@@ -394,3 +394,25 @@ fn the_papers_pipelines_plan_every_stage_where_the_weights_are() {
     }
     assert!(!dir.path().join("store").exists(), "nothing is changed");
 }
+
+/// The rest of the pipeline works on them as on any other features, to the paper's table.
+#[test]
+fn a_table_of_the_paper_runs_on_mplug_owl2_and_maniqa() {
+    let Some(maniqa) = shared("parity/maniqa/tiny") else { return };
+    let dir = crate::experiments::datasets();
+    if weights(&dir, &[SAFETENSORS]).is_none() {
+        return;
+    }
+    let path = format!("{}/pipelines/table5-moe.toml", env!("CARGO_MANIFEST_DIR"));
+    let maniqa = format!("extractor.maniqa.weights={}", maniqa.display());
+    let sets = ["root=3k", "features=mplug-owl2+maniqa", "extractor.mplug-owl2.weights=weights", &maniqa];
+    let small = ["extractor.mplug-owl2.dtype=f32", "train.epochs=3", "train.width=8", "split.seeds=[0, 1]"];
+    let mut args = vec!["run", &path, "--store", "store"];
+    sets.iter().chain(&small).for_each(|set| args.extend(["--set", set]));
+    let ran = dir.agiqa(&args).exits(0).says("4 runs").prints("mplug-owl2@").prints("maniqa@");
+    // The tiny networks' sizes are not the paper's.
+    let ran = ran.prints("(f_1); not the paper's features").prints("gated (2 runs)").prints("0.8939");
+    assert!(!ran.stdout.contains("NaN"), "{}", ran.stdout);
+    let again = dir.agiqa(&args).exits(0).says("skipped: the table of 2 variants is there");
+    assert!(!again.stderr.contains(": ran: "), "{}", again.stderr);
+}

@@ -20,7 +20,7 @@ fn run(dir: &TestDir, pipeline: &str, more: &[&str]) -> Ran {
 }
 
 /// Two datasets of 30 drawn images each: one as AGIQA-3K's authors publish theirs, one as AIGCQA-20K's.
-fn datasets() -> TestDir {
+pub fn datasets() -> TestDir {
     let dir = TestDir::new();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("data.example");
     let table = std::fs::read_to_string(source.join("data.csv")).expect("it is part of the project");
