@@ -204,7 +204,7 @@ fn the_other_tables_run_on_small_datasets_of_the_same_form() {
     assert_eq!(line(&again, "MA-AGIQA"), line(&of_20k, "MA-AGIQA"));
     let tables = store.list("experiments").expect("they can be listed");
     let n_of = |corpus: &str| tables.iter().filter(|object| object.path.contains(&format!("-{corpus}/"))).count();
-    assert_eq!((n_of("agiqa-3k"), n_of("table1-ma-agiqa-aigcqa-20k")), (2, 2));
+    assert_eq!((n_of("agiqa-3k"), n_of("aigcqa-20k")), (2, 2));
 }
 
 #[test]
