@@ -203,7 +203,9 @@ fn the_other_tables_run_on_small_datasets_of_the_same_form() {
     let again = run(&dir, "table1-ma-agiqa", &sets).exits(0).says("skipped: the table of 1 variants is there");
     assert_eq!(line(&again, "MA-AGIQA"), line(&of_20k, "MA-AGIQA"));
     let tables = store.list("experiments").expect("they can be listed");
-    let n_of = |corpus: &str| tables.iter().filter(|object| object.path.contains(&format!("-{corpus}/"))).count();
+    let n_of = |corpus: &str| {
+        tables.iter().filter(|object| object.path.contains(&format!("=table1-ma-agiqa-{corpus}/"))).count()
+    };
     assert_eq!((n_of("agiqa-3k"), n_of("aigcqa-20k")), (2, 2));
 }
 
