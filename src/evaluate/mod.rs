@@ -237,9 +237,7 @@ impl Stage for EvaluateStage {
                     .collect()
             } else {
                 let scored = Scored::load(store, run, &self.dataset, &self.settings.by, &context.console)?;
-                // A list per dataset: those of one say nothing of the images of another.
-                let list = format!("{}-{run}", self.dataset).chars().take(120).collect::<String>();
-                rejects::replace(store, "evaluate", &PartitionName::new(&list)?, &scored.rejects)?;
+                rejects::replace(store, "evaluate", &rejects::name_of(&self.dataset, run)?, &scored.rejects)?;
                 let Some(rows) = self.rows_of(&scored, context)? else {
                     report.interrupted = true;
                     report.rows.n_left += counted.n_in;

@@ -225,8 +225,7 @@ pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, Ext
     })
 }
 
-/// What a network computes in, as it stands in `extractor.json`: machines that share a store may multiply the same weights
-/// in different types.
+/// What a network computes in, as it stands in `extractor.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Precision {
     /// Type of the weights, as it was asked for.
@@ -239,10 +238,7 @@ pub(super) struct Precision {
 impl Precision {
     /// That of weights of `dtype` on `device`.
     pub(super) fn of(dtype: Dtype, device: DeviceChoice) -> Self {
-        let other = |device| Some(dtype.products_on(device)).filter(|products| *products != dtype);
-        // It takes a while to find out whether there is a GPU, and matters only where the CPU's products are others.
-        let products = other(Device::Cpu).and_then(|_| other(device.wanted()));
-        Self { dtype, products }
+        Self { dtype, products: dtype.other_products(device) }
     }
 }
 

@@ -130,6 +130,14 @@ impl Dtype {
         Self::ALL.iter().copied().find(|dtype| dtype.kind() == products).unwrap_or(self)
     }
 
+    /// What products with weights of this type are computed in on `device`, where that is another type: machines that share a
+    /// store may multiply the same weights in different types, so it is part of a fingerprint.
+    pub(crate) fn other_products(self, device: DeviceChoice) -> Option<Self> {
+        let other = |device| Some(self.products_on(device)).filter(|products| *products != self);
+        // It takes a while to find out whether there is a GPU, and matters only where the CPU's products are others.
+        other(tch::Device::Cpu).and_then(|_| other(device.wanted()))
+    }
+
     /// Refuses bf16 on a CPU without instructions for it, and f16 on any CPU.
     pub fn check_on(self, device: tch::Device) -> Result<(), SettingsError> {
         match (self, device) {
@@ -186,7 +194,7 @@ impl DeviceChoice {
     }
 
     /// The torch device that was asked for, there or not: what a network would run on.
-    pub(crate) fn wanted(self) -> tch::Device {
+    fn wanted(self) -> tch::Device {
         match self {
             Self::Auto => tch::Device::cuda_if_available(),
             Self::Cpu => tch::Device::Cpu,

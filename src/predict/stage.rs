@@ -360,8 +360,7 @@ impl Scoring {
             return Err(PredictError::NoFeatures { run: record.run.clone(), n_images, semantic, quality });
         }
         for (dataset, rows, rejected, fingerprint) in tables {
-            let name = format!("{dataset}-{}", record.run).chars().take(120).collect::<String>();
-            rejects::replace(store, "predict", &PartitionName::new(&name)?, &rejected)?;
+            rejects::replace(store, "predict", &rejects::name_of(dataset, &record.run)?, &rejected)?;
             predictions::write_to(store, &part_path(record, dataset), &rows, *fingerprint)?;
         }
         Ok(n_scored)

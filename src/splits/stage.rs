@@ -99,8 +99,7 @@ impl Stage for SplitStage {
                 row
             })
             .collect();
-        let name = PartitionName::new(&format!("{}-{split}", self.dataset).chars().take(120).collect::<String>())?;
-        rejects::replace(&context.store, "split", &name, &rejected)?;
+        rejects::replace(&context.store, "split", &rejects::name_of(&self.dataset, &split)?, &rejected)?;
         splits::write(&context.store, &self.dataset, &split, &assignment.rows)?;
         if !rejected.is_empty() || assignment.n_unassigned > 0 {
             context.console.warn(format!("{}: {}", self.name(), Self::sizes(&assignment)));

@@ -9,8 +9,8 @@ use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Column, ColumnType, Columns, PartitionName, integer_at, optional_integer_array, optional_text_array, text_array,
-    text_at,
+    Column, ColumnType, Columns, PartitionName, PartitionNameError, integer_at, optional_integer_array,
+    optional_text_array, text_array, text_at,
 };
 use crate::identity::ImageId;
 use crate::store::part::{self, PartError, PartKind, PartReader};
@@ -72,6 +72,15 @@ impl RejectRow {
 
 fn prefix(stage: &str) -> String {
     format!("rejects/stage={stage}")
+}
+
+/// Name of the part with the rejects of `dataset` in what is called `of`, a split or a run: a list per dataset, as those of
+/// one say nothing of the images of another.
+///
+/// # Errors
+/// None for names that are valid: what is too long is cut.
+pub fn name_of(dataset: &PartitionName, of: &PartitionName) -> Result<PartitionName, PartitionNameError> {
+    PartitionName::new(&format!("{dataset}-{of}").chars().take(120).collect::<String>())
 }
 
 /// Replaces the part `name` of `stage`'s rejects by `rows`; without rows the part goes away.

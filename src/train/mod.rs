@@ -193,22 +193,16 @@ impl TrainSettings {
     pub fn check(&self) -> Result<(), SettingsError> {
         let error = |name, found: &dyn ToString, expected| Err(SettingsError::new(name, found.to_string(), expected));
         let share = |value: f64| (0.0..1.0).contains(&value);
+        let wrong_inputs = |expected| {
+            let names: Vec<&str> = self.inputs.iter().map(|input| input.as_str()).collect();
+            error("inputs", &format!("[{}]", names.join(", ")), expected)
+        };
         let inputs = self.sorted_inputs();
         if inputs.is_empty() || inputs.len() < self.inputs.len() {
-            let names: Vec<&str> = self.inputs.iter().map(|input| input.as_str()).collect();
-            return error(
-                "inputs",
-                &format!("[{}]", names.join(", ")),
-                "one to three of `f_1`, `f_a` and `f_b`, each once",
-            );
+            return wrong_inputs("one to three of `f_1`, `f_a` and `f_b`, each once");
         }
         if self.joint.is_some() && !inputs.contains(&HeadInput::Quality) {
-            let names: Vec<&str> = inputs.iter().map(|input| input.as_str()).collect();
-            return error(
-                "inputs",
-                &format!("[{}]", names.join(", ")),
-                "`f_1` among them: a joint training trains MANIQA, which makes it",
-            );
+            return wrong_inputs("`f_1` among them: a joint training trains MANIQA, which makes it");
         }
         if self.width == 0 {
             return error("width", &self.width, "1 or more");

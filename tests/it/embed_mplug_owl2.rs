@@ -354,30 +354,13 @@ fn the_papers_pipelines_say_what_is_missing() {
     }
 }
 
-/// Six images of data.example as the authors publish AGIQA-3K, in `3k`, and AIGCQA-20K, in `20k`.
-fn datasets(dir: &TestDir) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("data.example");
-    let table = std::fs::read_to_string(source.join("data.csv")).expect("it is part of the project");
-    let lines: Vec<&str> = table.lines().take(7).collect();
-    dir.write("3k/data.csv", format!("{}\n", lines.join("\n")));
-    let names: Vec<&str> = lines[1..].iter().map(|line| line.split(',').next().expect("a name")).collect();
-    let rated: Vec<String> = names.iter().enumerate().map(|(i, name)| format!("{name},a drawing,0.{i}")).collect();
-    dir.write("20k/info_train.csv", format!("name,prompt,mos\n{}\n", rated.join("\n")));
-    for name in names {
-        let bytes = std::fs::read(source.join("images").join(name)).expect("every row has its image");
-        dir.write(&format!("3k/images/{name}"), &bytes);
-        dir.write(&format!("20k/images/{name}"), &bytes);
-    }
-}
-
 #[test]
 fn the_papers_pipelines_plan_every_stage_where_the_weights_are() {
     let Some(maniqa) = shared("parity/maniqa/tiny") else { return };
-    let dir = TestDir::new();
+    let dir = crate::experiments::datasets();
     if weights(&dir, &[SAFETENSORS]).is_none() {
         return;
     }
-    datasets(&dir);
     let mplug_owl2 = format!("extractor.mplug-owl2.weights={}", dir.path().join("weights").display());
     let maniqa = format!("extractor.maniqa.weights={}", maniqa.display());
     for (pipeline, root) in [("agiqa-3k", "root=3k"), ("aigcqa-20k", "root=20k")] {

@@ -160,6 +160,14 @@ impl Fixture {
         objects.into_iter().map(|object| (object.path.clone(), read(&object.path))).collect()
     }
 
+    /// Trains once more; returns the run that was not there before.
+    fn train_new(&self, more: &[&str]) -> PartitionName {
+        let runs = || models::runs(&self.store).expect("a listing");
+        let known = runs();
+        self.dir.agiqa(&self.train_args(more)).exits(0);
+        runs().into_iter().find(|run| !known.contains(run)).expect("a run of its own")
+    }
+
     pub fn only_run(&self) -> PartitionName {
         let runs = models::runs(&self.store).expect("a listing");
         assert_eq!(runs.len(), 1, "{runs:?}");
@@ -442,10 +450,7 @@ fn semantic_columns_are_found_by_name_whatever_other_prompts_there_are() {
     let fixture = Fixture::new(60, 0);
     add_own_semantic(&fixture, 60);
     let scores = |more: &[&str]| {
-        let known = models::runs(&fixture.store).expect("a listing");
-        fixture.dir.agiqa(&fixture.train_args(&[&["--epochs", "3"][..], more].concat())).exits(0);
-        let runs = models::runs(&fixture.store).expect("a listing");
-        let run = runs.into_iter().find(|run| !known.contains(run)).expect("a run of its own");
+        let run = fixture.train_new(&[&["--epochs", "3"][..], more].concat());
         fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
         let rows = predictions::read(&fixture.store, &run).expect("predictions");
         rows.into_iter().map(|row| (row.image_id, row.score.to_bits())).collect::<BTreeMap<_, _>>()
@@ -459,11 +464,7 @@ fn semantic_columns_are_found_by_name_whatever_other_prompts_there_are() {
 fn the_official_split_has_the_papers_seed_where_none_is_given() {
     let fixture = Fixture::new(60, 0);
     let of = |more: &[&str]| {
-        let args = [&["--epochs", "1", "--split", "official"][..], more].concat();
-        let known = models::runs(&fixture.store).expect("a listing");
-        fixture.dir.agiqa(&fixture.train_args(&args)).exits(0);
-        let runs = models::runs(&fixture.store).expect("a listing");
-        let run = runs.into_iter().find(|run| !known.contains(run)).expect("a run of its own");
+        let run = fixture.train_new(&[&["--epochs", "1", "--split", "official"][..], more].concat());
         let record = RunRecord::read(&fixture.store, &run).expect("a record");
         (record.split.to_string(), record.seed)
     };

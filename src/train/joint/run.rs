@@ -219,6 +219,8 @@ struct Trainer<'a> {
     /// f_a and f_b of all images, standardised, on the CPU.
     semantic: [Tensor; 2],
     targets: Tensor,
+    /// The same for MANIQA's rating, which is 0 or more.
+    rating_targets: Tensor,
     started: Instant,
     saved: RefCell<Instant>,
 }
@@ -233,13 +235,15 @@ impl<'a> Trainer<'a> {
         let inputs = [standardise(job.f_a), standardise(job.f_b)];
         let labels = label_scale(settings.labels, &job.train_mos);
         let targets: Vec<f32> = job.train_mos.iter().map(|mos| ((mos - labels.offset) / labels.scale) as f32).collect();
+        let targets = Tensor::from_slice(&targets);
         let now = Instant::now();
         Self {
             semantic: [inputs[0].apply(job.f_a), inputs[1].apply(job.f_b)],
             draws: Draws::new(job.seed),
             inputs,
             labels,
-            targets: Tensor::from_slice(&targets),
+            rating_targets: &targets - targets.min(),
+            targets,
             started: now,
             saved: RefCell::new(now),
             job,
@@ -494,9 +498,9 @@ impl<'a> Trainer<'a> {
             let mask = |index, width| self.draws.mask(number, index, settings.dropout, [n, width]);
             let masks = (settings.dropout > 0.0).then(|| [mask(3, semantic), mask(4, coherence)]);
             let pixels = Tensor::from_slice(pixels).view([n, 3, side, side]);
-            let targets = self.targets.index_select(0, &Tensor::from_slice(batch));
-            let (weight, least) = (self.joint.rating_loss, self.targets.min());
-            let rating_targets = (weight > 0.0).then(|| &targets - &least);
+            let of_batch = |targets: &Tensor| targets.index_select(0, &Tensor::from_slice(batch));
+            let (targets, weight) = (of_batch(&self.targets), self.joint.rating_loss);
+            let rating_targets = (weight > 0.0).then(|| of_batch(&self.rating_targets));
             let parts = (0..n).step_by(part_size as usize).map(|start| {
                 let part = |xs: &Tensor| xs.narrow(0, start, part_size.min(n - start)).to_device(job.device);
                 MicroBatch {

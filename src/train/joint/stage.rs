@@ -49,20 +49,17 @@ impl JointStage {
     /// Fingerprint of what the stage is told, as opposed to what the store holds.
     fn settings_fingerprint(&self) -> Result<Fingerprint, TrainError> {
         let joint = self.joint();
-        let maniqa = start::maniqa_config(&joint).map_err(JointError::from)?;
         let config = self.config()?;
         let weights = start::content_hash(&joint, &config).map_err(JointError::from)?;
         let mut builder = Fingerprint::builder("joint training");
-        // As in the fingerprints of extractors: told where it is another than the weights'.
-        let products = joint.dtype.products_on(joint.device.wanted());
-        if products != joint.dtype {
+        if let Some(products) = joint.dtype.other_products(joint.device) {
             builder.json("products", &products);
         }
         Ok(builder
             .json("version", &JOINT_VERSION)
             .json("dataset", &self.dataset)
             .json("semantic", &self.semantic.fingerprint)
-            .json("maniqa", &maniqa)
+            .json("maniqa", &config.maniqa)
             .json("weights", &weights)
             .json("settings", &self.settings.deciding())
             .finish())
