@@ -7,6 +7,7 @@ mod baseline;
 mod checkpoint;
 mod compare;
 mod data_example;
+mod earlier_store;
 mod embed_mplug_owl2;
 mod evaluate;
 mod experiments;
