@@ -13,6 +13,8 @@ pub mod features;
 
 pub mod baselines;
 
+pub mod registry;
+
 pub mod splits;
 
 pub mod train;

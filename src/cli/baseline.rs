@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Context;
 use super::exit::Exit;
 use super::images::ImageArgs;
+use super::set::SetArgs;
 use crate::baselines::{BaselineSettings, BaselineStage};
 use agiqa_handcrafted::Method;
 
@@ -24,6 +25,8 @@ pub(super) struct Args {
     /// Resize images to a square of this side first (bilinear), pixels; default: score them as they are.
     #[arg(long, value_name = "PX")]
     side: Option<u32>,
+    #[command(flatten)]
+    set: SetArgs,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
@@ -38,6 +41,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         part_rows: images.part_rows.unwrap_or(defaults.part_rows),
         part_secs: images.part_secs.unwrap_or(defaults.part_secs),
     };
+    let settings = args.set.over(settings)?;
     settings.check()?;
     let store = images.store.clone();
     super::run_stage("baseline", &store, &BaselineStage::new(settings, images.source()?), context)

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use super::Context;
 use super::exit::Exit;
 use super::judging::{BootstrapArgs, parse_part};
+use super::set::SetArgs;
 use agiqa_judge::compare::{CompareSettings, CompareStage};
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
@@ -48,6 +49,8 @@ pub(super) struct Args {
     out: Option<PathBuf>,
     #[command(flatten)]
     bootstrap: BootstrapArgs,
+    #[command(flatten)]
+    set: SetArgs,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
@@ -55,7 +58,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let stage = CompareStage {
         dataset: args.dataset,
         split: args.split,
-        settings: CompareSettings { part: args.part, bootstrap },
+        settings: args.set.over(CompareSettings { part: args.part, bootstrap })?,
     };
     let store = Store::open(&args.store, OpenMode::Existing)?;
     let exit = super::run_stage("compare", &args.store, &stage, context)?;

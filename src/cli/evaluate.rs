@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use super::Context;
 use super::exit::Exit;
 use super::judging::{BootstrapArgs, parse_part};
+use super::set::SetArgs;
 use agiqa_judge::evaluate::table::{self, Excluded, TableSettings};
 use agiqa_judge::evaluate::{self, EvaluateSettings, EvaluateStage, Report, RunInfo};
 use agiqa_store::store::{OpenMode, Store};
@@ -49,6 +50,8 @@ pub(super) struct Args {
     by: Vec<String>,
     #[command(flatten)]
     bootstrap: BootstrapArgs,
+    #[command(flatten)]
+    set: SetArgs,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
@@ -59,7 +62,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         }
         (Some(url), None, None, None) => {
             let parts = if args.part.is_empty() { Part::ALL.to_vec() } else { args.part };
-            let settings = EvaluateSettings { by: args.by, bootstrap, parts };
+            let settings = args.set.over(EvaluateSettings { by: args.by, bootstrap, parts })?;
             let store = Store::open(&url, OpenMode::Existing)?;
             let stage = stage(&store, args.run, args.group, args.dataset, settings)?;
             let exit = super::run_stage("evaluate", &url, &stage, context)?;

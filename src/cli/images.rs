@@ -1,4 +1,4 @@
-//! Options of the commands that go through images one by one: `embed`, `extract` and `baseline`.
+//! Options of the commands that go through images one by one: `features` and `baseline`.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::exit::Exit;
+use super::set::SetArgs;
 use crate::ingest::{Adapter, ColumnNames, IngestSettings, IngestStage, NameRule, Rerun, TableFormat};
 use agiqa_images::DecodeLimits;
 use agiqa_store::tables::PartitionName;
@@ -53,6 +54,8 @@ pub(super) struct Args {
     /// Ingest also where nothing changed.
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    set: SetArgs,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
@@ -84,6 +87,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         mos_scale: args.mos_scale.map(|(low, high)| [low, high]),
         max_pixels: args.max_pixels,
     };
+    let settings = args.set.over(settings)?;
     let rerun = if args.force { Rerun::Always } else { Rerun::IfChanged };
     super::run_stage("ingest", &args.store, &IngestStage { settings, rerun }, context)
 }

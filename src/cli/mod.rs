@@ -10,21 +10,23 @@ use agiqa_store::interrupt::Interrupt;
 use agiqa_store::stage::{self, Outcome, Stage, StageContext};
 use agiqa_store::store::run_log::RunLog;
 use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::features::FeatureKind;
 
 pub mod exit;
 
 mod baseline;
 mod compare;
 mod doctor;
-mod embed;
 mod evaluate;
-mod extract;
+mod features;
 mod images;
 mod ingest;
 mod judging;
+mod methods;
 mod predict;
 mod run;
 mod schemas;
+mod set;
 mod split;
 mod train;
 mod weights;
@@ -60,10 +62,14 @@ enum Command {
     Run(run::Args),
     /// Read a dataset's MOS table and images into the `images` table.
     Ingest(ingest::Args),
-    /// Compute semantic features (f_a, f_b) of images.
-    Embed(embed::Args),
-    /// Compute quality features (f_1) of images.
-    Extract(extract::Args),
+    /// Compute features of images: semantic (f_a, f_b), quality (f_1), or both.
+    Features(features::Args),
+    /// Older name of `features`, for an extractor of semantic features.
+    #[command(hide = true)]
+    Embed(features::Args),
+    /// Older name of `features`, for an extractor of quality features.
+    #[command(hide = true)]
+    Extract(features::Args),
     /// Score images by handcrafted methods: BRISQUE, NIQE, ILNIQE.
     Baseline(baseline::Args),
     /// Assign a dataset's images to training, validation and test parts.
@@ -80,6 +86,8 @@ enum Command {
     Weights(weights::Args),
     /// Show what this machine has: libtorch, devices, threads, weights, disk.
     Doctor(doctor::Args),
+    /// List every network and method: what it fills, its weights, its settings.
+    Methods(methods::Args),
     /// Print the tables' schemas, or write them to a folder.
     Schemas(schemas::Args),
 }
@@ -128,8 +136,9 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(args) => run::run(args, &context),
         Command::Ingest(args) => ingest::run(args, &context),
-        Command::Embed(args) => embed::run(args, &context),
-        Command::Extract(args) => extract::run(args, &context),
+        Command::Features(args) => features::run("features", None, args, &context),
+        Command::Embed(args) => features::run("embed", Some(FeatureKind::Semantic), args, &context),
+        Command::Extract(args) => features::run("extract", Some(FeatureKind::Quality), args, &context),
         Command::Baseline(args) => baseline::run(args, &context),
         Command::Split(args) => split::run(args, &context),
         Command::Train(args) => train::run(*args, &context),
@@ -138,6 +147,7 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
         Command::Compare(args) => compare::run(args, &context),
         Command::Weights(args) => weights::run(args, &context),
         Command::Doctor(args) => doctor::run(args, &context),
+        Command::Methods(args) => methods::run(&args, &context),
         Command::Schemas(args) => schemas::run(args, &context),
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::exit::Exit;
+use super::set::SetArgs;
 use crate::splits::{Fractions, SplitSettings, SplitStage};
 use agiqa_store::stage::{Stage, StageContext};
 use agiqa_store::store::run_log::RunLog;
@@ -29,6 +30,8 @@ pub(super) struct Args {
     /// Seeds, one split each: a number, a list `0,3,5`, or a range with both ends, `0..9` [default: 0; official: 20].
     #[arg(long)]
     seeds: Option<Seeds>,
+    #[command(flatten)]
+    set: SetArgs,
 }
 
 /// How to split; shared with `agiqa train`.
@@ -156,10 +159,13 @@ pub(super) fn execute_in_turn(stages: &[&dyn Stage], context: &StageContext, log
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let Args { store, dataset, split, seeds } = args;
+    let Args { store, dataset, split, seeds, set } = args;
     let seeds = seeds.unwrap_or_else(|| Seeds(vec![split.default_seed()]));
     let store = Store::open(&store, OpenMode::Existing)?;
-    let splits = stages(&dataset, &split, &seeds.0);
+    let mut splits = stages(&dataset, &split, &seeds.0);
+    for split in &mut splits {
+        split.settings = set.over(split.settings.clone())?;
+    }
     let splits: Vec<&dyn Stage> = splits.iter().map(|split| split as &dyn Stage).collect();
     super::with_run_log("split", &store.clone(), |log| execute_in_turn(&splits, &context.on(store), log))
 }

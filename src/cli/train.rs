@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::Context;
 use super::exit::Exit;
+use super::set::SetArgs;
 use super::split::{self, Seeds, SplitArgs};
 use crate::features::{DeviceChoice, Dtype, JoinStage};
 use crate::splits::SplitStage;
@@ -54,6 +55,8 @@ pub(super) struct Args {
     settings: SettingsArgs,
     #[command(flatten)]
     joint_settings: JointArgs,
+    #[command(flatten)]
+    set: SetArgs,
 }
 
 /// Hyperparameters; what is not given is the paper's.
@@ -227,7 +230,7 @@ impl SettingsArgs {
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Args { store, dataset, name, joint, features, semantic, quality, split, seeds, split_seed, .. } = args;
-    let settings = args.settings.settings(joint.then(|| args.joint_settings.settings()));
+    let settings = args.set.over(args.settings.settings(joint.then(|| args.joint_settings.settings())))?;
     let store = Store::open(&store, OpenMode::Existing)?;
     let sets = FeatureSet::list(&store)?;
     let set = |given: Option<String>, kind| {
@@ -312,10 +315,9 @@ fn feature_set(sets: &[FeatureSet], given: &str, kind: FeatureKind, url: &str) -
     };
     match matching.as_slice() {
         [set] => Ok((*set).clone()),
-        [] if of_kind.is_empty() => anyhow::bail!(
-            "there are no {kind_name} features in store `{url}`: run `agiqa {}` first",
-            if kind == FeatureKind::Semantic { "embed" } else { "extract" }
-        ),
+        [] if of_kind.is_empty() => {
+            anyhow::bail!("there are no {kind_name} features in store `{url}`: run `agiqa features` first")
+        }
         [] => anyhow::bail!("no {kind_name} features `{given}` in store `{url}`; there are: {}", list(&of_kind)),
         several => anyhow::bail!(
             "`{given}` may be any of several {kind_name} features in store `{url}`; name one with its fingerprint: {}",

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::extractor::{Precision, column, described_set, guarded, values};
 use super::pixels::normalised;
 use super::pooling::{Pool, Statistic, pool};
-use super::{DeviceChoice, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings, SettingsError};
+use super::{
+    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError,
+};
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
 use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
 use agiqa_nets::dinov2;
@@ -56,6 +58,16 @@ const F_B: &[Pool] = &[Pool::of(Tap::Hidden(6), Statistic::LogStd), Pool::of(Tap
 /// Pools of `f_1`: the same for earlier blocks, whose units answer to texture and edges.
 const F_1: &[Pool] = &[Pool::of(Tap::Hidden(3), Statistic::LogStd), Pool::of(Tap::Hidden(4), Statistic::LogStd)];
 
+/// What a user chooses about the network; an absent setting takes its default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dinov2Options {
+    /// Side of the square that images are resized to, pixels; decides the numbers; default: 392.
+    pub side: Option<u32>,
+    /// Number type of the network, `f32`, `bf16` or `f16`; decides the numbers; default: `f32`.
+    pub dtype: Option<Dtype>,
+}
+
 /// Checked settings of the extractor.
 #[derive(Clone, Debug)]
 pub struct Dinov2Settings {
@@ -81,14 +93,12 @@ struct Description<'a> {
 }
 
 impl Dinov2Settings {
-    /// Checks `settings`; absent ones take the defaults (392 px, f32, batches of 2 on a CPU).
+    /// Checks the settings; absent ones take the defaults (392 px, f32, batches of 2 on a CPU).
     ///
     /// # Errors
     /// A side that is no multiple of the patch or out of range, weights that the manifest does not know.
-    pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
-        settings.without_weights("takes its weights from the manifest (`agiqa weights list`)")?;
-        settings.without_prompts()?;
-        let side_px = settings.side.unwrap_or(SIDE_PX);
+    pub fn new(options: &Dinov2Options, common: &CommonSettings) -> Result<Self, ExtractError> {
+        let side_px = options.side.unwrap_or(SIDE_PX);
         if !side_px.is_multiple_of(PATCH_PX) || !(2 * PATCH_PX..=MAX_SIDE_PX).contains(&side_px) {
             let below = (side_px / PATCH_PX * PATCH_PX).clamp(2 * PATCH_PX, MAX_SIDE_PX);
             let above = (below + PATCH_PX).min(MAX_SIDE_PX);
@@ -100,9 +110,9 @@ impl Dinov2Settings {
         }
         Ok(Self {
             side_px,
-            precision: Precision::of(settings.dtype.unwrap_or_default(), settings.device),
-            device: settings.device,
-            batch_size: settings.batch_size.map(std::num::NonZeroUsize::get),
+            precision: Precision::of(options.dtype.unwrap_or_default(), common.device),
+            device: common.device,
+            batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
             weights_blake3: agiqa_weights::content_hash(NAME.as_str())?,
         })
     }
@@ -230,7 +240,6 @@ impl Network for Dinov2Extractor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Dtype;
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ use super::dinov2::Dinov2Settings;
 use super::maniqa::ManiqaSettings;
 use super::mplug_owl2::MplugOwl2Settings;
 use super::nss::NssSettings;
-use super::{DeviceChoice, Dtype, ExtractorName, FeatureSettings, SettingsError};
+use super::{CommonSettings, DeviceChoice, Dtype, ExtractorName, FeatureSettings, NetworkSettings, SettingsError};
 use crate::engine::{Guest, GuestError, GuestSettings, GuestWords, Loaded, Output, Task, Work};
 use agiqa_store::identity::Fingerprint;
 use agiqa_store::tables::PartitionName;
@@ -133,7 +133,7 @@ impl FeaturePair {
 /// The set of `kind` that an extractor fills, which may fill only the `other`.
 fn set_of(settings: &FeatureSettings, kind: FeatureKind, other: FeatureKind) -> Result<FeatureSet, ExtractError> {
     resolve(settings)?.feature_sets().of(kind).cloned().ok_or(ExtractError::NotFilled {
-        extractor: settings.extractor,
+        extractor: settings.network.name(),
         filled: other.part_kind().table,
         missing: kind.part_kind().table,
     })
@@ -152,11 +152,12 @@ pub fn feature_sets(settings: &FeatureSettings) -> Result<FeaturePair, ExtractEr
 /// # Errors
 /// Settings that make no sense to that extractor.
 pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, ExtractError> {
-    Ok(match settings.extractor {
-        ExtractorName::Dinov2S14 => Box::new(Dinov2Settings::new(settings)?),
-        ExtractorName::Nss => Box::new(NssSettings::new(settings)?),
-        ExtractorName::MplugOwl2 => Box::new(MplugOwl2Settings::new(settings)?),
-        ExtractorName::Maniqa => Box::new(ManiqaSettings::new(settings)?),
+    let common = &settings.common;
+    Ok(match &settings.network {
+        NetworkSettings::Dinov2S14(options) => Box::new(Dinov2Settings::new(options, common)?),
+        NetworkSettings::Maniqa(options) => Box::new(ManiqaSettings::new(options, common)?),
+        NetworkSettings::MplugOwl2(options) => Box::new(MplugOwl2Settings::new(options, common)?),
+        NetworkSettings::Nss(options) => Box::new(NssSettings::new(options)?),
     })
 }
 
@@ -181,7 +182,7 @@ impl GuestSettings for FeatureSettings {
     fn words(&self) -> GuestWords {
         GuestWords {
             stage: "features",
-            title: format!("features {}", self.extractor),
+            title: format!("features {}", self.network.name()),
             unit: "images",
             done: "images have features",
             lacking: "images lack features",
@@ -190,12 +191,12 @@ impl GuestSettings for FeatureSettings {
     }
 
     fn work(&self) -> Work {
-        let Self { max_pixels, shard, retry_rejects, part_rows, part_secs, .. } = *self;
+        let CommonSettings { max_pixels, shard, retry_rejects, part_rows, part_secs, .. } = self.common;
         Work { max_pixels, shard, retry_rejects, part_rows, part_secs }
     }
 
     fn resolve(&self) -> Result<Box<dyn Guest>, GuestError> {
-        Ok(Box::new(ExtractorGuest { name: self.extractor, kind: resolve(self)? }))
+        Ok(Box::new(ExtractorGuest { name: self.network.name(), kind: resolve(self)? }))
     }
 }
 

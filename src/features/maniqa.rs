@@ -6,12 +6,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::extractor::{Precision, column, described_set, guarded, values};
 use super::pixels::{normalise, normalised};
-use super::{DeviceChoice, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings, SettingsError};
+use super::{
+    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError,
+};
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
 use agiqa_images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
 use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, weights};
@@ -27,6 +29,16 @@ const CPU_BATCH_SIZE: usize = 2;
 
 /// Default images per batch on a GPU, which wants much to do at once.
 const GPU_BATCH_SIZE: usize = 16;
+
+/// What a user chooses about the network; an absent setting takes its default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ManiqaOptions {
+    /// Folder of the weights and their `config.json`; required.
+    pub weights: Option<PathBuf>,
+    /// Number type of the network, `f32`, `bf16` or `f16`; decides the numbers; default: `f32`.
+    pub dtype: Option<Dtype>,
+}
 
 /// Checked settings of the extractor.
 #[derive(Clone, Debug)]
@@ -53,29 +65,24 @@ struct Description<'a> {
 }
 
 impl ManiqaSettings {
-    /// Checks `settings`: reads the folder's `config.json` and hashes the tensors that the network reads.
+    /// Checks the settings: reads the folder's `config.json` and hashes the tensors that the network reads.
     ///
     /// # Errors
-    /// No folder, one without either, or a checkpoint that is not of that geometry; prompts.
-    pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
-        settings.without_prompts()?;
-        let Some(folder) = settings.weights.clone() else {
+    /// No folder, one without either, or a checkpoint of another geometry.
+    pub fn new(options: &ManiqaOptions, common: &CommonSettings) -> Result<Self, ExtractError> {
+        let Some(folder) = options.weights.clone() else {
             let problem = format!("`{NAME}` needs the folder of its weights and their `config.json`");
             return Err(SettingsError::Value { key: "weights", found: "none".to_owned(), problem }.into());
         };
         let config = ManiqaConfig::read(&folder.join("config.json")).map_err(load_error)?;
-        if let Some(side) = settings.side {
-            let problem = format!("the weights of `{NAME}` are for {} px; leave it out", config.vit.img_size);
-            return Err(SettingsError::Value { key: "side", found: side.to_string(), problem }.into());
-        }
         let checkpoint = weights::open(&folder).map_err(load_error)?;
         let weights_blake3 = weights::content_hash(&checkpoint, &config.parameters()).map_err(load_error)?;
         Ok(Self {
             folder,
             config,
-            precision: Precision::of(settings.dtype.unwrap_or_default(), settings.device),
-            device: settings.device,
-            batch_size: settings.batch_size.map(std::num::NonZeroUsize::get),
+            precision: Precision::of(options.dtype.unwrap_or_default(), common.device),
+            device: common.device,
+            batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
             weights_blake3,
         })
     }
@@ -245,7 +252,6 @@ impl Network for ManiqaExtractor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Dtype;
     use super::*;
 
     #[test]

@@ -9,7 +9,10 @@
 
 mod settings;
 
-pub use settings::{DeviceChoice, Dtype, ExtractorName, FeatureSettings, SettingsError, cpu_has_bf16};
+pub use settings::{
+    CommonSettings, DeviceChoice, Dtype, ExtractorName, FeatureSettings, NetworkSettings, ReadSettings, SettingsError,
+    cpu_has_bf16,
+};
 
 mod extractor;
 

@@ -6,11 +6,13 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::extractor::{Precision, column, described_set, guarded, values};
-use super::{DeviceChoice, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings, SettingsError};
+use super::{
+    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError,
+};
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable, Values};
 use agiqa_images::{DECODER_VERSION, RgbImage8};
 use agiqa_nets::checkpoint::Checkpoint;
@@ -34,6 +36,18 @@ const MAX_PROMPT_TOKENS: usize = 2048;
 
 /// Columns that the table has anyway, two of them in the names of its folders, which query engines read as columns too.
 const RESERVED_COLUMNS: [&str; 4] = ["image_id", "n_tokens", "extractor", "fingerprint"];
+
+/// What a user chooses about the network; an absent setting takes its default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MplugOwl2Options {
+    /// Folder of the checkpoint; default: `mplug-owl2` in the weights folder.
+    pub weights: Option<PathBuf>,
+    /// Prompts that images are read under, a column each; decide the numbers; default: the two of the paper.
+    pub prompts: Option<Vec<Prompt>>,
+    /// Number type of the network, `f32`, `bf16` or `f16`; decides the numbers; default: `f32`.
+    pub dtype: Option<Dtype>,
+}
 
 /// Checked settings of the extractor.
 #[derive(Clone, Debug)]
@@ -77,21 +91,16 @@ fn load_error(source: impl std::error::Error + Send + Sync + 'static) -> Extract
 }
 
 impl MplugOwl2Settings {
-    /// Checks `settings`: reads the folder's small files and hashes all that decide the numbers (once: see
+    /// Checks the settings: reads the folder's small files and hashes all that decide the numbers (once: see
     /// [`agiqa_weights::hash_of_file`]). Without `weights`, the folder is that of the weights folder.
     ///
     /// # Errors
     /// A folder that is absent, lacks files, or holds another network; prompts that make no columns.
-    pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
-        let folder = settings.weights.clone().unwrap_or_else(|| MPLUG_OWL2.folder());
-        let prompts = checked(settings.prompts.clone().unwrap_or_else(Prompt::of_the_paper))?;
+    pub fn new(options: &MplugOwl2Options, common: &CommonSettings) -> Result<Self, ExtractError> {
+        let folder = options.weights.clone().unwrap_or_else(|| MPLUG_OWL2.folder());
+        let prompts = checked(options.prompts.clone().unwrap_or_else(Prompt::of_the_paper))?;
         MPLUG_OWL2.check(&folder)?;
         let frontend = Frontend::read(&folder).map_err(load_error)?;
-        if let Some(side) = settings.side {
-            let problem =
-                format!("the weights of `{NAME}` are for {} px; leave it out", frontend.config.vision.image_px);
-            return Err(SettingsError::Value { key: "side", found: side.to_string(), problem }.into());
-        }
         let ids: Vec<PromptIds> = prompts.iter().map(|prompt| PromptIds::of(prompt, &frontend.tokenizer)).collect();
         if let Some((prompt, ids)) = prompts.iter().zip(&ids).find(|(_, ids)| ids.before.len() > MAX_PROMPT_TOKENS) {
             let problem = format!("{} tokens are over the limit of {MAX_PROMPT_TOKENS}", ids.before.len());
@@ -103,9 +112,9 @@ impl MplugOwl2Settings {
             frontend,
             prompts,
             ids,
-            precision: Precision::of(settings.dtype.unwrap_or_default(), settings.device),
-            device: settings.device,
-            batch_size: settings.batch_size.map_or(BATCH_SIZE, std::num::NonZeroUsize::get),
+            precision: Precision::of(options.dtype.unwrap_or_default(), common.device),
+            device: common.device,
+            batch_size: common.batch_size.map_or(BATCH_SIZE, std::num::NonZeroUsize::get),
             weights_blake3,
         })
     }

@@ -3,10 +3,10 @@
 //! `f_1` has 72 values: BRISQUE's 36 of the whole image, then NIQE's 36, each the mean over its blocks. No network and no
 //! weights; an image too small or too flat for one of the two is a reject.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::extractor::{column, described_set};
-use super::{ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings, SettingsError};
+use super::{ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError};
 use crate::engine::{Loaded, OutputRows, PerImage, Unusable};
 use agiqa_handcrafted::{ScoreError, brisque, niqe};
 use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
@@ -22,6 +22,14 @@ const N_VALUES: usize = brisque::N_FEATURES + niqe::N_FEATURES;
 
 /// Sides that images may be resized to: two blocks of NIQE's at least.
 const SIDES_PX: std::ops::RangeInclusive<u32> = 192..=4096;
+
+/// What a user chooses about the statistics.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NssOptions {
+    /// Side of the square that images are resized to, pixels; decides the numbers; default: as they are.
+    pub side: Option<u32>,
+}
 
 /// Checked settings of the extractor.
 #[derive(Clone, Copy, Debug)]
@@ -41,22 +49,16 @@ struct Description {
 }
 
 impl NssSettings {
-    /// Checks `settings`; without a side, images are taken as they are.
+    /// Checks the settings; without a side, images are taken as they are.
     ///
     /// # Errors
-    /// A side out of range; a number type, of which this extractor has no choice; weights and prompts, which it has not.
-    pub fn new(settings: &FeatureSettings) -> Result<Self, ExtractError> {
-        settings.without_weights("has no weights")?;
-        settings.without_prompts()?;
-        if let Some(side) = settings.side.filter(|side| !SIDES_PX.contains(side)) {
+    /// A side out of range.
+    pub fn new(options: &NssOptions) -> Result<Self, ExtractError> {
+        if let Some(side) = options.side.filter(|side| !SIDES_PX.contains(side)) {
             let problem = format!("expected {} to {}", SIDES_PX.start(), SIDES_PX.end());
             return Err(SettingsError::Value { key: "side", found: side.to_string(), problem }.into());
         }
-        if let Some(dtype) = settings.dtype {
-            let problem = format!("extractor `{NAME}` computes in f64 whatever is asked for; leave it out");
-            return Err(SettingsError::Value { key: "dtype", found: dtype.to_string(), problem }.into());
-        }
-        Ok(Self { side_px: settings.side })
+        Ok(Self { side_px: options.side })
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::dinov2::Dinov2Options;
+use super::maniqa::ManiqaOptions;
+use super::mplug_owl2::MplugOwl2Options;
+use super::nss::NssOptions;
 use agiqa_nets::layers::products_of;
-use agiqa_nets::mplug_owl2::Prompt;
 use agiqa_store::store::shard::Shard;
 
 /// Settings that make no sense.
@@ -78,7 +81,7 @@ impl ExtractorName {
     pub const ALL: &[Self] = &[Self::Dinov2S14, Self::Maniqa, Self::MplugOwl2, Self::Nss];
 
     /// The name, as in commands and store paths.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Dinov2S14 => "dinov2-s14",
             Self::Nss => "nss",
@@ -281,20 +284,89 @@ impl From<DeviceChoice> for String {
     }
 }
 
-/// Settings of a feature stage; an absent one takes the extractor's default.
+/// Settings of a feature stage: those of its network, and those that every network takes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FeatureSettings {
+    /// Which network, with its own settings; default: `dinov2-s14` with its defaults.
+    pub network: NetworkSettings,
+    /// How the work is done.
+    pub common: CommonSettings,
+}
+
+/// A network with its own settings: one cannot hold the keys of another.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NetworkSettings {
+    /// `dinov2-s14`.
+    Dinov2S14(Dinov2Options),
+    /// `maniqa`.
+    Maniqa(ManiqaOptions),
+    /// `mplug-owl2`.
+    MplugOwl2(MplugOwl2Options),
+    /// `nss`.
+    Nss(NssOptions),
+}
+
+/// Reads the settings of one network from wherever they were written.
+pub trait ReadSettings {
+    /// Why they cannot be read.
+    type Error;
+
+    /// The settings as a `T`.
+    ///
+    /// # Errors
+    /// An unknown key, or a value of a wrong type.
+    fn read<T: DeserializeOwned>(&self) -> Result<T, Self::Error>;
+}
+
+impl NetworkSettings {
+    /// The settings of the network `name`, which `reader` reads.
+    ///
+    /// # Errors
+    /// As the reader says.
+    pub fn read<R: ReadSettings>(name: ExtractorName, reader: &R) -> Result<Self, R::Error> {
+        Ok(match name {
+            ExtractorName::Dinov2S14 => Self::Dinov2S14(reader.read()?),
+            ExtractorName::Maniqa => Self::Maniqa(reader.read()?),
+            ExtractorName::MplugOwl2 => Self::MplugOwl2(reader.read()?),
+            ExtractorName::Nss => Self::Nss(reader.read()?),
+        })
+    }
+
+    /// The network.
+    pub fn name(&self) -> ExtractorName {
+        match self {
+            Self::Dinov2S14(_) => ExtractorName::Dinov2S14,
+            Self::Maniqa(_) => ExtractorName::Maniqa,
+            Self::MplugOwl2(_) => ExtractorName::MplugOwl2,
+            Self::Nss(_) => ExtractorName::Nss,
+        }
+    }
+}
+
+impl NetworkSettings {
+    /// Names of the settings of this network.
+    pub fn keys(&self) -> Vec<String> {
+        let json = match self {
+            Self::Dinov2S14(options) => serde_json::to_value(options),
+            Self::Maniqa(options) => serde_json::to_value(options),
+            Self::MplugOwl2(options) => serde_json::to_value(options),
+            Self::Nss(options) => serde_json::to_value(options),
+        };
+        let json = json.expect("settings are plain data");
+        json.as_object().map(|fields| fields.keys().cloned().collect()).unwrap_or_default()
+    }
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self::Dinov2S14(Dinov2Options::default())
+    }
+}
+
+/// Settings that every network takes. None of them is part of a fingerprint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct FeatureSettings {
-    /// Which extractor; default `dinov2-s14`.
-    pub extractor: ExtractorName,
-    /// Folder of the weights, with their `config.json`, for an extractor that does not take its own from the manifest.
-    pub weights: Option<PathBuf>,
-    /// Prompts of an extractor that reads images under questions, a column each; decide the numbers.
-    pub prompts: Option<Vec<Prompt>>,
-    /// Side of the square that images are resized to, pixels; decides the numbers.
-    pub side: Option<u32>,
-    /// Number type of the network, `f32`, `bf16` or `f16`; decides the numbers.
-    pub dtype: Option<Dtype>,
+pub struct CommonSettings {
     /// `auto`, `cpu` or `cuda:N`.
     pub device: DeviceChoice,
     /// Images per batch. Every batch has exactly this many (the last is padded), so that no image's numbers depend on
@@ -312,30 +384,15 @@ pub struct FeatureSettings {
     pub part_secs: u64,
 }
 
-impl FeatureSettings {
-    /// Refuses prompts, for an extractor without a language model.
-    pub(super) fn without_prompts(&self) -> Result<(), SettingsError> {
-        let Some(prompts) = &self.prompts else { return Ok(()) };
-        let problem = format!("`{}` reads images only; leave it out", self.extractor);
-        Err(SettingsError::Value { key: "prompts", found: format!("{} prompts", prompts.len()), problem })
-    }
-
-    /// Refuses a folder of weights, for an extractor that `does` something else, in words.
-    pub(super) fn without_weights(&self, does: &str) -> Result<(), SettingsError> {
-        let Some(folder) = &self.weights else { return Ok(()) };
-        let problem = format!("`{}` {does}; leave it out", self.extractor);
-        Err(SettingsError::Value { key: "weights", found: folder.display().to_string(), problem })
-    }
+impl CommonSettings {
+    /// Names of the settings.
+    pub const KEYS: &[&str] =
+        &["device", "batch_size", "max_pixels", "shard", "retry_rejects", "part_rows", "part_secs"];
 }
 
-impl Default for FeatureSettings {
+impl Default for CommonSettings {
     fn default() -> Self {
         Self {
-            extractor: ExtractorName::default(),
-            weights: None,
-            prompts: None,
-            side: None,
-            dtype: None,
             device: DeviceChoice::Auto,
             batch_size: None,
             max_pixels: agiqa_images::DecodeLimits::default().max_pixels,
@@ -360,8 +417,17 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_does_not_exist_is_refused() {
-        let error = toml::from_str::<FeatureSettings>("sied = 112").expect_err("no such key");
+    fn a_setting_that_does_not_exist_or_belongs_to_another_network_is_refused() {
+        let error = toml::from_str::<Dinov2Options>("sied = 112").expect_err("no such key");
         assert!(error.to_string().contains("`side`"), "{error}");
+        assert!(toml::from_str::<NssOptions>("dtype = \"bf16\"").is_err(), "statistics have no number type");
+        assert!(toml::from_str::<ManiqaOptions>("side = 112").is_err(), "the weights decide the side");
+    }
+
+    #[test]
+    fn the_names_of_the_common_settings_are_those_of_the_struct() {
+        let json = serde_json::to_value(CommonSettings::default()).expect("plain data");
+        let keys: Vec<&str> = json.as_object().expect("an object").keys().map(String::as_str).collect();
+        assert_eq!(keys, CommonSettings::KEYS);
     }
 }

@@ -17,6 +17,10 @@ mod de;
 
 mod params;
 
+mod overlay;
+
+pub use overlay::{feature_settings, overlaid};
+
 mod config;
 
 pub use config::{CompareSection, ExperimentSection, FeaturesSection, Pipeline, PredictSection, TrainSection, Variant};

@@ -34,6 +34,22 @@ pub struct Param {
     pub default: Option<String>,
 }
 
+/// Lays `--set` arguments over the settings of one command: every key is a key path of theirs.
+///
+/// # Errors
+/// An argument that is no `KEY=VALUE`, or whose key lies within something that is no table.
+pub fn lay_over(sources: &mut Sources, settings: &mut Node, arguments: &[String]) -> Result<(), ConfigError> {
+    for argument in arguments {
+        let origin = sources.add_argument(argument);
+        let wrong = |problem: String| ConfigError::new(sources.place(origin), problem);
+        let (key, value) =
+            argument.split_once('=').ok_or_else(|| wrong("expected KEY=VALUE, e.g. `epochs=3`".to_owned()))?;
+        let node = Node::parse_argument(sources, origin, value.trim())?;
+        set(settings, key.trim(), node).map_err(wrong)?;
+    }
+    Ok(())
+}
+
 /// Lays the `--set` arguments over `document` and puts parameters in place of every `${name}`. The key of an argument
 /// is a parameter, one of `top_keys`, or a dotted path.
 ///

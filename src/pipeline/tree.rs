@@ -59,6 +59,12 @@ impl Sources {
         self.0.len() - 1
     }
 
+    /// Adds the options of a command, whose paths start from the current folder.
+    pub fn add_options(&mut self) -> Origin {
+        self.0.push(Source { name: "options".to_owned(), text: None, folder: PathBuf::from(".") });
+        Origin { source: self.0.len() - 1, start: 0 }
+    }
+
     /// Adds a `--set` argument. Its relative paths start from the current folder, as a shell completes them.
     pub fn add_argument(&mut self, argument: &str) -> Origin {
         self.0.push(Source { name: format!("--set {argument}"), text: None, folder: PathBuf::from(".") });

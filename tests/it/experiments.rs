@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use agiqa::features::{FeatureSettings, feature_sets};
+use agiqa::features::feature_sets;
+
+use super::features::dinov2_of_side;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::{FeatureRows, FeatureSet};
 use agiqa_store::tables::{images, predictions};
@@ -45,7 +47,7 @@ pub fn datasets() -> TestDir {
 
 /// Gives every image of the store features that say something of its MOS, in place of an extractor that needs weights.
 fn fill_features(store: &Store) {
-    let pair = feature_sets(&FeatureSettings { side: Some(56), ..FeatureSettings::default() }).expect("valid settings");
+    let pair = feature_sets(&dinov2_of_side(56)).expect("valid settings");
     for dataset in images::datasets(store).expect("datasets can be listed") {
         let rows = images::read(store, &dataset).expect("it was ingested").rows;
         for set in [&pair.semantic, &pair.quality] {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use agiqa::features::{DeviceChoice, Dtype, ExtractorName, FeatureSettings, feature_sets};
+use agiqa::features::dinov2::Dinov2Options;
+use agiqa::features::{CommonSettings, DeviceChoice, Dtype, FeatureSettings, NetworkSettings, feature_sets};
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::{FeatureKind, FeatureSet};
@@ -44,6 +45,12 @@ pub fn pictures(dir: &TestDir, seeds: impl IntoIterator<Item = u32>) {
     for seed in seeds {
         dir.write(&format!("images/picture-{seed:03}.png"), picture(seed));
     }
+}
+
+/// The settings of `dinov2-s14` at `side` pixels.
+pub fn dinov2_of_side(side: u32) -> FeatureSettings {
+    let options = Dinov2Options { side: Some(side), dtype: None };
+    FeatureSettings { network: NetworkSettings::Dinov2S14(options), ..FeatureSettings::default() }
 }
 
 /// `agiqa extract` over the folder `images` into the folder `store`, small and fast.
@@ -393,23 +400,26 @@ fn a_folder_does_not_replace_an_ingested_dataset() {
 
 #[test]
 fn fingerprints_differ_by_what_decides_the_numbers_and_by_nothing_else() {
-    let pair = |change: fn(&mut FeatureSettings)| {
-        let mut settings = FeatureSettings { extractor: ExtractorName::Dinov2S14, ..FeatureSettings::default() };
-        change(&mut settings);
+    let pair = |change: fn(&mut Dinov2Options, &mut CommonSettings)| {
+        let (mut options, mut common) = (Dinov2Options::default(), CommonSettings::default());
+        change(&mut options, &mut common);
+        let settings = FeatureSettings { network: NetworkSettings::Dinov2S14(options), common };
         let pair = feature_sets(&settings).expect("settings that make sense");
         (pair.semantic.fingerprint, pair.quality.fingerprint)
     };
-    let default = pair(|_| {});
-    assert_eq!(default, pair(|settings| settings.side = Some(392)));
-    assert_eq!(default, pair(|settings| settings.retry_rejects = true));
-    assert_eq!(default, pair(|settings| settings.part_secs = 1));
-    assert_ne!(default, pair(|settings| settings.side = Some(224)));
-    assert_eq!(default, pair(|settings| settings.device = DeviceChoice::Cuda(0)), "f32 is f32 on any device");
-    let bf16 = pair(|settings| settings.dtype = Some(Dtype::Bf16));
+    let default = pair(|_, _| {});
+    assert_eq!(default, pair(|options, _| options.side = Some(392)));
+    assert_eq!(default, pair(|_, common| common.retry_rejects = true));
+    assert_eq!(default, pair(|_, common| common.part_secs = 1));
+    assert_ne!(default, pair(|options, _| options.side = Some(224)));
+    assert_eq!(default, pair(|_, common| common.device = DeviceChoice::Cuda(0)), "f32 is f32 on any device");
+    let bf16 = pair(|options, _| options.dtype = Some(Dtype::Bf16));
     assert_ne!(default, bf16);
     // bf16 weights may be multiplied in f32 on a CPU: the same values have the same fingerprint, others another.
     let described = |device| {
-        let settings = FeatureSettings { dtype: Some(Dtype::Bf16), device, ..FeatureSettings::default() };
+        let options = Dinov2Options { side: None, dtype: Some(Dtype::Bf16) };
+        let common = CommonSettings { device, ..CommonSettings::default() };
+        let settings = FeatureSettings { network: NetworkSettings::Dinov2S14(options), common };
         let set = feature_sets(&settings).expect("settings that make sense").semantic;
         (set.fingerprint, set.settings)
     };

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use agiqa::features::{FeatureSettings, feature_sets};
+use agiqa::features::feature_sets;
+
+use super::features::dinov2_of_side;
 use agiqa_nets::trained_head::TrainedHead;
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::{OpenMode, Store};
@@ -82,7 +84,7 @@ fn fill_features(store: &Path) {
     let store = Store::open(&store.display().to_string(), OpenMode::Existing).expect("an earlier command made it");
     let ids: Vec<_> =
         images::read(&store, &example()).expect("it was ingested").rows.iter().map(|row| row.image_id).collect();
-    let pair = feature_sets(&FeatureSettings { side: Some(56), ..FeatureSettings::default() }).expect("valid settings");
+    let pair = feature_sets(&dinov2_of_side(56)).expect("valid settings");
     for set in [&pair.semantic, &pair.quality] {
         let vectors = |column: usize, dim: usize| {
             ids.iter()

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use agiqa::features::{FeatureSettings, feature_sets};
+use agiqa::features::feature_sets;
+
+use super::features::dinov2_of_side;
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::store::part::{self, PartKind};
 use agiqa_store::store::{ObjectInfo, OpenMode, Store};
@@ -166,7 +168,7 @@ fn two_writers_on_one_store_do_not_disturb_each_other() {
 fn store_with_features(dir: &TestDir, seeds: std::ops::Range<u32>) -> (Store, [FeatureSet; 2]) {
     let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing);
     let store = store.expect("a store can be made");
-    let settings = FeatureSettings { side: Some(56), ..FeatureSettings::default() };
+    let settings = dinov2_of_side(56);
     let pair = feature_sets(&settings).expect("settings that make sense");
     let sets = [pair.semantic, pair.quality];
     for set in &sets {

@@ -34,7 +34,7 @@ impl Method {
     pub const ALL: &[Self] = &[Self::Brisque, Self::Niqe, Self::Ilniqe];
 
     /// The name, as in commands and store paths.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Brisque => "brisque",
             Self::Niqe => "niqe",

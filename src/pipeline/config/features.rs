@@ -3,9 +3,10 @@
 use serde::Deserialize;
 
 use super::{Reader, TrainSection, Variant};
-use crate::features::{FeaturePair, FeatureSettings, JoinStage, resolve};
+use crate::features::{ExtractorName, FeaturePair, FeatureSettings, JoinStage, resolve};
 use crate::pipeline::de;
 use crate::pipeline::error::{ConfigError, suggestion};
+use crate::pipeline::overlay::read_feature_settings;
 use crate::pipeline::tree::{Entry, Node, NodeValue, Origin};
 use agiqa_store::tables::features::FeatureSet;
 
@@ -87,11 +88,7 @@ impl Reader<'_> {
         let is_unused = |entry: &&Entry| !used.contains(&entry.key.as_str());
         // A choice leaves others unchosen; what they say must make sense all the same.
         for entry in extractors.entries().iter().filter(is_unused).filter(|_| is_choice) {
-            self.extractor(
-                &entry.key,
-                &entry.node,
-                &Node { origin: entry.key_origin, value: NodeValue::Text(entry.key.clone()) },
-            )?;
+            self.extractor(&entry.key, &entry.node, entry.key_origin)?;
         }
         if let Some(entry) = extractors.entries().iter().find(is_unused).filter(|_| !is_choice) {
             let problem =
@@ -101,7 +98,7 @@ impl Reader<'_> {
         let extractor = |key: &str, name: &str| {
             let origin = node.get(key).unwrap_or(&node).origin;
             let table = extractors.get(name).cloned().unwrap_or_else(|| empty(origin));
-            let settings = self.extractor(name, &table, &Node { origin, value: NodeValue::Text(name.to_owned()) })?;
+            let settings = self.extractor(name, &table, origin)?;
             let path = format!("extractor.{name}");
             // Fingerprints need no weights, so what an extractor refuses is told before anything runs.
             resolve(&settings)
@@ -150,11 +147,14 @@ impl Reader<'_> {
         Err(self.wrong(origin, problem))
     }
 
-    /// Settings of one extractor. They take its name as a key of theirs; the file gives it once, in the table's header.
-    fn extractor(&self, name: &str, table: &Node, name_node: &Node) -> Result<FeatureSettings, ConfigError> {
-        let mut table = table.clone();
-        table.insert("extractor", name_node.clone());
-        de::settings(self.sources, &format!("extractor.{name}"), &table, &[])
+    /// Settings of the extractor `name`, which was written at `origin`.
+    fn extractor(&self, name: &str, table: &Node, origin: Origin) -> Result<FeatureSettings, ConfigError> {
+        let name = name.parse::<ExtractorName>().map_err(|_| {
+            let names: Vec<&str> = ExtractorName::ALL.iter().map(|name| name.as_str()).collect();
+            let problem = format!("`{name}` is no extractor{}", suggestion(name, &names));
+            self.wrong(origin, problem)
+        })?;
+        read_feature_settings(self.sources, name, table.clone())
     }
 }
 

@@ -6,7 +6,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Finished, JointError, Outcome, Position, Trainer};
 use crate::engine::{EngineError, ImageSource};
-use crate::features::{ExtractorName, FeaturePair, FeatureSettings, FeatureStage};
+use crate::features::maniqa::ManiqaOptions;
+use crate::features::{CommonSettings, FeaturePair, FeatureSettings, FeatureStage, NetworkSettings};
 use crate::train::joint::learner::Learner;
 use crate::train::run::is_constant;
 use agiqa_nets::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
@@ -92,12 +93,10 @@ impl Trainer<'_> {
                 temporary.path().to_owned()
             }
         };
+        let options = ManiqaOptions { weights: Some(folder), dtype: Some(self.joint.dtype) };
         let settings = FeatureSettings {
-            extractor: ExtractorName::Maniqa,
-            weights: Some(folder),
-            dtype: Some(self.joint.dtype),
-            device: self.joint.device,
-            ..FeatureSettings::default()
+            network: NetworkSettings::Maniqa(options),
+            common: CommonSettings { device: self.joint.device, ..CommonSettings::default() },
         };
         let set = FeaturePair::quality_of(&settings).map_err(|error| failed(EngineError::Guest(error.into())))?;
         let stage = FeatureStage::new(settings, ImageSource::Dataset(job.dataset.clone()));

@@ -1,18 +1,22 @@
-//! `agiqa extract`, and what it shares with `agiqa embed`.
+//! `agiqa features`, and its older names `embed` and `extract`.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::Context;
 use super::exit::Exit;
 use super::images::ImageArgs;
-use crate::features::{DeviceChoice, Dtype, ExtractError, ExtractorName, FeatureSettings, FeatureStage, resolve};
+use super::set::SetArgs;
+use crate::features::{DeviceChoice, Dtype, ExtractError, ExtractorName, FeatureStage, resolve};
+use crate::pipeline::feature_settings;
 use agiqa_nets::mplug_owl2::Prompt;
 use agiqa_store::tables::features::FeatureKind;
 
-/// Arguments of `agiqa extract` and `agiqa embed`.
+/// Arguments of `agiqa features`.
 ///
-/// An extractor that fills both tables fills them in one pass, whichever of the two commands runs first.
+/// An extractor that fills both tables fills them in one pass.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -20,7 +24,7 @@ pub(super) struct Args {
     /// Extractor.
     #[arg(long, value_name = "NAME", default_value_t)]
     extractor: ExtractorName,
-    /// Folder with the extractor's weights and their `config.json`; for extractors whose weights no one may pass on.
+    /// Folder with the weights and their `config.json`, for extractors whose licence does not allow redistribution.
     #[arg(long, value_name = "DIR")]
     weights: Option<PathBuf>,
     /// Question to put to a language model about each image, and the column for its answer's embedding; can be given
@@ -33,16 +37,14 @@ pub(super) struct Args {
     /// Number type of the network: `f32`, `bf16` or `f16` (CUDA only); default: f32.
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Dtype>,
-    /// Where the network runs: `auto` (a GPU where there is one), `cpu` or `cuda:N`.
+    /// Where the network runs: `auto` (a GPU if there is one), `cpu` or `cuda:N`.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: DeviceChoice,
     /// Images per batch; default: the extractor's. Decides speed and memory, and at most the last bits of the numbers.
     #[arg(long, value_name = "N")]
     batch_size: Option<NonZeroUsize>,
-}
-
-pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    run_for(FeatureKind::Quality, "extract", args, context)
+    #[command(flatten)]
+    set: SetArgs,
 }
 
 /// `COLUMN=QUESTION`.
@@ -51,28 +53,28 @@ fn prompt_of(text: &str) -> Result<Prompt, String> {
     Ok(Prompt { column: column.to_owned(), question: question.to_owned() })
 }
 
-/// Runs the stage for a command that wants features of `kind`.
-pub(super) fn run_for(kind: FeatureKind, command: &str, args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let (images, defaults) = (args.images, FeatureSettings::default());
-    let settings = FeatureSettings {
-        extractor: args.extractor,
-        weights: args.weights,
-        prompts: (!args.prompts.is_empty()).then_some(args.prompts),
-        side: args.side,
-        dtype: args.dtype,
-        device: args.device,
-        batch_size: args.batch_size,
-        max_pixels: images.max_pixels.unwrap_or(defaults.max_pixels),
-        shard: images.shard,
-        retry_rejects: images.retry_rejects,
-        part_rows: images.part_rows.unwrap_or(defaults.part_rows),
-        part_secs: images.part_secs.unwrap_or(defaults.part_secs),
-    };
+/// Runs the stage for `command`; one that is about features of one kind refuses an extractor that does not fill it.
+pub(super) fn run(command: &str, kind: Option<FeatureKind>, args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let images = args.images;
+    let options = json!({
+        "weights": args.weights,
+        "prompts": (!args.prompts.is_empty()).then_some(args.prompts),
+        "side": args.side,
+        "dtype": args.dtype,
+        "device": args.device,
+        "batch_size": args.batch_size,
+        "max_pixels": images.max_pixels,
+        "shard": images.shard,
+        "retry_rejects": images.retry_rejects,
+        "part_rows": images.part_rows,
+        "part_secs": images.part_secs,
+    });
+    let settings = feature_settings(args.extractor, &options, args.set.arguments())?;
     let sets = resolve(&settings)?.feature_sets();
-    if sets.of(kind).is_none() {
+    if let Some(kind) = kind.filter(|kind| sets.of(*kind).is_none()) {
         let filled = sets.iter().map(|set| set.kind.part_kind().table).next().unwrap_or_default();
         let missing = kind.part_kind().table;
-        return Err(ExtractError::NotFilled { extractor: settings.extractor, filled, missing }.into());
+        return Err(ExtractError::NotFilled { extractor: args.extractor, filled, missing }.into());
     }
     let store = images.store.clone();
     super::run_stage(command, &store, &FeatureStage::new(settings, images.source()?), context)

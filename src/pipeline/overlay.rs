@@ -1,0 +1,145 @@
+//! Settings from a command's options and its `--set` arguments: read as a pipeline's tables are, with the same errors.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::de;
+use super::error::ConfigError;
+use super::params;
+use super::tree::{Node, NodeValue, Origin, Sources};
+use crate::features::{CommonSettings, ExtractorName, FeatureSettings, NetworkSettings, ReadSettings};
+
+/// `settings` with the `--set KEY=VALUE` arguments `set` laid over them.
+///
+/// # Errors
+/// A key that the settings do not have, a value of a wrong type.
+///
+/// # Panics
+/// If the settings are no plain data, which is a bug.
+pub fn overlaid<T: Serialize + DeserializeOwned>(settings: T, set: &[String]) -> Result<T, ConfigError> {
+    if set.is_empty() {
+        return Ok(settings);
+    }
+    let json = serde_json::to_value(&settings).expect("settings are plain data");
+    let (sources, node) = tree_of(&json, set)?;
+    de::settings(&sources, "", &node, &[])
+}
+
+/// The settings of extractor `name` from `options`, an object with the options that were given, and `set`.
+///
+/// # Errors
+/// A key that the extractor does not have, a value of a wrong type.
+pub fn feature_settings(name: ExtractorName, options: &Value, set: &[String]) -> Result<FeatureSettings, ConfigError> {
+    let (sources, node) = tree_of(options, set)?;
+    read_feature_settings(&sources, name, node)
+}
+
+/// The settings of extractor `name` in the table `node`: those of its own, and those that every network takes.
+///
+/// # Errors
+/// As [`feature_settings`].
+pub(super) fn read_feature_settings(
+    sources: &Sources,
+    name: ExtractorName,
+    node: Node,
+) -> Result<FeatureSettings, ConfigError> {
+    struct Own<'a> {
+        sources: &'a Sources,
+        path: String,
+        node: Node,
+    }
+
+    impl ReadSettings for Own<'_> {
+        type Error = ConfigError;
+
+        fn read<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+            de::settings(self.sources, &self.path, &self.node, CommonSettings::KEYS)
+        }
+    }
+
+    let path = format!("extractor.{name}");
+    let origin = node.origin;
+    let (common, own): (Vec<_>, Vec<_>) = match node.value {
+        NodeValue::Table(entries) => {
+            entries.into_iter().partition(|entry| CommonSettings::KEYS.contains(&entry.key.as_str()))
+        }
+        value => {
+            let problem = format!("`{path}`: expected a table, found {}", Node { origin, value }.kind());
+            return Err(ConfigError::new(sources.place(origin), problem));
+        }
+    };
+    let table = |entries| Node { origin, value: NodeValue::Table(entries) };
+    let common = de::settings(sources, &path, &table(common), &[])?;
+    let network = NetworkSettings::read(name, &Own { sources, path, node: table(own) })?;
+    Ok(FeatureSettings { network, common })
+}
+
+/// `options` as a tree, with `set` laid over it.
+fn tree_of(options: &Value, set: &[String]) -> Result<(Sources, Node), ConfigError> {
+    let mut sources = Sources::default();
+    let origin = sources.add_options();
+    let empty = Node { origin, value: NodeValue::Table(Vec::new()) };
+    let mut node = node_of(origin, options).unwrap_or(empty);
+    params::lay_over(&mut sources, &mut node, set)?;
+    Ok((sources, node))
+}
+
+/// JSON as a node; null is no value.
+fn node_of(origin: Origin, json: &Value) -> Option<Node> {
+    let value = match json {
+        Value::Null => return None,
+        Value::Bool(truth) => NodeValue::Truth(*truth),
+        Value::Number(number) => match number.as_i64() {
+            Some(integer) => NodeValue::Integer(integer),
+            None => NodeValue::Real(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::String(text) => NodeValue::Text(text.clone()),
+        Value::Array(items) => NodeValue::Array(items.iter().filter_map(|item| node_of(origin, item)).collect()),
+        Value::Object(fields) => {
+            let mut node = Node { origin, value: NodeValue::Table(Vec::new()) };
+            for (key, value) in fields {
+                if let Some(value) = node_of(origin, value) {
+                    node.insert(key, value);
+                }
+            }
+            return Some(node);
+        }
+    };
+    Some(Node { origin, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::TrainSettings;
+
+    fn with(set: &[&str]) -> Result<TrainSettings, String> {
+        let set: Vec<String> = set.iter().map(|text| (*text).to_owned()).collect();
+        overlaid(TrainSettings::default(), &set).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_key_takes_the_value_that_is_set_and_the_others_stay() {
+        let expected = TrainSettings { epochs: 3, ..TrainSettings::default() };
+        assert_eq!(with(&["epochs=3"]), Ok(expected));
+        assert_eq!(with(&[]), Ok(TrainSettings::default()));
+    }
+
+    #[test]
+    fn an_unknown_key_and_a_wrong_type_name_the_argument() {
+        assert_eq!(with(&["epocs=3"]), Err("--set epocs=3: unknown key `epocs`; did you mean `epochs`?".to_owned()));
+        let wrong = with(&["epochs=many"]).expect_err("it is no number");
+        assert!(wrong.starts_with("--set epochs=many: `epochs`: expected"), "{wrong}");
+        assert!(with(&["epochs"]).expect_err("no value").contains("KEY=VALUE"));
+    }
+
+    #[test]
+    fn an_extractor_takes_its_own_keys_and_the_common_ones() {
+        let read = |name, set: &str| feature_settings(name, &serde_json::json!({ "part_secs": 5 }), &[set.to_owned()]);
+        let settings = read(ExtractorName::Dinov2S14, "side=224").expect("both exist");
+        assert_eq!(settings.common.part_secs, 5);
+        let error = read(ExtractorName::Maniqa, "side=224").expect_err("its weights decide the side").to_string();
+        assert!(error.starts_with("--set side=224: unknown key `side` in `extractor.maniqa`"), "{error}");
+    }
+}

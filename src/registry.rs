@@ -1,0 +1,182 @@
+//! The registry of networks and methods: one row each, from which help texts, `agiqa methods` and the docs are printed.
+
+use crate::features::{ExtractorName, NetworkSettings, ReadSettings};
+use agiqa_handcrafted::Method;
+use agiqa_store::tables::baselines::Direction;
+use agiqa_store::tables::features::FeatureKind;
+
+/// What a network or method writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fills {
+    /// Vectors of a table of features.
+    Features(FeatureKind),
+    /// Scores, and which of them mean better quality.
+    Scores(Direction),
+}
+
+/// Where its weights or parameters come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    Nothing,
+    /// A checkpoint of the manifest that `agiqa weights fetch` gets.
+    Fetched(&'static str),
+    /// A checkpoint of the manifest that its users place by hand.
+    PlacedByHand(&'static str),
+    /// A folder of the user's with weights and sizes.
+    Folder,
+    /// Parameter files of the manifest, in one folder for all methods.
+    Parameters(&'static str),
+}
+
+/// One network or method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Name, as in commands, pipelines and store paths.
+    pub name: &'static str,
+    /// The network or method in a line.
+    pub about: &'static str,
+    /// What it writes.
+    pub fills: &'static [Fills],
+    /// What it reads besides images.
+    pub needs: Needs,
+    /// Name of its row in the paper's Table 1, if it has one.
+    pub paper_row: Option<&'static str>,
+}
+
+const SEMANTIC: Fills = Fills::Features(FeatureKind::Semantic);
+const QUALITY: Fills = Fills::Features(FeatureKind::Quality);
+
+/// Every network and method, extractors first.
+pub const ROWS: &[Row] = &[
+    Row {
+        name: ExtractorName::Dinov2S14.as_str(),
+        about: "DINOv2 ViT-S/14, activations pooled; the default, which any machine can run",
+        fills: &[SEMANTIC, QUALITY],
+        needs: Needs::Fetched("dinov2-s14"),
+        paper_row: None,
+    },
+    Row {
+        name: ExtractorName::Maniqa.as_str(),
+        about: "MANIQA: the paper's quality feature f_1 = S × W, and a rating of its own",
+        fills: &[QUALITY, Fills::Scores(Direction::Higher)],
+        needs: Needs::Folder,
+        paper_row: Some("MANIQA"),
+    },
+    Row {
+        name: ExtractorName::MplugOwl2.as_str(),
+        about: "mPLUG-Owl2 under prompts: the paper's semantic features f_a and f_b",
+        fills: &[SEMANTIC],
+        needs: Needs::PlacedByHand("mplug-owl2"),
+        paper_row: None,
+    },
+    Row {
+        name: ExtractorName::Nss.as_str(),
+        about: "natural scene statistics, those of BRISQUE and NIQE, as features",
+        fills: &[QUALITY],
+        needs: Needs::Nothing,
+        paper_row: None,
+    },
+    Row {
+        name: Method::Brisque.as_str(),
+        about: "36 statistics of the whole image and a support vector regression",
+        fills: &[Fills::Scores(Direction::Lower)],
+        needs: Needs::Parameters("brisque"),
+        paper_row: Some("BRISQUE"),
+    },
+    Row {
+        name: Method::Niqe.as_str(),
+        about: "distance of 96 × 96 blocks' statistics from those of pristine photographs",
+        fills: &[Fills::Scores(Direction::Lower)],
+        needs: Needs::Parameters("niqe"),
+        paper_row: Some("NIQE"),
+    },
+    Row {
+        name: Method::Ilniqe.as_str(),
+        about: "the same in an enriched feature space, block by block, at 524 × 524",
+        fills: &[Fills::Scores(Direction::Lower)],
+        needs: Needs::Parameters("ilniqe"),
+        paper_row: Some("ILNIQE"),
+    },
+];
+
+/// The row called `name`.
+pub fn find(name: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.name == name)
+}
+
+impl Row {
+    /// Its outputs in words, e.g. `semantic, quality`.
+    pub fn fills_in_words(&self) -> String {
+        let word = |fills: &Fills| match fills {
+            Fills::Features(kind) => kind.part_kind().table.to_owned(),
+            Fills::Scores(direction) => format!("scores ({direction} is better)"),
+        };
+        self.fills.iter().map(word).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Where its weights come from, in words.
+    pub fn needs_in_words(&self) -> String {
+        match self.needs {
+            Needs::Nothing => "none".to_owned(),
+            Needs::Fetched(name) => format!("`agiqa weights fetch {name}`"),
+            Needs::PlacedByHand(name) => format!("placed by hand, checked by `agiqa weights verify {name}`"),
+            Needs::Folder => "a folder of yours, `--weights DIR`".to_owned(),
+            Needs::Parameters(name) => format!("parameter files, checked by `agiqa weights verify {name}`"),
+        }
+    }
+
+    /// Names of the settings that it alone takes, for an extractor.
+    pub fn own_settings(&self) -> Vec<String> {
+        let Ok(name) = self.name.parse::<ExtractorName>() else { return Vec::new() };
+        let Ok(network) = NetworkSettings::read(name, &Defaults);
+        network.keys()
+    }
+}
+
+/// Reads every setting as absent.
+struct Defaults;
+
+impl ReadSettings for Defaults {
+    type Error = std::convert::Infallible;
+
+    fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, Self::Error> {
+        Ok(serde_json::from_value(serde_json::json!({})).expect("every setting of a network has a default"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agiqa_judge::paper;
+
+    #[test]
+    fn every_extractor_and_method_has_one_row() {
+        let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
+        let extractors = ExtractorName::ALL.iter().map(|name| name.as_str());
+        let expected: Vec<&str> = extractors.chain(Method::ALL.iter().map(|method| method.as_str())).collect();
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn rows_name_checkpoints_of_the_manifest_and_rows_of_the_paper() {
+        for row in ROWS {
+            let is_known = match row.needs {
+                Needs::Nothing | Needs::Folder => true,
+                Needs::Fetched(name) => agiqa_weights::find(name).is_ok(),
+                Needs::PlacedByHand(name) => agiqa_weights::by_hand::find(name).is_some(),
+                Needs::Parameters(name) => agiqa_weights::params::find(name).is_some(),
+            };
+            assert!(is_known, "{}", row.name);
+            assert!(row.paper_row.is_none_or(|name| paper::row("agiqa-3k", name).is_some()), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn a_network_lists_its_own_settings() {
+        let keys = |name: &str| find(name).map(Row::own_settings).unwrap_or_default();
+        assert_eq!(keys("mplug-owl2"), ["weights", "prompts", "dtype"]);
+        assert_eq!(keys("nss"), ["side"]);
+        assert!(keys("niqe").is_empty());
+    }
+}
