@@ -37,3 +37,6 @@ mod run;
 mod stage;
 
 pub use stage::{EngineError, ImageStage};
+
+#[cfg(test)]
+mod tests;

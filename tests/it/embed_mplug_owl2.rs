@@ -169,7 +169,7 @@ fn settings_that_make_no_sense_are_refused() {
         return;
     }
     dir.write("images/a.png", picture(1));
-    embed(&dir, &["--side", "224"]).exits(2).says("are for 112 px");
+    embed(&dir, &["--side", "224"]).exits(2).says("unknown key `side` in `extractor.mplug-owl2`");
     embed(&dir, &["--dtype", "f16"]).exits(2).says("f16 is computed on CUDA devices only");
     embed(&dir, &["--prompt", "F A=x"]).exits(2).says("expected a column name");
     embed(&dir, &["--prompt", "a=x", "--prompt", "a=y"]).exits(2).says("the column is there twice");

@@ -111,7 +111,7 @@ fn what_does_not_fit_is_said_before_anything_is_computed() {
     images(&dir, &folder);
     let _ = dir.agiqa(&["extract", "--extractor", "maniqa", "--images", "images", "--store", "store"]).exits(2);
     let _ = extract(&dir, dir.path(), &[]).exits(2).says("config.json");
-    let _ = extract(&dir, &folder, &["--side", "224"]).exits(2).says("are for 64 px");
+    let _ = extract(&dir, &folder, &["--side", "224"]).exits(2).says("unknown key `side` in `extractor.maniqa`");
     let _ = extract(&dir, &folder, &["--prompt", "sharp=Is it sharp?"]).exits(2).says("`maniqa` reads images only");
 
     let config = std::fs::read_to_string(folder.join("config.json")).expect("it is there");

@@ -23,6 +23,7 @@ mod networks;
 mod nss;
 mod pipeline;
 mod schemas;
+mod settings;
 mod setup;
 mod splits;
 mod store;

@@ -1,0 +1,318 @@
+//! The engine with guests of its own, under random images, parts, shards and repetitions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use agiqa_images::RgbImage8;
+use agiqa_store::console::{Console, EventFormat, Verbosity};
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::interrupt::Interrupt;
+use agiqa_store::stage::{Freshness, Stage, StageContext};
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::store::shard::Shard;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::baselines::{Direction, ScoreSet};
+use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+use agiqa_store::tables::rejects;
+
+/// How the guest computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    PerImage,
+    FixedBatches,
+    VaryingSizes,
+}
+
+/// A guest that gives an image the level of its first pixel: as a score, and as a vector of two values. Level 7 is unusable,
+/// level 9 gives NaN.
+#[derive(Clone, Debug)]
+struct Levels {
+    kind: Kind,
+    batch_size: usize,
+    part_rows: usize,
+    shard: Shard,
+    retry_rejects: bool,
+}
+
+fn name(text: &str) -> PartitionName {
+    PartitionName::new(text).expect("a name")
+}
+
+fn scores() -> ScoreSet {
+    let fingerprint = Fingerprint::builder("test").json("output", &"scores").finish();
+    ScoreSet { method: name("levels"), fingerprint, direction: Direction::Higher, settings: serde_json::json!({}) }
+}
+
+fn vectors() -> FeatureSet {
+    FeatureSet {
+        extractor: name("levels"),
+        fingerprint: Fingerprint::builder("test").json("output", &"vectors").finish(),
+        kind: FeatureKind::Quality,
+        columns: vec![VectorColumn { name: "f_1".to_owned(), dim: 2 }],
+        settings: serde_json::json!({}),
+    }
+}
+
+/// The score of a picture.
+fn level(pixel: u8) -> f64 {
+    if pixel == 9 { f64::NAN } else { f64::from(pixel) }
+}
+
+/// Rows of images with these first pixels.
+fn rows(pixels: &[u8]) -> Vec<OutputRows> {
+    let values = pixels.iter().flat_map(|pixel| [f32::from(*pixel), 2.0 * f32::from(*pixel)]).collect();
+    vec![
+        OutputRows::Scores(pixels.iter().map(|pixel| level(*pixel)).collect()),
+        OutputRows::Vectors { columns: vec![values], n_tokens: 1 },
+    ]
+}
+
+fn checked(image: &RgbImage8) -> Result<u8, Unusable> {
+    match image.pixels[0] {
+        7 => Err(Unusable { kind: "flat", message: "level 7".to_owned() }),
+        pixel => Ok(pixel),
+    }
+}
+
+struct Levelling;
+
+impl PerImage for Levelling {
+    fn compute(&self, image: &RgbImage8, tasks: &[usize]) -> Vec<Result<Vec<OutputRows>, Unusable>> {
+        assert_eq!(tasks, [0]);
+        vec![checked(image).map(|pixel| rows(&[pixel]))]
+    }
+}
+
+impl Preprocessor for Kind {
+    fn size(&self) -> InputSize {
+        if *self == Self::VaryingSizes { InputSize::Varying } else { InputSize::Fixed }
+    }
+
+    fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
+        let pixel = checked(image)?;
+        Ok(match self {
+            // As many values as the image is wide.
+            Self::VaryingSizes => Input {
+                values: Values::U8(vec![pixel; image.width_px as usize]),
+                shape: vec![i64::from(image.width_px)],
+            },
+            Self::PerImage | Self::FixedBatches => {
+                Input { values: Values::F32(vec![f32::from(pixel), 0.5]), shape: vec![2] }
+            }
+        })
+    }
+}
+
+struct LevelNetwork {
+    kind: Kind,
+    batch_size: usize,
+}
+
+impl Network for LevelNetwork {
+    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
+        Arc::new(self.kind)
+    }
+
+    fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    fn on_cpu(&self) -> bool {
+        true
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
+        let pixels: Vec<u8> = match batch.values {
+            Values::F32(values) => {
+                assert_eq!(values.len(), 2 * self.batch_size, "a batch is padded to its size");
+                values.chunks_exact(2).take(batch.n_images).map(|input| input[0] as u8).collect()
+            }
+            Values::U8(values) => {
+                assert_eq!((batch.n_images, values.len() as i64), (1, batch.shape[0]), "one image of its own size");
+                vec![values[0]]
+            }
+        };
+        Ok(rows(&pixels))
+    }
+}
+
+impl Guest for Levels {
+    fn tasks(&self) -> Vec<Task> {
+        vec![Task { name: "levels".to_owned(), outputs: vec![Output::Scores(scores()), Output::Vectors(vectors())] }]
+    }
+
+    fn load(&self) -> Result<Loaded, GuestError> {
+        Ok(match self.kind {
+            Kind::PerImage => Loaded::PerImage(Box::new(Levelling)),
+            kind => Loaded::Network(Box::new(LevelNetwork { kind, batch_size: self.batch_size })),
+        })
+    }
+}
+
+impl GuestSettings for Levels {
+    fn words(&self) -> GuestWords {
+        GuestWords {
+            stage: "levels",
+            title: "levels".to_owned(),
+            unit: "images",
+            done: "images have levels",
+            lacking: "images lack levels",
+            retry_hint: None,
+        }
+    }
+
+    fn work(&self) -> Work {
+        Work {
+            max_pixels: 100,
+            shard: self.shard,
+            retry_rejects: self.retry_rejects,
+            part_rows: NonZeroUsize::new(self.part_rows).expect("not zero"),
+            part_secs: 60,
+        }
+    }
+
+    fn resolve(&self) -> Result<Box<dyn Guest>, GuestError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+/// A store and a folder of images: per image its width and first pixel, and a file that is no picture.
+struct Night {
+    folder: tempfile::TempDir,
+    /// Level by content, of the files that are pictures.
+    levels: BTreeMap<ImageId, u8>,
+    n_files: u64,
+}
+
+impl Night {
+    fn new(images: &[(u32, u8)]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pictures = folder.path().join("pictures");
+        std::fs::create_dir(&pictures).expect("a folder can be made");
+        let mut levels = BTreeMap::new();
+        for (index, (width, level)) in images.iter().enumerate() {
+            let path = pictures.join(format!("{index}.png"));
+            let image = image::RgbImage::from_pixel(*width, 2, image::Rgb([*level, 0, 0]));
+            image.save(&path).expect("an image can be written");
+            levels.insert(ImageId::of_bytes(&std::fs::read(&path).expect("it was written")), *level);
+        }
+        std::fs::write(pictures.join("text.png"), "no picture").expect("a file can be written");
+        Self { folder, levels, n_files: images.len() as u64 + 1 }
+    }
+
+    fn context(&self, store: &str) -> StageContext {
+        let path = self.folder.path().join(store).display().to_string();
+        StageContext {
+            store: Store::open(&path, OpenMode::CreateIfMissing).expect("a store"),
+            console: Console::new(Verbosity::Quiet, EventFormat::Text),
+            interrupt: Interrupt::default(),
+            n_threads: 3,
+        }
+    }
+
+    fn stage(&self, levels: Levels) -> ImageStage<Levels> {
+        ImageStage::new(levels, ImageSource::Folder { folder: self.folder.path().join("pictures"), dataset: None })
+    }
+
+    fn compute(&self, levels: Levels, context: &StageContext) -> RowCounts {
+        self.stage(levels).compute(context).expect("the stage works").rows
+    }
+
+    /// What a complete store holds: a score per usable content.
+    fn expected(&self) -> BTreeMap<ImageId, f64> {
+        let usable = self.levels.iter().filter(|(_, level)| ![7, 9].contains(*level));
+        usable.map(|(id, level)| (*id, f64::from(*level))).collect()
+    }
+}
+
+fn stored(store: &Store) -> BTreeMap<ImageId, f64> {
+    scores().read(store).expect("scores can be read").into_iter().collect()
+}
+
+fn settings(kind: Kind, batch_size: usize, part_rows: usize) -> Levels {
+    Levels { kind, batch_size, part_rows, shard: Shard::WHOLE, retry_rejects: false }
+}
+
+fn images() -> impl Strategy<Value = Vec<(u32, u8)>> {
+    prop::collection::vec((1_u32..5, 0_u8..12), 1..14)
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::PerImage), Just(Kind::FixedBatches), Just(Kind::VaryingSizes)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_image_has_its_rows_or_a_reject_and_a_second_run_has_nothing_to_do(
+        images in images(), kind in kinds(), batch_size in 1_usize..6, part_rows in 1_usize..5,
+    ) {
+        let night = Night::new(&images);
+        let context = night.context("store");
+        let levels = settings(kind, batch_size, part_rows);
+        let rows = night.compute(levels.clone(), &context);
+        prop_assert!(rows.balanced() && rows.n_left == 0, "{rows:?}");
+        prop_assert_eq!(rows.n_in, night.n_files);
+        prop_assert_eq!(stored(&context.store), night.expected());
+        let ids: Vec<ImageId> = night.expected().into_keys().collect();
+        let found = vectors().read(&context.store, &ids).expect("vectors can be read");
+        for (id, row) in ids.iter().zip(&found.rows) {
+            let level = f32::from(night.levels[id]);
+            let row = row.expect("a vector for every score");
+            prop_assert_eq!(&found.matrices[0][2 * row..2 * row + 2], [level, 2.0 * level]);
+        }
+        let rejected = rejects::read(&context.store, "levels").expect("rejects can be read");
+        let kinds: BTreeSet<&str> = rejected.iter().map(|row| row.kind.as_str()).collect();
+        prop_assert!(kinds.is_subset(&BTreeSet::from(["flat", "non-finite", "not-an-image"])), "{kinds:?}");
+
+        let again = night.stage(levels).freshness(&context.store).expect("it can be judged");
+        let Freshness::Current { rows: cached, .. } = again else { panic!("{again:?}") };
+        prop_assert_eq!((cached.n_out, cached.n_rejected), (rows.n_out, rows.n_rejected));
+    }
+
+    #[test]
+    fn shards_and_repetitions_leave_what_one_run_leaves(
+        images in images(), kind in kinds(), n_shards in 1_u32..4, batch_size in 1_usize..4,
+    ) {
+        let night = Night::new(&images);
+        let context = night.context("sharded");
+        for index in 1..=n_shards {
+            let shard: Shard = format!("{index}/{n_shards}").parse().expect("a shard");
+            let levels = Levels { shard, ..settings(kind, batch_size, 3) };
+            prop_assert!(night.compute(levels.clone(), &context).balanced());
+            let retried = night.compute(Levels { retry_rejects: true, ..levels }, &context);
+            prop_assert!(retried.balanced() && retried.n_left == 0, "{retried:?}");
+        }
+        prop_assert_eq!(stored(&context.store), night.expected());
+    }
+}
+
+#[test]
+fn an_interrupted_run_leaves_its_rows_and_the_next_one_goes_on() {
+    let night = Night::new(&[(1, 1), (1, 2), (1, 3)]);
+    let context = night.context("store");
+    context.interrupt.raise();
+    let report = night.stage(settings(Kind::PerImage, 1, 1)).compute(&context).expect("it stops early");
+    assert!(report.interrupted && report.rows.balanced(), "{report:?}");
+    let fresh = StageContext { interrupt: Interrupt::default(), ..context };
+    night.compute(settings(Kind::FixedBatches, 2, 1), &fresh);
+    assert_eq!(stored(&fresh.store), night.expected());
+}
+
+#[test]
+fn an_image_that_only_the_guest_refuses_stays_in_the_corpus() {
+    let night = Night::new(&[(1, 7), (1, 2)]);
+    let context = night.context("store");
+    night.compute(settings(Kind::PerImage, 1, 8), &context);
+    let corpus = agiqa_store::tables::images::read(&context.store, &name("pictures")).expect("a table");
+    let names: BTreeSet<&str> = corpus.rows.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names, BTreeSet::from(["0.png", "1.png"]));
+    assert!(corpus.rows.iter().all(|row| Path::new(&row.path).is_absolute()));
+}
