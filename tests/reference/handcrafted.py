@@ -45,23 +45,28 @@ def mscn(xs, kernel, mode):
 
 def cubic(x):
     x = np.abs(x)
-    return np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x <= 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0.0))
+    x2, x3 = x * x, x * x * x
+    return np.where(x <= 1, 1.5 * x3 - 2.5 * x2 + 1, np.where(x <= 2, -0.5 * x3 + 2.5 * x2 - 4 * x + 2, 0.0))
 
 
 def imresize(xs, n_out):
-    """MATLAB's imresize of the first axis."""
+    """MATLAB's imresize of the first axis, in its order of operations: values half way between levels are rounded later."""
     n_in = len(xs)
     scale = n_out / n_in
     stretch = min(scale, 1.0)
+    width = 4 / stretch
     out = []
-    for i in range(n_out):
-        centre = (i + 0.5) / scale - 0.5
-        at = np.arange(int(np.floor(centre - 2 / stretch)), int(np.floor(centre + 2 / stretch)) + 2)
-        weights = cubic(stretch * (centre - at))
-        weights /= weights.sum()
-        mirrored = np.mod(at, 2 * n_in)
+    for i in range(1, n_out + 1):
+        centre = i / scale + 0.5 * (1 - 1 / scale)
+        at = np.floor(centre - width / 2) + np.arange(int(np.ceil(width)) + 2)
+        weights = stretch * cubic(stretch * (centre - at))
+        total = sum(weights.tolist())
+        mirrored = np.mod(at.astype(int) - 1, 2 * n_in)
         mirrored = np.where(mirrored < n_in, mirrored, 2 * n_in - 1 - mirrored)
-        out.append(np.tensordot(weights, xs[mirrored], 1))
+        row = np.zeros(xs.shape[1:])
+        for weight, source in zip(weights, mirrored):
+            row += weight / total * xs[source]
+        out.append(row)
     return np.array(out)
 
 
