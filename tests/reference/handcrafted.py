@@ -259,10 +259,17 @@ def brisque_parameters():
     return score
 
 
+def save_matlab(name, variables):
+    io.savemat(OUT / name, variables, do_compression=True)
+    # The header's text says when; without that the file is the same every time.
+    with open(OUT / name, "r+b") as file:
+        file.write(b"MATLAB 5.0 MAT-file, made by tests/reference/handcrafted.py".ljust(116))
+
+
 def niqe_parameters():
     mean = 1 + np.arange(36) % 6 * 0.125
     covariance = np.diag(0.25 + np.arange(36) % 4 * 0.125) + 0.0625
-    io.savemat(OUT / "niqe_modelparameters.mat", {"mu_prisparam": mean[None], "cov_prisparam": covariance}, do_compression=True)
+    save_matlab("niqe_modelparameters.mat", {"mu_prisparam": mean[None], "cov_prisparam": covariance})
 
     def score(features):
         whole = features[~np.isnan(features).any(1)]
@@ -280,7 +287,7 @@ def ilniqe_parameters():
     directions[k, k], directions[k + 38, k] = 1.0, 0.5
     cells = np.empty((1, 4), object)
     cells[0] = [mean[None], covariance, template[:, None], directions]
-    io.savemat(OUT / "ilniqe_templateModel.mat", {"templateModel": cells}, do_compression=True)
+    save_matlab("ilniqe_templateModel.mat", {"templateModel": cells})
 
     def score(features):
         is_whole = ~np.isnan(features).any(1)
@@ -301,8 +308,10 @@ def main():
     cases = []
     for name, width, height in PICTURES:
         rgb = rule.picture(name, width, height)
-        if name == "broad":
-            rgb[40:160, 90:260] = 90  # Some blocks are constant, and have no features.
+        # Some blocks of one are constant, and have no features: rows and columns from and to.
+        constant = [40, 160, 90, 260] if name == "broad" else None
+        if constant:
+            rgb[constant[0] : constant[1], constant[2] : constant[3]] = 90
         brisque, niqe, resized = brisque_features(rgb), niqe_features(rgb), resized_524(rgb)
         ilniqe = ilniqe_features(resized)
         first_pixels = [[int(v) for v in resized[0, :8, c]] for c in range(3)]
@@ -310,7 +319,7 @@ def main():
         print(name, of, "undefined blocks:", np.isnan(niqe).any(1).sum(), np.isnan(ilniqe).any(1).sum())
         cases.append(
             {
-                "name": name, "width": width, "height": height,
+                "name": name, "width": width, "height": height, "constant": constant,
                 "rgb_sum": sums(rgb), "gray_sum": float(luma(rgb).sum()), **{m: float(f"{s:.10g}") for m, s in of.items()},
                 "ilniqe_blocks_with_nan": int(np.isnan(ilniqe).any(1).sum()),
                 "ilniqe_inf_features": int((ilniqe == 10_000).sum()),
