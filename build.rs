@@ -1,9 +1,11 @@
-//! Lets the linked programs find libtorch at run time, from any working directory and without `LD_LIBRARY_PATH`.
+//! Lets the linked programs find libtorch at run time, from any working directory and without `LD_LIBRARY_PATH`: the
+//! program itself, and the tests of each crate with libtorch, whose manifest names this script.
 
 use std::{env, fs, path::Path};
 
 fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
+    // Something has to be named, or every file of the package would count. The script itself counts anyway.
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
     // torch-sys hands this over (as `links = "tch"`), and only to packages that name it as a dependency of their own.
     let lib = env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys says where libtorch is; is it still a dependency?");
     let lib = Path::new(&lib);
@@ -19,8 +21,9 @@ fn main() {
 
     // Seen from target/release/agiqa, and one folder deeper from target/release/{deps,examples}/*, so that a checkout can
     // be moved as a whole. Not with a libtorch of the user's own: an older .libtorch beside it would be found first.
-    let ours = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR")).join(".libtorch");
-    if lib.starts_with(&ours) && env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+    let here = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    let is_ours = Path::new(&here).ancestors().any(|folder| lib.starts_with(folder.join(".libtorch")));
+    if is_ours && env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
         for up in ["../..", "../../.."] {
             println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/{up}/.libtorch/torch/lib");
         }

@@ -6,8 +6,8 @@
 
 use std::time::Instant;
 
-use agiqa::models::layers::NamedTensors;
-use agiqa::models::maniqa::{Maniqa, ManiqaConfig, Mode, Stage};
+use agiqa_nets::layers::NamedTensors;
+use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, Stage};
 use tch::{Device, Kind, Tensor};
 
 /// Passes, after one that warms up.

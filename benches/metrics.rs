@@ -1,6 +1,6 @@
 //! What `agiqa evaluate` spends its time on. Run with `cargo bench --profile release --bench metrics`.
 
-use agiqa::metrics::{self, BootstrapSettings};
+use agiqa_judge::metrics::{self, BootstrapSettings};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 

@@ -13,8 +13,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use agiqa::models::checkpoint::Checkpoint;
-use agiqa::models::mplug_owl2::{Config, Frontend, MplugOwl2, Prompt, PromptIds};
+use agiqa_nets::checkpoint::Checkpoint;
+use agiqa_nets::mplug_owl2::{Config, Frontend, MplugOwl2, Prompt, PromptIds};
 use tch::{Device, Kind, Tensor};
 
 const N_ROUNDS: usize = 5;

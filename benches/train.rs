@@ -3,17 +3,17 @@
 //! `cargo bench --bench train`. Each sample reads the cached columns and trains two heads side by side for two epochs, so
 //! on two cores ten heads of thirty epochs take 75 times as long, less the reading. Ridge is a sample of its own.
 
-use agiqa::console::{Console, EventFormat, Verbosity};
-use agiqa::identity::{Fingerprint, ImageId};
-use agiqa::interrupt::Interrupt;
 use agiqa::splits::{Fractions, SplitSettings, SplitStage};
-use agiqa::stage::{Stage, StageContext};
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::PartitionName;
-use agiqa::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
-use agiqa::tables::images::{self, ImageRow, Images};
-use agiqa::tables::models;
 use agiqa::train::{Optimiser, TrainSettings, TrainStage, seeded_runs};
+use agiqa_store::console::{Console, EventFormat, Verbosity};
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::interrupt::Interrupt;
+use agiqa_store::stage::{Stage, StageContext};
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
+use agiqa_store::tables::images::{self, ImageRow, Images};
+use agiqa_store::tables::models;
 
 const N_IMAGES: usize = 2982;
 const DIM: usize = 3072;

@@ -3,7 +3,7 @@
 //! `cargo bench --profile release --bench vit`, with the weights of `dinov2-s14` in the weights folder. Items are
 //! multiplications and additions, so `Gitem/s` reads as GFLOP/s; the product is the ceiling for the network.
 
-use agiqa::models::dinov2;
+use agiqa_nets::dinov2;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use tch::{Device, Kind, Tensor};
@@ -24,7 +24,7 @@ fn n_operations(side_px: i64) -> ItemsCount {
 }
 
 fn network(bencher: Bencher, side_px: i64, kind: Kind) {
-    let path = agiqa::weights::locate("dinov2-s14").expect("run `agiqa weights fetch` first");
+    let path = agiqa_weights::locate("dinov2-s14").expect("run `agiqa weights fetch` first");
     tch::set_num_threads(1);
     let vit = dinov2::load(&path, Device::Cpu, kind).expect("the weights load");
     let pixels = Tensor::rand([1, 3, side_px, side_px], (Kind::Float, Device::Cpu));

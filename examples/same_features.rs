@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use agiqa::identity::ImageId;
-use agiqa::store::part::{PartReader, list};
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::features::FeatureSet;
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::part::{PartReader, list};
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::features::FeatureSet;
 
 type Error = Box<dyn std::error::Error>;
 

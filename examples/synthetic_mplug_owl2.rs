@@ -11,9 +11,9 @@
 
 use std::path::Path;
 
-use agiqa::models::checkpoint::Dtype;
-use agiqa::models::mplug_owl2::Config;
-use agiqa::models::mplug_owl2::synthetic::Synthetic;
+use agiqa_nets::checkpoint::Dtype;
+use agiqa_nets::mplug_owl2::Config;
+use agiqa_nets::mplug_owl2::synthetic::Synthetic;
 use serde_json::{Value, json};
 
 /// Sizes in the form of a published `config.json`.

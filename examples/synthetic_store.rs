@@ -8,10 +8,10 @@
 //! Planning reads the ids and never the vectors, so these are one value wide instead of thousands.
 
 use agiqa::features::{FeatureSettings, feature_sets};
-use agiqa::identity::ImageId;
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::features::{FeatureRows, FeatureSet, VectorColumn};
-use agiqa::tables::images::{self, ImageRow, Images};
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::features::{FeatureRows, FeatureSet, VectorColumn};
+use agiqa_store::tables::images::{self, ImageRow, Images};
 
 /// Rows of a part, as an extraction writes them.
 const PART_ROWS: u64 = 1024;

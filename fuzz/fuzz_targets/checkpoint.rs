@@ -5,14 +5,10 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 
-#[expect(dead_code, unused_imports, reason = "the target reads files of bytes, not those of a folder")]
-#[path = "../../src/models/checkpoint/format/mod.rs"]
-mod format;
-
 fuzz_target!(|bytes: &[u8]| {
     let path = Path::new("fuzzed");
     let file = bytes.to_vec();
-    if let Ok(tensors) = format::read_file(path, &file) {
+    if let Ok(tensors) = agiqa_checkpoint::read_file(path, &file) {
         for (name, tensor) in tensors {
             assert!(tensor.is_inside(file.len() as u64), "{name}");
             let read = tensor.read(path, &file).expect("it is inside");
@@ -20,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     // Whatever the sums are, and whatever members lie on top of each other.
-    let _ = format::check_sums(path, &file);
+    let _ = agiqa_checkpoint::check_sums(path, &file);
     // The pickle by itself, so that the fuzzer need not find out what a zip is.
-    let _ = format::pickle::unpickle(bytes, format::pytorch::LEAST_PICKLE_MEMORY);
+    let _ = agiqa_checkpoint::pickle::unpickle(bytes, agiqa_checkpoint::pytorch::LEAST_PICKLE_MEMORY);
 });

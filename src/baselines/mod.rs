@@ -1,53 +1,8 @@
-//! Handcrafted baselines: BRISQUE, NIQE and ILNIQE, in float64, from the authors' published parameter files.
+//! The stage that scores images by the handcrafted methods of [`agiqa_handcrafted`].
 //!
-//! Each gives an 8-bit RGB image a score by natural scene statistics, lower for better quality, or says why it cannot:
-//! images too small for the method's blocks, and flat ones, where a distribution has no samples on one side of zero.
-//!
-//! The stage: input is the `images` table of a dataset, or a bare folder of images, which becomes the table of a corpus.
+//! Input is the `images` table of a dataset, or a bare folder of images, which becomes the table of a corpus.
 //! Output: `baselines`, a row per image, method and settings, and `rejects` of stage `baseline`. A row of the stage is a
 //! pair of image file and method, so an image may be scored by one method and rejected by another.
-//!
-//! The parameter files are the authors' own, placed by hand: [`mod@crate::weights::params`] knows their names, hashes and
-//! origins.
-
-mod elementary;
-
-mod gaussians;
-
-mod imresize;
-
-mod libsvm;
-
-mod loggabor;
-
-mod matfile;
-
-mod moments;
-
-mod nss;
-
-mod derivatives;
-
-mod params;
-
-mod plane;
-
-mod score_error;
-
-mod weibull;
-
-mod wide;
-
-pub mod brisque;
-
-pub mod niqe;
-
-pub mod ilniqe;
-
-#[cfg(test)]
-mod parity;
-
-mod method;
 
 mod plan;
 
@@ -55,8 +10,5 @@ mod settings;
 
 mod stage;
 
-pub use method::{Method, MethodError, Scorer};
-pub use params::ParamsError;
-pub use score_error::ScoreError;
 pub use settings::{BaselineError, BaselineSettings};
 pub use stage::BaselineStage;

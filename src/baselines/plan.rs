@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use super::settings::{BaselineError, BaselineSettings};
 use crate::features::{Candidate, Candidates, Unreadable};
-use crate::identity::ImageId;
-use crate::store::Store;
-use crate::store::part::PartError;
-use crate::store::run_log::RowCounts;
-use crate::tables::baselines::ScoreSet;
-use crate::tables::images::ImageRow;
-use crate::tables::rejects::{self, RejectRow};
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::Store;
+use agiqa_store::store::part::PartError;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::tables::baselines::ScoreSet;
+use agiqa_store::tables::images::ImageRow;
+use agiqa_store::tables::rejects::{self, RejectRow};
 
 /// Name of the stage in `rejects`.
 pub(super) const STAGE: &str = "baseline";

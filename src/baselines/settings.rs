@@ -5,16 +5,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Method, ParamsError};
 use crate::features::FolderError;
-use crate::identity::Fingerprint;
-use crate::images::{DECODER_VERSION, DecodeLimits};
-use crate::store::StoreError;
-use crate::store::part::PartError;
-use crate::store::shard::Shard;
-use crate::tables::PartitionName;
-use crate::tables::baselines::{Direction, ScoreSet};
-use crate::weights::params;
+use agiqa_handcrafted::{Method, ParamsError, ParamsFile};
+use agiqa_images::{DECODER_VERSION, DecodeLimits};
+use agiqa_store::identity::Fingerprint;
+use agiqa_store::store::StoreError;
+use agiqa_store::store::part::PartError;
+use agiqa_store::store::shard::Shard;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::baselines::{Direction, ScoreSet};
+use agiqa_weights::params;
 
 /// Settings of the stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +128,7 @@ impl BaselineSettings {
     pub fn score_set(&self, method: Method) -> Result<ScoreSet, ParamsError> {
         let folder = self.params_folder();
         let hash = |file: &&'static str| {
-            let bytes = super::params::ParamsFile::read(&folder, file)?.bytes;
+            let bytes = ParamsFile::read(&folder, file)?.bytes;
             Ok::<_, ParamsError>((*file, blake3::hash(&bytes).to_hex().to_string()))
         };
         let description = Description {

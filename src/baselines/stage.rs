@@ -9,18 +9,18 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::plan::{Plan, STAGE, Todo};
 use super::settings::{BaselineError, BaselineSettings};
-use super::{ScoreError, Scorer};
-use crate::console::Progress;
 use crate::features::{Failure, ImageSource, KnownSource, decode_verified};
-use crate::identity::ImageId;
-use crate::images::{self, DecodeLimits, ResizeFilter};
-use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
-use crate::store::Store;
-use crate::store::part::PartError;
-use crate::store::run_log::RowCounts;
-use crate::tables::PartitionName;
-use crate::tables::baselines::ScoreSet;
-use crate::tables::rejects::{self, RejectRow};
+use agiqa_handcrafted::{ScoreError, Scorer};
+use agiqa_images::{DecodeLimits, ResizeFilter};
+use agiqa_store::console::Progress;
+use agiqa_store::identity::ImageId;
+use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::Store;
+use agiqa_store::store::part::PartError;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::baselines::ScoreSet;
+use agiqa_store::tables::rejects::{self, RejectRow};
 
 /// How long the stage waits for a score before it looks whether it was interrupted.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ impl BaselineStage {
 }
 
 fn summary(rows: &RowCounts) -> String {
-    crate::stage::summary(rows, "scores are there", STAGE)
+    agiqa_store::stage::summary(rows, "scores are there", STAGE)
 }
 
 impl Stage for BaselineStage {
@@ -162,7 +162,7 @@ impl Run<'_> {
         let limits = DecodeLimits { max_pixels: self.settings.max_pixels };
         let decoded = decode_verified(Path::new(&todo.image.path), &todo.image.image_id, &limits)?;
         let image = match self.settings.side {
-            Some(side) => images::resize(&decoded, side, side, ResizeFilter::Bilinear),
+            Some(side) => agiqa_images::resize(&decoded, side, side, ResizeFilter::Bilinear),
             None => decoded,
         };
         Ok(todo.lacks.iter().map(|index| scorers[*index].score(&image)).collect())

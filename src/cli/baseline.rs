@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::Context;
 use super::exit::Exit;
 use super::images::ImageArgs;
-use crate::baselines::{BaselineSettings, BaselineStage, Method};
+use crate::baselines::{BaselineSettings, BaselineStage};
+use agiqa_handcrafted::Method;
 
 /// Arguments of `agiqa baseline`.
 #[derive(clap::Args)]

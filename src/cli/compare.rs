@@ -8,11 +8,11 @@ use anyhow::Context as _;
 use super::Context;
 use super::exit::Exit;
 use super::judging::{BootstrapArgs, parse_part};
-use crate::compare::{CompareSettings, CompareStage};
-use crate::store::{OpenMode, Store};
-use crate::tables::PartitionName;
-use crate::tables::comparison;
-use crate::tables::splits::Part;
+use agiqa_judge::compare::{CompareSettings, CompareStage};
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::comparison;
+use agiqa_store::tables::splits::Part;
 
 /// How the comparison is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -8,7 +8,7 @@ use super::Context;
 use super::exit::Exit;
 use super::weights::{State, megabytes, print_line};
 use crate::features::{Dtype, SettingsError};
-use crate::weights::{self, Effort, by_hand};
+use agiqa_weights::{Effort, by_hand};
 
 /// Arguments of `agiqa doctor`.
 #[derive(clap::Args)]
@@ -111,12 +111,12 @@ struct Disk {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let mut disks = vec![disk("weights", &weights::folder())];
+    let mut disks = vec![disk("weights", &agiqa_weights::folder())];
     // Other stores have no disk of this machine.
     if let Some(url) = args.store.as_deref().filter(|url| !url.starts_with("s3://")) {
         disks.push(disk("store", Path::new(url.strip_prefix("file://").unwrap_or(url))));
     }
-    let fetched = weights::manifest().iter().map(|checkpoint| State::of(checkpoint, Effort::StampServes));
+    let fetched = agiqa_weights::manifest().iter().map(|checkpoint| State::of(checkpoint, Effort::StampServes));
     let placed = by_hand::ALL
         .into_iter()
         .map(|checkpoint| State::of_placed(checkpoint, checkpoint.folder(), Effort::StampServes));
@@ -202,10 +202,11 @@ fn print(report: &Report) {
 }
 
 /// What is there to download.
-fn absent() -> Vec<&'static weights::Checkpoint> {
-    let is_absent =
-        |checkpoint: &&weights::Checkpoint| !checkpoint.files[0].path_in(&weights::folder(), &checkpoint.name).exists();
-    weights::manifest().iter().filter(is_absent).collect()
+fn absent() -> Vec<&'static agiqa_weights::Checkpoint> {
+    let is_absent = |checkpoint: &&agiqa_weights::Checkpoint| {
+        !checkpoint.files[0].path_in(&agiqa_weights::folder(), &checkpoint.name).exists()
+    };
+    agiqa_weights::manifest().iter().filter(is_absent).collect()
 }
 
 /// The library that this process has loaded, as the system's list of mapped files names it: a build may have been

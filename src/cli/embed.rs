@@ -3,7 +3,7 @@
 use super::Context;
 use super::exit::Exit;
 use super::extract;
-use crate::tables::features::FeatureKind;
+use agiqa_store::tables::features::FeatureKind;
 
 /// Arguments of `agiqa embed`.
 #[derive(clap::Args)]

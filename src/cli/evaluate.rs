@@ -8,11 +8,11 @@ use anyhow::Context as _;
 use super::Context;
 use super::exit::Exit;
 use super::judging::{BootstrapArgs, parse_part};
-use crate::evaluate::table::{self, Excluded, TableSettings};
-use crate::evaluate::{self, EvaluateSettings, EvaluateStage, Report, RunInfo};
-use crate::store::{OpenMode, Store};
-use crate::tables::PartitionName;
-use crate::tables::splits::Part;
+use agiqa_judge::evaluate::table::{self, Excluded, TableSettings};
+use agiqa_judge::evaluate::{self, EvaluateSettings, EvaluateStage, Report, RunInfo};
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::splits::Part;
 
 /// Arguments of `agiqa evaluate`.
 ///

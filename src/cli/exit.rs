@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::ErrorKind;
 
-use crate::interrupt::EXIT_INTERRUPTED;
+use agiqa_store::interrupt::EXIT_INTERRUPTED;
 
 /// How a command that could run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use super::Context;
 use super::exit::Exit;
 use super::images::ImageArgs;
 use crate::features::{DeviceChoice, Dtype, ExtractError, ExtractorName, FeatureSettings, FeatureStage, resolve};
-use crate::models::mplug_owl2::Prompt;
-use crate::tables::features::FeatureKind;
+use agiqa_nets::mplug_owl2::Prompt;
+use agiqa_store::tables::features::FeatureKind;
 
 /// Arguments of `agiqa extract` and `agiqa embed`.
 ///

@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use crate::features::ImageSource;
-use crate::store::shard::Shard;
-use crate::tables::PartitionName;
+use agiqa_store::store::shard::Shard;
+use agiqa_store::tables::PartitionName;
 
 /// Which images, and how the work on them is cut up; what is not given is the stage's default.
 #[derive(clap::Args)]

@@ -7,9 +7,9 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::exit::Exit;
-use crate::images::DecodeLimits;
 use crate::ingest::{Adapter, ColumnNames, IngestSettings, IngestStage, NameRule, Rerun, TableFormat};
-use crate::tables::PartitionName;
+use agiqa_images::DecodeLimits;
+use agiqa_store::tables::PartitionName;
 
 /// Arguments of `agiqa ingest`.
 #[derive(clap::Args)]

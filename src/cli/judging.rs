@@ -1,7 +1,7 @@
 //! What the commands that judge scores have in common.
 
-use crate::metrics::BootstrapSettings;
-use crate::tables::splits::Part;
+use agiqa_judge::metrics::BootstrapSettings;
+use agiqa_store::tables::splits::Part;
 
 /// How intervals are estimated.
 #[derive(Clone, Copy, Debug, clap::Args)]

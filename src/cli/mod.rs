@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::console::{Console, EventFormat, Verbosity};
-use crate::interrupt::Interrupt;
-use crate::stage::{Freshness, Stage, StageContext, StageReport};
-use crate::store::run_log::{RunLog, StageRecord};
-use crate::store::{OpenMode, Store};
+use agiqa_store::console::{Console, EventFormat, Verbosity};
+use agiqa_store::interrupt::Interrupt;
+use agiqa_store::stage::{Freshness, Stage, StageContext, StageReport};
+use agiqa_store::store::run_log::{RunLog, StageRecord};
+use agiqa_store::store::{OpenMode, Store};
 
 pub mod exit;
 
@@ -218,7 +218,7 @@ fn record(
     outcome: &str,
     reason: &str,
     started: std::time::Instant,
-    rows: Option<crate::store::run_log::RowCounts>,
+    rows: Option<agiqa_store::store::run_log::RowCounts>,
 ) {
     log.stage(StageRecord {
         stage: stage.to_owned(),

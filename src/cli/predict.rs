@@ -3,9 +3,9 @@
 use super::Context;
 use super::exit::Exit;
 use crate::predict::PredictStage;
-use crate::store::{OpenMode, Store};
-use crate::tables::PartitionName;
-use crate::tables::models::{self, RunRecord};
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::models::{self, RunRecord};
 
 /// Arguments of `agiqa predict`.
 #[derive(clap::Args)]

@@ -11,7 +11,7 @@ use super::Context;
 use super::exit::{self, Exit};
 use crate::pipeline::plan::{self, Action, StageName, Step};
 use crate::pipeline::{Pipeline, summary};
-use crate::store::{OpenMode, Store};
+use agiqa_store::store::{OpenMode, Store};
 
 /// Arguments of `agiqa run`.
 #[derive(clap::Args)]

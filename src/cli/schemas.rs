@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::exit::Exit;
-use crate::tables::schema_json;
+use agiqa_store::tables::schema_json;
 
 /// Arguments of `agiqa schemas`.
 #[derive(clap::Args)]

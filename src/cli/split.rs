@@ -7,10 +7,10 @@ use anyhow::Context as _;
 use super::Context;
 use super::exit::Exit;
 use crate::splits::{Fractions, SplitSettings, SplitStage};
-use crate::stage::{Stage, StageContext};
-use crate::store::run_log::RunLog;
-use crate::store::{OpenMode, Store};
-use crate::tables::PartitionName;
+use agiqa_store::stage::{Stage, StageContext};
+use agiqa_store::store::run_log::RunLog;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
 
 /// Seed of the paper's own split; a pipeline that names none gets it as well.
 const OFFICIAL_SEED: u32 = 20;
@@ -169,9 +169,9 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::console::{Console, EventFormat, Verbosity};
-    use crate::interrupt::Interrupt;
-    use crate::stage::{Freshness, StageError, StageReport};
+    use agiqa_store::console::{Console, EventFormat, Verbosity};
+    use agiqa_store::interrupt::Interrupt;
+    use agiqa_store::stage::{Freshness, StageError, StageReport};
 
     /// A stage that has always something to do, and ends as it is told to.
     struct Ends {

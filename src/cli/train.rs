@@ -8,14 +8,14 @@ use super::Context;
 use super::exit::Exit;
 use super::split::{self, Seeds, SplitArgs};
 use crate::features::{DeviceChoice, Dtype, JoinStage};
-use crate::models::fusion::Gate;
 use crate::splits::SplitStage;
-use crate::stage::Stage;
-use crate::store::{OpenMode, Store};
-use crate::tables::PartitionName;
-use crate::tables::features::{FeatureKind, FeatureSet};
 use crate::train::joint::{Augment, JointSettings, JointStage};
 use crate::train::{HeadInput, KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainError, TrainSettings, TrainStage};
+use agiqa_nets::fusion::Gate;
+use agiqa_store::stage::Stage;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 
 /// Arguments of `agiqa train`.
 #[derive(clap::Args)]

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::Context;
 use super::exit::Exit;
-use crate::models::checkpoint::Checkpoint as Tensors;
-use crate::models::checkpoint::format::{FileSource, check_sums};
-use crate::models::mplug_owl2;
-use crate::weights::by_hand::{self, ByHand};
-use crate::weights::params::{self, Params, ParamsFileError};
-use crate::weights::{self, Checkpoint, Effort, WeightsError, fetch};
+use agiqa_checkpoint::{FileSource, check_sums};
+use agiqa_nets::checkpoint::Checkpoint as Tensors;
+use agiqa_nets::mplug_owl2;
+use agiqa_weights::by_hand::{self, ByHand};
+use agiqa_weights::params::{self, Params, ParamsFileError};
+use agiqa_weights::{Checkpoint, Effort, WeightsError, fetch};
 
 /// Arguments of `agiqa weights`.
 #[derive(clap::Args)]
@@ -58,7 +58,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
 fn chosen(names: &[String]) -> Result<Chosen, WeightsError> {
     if names.is_empty() {
         return Ok(Chosen {
-            fetched: weights::manifest().iter().collect(),
+            fetched: agiqa_weights::manifest().iter().collect(),
             placed: by_hand::ALL.to_vec(),
             params: params::ALL.to_vec(),
         });
@@ -68,7 +68,7 @@ fn chosen(names: &[String]) -> Result<Chosen, WeightsError> {
         match (by_hand::find(name), params::find(name)) {
             (Some(checkpoint), _) => chosen.placed.push(checkpoint),
             (None, Some(params)) => chosen.params.push(params),
-            (None, None) => chosen.fetched.push(weights::find(name)?),
+            (None, None) => chosen.fetched.push(agiqa_weights::find(name)?),
         }
     }
     Ok(chosen)
@@ -98,8 +98,9 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn of(checkpoint: &'static Checkpoint, effort: Effort) -> Self {
-        let folder = weights::folder();
-        let found = checkpoint.files.iter().try_for_each(|file| weights::check(checkpoint, file, &folder, effort));
+        let folder = agiqa_weights::folder();
+        let found =
+            checkpoint.files.iter().try_for_each(|file| agiqa_weights::check(checkpoint, file, &folder, effort));
         let state = match &found {
             Ok(()) => "present",
             Err(WeightsError::Absent { .. }) => "absent",
@@ -221,7 +222,7 @@ pub(super) fn print_line(line: &str) {
 }
 
 fn list(context: &Context) -> anyhow::Result<Exit> {
-    for checkpoint in weights::manifest() {
+    for checkpoint in agiqa_weights::manifest() {
         say(&State::of(checkpoint, Effort::StampServes), context);
     }
     for checkpoint in by_hand::ALL {
@@ -263,7 +264,7 @@ fn verify(args: &VerifyArgs, context: &Context) -> anyhow::Result<Exit> {
 }
 
 fn fetch(args: &FetchArgs, context: &Context) -> anyhow::Result<Exit> {
-    let folder = weights::folder();
+    let folder = agiqa_weights::folder();
     let Chosen { fetched: chosen, placed, params } = chosen(&args.names)?;
     if let Some(checkpoint) = placed.first().filter(|_| !args.names.is_empty()) {
         let place = checkpoint.folder();

@@ -7,8 +7,8 @@ use crossbeam_channel::Sender;
 
 use super::plan::Todo;
 use super::{Preprocessor, Unusable};
-use crate::identity::ImageId;
-use crate::images::{self, DecodeLimits, ImageError, RgbImage8};
+use agiqa_images::{DecodeLimits, ImageError, RgbImage8};
+use agiqa_store::identity::ImageId;
 
 /// An image ready for the network, or the reason why it never will be.
 pub(super) struct Decoded {
@@ -66,8 +66,8 @@ impl DecodeQueue<'_> {
 
 /// The picture in the file at `path`, which must still be that of `image_id`.
 pub(crate) fn decode_verified(path: &Path, image_id: &ImageId, limits: &DecodeLimits) -> Result<RgbImage8, Failure> {
-    let bytes =
-        images::read(path).map_err(|error: ImageError| Failure { kind: error.kind(), message: error.to_string() })?;
+    let bytes = agiqa_images::read(path)
+        .map_err(|error: ImageError| Failure { kind: error.kind(), message: error.to_string() })?;
     let found = ImageId::of_bytes(&bytes);
     if found != *image_id {
         let message = format!(
@@ -76,7 +76,7 @@ pub(crate) fn decode_verified(path: &Path, image_id: &ImageId, limits: &DecodeLi
         );
         return Err(Failure { kind: "changed", message });
     }
-    let (_, image) = images::decode(&bytes, limits)
+    let (_, image) = agiqa_images::decode(&bytes, limits)
         .map_err(|error| Failure { kind: error.kind(), message: format!("`{}`: {error}", path.display()) })?;
     Ok(image)
 }

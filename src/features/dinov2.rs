@@ -12,13 +12,12 @@ use super::{
     BatchFeatures, DeviceChoice, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings,
     Preprocessor, SetFeatures, SettingsError, Unusable,
 };
-use crate::identity::Fingerprint;
-use crate::images::{self, DECODER_VERSION, ResizeFilter, RgbImage8};
-use crate::models::dinov2;
-use crate::models::vit::{Tap, Vit};
-use crate::tables::PartitionName;
-use crate::tables::features::{FeatureKind, FeatureSet, VectorColumn};
-use crate::weights;
+use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
+use agiqa_nets::dinov2;
+use agiqa_nets::vit::{Tap, Vit};
+use agiqa_store::identity::Fingerprint;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
 
 const NAME: ExtractorName = ExtractorName::Dinov2S14;
 
@@ -108,7 +107,7 @@ impl Dinov2Settings {
             precision: Precision::of(settings.dtype.unwrap_or_default(), settings.device),
             device: settings.device,
             batch_size: settings.batch_size.map(std::num::NonZeroUsize::get),
-            weights_blake3: weights::content_hash(NAME.as_str())?,
+            weights_blake3: agiqa_weights::content_hash(NAME.as_str())?,
         })
     }
 
@@ -155,7 +154,7 @@ impl ExtractorKind for Dinov2Settings {
         let device = self.device.device()?;
         let dtype = self.precision.dtype;
         dtype.check_on(device)?;
-        let path = weights::locate(NAME.as_str())?;
+        let path = agiqa_weights::locate(NAME.as_str())?;
         let network = dinov2::load(&path, device, dtype.kind())
             .map_err(|source| ExtractError::Load { extractor: NAME, source: source.into() })?;
         Ok(Box::new(Dinov2Extractor {
@@ -178,7 +177,7 @@ impl Preprocessor for Squares {
     }
 
     fn prepare(&self, image: &RgbImage8, input: &mut [f32]) -> Result<(), Unusable> {
-        let resized = images::resize(image, self.side_px, self.side_px, RESIZE);
+        let resized = agiqa_images::resize(image, self.side_px, self.side_px, RESIZE);
         normalise(&resized, dinov2::MEAN, dinov2::STD, input);
         Ok(())
     }

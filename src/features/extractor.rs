@@ -11,10 +11,10 @@ use super::maniqa::ManiqaSettings;
 use super::mplug_owl2::MplugOwl2Settings;
 use super::nss::NssSettings;
 use super::{DeviceChoice, Dtype, ExtractorName, FeatureSettings, SettingsError};
-use crate::images::RgbImage8;
-use crate::tables::features::{FeatureKind, FeatureSet};
-use crate::weights::WeightsError;
-use crate::weights::by_hand::ByHandError;
+use agiqa_images::RgbImage8;
+use agiqa_store::tables::features::{FeatureKind, FeatureSet};
+use agiqa_weights::WeightsError;
+use agiqa_weights::by_hand::ByHandError;
 
 /// What keeps an extractor as a whole from working.
 #[derive(Debug, thiserror::Error)]

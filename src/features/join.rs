@@ -5,13 +5,13 @@
 
 use std::collections::HashSet;
 
-use crate::identity::{Fingerprint, ImageId};
-use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
-use crate::store::part::PartError;
-use crate::store::run_log::RowCounts;
-use crate::store::{Store, StoreError};
-use crate::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
-use crate::tables::{PartitionName, PartitionNameError};
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::part::PartError;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::store::{Store, StoreError};
+use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
+use agiqa_store::tables::{PartitionName, PartitionNameError};
 
 /// Images per part.
 const PART_ROWS: usize = 4096;

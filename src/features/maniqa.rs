@@ -15,11 +15,11 @@ use super::{
     BatchFeatures, DeviceChoice, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings,
     Preprocessor, SetFeatures, SettingsError, Unusable,
 };
-use crate::identity::Fingerprint;
-use crate::images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
-use crate::models::maniqa::{Maniqa, ManiqaConfig, Mode, weights};
-use crate::tables::PartitionName;
-use crate::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+use agiqa_images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
+use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, weights};
+use agiqa_store::identity::Fingerprint;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
 
 const NAME: ExtractorName = ExtractorName::Maniqa;
 

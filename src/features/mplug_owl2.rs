@@ -14,13 +14,13 @@ use super::{
     BatchFeatures, DeviceChoice, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings,
     Preprocessor, SetFeatures, SettingsError, Unusable,
 };
-use crate::identity::Fingerprint;
-use crate::images::{DECODER_VERSION, RgbImage8};
-use crate::models::checkpoint::Checkpoint;
-use crate::models::mplug_owl2::{Frontend, MplugOwl2, Preprocessing, Prompt, PromptIds};
-use crate::tables::PartitionName;
-use crate::tables::features::{FeatureKind, FeatureSet, VectorColumn};
-use crate::weights::{self, by_hand::MPLUG_OWL2};
+use agiqa_images::{DECODER_VERSION, RgbImage8};
+use agiqa_nets::checkpoint::Checkpoint;
+use agiqa_nets::mplug_owl2::{Frontend, MplugOwl2, Preprocessing, Prompt, PromptIds};
+use agiqa_store::identity::Fingerprint;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+use agiqa_weights::by_hand::MPLUG_OWL2;
 
 const NAME: ExtractorName = ExtractorName::MplugOwl2;
 
@@ -82,7 +82,7 @@ fn load_error(source: impl std::error::Error + Send + Sync + 'static) -> Extract
 
 impl MplugOwl2Settings {
     /// Checks `settings`: reads the folder's small files and hashes all that decide the numbers (once: see
-    /// [`weights::hash_of_file`]). Without `weights`, the folder is that of the weights folder.
+    /// [`agiqa_weights::hash_of_file`]). Without `weights`, the folder is that of the weights folder.
     ///
     /// # Errors
     /// A folder that is absent, lacks files, or holds another network; prompts that make no columns.
@@ -156,7 +156,7 @@ fn content_hash(folder: &std::path::Path) -> Result<String, ExtractError> {
     files.extend(["config.json", "preprocessor_config.json"].iter().chain(tokenizer).map(|name| folder.join(name)));
     let mut hasher = blake3::Hasher::new();
     for path in files {
-        let hash = weights::hash_of_file(&path).map_err(load_error)?;
+        let hash = agiqa_weights::hash_of_file(&path).map_err(load_error)?;
         hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(b"\0").update(hash.as_bytes());
     }
     Ok(hasher.finalize().to_hex().to_string())

@@ -11,11 +11,11 @@ use super::{
     BatchFeatures, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings, Preprocessor,
     SetFeatures, SettingsError, Unusable,
 };
-use crate::baselines::{ScoreError, brisque, niqe};
-use crate::identity::Fingerprint;
-use crate::images::{self, DECODER_VERSION, ResizeFilter, RgbImage8};
-use crate::tables::PartitionName;
-use crate::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+use agiqa_handcrafted::{ScoreError, brisque, niqe};
+use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
+use agiqa_store::identity::Fingerprint;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
 
 const NAME: ExtractorName = ExtractorName::Nss;
 
@@ -101,7 +101,7 @@ struct Statistics {
 
 impl Statistics {
     fn values(&self, image: &RgbImage8) -> Result<[f64; N_VALUES], ScoreError> {
-        let resized = self.side_px.map(|side| images::resize(image, side, side, ResizeFilter::Bilinear));
+        let resized = self.side_px.map(|side| agiqa_images::resize(image, side, side, ResizeFilter::Bilinear));
         let image = resized.as_ref().unwrap_or(image);
         let mut values = [0.0; N_VALUES];
         values[..brisque::N_FEATURES].copy_from_slice(&brisque::features(image)?);

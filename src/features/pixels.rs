@@ -1,6 +1,6 @@
 //! Pixels as networks want them.
 
-use crate::images::RgbImage8;
+use agiqa_images::RgbImage8;
 
 /// Fills `input` with `(pixel / 255 − mean) / std`, channel by channel.
 ///

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use super::source::{Candidate, Candidates, Unreadable};
 use super::{FeatureSets, FeatureSettings};
-use crate::identity::ImageId;
-use crate::store::Store;
-use crate::store::part::PartError;
-use crate::store::run_log::RowCounts;
-use crate::tables::rejects::{self, RejectRow};
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::Store;
+use agiqa_store::store::part::PartError;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::tables::rejects::{self, RejectRow};
 
 /// Name of the stage in `rejects`.
 pub(super) const STAGE: &str = "features";

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use tch::{Kind, Tensor};
 
-use crate::models::vit::Tap;
+use agiqa_nets::vit::Tap;
 
 /// A statistic over the tokens of an activation; each gives `d` values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::models::layers::products_of;
-use crate::models::mplug_owl2::Prompt;
-use crate::store::shard::Shard;
+use agiqa_nets::layers::products_of;
+use agiqa_nets::mplug_owl2::Prompt;
+use agiqa_store::store::shard::Shard;
 
 /// Settings that make no sense.
 #[derive(Debug, thiserror::Error)]
@@ -338,7 +338,7 @@ impl Default for FeatureSettings {
             dtype: None,
             device: DeviceChoice::Auto,
             batch_size: None,
-            max_pixels: crate::images::DecodeLimits::default().max_pixels,
+            max_pixels: agiqa_images::DecodeLimits::default().max_pixels,
             shard: Shard::WHOLE,
             retry_rejects: false,
             part_rows: NonZeroUsize::new(1024).expect("not zero"),

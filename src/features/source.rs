@@ -7,13 +7,13 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::identity::ImageId;
-use crate::images::{self, ImageError};
-use crate::store::Store;
-use crate::store::part::PartError;
-use crate::tables::PartitionName;
-use crate::tables::images::{self as images_table, ImageRow, Images};
-use crate::tables::rejects::RejectRow;
+use agiqa_images::ImageError;
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::Store;
+use agiqa_store::store::part::PartError;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::images::{self as images_table, ImageRow, Images};
+use agiqa_store::tables::rejects::RejectRow;
 
 /// Which images a feature stage is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -296,7 +296,7 @@ struct Scanned {
 
 /// The images below `folder`, whose path is canonical.
 fn of_folder(folder: &Path) -> Result<Candidates, FolderError> {
-    let paths = images::find(folder)
+    let paths = agiqa_images::find(folder)
         .map_err(|source| FolderError::Folder { path: folder.to_owned(), source: Box::new(source) })?;
     if paths.is_empty() {
         return Err(FolderError::Empty { path: folder.to_owned() });
@@ -322,10 +322,10 @@ fn of_folder(folder: &Path) -> Result<Candidates, FolderError> {
 }
 
 fn scan(folder: &Path, path: &Path) -> Scanned {
-    let content = images::read(path).map(|bytes| {
+    let content = agiqa_images::read(path).map(|bytes| {
         let image_id = ImageId::of_bytes(&bytes);
         // A file without an image header gets its reject when it is decoded.
-        let row = images::probe(&bytes).ok().map(|info| ImageRow {
+        let row = agiqa_images::probe(&bytes).ok().map(|info| ImageRow {
             image_id,
             name: path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned(),
             path: path.to_string_lossy().into_owned(),

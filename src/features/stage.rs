@@ -12,17 +12,17 @@ use super::plan::{self, Plan};
 use super::source::{FolderError, ImageSource, KnownSource};
 use super::writer::{self, Finished, PartLimits};
 use super::{BatchFeatures, ExtractError, Extractor, ExtractorKind, FeatureSets, FeatureSettings};
-use crate::console::Progress;
-use crate::identity::ImageId;
-use crate::images::DecodeLimits;
-use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
-use crate::store::part::PartError;
-use crate::store::run_log::RowCounts;
-use crate::store::{Store, StoreError};
-use crate::tables::PartitionName;
-use crate::tables::features::FeatureRows;
-use crate::tables::images::ImageRow;
-use crate::tables::rejects::RejectRow;
+use agiqa_images::DecodeLimits;
+use agiqa_store::console::Progress;
+use agiqa_store::identity::ImageId;
+use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::part::PartError;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::store::{Store, StoreError};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::FeatureRows;
+use agiqa_store::tables::images::ImageRow;
+use agiqa_store::tables::rejects::RejectRow;
 
 /// How long the network waits for an image before it looks whether it was interrupted.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -100,7 +100,7 @@ impl FeatureStage {
 }
 
 fn summary(rows: &RowCounts) -> String {
-    let mut text = crate::stage::summary(rows, "images have features", "features");
+    let mut text = agiqa_store::stage::summary(rows, "images have features", "features");
     if rows.n_rejected > 0 {
         text.push_str("; in a pipeline, `--set extractor.NAME.retry_rejects=true` tries the rejected ones again");
     }

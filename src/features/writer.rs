@@ -6,10 +6,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::FeatureSets;
 use super::plan::STAGE;
-use crate::store::Store;
-use crate::store::part::PartError;
-use crate::tables::features::{FeatureRows, FeatureSet};
-use crate::tables::rejects::{self, RejectRow};
+use agiqa_store::store::Store;
+use agiqa_store::store::part::PartError;
+use agiqa_store::tables::features::{FeatureRows, FeatureSet};
+use agiqa_store::tables::rejects::{self, RejectRow};
 
 /// What the network hands to the writer.
 pub(super) enum Finished {

@@ -15,7 +15,7 @@
 //! | `bad-number` | has something else than a number as `mos_std` or `mos_align` |
 //! | `duplicate-name` | names the same file as an earlier row, which is kept |
 //! | `missing`, `unreadable` | there is no such file, or it cannot be read |
-//! | `empty`, `not-an-image`, `truncated`, `damaged`, `unsupported` | the file's content, see [`crate::images`] |
+//! | `empty`, `not-an-image`, `truncated`, `damaged`, `unsupported` | the file's content, see [`agiqa_images`] |
 //! | `too-large` | has more pixels than the limit |
 //! | `duplicate-image` | has the same bytes as the image of an earlier row, which is kept: identity is content |
 //!
@@ -26,14 +26,14 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::identity::ImageId;
-use crate::images::{self, DecodeLimits, ImageError, ImageInfo};
-use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
-use crate::store::part::PartError;
-use crate::store::run_log::RowCounts;
-use crate::store::{Store, StoreError};
-use crate::tables::images::{ImageRow, Images};
-use crate::tables::rejects::{self, RejectRow};
+use agiqa_images::{DecodeLimits, ImageError, ImageInfo};
+use agiqa_store::identity::ImageId;
+use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::part::PartError;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::store::{Store, StoreError};
+use agiqa_store::tables::images::{ImageRow, Images};
+use agiqa_store::tables::rejects::{self, RejectRow};
 
 mod plan;
 mod record;
@@ -212,7 +212,7 @@ impl IngestStage {
         if found.files != now.files {
             return stale("image files changed");
         }
-        match crate::tables::images::fingerprint(store, dataset) {
+        match agiqa_store::tables::images::fingerprint(store, dataset) {
             Ok(Some(fingerprint)) if fingerprint == now.fingerprint => {}
             Ok(_) => return stale("the `images` table is not the one that was written last"),
             Err(PartError::Damaged { .. } | PartError::WrongVersion { .. } | PartError::WrongTable { .. }) => {
@@ -267,7 +267,7 @@ impl IngestStage {
         let dataset = &self.settings.dataset;
         // The record comes last: until it agrees with the fingerprint in the part, the dataset is ingested again.
         rejects::replace(&context.store, STAGE, dataset, &rejected)?;
-        crate::tables::images::replace(&context.store, dataset, &images, Some(record.fingerprint()))?;
+        agiqa_store::tables::images::replace(&context.store, dataset, &images, Some(record.fingerprint()))?;
         record.write(&context.store, dataset)?;
         self.show(context, &rejected, n_out);
         let summary = match n_rejected {
@@ -313,8 +313,8 @@ fn kinds(rejected: &[RejectRow]) -> String {
 fn probe(path: PathBuf, limits: &DecodeLimits) -> Probed {
     // Taken before the bytes are read, so that a change from here on is seen as one.
     let stamp = FileStamp::of(&path);
-    let image = images::read(&path).and_then(|bytes| {
-        let (info, _) = images::decode(&bytes, limits)?;
+    let image = agiqa_images::read(&path).and_then(|bytes| {
+        let (info, _) = agiqa_images::decode(&bytes, limits)?;
         Ok((ImageId::of_bytes(&bytes), bytes.len() as u64, info))
     });
     Probed { stamp, path, image }

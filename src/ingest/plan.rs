@@ -6,8 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use super::IngestError;
 use super::settings::{IngestSettings, Mapping};
 use super::table::{self, RawRow, RawTable, RowProblem, TableFormat};
-use crate::tables::images::{COLUMNS, ExtraColumn, ExtraValues};
-use crate::tables::rejects::RejectRow;
+use agiqa_store::tables::images::{COLUMNS, ExtraColumn, ExtraValues};
+use agiqa_store::tables::rejects::RejectRow;
 
 /// A row whose cells are sound; its image is still to be looked at.
 #[derive(Clone, Debug, PartialEq)]

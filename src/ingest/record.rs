@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::plan::{Candidate, Plan};
 use super::settings::IngestSettings;
 use super::{IngestError, VERSION};
-use crate::identity::{Fingerprint, hex};
-use crate::images::DECODER_VERSION;
-use crate::store::Store;
-use crate::store::run_log::RowCounts;
-use crate::tables::{PartitionName, images};
+use agiqa_images::DECODER_VERSION;
+use agiqa_store::identity::{Fingerprint, hex};
+use agiqa_store::store::Store;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::tables::{PartitionName, images};
 
 /// What the last ingest of a dataset was given and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::table::TableFormat;
-use crate::images::DecodeLimits;
-use crate::tables::PartitionName;
+use agiqa_images::DecodeLimits;
+use agiqa_store::tables::PartitionName;
 
 /// One dataset to ingest: a MOS table and the folder of its images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

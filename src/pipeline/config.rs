@@ -34,13 +34,13 @@ use super::error::{ConfigError, suggestion};
 use super::params;
 use super::tree::{Node, NodeValue, Origin, Sources};
 use crate::baselines::BaselineSettings;
-use crate::compare::CompareSettings;
-use crate::evaluate::EvaluateSettings;
 use crate::ingest::IngestSettings;
-use crate::paper;
 use crate::splits::SplitSettings;
-use crate::tables::PartitionName;
-use crate::tables::splits::Part;
+use agiqa_judge::compare::CompareSettings;
+use agiqa_judge::evaluate::EvaluateSettings;
+use agiqa_judge::paper;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::splits::Part;
 
 mod features;
 mod training;

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::stage::{Freshness, Stage, StageError};
-use crate::store::Store;
+use agiqa_store::stage::{Freshness, Stage, StageError};
+use agiqa_store::store::Store;
 
 /// The stages there are, by the names of their commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,8 +154,8 @@ pub fn select(steps: Vec<Step>, only: &[StageName]) -> Vec<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::{StageContext, StageReport};
-    use crate::store::OpenMode;
+    use agiqa_store::stage::{StageContext, StageReport};
+    use agiqa_store::store::OpenMode;
 
     struct Fixed(&'static str, bool);
 
@@ -166,7 +166,7 @@ mod tests {
 
         fn freshness(&self, _store: &Store) -> Result<Freshness, StageError> {
             let reason = format!("{} says so", self.0);
-            let rows = crate::store::run_log::RowCounts::default();
+            let rows = agiqa_store::store::run_log::RowCounts::default();
             Ok(if self.1 { Freshness::Current { reason, rows } } else { Freshness::Stale { reason } })
         }
 

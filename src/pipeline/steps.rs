@@ -3,17 +3,17 @@
 use super::config::{FeaturesSection, Pipeline, TrainSection, Variant};
 use super::plan::{StageName, Step};
 use crate::baselines::BaselineStage;
-use crate::compare::CompareStage;
-use crate::evaluate::EvaluateStage;
-use crate::experiment::{ExperimentStage, ExperimentVariant};
 use crate::features::{FeatureSettings, FeatureStage, ImageSource};
 use crate::ingest::{IngestStage, Rerun};
 use crate::predict::PredictStage;
 use crate::splits::{SplitSettings, SplitStage};
-use crate::stage::Stage;
-use crate::tables::PartitionName;
 use crate::train::joint::JointStage;
 use crate::train::{RunPlan, RunSeed, TrainError, TrainSettings, TrainStage};
+use agiqa_judge::compare::CompareStage;
+use agiqa_judge::evaluate::EvaluateStage;
+use agiqa_judge::experiment::{ExperimentStage, ExperimentVariant};
+use agiqa_store::stage::Stage;
+use agiqa_store::tables::PartitionName;
 
 impl Pipeline {
     /// The steps.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::store::{Store, StoreError};
+use agiqa_store::store::{Store, StoreError};
 
 /// Tables that people query, in the order of the data; the rest of a store is for programs.
 const TABLES: &[&str] = &[

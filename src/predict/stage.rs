@@ -6,19 +6,19 @@ use std::sync::Mutex;
 
 use tch::Tensor;
 
-use crate::identity::{Fingerprint, ImageId};
-use crate::models::trained_head::{HeadError, SCORE_BATCH, Scores, TrainedHead};
-use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
-use crate::store::part::{self, PartError};
-use crate::store::run_log::RowCounts;
-use crate::store::{Store, StoreError};
-use crate::tables::head_inputs::{HeadInputs, HeadInputsError};
-use crate::tables::images::{self, ImageRow};
-use crate::tables::models::{self, RunRecord, RunRecordError};
-use crate::tables::predictions::{self, PredictionRow};
-use crate::tables::rejects::{self, RejectRow};
-use crate::tables::splits::{self, Part};
-use crate::tables::{PartitionName, PartitionNameError};
+use crate::train::head_inputs::{HeadInputs, HeadInputsError};
+use agiqa_nets::trained_head::{HeadError, SCORE_BATCH, Scores, TrainedHead};
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::part::{self, PartError};
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::store::{Store, StoreError};
+use agiqa_store::tables::images::{self, ImageRow};
+use agiqa_store::tables::models::{self, RunRecord, RunRecordError};
+use agiqa_store::tables::predictions::{self, PredictionRow};
+use agiqa_store::tables::rejects::{self, RejectRow};
+use agiqa_store::tables::splits::{self, Part};
+use agiqa_store::tables::{PartitionName, PartitionNameError};
 
 /// Version of the scoring code: raised where equal inputs give other numbers than before.
 const PREDICT_VERSION: u32 = 1;
@@ -354,8 +354,9 @@ impl Scoring {
             tables.push((dataset, rows, rejected, fingerprint));
         }
         if n_scored == 0 {
-            let set =
-                |set: &crate::tables::features::FeatureSet| format!("{}@{}", set.extractor, set.fingerprint.short());
+            let set = |set: &agiqa_store::tables::features::FeatureSet| {
+                format!("{}@{}", set.extractor, set.fingerprint.short())
+            };
             let (semantic, quality) = (set(&record.semantic), set(&record.quality));
             return Err(PredictError::NoFeatures { run: record.run.clone(), n_images, semantic, quality });
         }

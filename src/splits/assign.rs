@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Fractions, PythonRandom, SplitError, SplitSettings, published};
-use crate::identity::ImageId;
-use crate::tables::images::{ImageRow, Images};
-use crate::tables::splits::{Part, SplitRow};
+use agiqa_store::identity::ImageId;
+use agiqa_store::tables::images::{ImageRow, Images};
+use agiqa_store::tables::splits::{Part, SplitRow};
 
 /// What a split makes of a dataset.
 #[derive(Clone, Debug, PartialEq)]

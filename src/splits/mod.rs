@@ -18,7 +18,7 @@ pub use published::PublishedError;
 pub use python_random::PythonRandom;
 pub use stage::SplitStage;
 
-use crate::tables::PartitionName;
+use agiqa_store::tables::PartitionName;
 
 /// How images are assigned to parts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

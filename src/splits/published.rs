@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::identity::ImageId;
-use crate::tables::images::ImageRow;
-use crate::tables::splits::Part;
+use agiqa_store::identity::ImageId;
+use agiqa_store::tables::images::ImageRow;
+use agiqa_store::tables::splits::Part;
 
 /// Published files that cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -1,13 +1,13 @@
 //! The `split` stage.
 
 use super::{Assignment, SplitError, SplitSettings, assign};
-use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
-use crate::store::Store;
-use crate::store::run_log::RowCounts;
-use crate::tables::PartitionName;
-use crate::tables::images::{self, Images};
-use crate::tables::rejects::{self, RejectRow};
-use crate::tables::splits::{self, Part};
+use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::Store;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::images::{self, Images};
+use agiqa_store::tables::rejects::{self, RejectRow};
+use agiqa_store::tables::splits::{self, Part};
 
 /// Writes one split of one dataset.
 ///

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use crate::identity::ImageId;
-use crate::store::Store;
-use crate::store::part::PartError;
-use crate::tables::PartitionName;
-use crate::tables::features::FeatureSet;
-use crate::tables::head_inputs::{HeadInputs, HeadInputsError};
-use crate::tables::images;
-use crate::tables::models::PartCounts;
-use crate::tables::splits::{Part, SplitRow};
+use crate::train::head_inputs::{HeadInputs, HeadInputsError};
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::Store;
+use agiqa_store::store::part::PartError;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::images;
+use agiqa_store::tables::models::PartCounts;
+use agiqa_store::tables::splits::{Part, SplitRow};
 
 /// Inputs that do not fit together.
 #[derive(Debug, thiserror::Error)]

@@ -1,16 +1,18 @@
 //! `train`: fits the fusion head on cached feature columns.
 //!
 //! Inputs: a dataset's `images` (for the MOS) and `splits`, a semantic and a quality feature set. Output: one folder
-//! [`crate::tables::models`] per run; a run is one split and one seed. Runs of one call are independent and train at the
+//! [`agiqa_store::tables::models`] per run; a run is one split and one seed. Runs of one call are independent and train at the
 //! same time, one thread each. Nothing in a run depends on how many others there are: it draws its initialisation, image
 //! order and dropout from generators of its own, and computes on one thread, so its numbers are the same alone, beside
 //! others, and across an interruption.
 
 use serde::{Deserialize, Serialize};
 
-use crate::models::fusion::Gate;
+use agiqa_nets::fusion::Gate;
 
 mod data;
+
+pub mod head_inputs;
 
 pub mod joint;
 

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::data::DataError;
 use super::stage::TrainError;
-use crate::identity::{Fingerprint, ImageId};
 use crate::splits::SplitSettings;
-use crate::stage::Freshness;
-use crate::store::Store;
-use crate::store::run_log::RowCounts;
-use crate::tables::features::FeatureSet;
-use crate::tables::models::{PartCounts, RunRecord};
-use crate::tables::splits::{self, SplitRow};
-use crate::tables::{PartitionName, images};
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::stage::Freshness;
+use agiqa_store::store::Store;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::models::{PartCounts, RunRecord};
+use agiqa_store::tables::splits::{self, SplitRow};
+use agiqa_store::tables::{PartitionName, images};
 
 /// One run of a call: a split and a training seed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

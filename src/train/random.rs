@@ -6,7 +6,7 @@ use rand_mt::Mt64;
 use tch::Tensor;
 
 use super::joint::{Augment, Motion};
-use crate::models::fusion::{FusionConfig, FusionHead};
+use agiqa_nets::fusion::{FusionConfig, FusionHead};
 
 /// What a draw is for; part of its generator's key.
 #[derive(Clone, Copy)]

@@ -7,9 +7,9 @@
 use tch::{Kind, TchError, Tensor};
 
 use super::run::selection_score;
-use crate::metrics;
-use crate::models::trained_head::Standardisation;
-use crate::tables::models::RidgeRecord;
+use agiqa_judge::metrics;
+use agiqa_nets::trained_head::Standardisation;
+use agiqa_store::tables::models::RidgeRecord;
 
 /// Candidates, relative to the kernel's mean diagonal: below the first one a thousandth of the kernel decides, above the last
 /// everything is shrunk to the mean.

@@ -10,17 +10,17 @@ use super::optimiser::Adam;
 use super::random::Draws;
 use super::state::{self, Best, Position};
 use super::{KeepEpoch, Labels, TrainSettings, ridge, step};
-use crate::console::Progress;
-use crate::identity::{Fingerprint, ImageId};
-use crate::metrics;
-use crate::models::fusion::{FusionConfig, FusionHead, ProjectionMasks};
-use crate::models::trained_head::{LabelScale, Standardisation, TrainedHead};
-use crate::stage::StageContext;
-use crate::store::{Store, StoreError};
-use crate::tables::PartitionName;
-use crate::tables::models::{self, EpochRecord, RidgeRecord};
-use crate::tables::splits::Part;
-use crate::tables::train_log::TrainLogRow;
+use agiqa_judge::metrics;
+use agiqa_nets::fusion::{FusionConfig, FusionHead, ProjectionMasks};
+use agiqa_nets::trained_head::{LabelScale, Standardisation, TrainedHead};
+use agiqa_store::console::Progress;
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::stage::StageContext;
+use agiqa_store::store::{Store, StoreError};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::models::{self, EpochRecord, RidgeRecord};
+use agiqa_store::tables::splits::Part;
+use agiqa_store::tables::train_log::TrainLogRow;
 
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]

@@ -7,17 +7,17 @@ use super::joint::JointError;
 use super::plan::{Known, RunPlan, RunSeed, add, row_counts, said_n_runs};
 use super::run::{self, Finished, Job, Outcome, RunError};
 use super::{SettingsError, TrainSettings};
-use crate::console::Progress;
-use crate::identity::{Fingerprint, ImageId};
-use crate::models::fusion::FusionConfig;
-use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
-use crate::store::part::PartError;
-use crate::store::{Store, StoreError};
-use crate::tables::features::FeatureSet;
-use crate::tables::head_inputs::{self, HeadInputsError};
-use crate::tables::models::{self, PartCounts, RunRecord, RunRecordError};
-use crate::tables::splits::Part;
-use crate::tables::{PartitionName, PartitionNameError, train_log};
+use crate::train::head_inputs::{self, HeadInputsError};
+use agiqa_nets::fusion::FusionConfig;
+use agiqa_store::console::Progress;
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::part::PartError;
+use agiqa_store::store::{Store, StoreError};
+use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::models::{self, PartCounts, RunRecord, RunRecordError};
+use agiqa_store::tables::splits::Part;
+use agiqa_store::tables::{PartitionName, PartitionNameError, train_log};
 
 /// Version of the training code: raised where equal inputs give other numbers than before.
 const TRAIN_VERSION: u32 = 1;

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use tch::Tensor;
 
 use super::optimiser::{Adam, AdamState};
-use crate::identity::Fingerprint;
-use crate::models::fusion::PARAMETER_NAMES;
-use crate::models::trained_head::{tensors_from_bytes, tensors_to_bytes};
-use crate::tables::models::EpochRecord;
+use agiqa_nets::fusion::PARAMETER_NAMES;
+use agiqa_nets::trained_head::{tensors_from_bytes, tensors_to_bytes};
+use agiqa_store::identity::Fingerprint;
+use agiqa_store::tables::models::EpochRecord;
 
 /// Metadata key of the fingerprint that the state belongs to.
 const FINGERPRINT_KEY: &str = "agiqa.fingerprint";

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::optimiser::{Adam, Gradient};
-use crate::models::fusion::{FusionHead, ProjectionMasks};
+use agiqa_nets::fusion::{FusionHead, ProjectionMasks};
 
 /// Squared error of a batch before the update, and its predictions' finiteness.
 pub(super) struct StepLoss {

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use agiqa::identity::ImageId;
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::baselines::{Direction, ScoreSet};
-use agiqa::tables::rejects::{self, RejectRow};
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::baselines::{Direction, ScoreSet};
+use agiqa_store::tables::rejects::{self, RejectRow};
 
 use crate::testdir::{TestDir, shared};
 
@@ -78,7 +78,7 @@ fn every_method_scores_every_image_once_and_a_second_run_does_nothing() {
     }
     dir.agiqa(&baseline(&params, &[])).exits(0).says("skipped").says("all 12 scores are there");
 
-    let corpus = agiqa::tables::images::read(&open(&dir), &"images".parse().expect("a name")).expect("a table");
+    let corpus = agiqa_store::tables::images::read(&open(&dir), &"images".parse().expect("a name")).expect("a table");
     assert_eq!(corpus.rows.len(), 4, "the folder becomes a corpus");
 
     dir.write("images/late.png", picture(9, 200, 210));

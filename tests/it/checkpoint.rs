@@ -3,10 +3,10 @@
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
-use agiqa::models::checkpoint::format::pickle::unpickle;
-use agiqa::models::checkpoint::format::pytorch::LEAST_PICKLE_MEMORY;
-use agiqa::models::checkpoint::format::{check_sums, read_file};
-use agiqa::models::checkpoint::{Checkpoint, CheckpointError, Dtype};
+use agiqa_checkpoint::pickle::unpickle;
+use agiqa_checkpoint::pytorch::LEAST_PICKLE_MEMORY;
+use agiqa_checkpoint::{check_sums, read_file};
+use agiqa_nets::checkpoint::{Checkpoint, CheckpointError, Dtype};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 

@@ -1,13 +1,13 @@
 //! `agiqa compare`: methods side by side, their order, and which differences are real.
 
-use agiqa::identity::{Fingerprint, ImageId};
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::PartitionName;
-use agiqa::tables::baselines::{Direction, ScoreSet};
-use agiqa::tables::comparison::{self, Judged, MethodKind};
-use agiqa::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
-use agiqa::tables::images::{self, ImageRow, Images};
-use agiqa::tables::splits::{self, Part, SplitRow};
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::baselines::{Direction, ScoreSet};
+use agiqa_store::tables::comparison::{self, Judged, MethodKind};
+use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
+use agiqa_store::tables::images::{self, ImageRow, Images};
+use agiqa_store::tables::splits::{self, Part, SplitRow};
 
 use crate::testdir::TestDir;
 use crate::train::Fixture;
@@ -99,7 +99,7 @@ fn methods_are_ranked_whatever_their_direction_with_the_papers_figures_beside() 
     assert_eq!(rows[0].beats, ["niqe", "none"]);
     assert_eq!(rows[1].paper, [Some(0.5236), Some(0.5668), Some(0.3637), Some(0.826)]);
     assert_eq!(rows[0].paper, [None; 4]);
-    let metric = agiqa::metrics::evaluate(
+    let metric = agiqa_judge::metrics::evaluate(
         &(0..N_IMAGES).step_by(2).map(|i| mos(i) - 4.0 * noise(3, i)).collect::<Vec<_>>(),
         &(0..N_IMAGES).step_by(2).map(mos).collect::<Vec<_>>(),
         None,
@@ -191,7 +191,7 @@ fn a_run_stands_beside_baselines_on_its_own_split_and_on_no_other() {
 
     let compare =
         |more: &[&str]| fixture.dir.agiqa(&[&["compare", "--store", "store", "--dataset", "d"][..], more].concat());
-    let record = agiqa::tables::models::RunRecord::read(&fixture.store, &run).expect("a record");
+    let record = agiqa_store::tables::models::RunRecord::read(&fixture.store, &run).expect("a record");
     let split = record.split.as_str();
     let said = compare(&["--split", split]).exits(0).says("2 methods on 60 images");
     said.prints(run.as_str()).prints("brisque").prints("real");

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use agiqa::identity::ImageId;
-use agiqa::models::checkpoint::Checkpoint;
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::features::{FeatureSet, SEMANTIC};
-use agiqa::tables::rejects;
+use agiqa_nets::checkpoint::Checkpoint;
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::features::{FeatureSet, SEMANTIC};
+use agiqa_store::tables::rejects;
 use tch::Tensor;
 
 use crate::features::picture;

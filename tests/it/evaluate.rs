@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 
-use agiqa::evaluate::trivial::GroupMeans;
-use agiqa::identity::{Fingerprint, ImageId};
-use agiqa::metrics;
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::images::{self, ExtraColumn, ExtraValues, ImageRow, Images};
-use agiqa::tables::predictions::{self, PredictionRow};
-use agiqa::tables::splits::{self, Part, SplitRow};
-use agiqa::tables::{PartitionName, metrics as metrics_table, rejects};
+use agiqa_judge::evaluate::trivial::GroupMeans;
+use agiqa_judge::metrics;
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::images::{self, ExtraColumn, ExtraValues, ImageRow, Images};
+use agiqa_store::tables::predictions::{self, PredictionRow};
+use agiqa_store::tables::splits::{self, Part, SplitRow};
+use agiqa_store::tables::{PartitionName, metrics as metrics_table, rejects};
 use serde_json::Value;
 
 use crate::testdir::{Ran, TestDir, shared};

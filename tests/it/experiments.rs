@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use agiqa::features::{FeatureSettings, feature_sets};
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::features::{FeatureRows, FeatureSet};
-use agiqa::tables::{images, predictions};
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::features::{FeatureRows, FeatureSet};
+use agiqa_store::tables::{images, predictions};
 
 use crate::testdir::{Ran, TestDir};
 
@@ -106,7 +106,7 @@ fn the_ablation_trains_all_seven_combinations_and_ends_in_one_table_beside_the_p
     assert!(line(&ran, "f_1-f_b").contains("0.8820"), "{}", line(&ran, "f_1-f_b"));
 
     // A head reads what it is told to: the gate of anything else is 0.
-    for run in agiqa::tables::models::runs(&store).expect("runs can be listed") {
+    for run in agiqa_store::tables::models::runs(&store).expect("runs can be listed") {
         let rows = predictions::read(&store, &run).expect("predictions");
         assert_eq!(rows.len(), 30);
         let name = run.as_str();
@@ -145,12 +145,12 @@ fn a_variant_that_is_lost_is_made_again_and_nothing_else() {
         "{}",
         first.stdout
     );
-    for run in agiqa::tables::models::runs(&store).expect("runs can be listed") {
+    for run in agiqa_store::tables::models::runs(&store).expect("runs can be listed") {
         if run.as_str().contains("concatenated") {
             let rows = predictions::read(&store, &run).expect("predictions");
             assert!(rows.iter().all(|row| row.alpha_quality == 1.0 && row.alpha_coherence == 1.0), "no gate is open");
             if run.as_str().contains("-s1-") {
-                store.delete(&agiqa::tables::models::record_path(&run)).expect("it can be deleted");
+                store.delete(&agiqa_store::tables::models::record_path(&run)).expect("it can be deleted");
             }
         }
     }
@@ -175,8 +175,8 @@ fn one_dataset_s_head_is_tested_on_the_other_s_test_part() {
         assert!(line.contains(paper), "{line}");
     }
     // The test part of a split of 30 is 6 images, and that of a run's own dataset stands beside it.
-    for run in agiqa::tables::models::runs(&store).expect("runs can be listed") {
-        let rows = agiqa::tables::metrics::read(&store, &run).expect("metrics");
+    for run in agiqa_store::tables::models::runs(&store).expect("runs can be listed") {
+        let rows = agiqa_store::tables::metrics::read(&store, &run).expect("metrics");
         let n = |dataset: &str, part: &str| {
             let of_model = rows.iter().filter(|row| row.predictor == "model" && row.subset == "all");
             of_model.filter(|row| row.dataset == dataset && row.part == part).map(|row| row.n).collect::<Vec<_>>()

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use agiqa::identity::ImageId;
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::features::FeatureSet;
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::features::FeatureSet;
 use tch::{Kind, Tensor};
 
 use crate::testdir::{Ran, TestDir, shared};

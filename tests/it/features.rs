@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use agiqa::features::{DeviceChoice, Dtype, ExtractorName, FeatureSettings, feature_sets};
-use agiqa::identity::ImageId;
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::features::{FeatureKind, FeatureSet};
-use agiqa::tables::rejects::{self, RejectRow};
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::features::{FeatureKind, FeatureSet};
+use agiqa_store::tables::rejects::{self, RejectRow};
 
 use crate::testdir::{TestDir, shared, weights};
 
@@ -77,9 +77,9 @@ pub fn features(folder: &Path) -> Bits {
 
 /// Rows in all parts of `set`, an image in two parts counted twice.
 pub fn n_rows(store: &Store, set: &FeatureSet) -> usize {
-    let parts = agiqa::store::part::list(store, &set.prefix()).expect("parts can be listed");
+    let parts = agiqa_store::store::part::list(store, &set.prefix()).expect("parts can be listed");
     let rows = |part| {
-        let reader = agiqa::store::part::PartReader::open(store, part, set.kind.part_kind());
+        let reader = agiqa_store::store::part::PartReader::open(store, part, set.kind.part_kind());
         reader.expect("a part can be opened").n_rows() as usize
     };
     parts.iter().map(rows).sum()
@@ -115,7 +115,7 @@ fn a_bare_folder_fills_both_tables_and_becomes_a_corpus_without_mos() {
 
     let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
     let dataset = "images".parse().expect("a name");
-    let corpus = agiqa::tables::images::read(&store, &dataset).expect("the corpus has a table");
+    let corpus = agiqa_store::tables::images::read(&store, &dataset).expect("the corpus has a table");
     let names: Vec<&str> = corpus.rows.iter().map(|row| row.name.as_str()).collect();
     assert_eq!(names, ["deeper/copy.png", "picture-000.png", "picture-001.png", "picture-002.png"]);
     assert!(corpus.rows.iter().all(|row| row.mos.is_none() && row.width_px == 72 && row.height_px == 64));
@@ -370,7 +370,7 @@ fn a_folder_does_not_replace_an_ingested_dataset() {
     pictures(&dir, 0..1);
     let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing);
     let store = store.expect("a store can be made");
-    let rated = agiqa::tables::images::ImageRow {
+    let rated = agiqa_store::tables::images::ImageRow {
         image_id: ImageId::of_bytes(b"rated"),
         name: "rated.png".to_owned(),
         path: "/rated.png".to_owned(),
@@ -384,11 +384,11 @@ fn a_folder_does_not_replace_an_ingested_dataset() {
         mos_std: None,
         mos_align: None,
     };
-    let images = agiqa::tables::images::Images { rows: vec![rated], extra: Vec::new() };
+    let images = agiqa_store::tables::images::Images { rows: vec![rated], extra: Vec::new() };
     let dataset = "agiqa-3k".parse().expect("a name");
-    agiqa::tables::images::write(&store, &dataset, &images).expect("a table can be written");
+    agiqa_store::tables::images::write(&store, &dataset, &images).expect("a table can be written");
     dir.agiqa(&extract(&["--dataset", "agiqa-3k"])).exits(2).says("`agiqa-3k` is an ingested dataset with MOS");
-    assert_eq!(agiqa::tables::images::read(&store, &dataset).expect("it can be read"), images);
+    assert_eq!(agiqa_store::tables::images::read(&store, &dataset).expect("it can be read"), images);
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use agiqa::models::fusion::{FusionConfig, FusionHead, FusionOutput, Gate, PARAMETER_NAMES, ProjectionMasks};
-use agiqa::models::trained_head::{LabelScale, SCORE_BATCH, Standardisation, TrainedHead};
 use agiqa::train::{Adam, Gradient, Optimiser};
+use agiqa_nets::fusion::{FusionConfig, FusionHead, FusionOutput, Gate, PARAMETER_NAMES, ProjectionMasks};
+use agiqa_nets::trained_head::{LabelScale, SCORE_BATCH, Standardisation, TrainedHead};
 use tch::{Device, Kind, Tensor};
 
 use crate::testdir::shared;

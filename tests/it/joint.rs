@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
-use agiqa::identity::{Fingerprint, ImageId};
-use agiqa::metrics;
-use agiqa::models::checkpoint::Checkpoint;
-use agiqa::models::fusion::Gate;
-use agiqa::models::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
-use agiqa::models::maniqa::{self, ManiqaConfig};
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::PartitionName;
-use agiqa::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
-use agiqa::tables::images::{self, ImageRow, Images};
-use agiqa::tables::models::{self, RunRecord};
-use agiqa::tables::predictions;
-use agiqa::tables::splits::{self, Part};
-use agiqa::tables::train_log;
+use agiqa_judge::metrics;
+use agiqa_nets::checkpoint::Checkpoint;
+use agiqa_nets::fusion::Gate;
+use agiqa_nets::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
+use agiqa_nets::maniqa::{self, ManiqaConfig};
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
+use agiqa_store::tables::images::{self, ImageRow, Images};
+use agiqa_store::tables::models::{self, RunRecord};
+use agiqa_store::tables::predictions;
+use agiqa_store::tables::splits::{self, Part};
+use agiqa_store::tables::train_log;
 use tch::{Device, Kind, Tensor};
 
 use crate::store::Tmpfs;

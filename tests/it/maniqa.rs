@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use agiqa::images::{DecodeLimits, RgbImage8, decode, interpolate_bicubic};
-use agiqa::models::checkpoint::Checkpoint;
-use agiqa::models::fusion::Gate;
-use agiqa::models::layers::NamedTensors;
-use agiqa::models::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
-use agiqa::models::maniqa::{Maniqa, ManiqaConfig, Mode, Stage, weights};
-use agiqa::models::vit::Tap;
 use agiqa::train::{Adam, Gradient, Optimiser};
+use agiqa_images::{DecodeLimits, RgbImage8, decode, interpolate_bicubic};
+use agiqa_nets::checkpoint::Checkpoint;
+use agiqa_nets::fusion::Gate;
+use agiqa_nets::layers::NamedTensors;
+use agiqa_nets::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
+use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, Stage, weights};
+use agiqa_nets::vit::Tap;
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 

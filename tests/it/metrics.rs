@@ -1,6 +1,6 @@
 //! Metrics against reference numbers and against what they promise for every input.
 
-use agiqa::metrics::{self, BootstrapSettings, MetricsError};
+use agiqa_judge::metrics::{self, BootstrapSettings, MetricsError};
 use proptest::prelude::*;
 use serde_json::Value;
 

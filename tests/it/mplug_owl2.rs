@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use agiqa::images::{DecodeLimits, RgbImage8, decode};
-use agiqa::models::checkpoint::{Checkpoint, Dtype};
-use agiqa::models::mplug_owl2::synthetic::Synthetic;
-use agiqa::models::mplug_owl2::{Config, ConfigError, MplugOwl2, Preprocessing, Prompt, PromptIds, Tokenizer, tensors};
+use agiqa_images::{DecodeLimits, RgbImage8, decode};
+use agiqa_nets::checkpoint::{Checkpoint, Dtype};
+use agiqa_nets::mplug_owl2::synthetic::Synthetic;
+use agiqa_nets::mplug_owl2::{Config, ConfigError, MplugOwl2, Preprocessing, Prompt, PromptIds, Tokenizer, tensors};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};

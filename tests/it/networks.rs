@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use agiqa::models::dinov2;
-use agiqa::models::layers::{NamedTensors, NetworkError};
-use agiqa::models::vit::{Vit, VitConfig};
+use agiqa_nets::dinov2;
+use agiqa_nets::layers::{NamedTensors, NetworkError};
+use agiqa_nets::vit::{Vit, VitConfig};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use agiqa::identity::ImageId;
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::features::{FeatureKind, FeatureSet};
-use agiqa::tables::{images, rejects};
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::features::{FeatureKind, FeatureSet};
+use agiqa_store::tables::{images, rejects};
 
 use crate::features::{n_rows, vectors};
 use crate::testdir::{TestDir, shared};

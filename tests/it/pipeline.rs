@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use agiqa::features::{FeatureSettings, feature_sets};
-use agiqa::identity::ImageId;
-use agiqa::models::trained_head::TrainedHead;
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::features::{FeatureRows, FeatureSet};
-use agiqa::tables::models::{self, RunRecord};
-use agiqa::tables::splits::{self, Part};
-use agiqa::tables::{PartitionName, images, rejects};
+use agiqa_nets::trained_head::TrainedHead;
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::features::{FeatureRows, FeatureSet};
+use agiqa_store::tables::models::{self, RunRecord};
+use agiqa_store::tables::splits::{self, Part};
+use agiqa_store::tables::{PartitionName, images, rejects};
 
 use crate::features::picture;
 use crate::testdir::{Ran, TestDir, shared, weights};
@@ -377,7 +377,7 @@ fn weights_of_another_content_are_refused_before_anything_is_computed() {
     dir.write("p.toml", PIPELINE);
     run(&dir, &["--stage", "ingest"]).exits(0);
     // As many bytes as there should be, all of them zero.
-    let checkpoint = agiqa::weights::find("dinov2-s14").expect("the default extractor's weights are in the manifest");
+    let checkpoint = agiqa_weights::find("dinov2-s14").expect("the default extractor's weights are in the manifest");
     let file = &checkpoint.files[0];
     let folder = dir.path().join("weights");
     let path = file.path_in(&folder, &checkpoint.name);

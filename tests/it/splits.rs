@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use agiqa::identity::ImageId;
 use agiqa::splits::{SplitSettings, assign};
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::images::{self, ImageRow, Images};
-use agiqa::tables::splits::{self, Part, SplitRow};
-use agiqa::tables::{PartitionName, rejects};
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::images::{self, ImageRow, Images};
+use agiqa_store::tables::splits::{self, Part, SplitRow};
+use agiqa_store::tables::{PartitionName, rejects};
 
 use crate::testdir::{TestDir, shared};
 

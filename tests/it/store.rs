@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use agiqa::features::{FeatureSettings, feature_sets};
-use agiqa::identity::{Fingerprint, ImageId};
-use agiqa::store::part::{self, PartKind};
-use agiqa::store::{ObjectInfo, OpenMode, Store};
-use agiqa::tables::features::{FeatureRows, FeatureSet};
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::store::part::{self, PartKind};
+use agiqa_store::store::{ObjectInfo, OpenMode, Store};
+use agiqa_store::tables::features::{FeatureRows, FeatureSet};
 
 use crate::features::{extract, features, has_network, n_rows, picture, pictures};
 use crate::testdir::TestDir;

@@ -3,7 +3,7 @@
 //! The rule is that of the reference fixtures (`synth.py` beside them): a generator seeded by the name gives uniform
 //! numbers, which are scaled by what the shape and the name say of the parameter's purpose.
 
-use agiqa::models::mplug_owl2::synthetic::Rule;
+use agiqa_nets::mplug_owl2::synthetic::Rule;
 use tch::Tensor;
 
 /// Values of the parameter `name` of shape `shape`, row-major.

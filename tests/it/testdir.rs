@@ -107,7 +107,7 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 ///
 /// With `AGIQA_REQUIRE_WEIGHTS=1` its absence fails the test.
 pub fn weights(path: &str) -> Option<PathBuf> {
-    required_or_skipped(agiqa::weights::folder().join(path), "AGIQA_REQUIRE_WEIGHTS")
+    required_or_skipped(agiqa_weights::folder().join(path), "AGIQA_REQUIRE_WEIGHTS")
 }
 
 fn required_or_skipped(path: PathBuf, variable: &str) -> Option<PathBuf> {

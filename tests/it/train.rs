@@ -4,21 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::BufRead as _;
 use std::process::Stdio;
 
-use agiqa::console::{Console, EventFormat, Verbosity};
-use agiqa::identity::{Fingerprint, ImageId};
-use agiqa::interrupt::Interrupt;
-use agiqa::metrics;
-use agiqa::models::fusion::Gate;
 use agiqa::splits::{Fractions, SplitSettings, SplitStage};
-use agiqa::stage::{Stage, StageContext};
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
-use agiqa::tables::images::{self, ImageRow, Images};
-use agiqa::tables::models::{self, RunRecord};
-use agiqa::tables::predictions::{self, PredictionRow};
-use agiqa::tables::splits::Part;
-use agiqa::tables::{PartitionName, rejects};
 use agiqa::train::{HeadInput, KeepEpoch, Labels, Optimiser, TrainSettings, TrainStage, seeded_runs};
+use agiqa_judge::metrics;
+use agiqa_nets::fusion::Gate;
+use agiqa_store::console::{Console, EventFormat, Verbosity};
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::interrupt::Interrupt;
+use agiqa_store::stage::{Stage, StageContext};
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
+use agiqa_store::tables::images::{self, ImageRow, Images};
+use agiqa_store::tables::models::{self, RunRecord};
+use agiqa_store::tables::predictions::{self, PredictionRow};
+use agiqa_store::tables::splits::Part;
+use agiqa_store::tables::{PartitionName, rejects};
 
 use crate::testdir::TestDir;
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use agiqa::weights::{Checkpoint, find};
+use agiqa_weights::{Checkpoint, find};
 
 use crate::testdir::{Ran, TestDir, shared, weights};
 

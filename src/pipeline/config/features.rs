@@ -7,7 +7,7 @@ use crate::features::{FeaturePair, FeatureSettings, JoinStage, resolve};
 use crate::pipeline::de;
 use crate::pipeline::error::{ConfigError, suggestion};
 use crate::pipeline::tree::{Entry, Node, NodeValue, Origin};
-use crate::tables::features::FeatureSet;
+use agiqa_store::tables::features::FeatureSet;
 
 /// `[features]` with the `[extractor.…]` tables that it names.
 #[derive(Clone, Debug)]

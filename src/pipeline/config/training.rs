@@ -5,8 +5,8 @@ use crate::ingest::IngestSettings;
 use crate::pipeline::de;
 use crate::pipeline::error::{ConfigError, suggestion};
 use crate::pipeline::tree::{Node, NodeValue};
-use crate::tables::PartitionName;
 use crate::train::TrainSettings;
+use agiqa_store::tables::PartitionName;
 
 /// `[train]`.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand_mt::Mt64;
 use tch::Tensor;
 
-use crate::models::layers::NamedTensors;
+use agiqa_nets::layers::NamedTensors;
 
 /// Standard deviation of the tables of relative positions, which start normally distributed.
 const TABLE_STD: f64 = 0.02;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::models::fusion::{PARAMETER_NAMES, ProjectionMasks};
-use crate::models::layers::{NamedTensors, NetworkError};
-use crate::models::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
-use crate::models::maniqa::Mode;
 use crate::train::Optimiser;
 use crate::train::optimiser::{Adam, AdamState, Gradient};
+use agiqa_nets::fusion::{PARAMETER_NAMES, ProjectionMasks};
+use agiqa_nets::layers::{NamedTensors, NetworkError};
+use agiqa_nets::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
+use agiqa_nets::maniqa::Mode;
 
 /// How fast each parameter learns, relative to the training's rate.
 #[derive(Clone, Copy, Debug, PartialEq)]

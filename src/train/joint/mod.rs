@@ -2,7 +2,7 @@
 //! come from cached columns.
 //!
 //! Inputs: a dataset's `images` and `splits`, a semantic feature set, the image files, and the weights that MANIQA starts
-//! from. Output per run: what a head's training leaves ([`crate::tables::models`], [`crate::tables::train_log`]), the trained
+//! from. Output per run: what a head's training leaves ([`agiqa_store::tables::models`], [`agiqa_store::tables::train_log`]), the trained
 //! network under `models/run=<run>/maniqa/` in the form that `agiqa extract --extractor maniqa` reads, and its `f_1` of
 //! the dataset's images as a quality feature set. So a finished run is a head over cached columns like any other:
 //! `predict` and `evaluate` know no difference, and other datasets are scored after an `extract` with its weights.

@@ -22,9 +22,9 @@ use crossbeam_channel::bounded;
 use super::augment::Motion;
 use crate::features::maniqa::ManiqaPreprocessor;
 use crate::features::{Failure, Preprocessor as _, decode_verified};
-use crate::identity::ImageId;
-use crate::images::{DecodeLimits, RgbImage8, interpolate_bicubic};
-use crate::interrupt::Interrupt;
+use agiqa_images::{DecodeLimits, RgbImage8, interpolate_bicubic};
+use agiqa_store::identity::ImageId;
+use agiqa_store::interrupt::Interrupt;
 
 /// Images that are ready or being made ahead of the network, per thread.
 const AHEAD_PER_THREAD: usize = 2;
@@ -270,8 +270,8 @@ pub(super) fn in_order<T: Send, E>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::maniqa::ManiqaConfig;
     use crate::train::joint::Augment;
+    use agiqa_nets::maniqa::ManiqaConfig;
     use rand_mt::Mt64;
 
     #[test]

@@ -9,19 +9,19 @@ use super::pictures::{Location, Pictures, Read};
 use super::run::{self, Finished, Job, JointError, Outcome};
 use super::start::{self, Start};
 use crate::features::maniqa::ManiqaPreprocessor;
-use crate::identity::{Fingerprint, ImageId};
-use crate::models::ma_agiqa::MaAgiqaConfig;
-use crate::stage::{Freshness, Stage, StageContext, StageError, StageReport};
-use crate::store::Store;
-use crate::tables::features::FeatureSet;
-use crate::tables::head_inputs::{self, HeadInputs};
-use crate::tables::models::{self, RunRecord};
-use crate::tables::splits::Part;
-use crate::tables::{PartitionName, images};
 use crate::train::TrainSettings;
 use crate::train::data::{DataError, PartRows, TrainingData};
+use crate::train::head_inputs::{self, HeadInputs};
 use crate::train::plan::{Known, RunPlan, RunSeed, add, row_counts, said_n_runs};
 use crate::train::stage::{TrainError, said_of};
+use agiqa_nets::ma_agiqa::MaAgiqaConfig;
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::Store;
+use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::models::{self, RunRecord};
+use agiqa_store::tables::splits::Part;
+use agiqa_store::tables::{PartitionName, images};
 
 /// Version of the joint training: raised where equal inputs give other numbers than before.
 const JOINT_VERSION: u32 = 1;

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 use super::JointSettings;
-use crate::models::checkpoint::{Checkpoint, CheckpointError};
-use crate::models::dinov2::{self, Dinov2Error};
-use crate::models::layers::{NamedTensors, NetworkError};
-use crate::models::ma_agiqa::MaAgiqaConfig;
-use crate::models::maniqa::{ConfigError, ManiqaConfig, weights as checkpoints};
-use crate::weights::{self, WeightsError};
+use agiqa_nets::checkpoint::{Checkpoint, CheckpointError};
+use agiqa_nets::dinov2::{self, Dinov2Error};
+use agiqa_nets::layers::{NamedTensors, NetworkError};
+use agiqa_nets::ma_agiqa::MaAgiqaConfig;
+use agiqa_nets::maniqa::{ConfigError, ManiqaConfig, weights as checkpoints};
+use agiqa_weights::WeightsError;
 
 /// The weights where the settings name no folder.
 const DEFAULT_WEIGHTS: &str = "dinov2-s14";
@@ -111,7 +111,7 @@ fn open(folder: &Path, config: &MaAgiqaConfig) -> Result<(Checkpoint, Vec<Wanted
 /// # Errors
 /// Weights that are absent or of another geometry.
 pub(super) fn content_hash(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<String, StartError> {
-    let Some(folder) = &settings.weights else { return Ok(weights::content_hash(DEFAULT_WEIGHTS)?) };
+    let Some(folder) = &settings.weights else { return Ok(agiqa_weights::content_hash(DEFAULT_WEIGHTS)?) };
     let (checkpoint, wanted) = open(folder, config)?;
     let mut hasher = blake3::Hasher::new();
     for Wanted { name, there, shape: _ } in &wanted {
@@ -136,7 +136,7 @@ pub(super) struct Start {
 /// Weights that are absent, damaged or of another geometry.
 pub(super) fn known(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<Start, StartError> {
     let Some(folder) = &settings.weights else {
-        let tensors = dinov2::tensors_of(&weights::locate(DEFAULT_WEIGHTS)?)?;
+        let tensors = dinov2::tensors_of(&agiqa_weights::locate(DEFAULT_WEIGHTS)?)?;
         let tensors: NamedTensors = tensors.into_iter().map(|(name, tensor)| (format!("vit.{name}"), tensor)).collect();
         // What is not found is drawn, which of a transformer's must not go unnoticed.
         for (name, expected) in config.parameters().into_iter().filter(|(name, _)| name.starts_with("vit.")) {

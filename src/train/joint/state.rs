@@ -10,12 +10,12 @@ use std::collections::HashMap;
 use tch::{Device, Tensor};
 
 use super::learner::LearnerState;
-use crate::identity::Fingerprint;
-use crate::models::layers::NamedTensors;
-use crate::models::trained_head::{tensors_from_bytes, tensors_to_bytes};
-use crate::tables::models::EpochRecord;
-use crate::tables::train_log::TrainLogRow;
 use crate::train::state::{defined, epoch_from_values, epoch_values, or_nan};
+use agiqa_nets::layers::NamedTensors;
+use agiqa_nets::trained_head::{tensors_from_bytes, tensors_to_bytes};
+use agiqa_store::identity::Fingerprint;
+use agiqa_store::tables::models::EpochRecord;
+use agiqa_store::tables::train_log::TrainLogRow;
 
 /// Metadata key of the fingerprint that the state belongs to.
 const FINGERPRINT_KEY: &str = "agiqa.fingerprint";

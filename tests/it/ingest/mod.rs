@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use agiqa::images::{DecodeLimits, decode, read};
-use agiqa::store::{OpenMode, Store};
-use agiqa::tables::images::{ExtraValues, Images};
-use agiqa::tables::rejects::RejectRow;
-use agiqa::tables::{PartitionName, images, rejects};
+use agiqa_images::{DecodeLimits, decode, read};
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::images::{ExtraValues, Images};
+use agiqa_store::tables::rejects::RejectRow;
+use agiqa_store::tables::{PartitionName, images, rejects};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
 use crate::testdir::{Ran, TestDir, shared};

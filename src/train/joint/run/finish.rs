@@ -6,13 +6,13 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Finished, JointError, Outcome, Position, Trainer};
 use crate::features::{ExtractorName, FeaturePair, FeatureSettings, FeatureStage, ImageSource};
-use crate::models::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
-use crate::models::layers::NamedTensors;
-use crate::models::trained_head::{LabelScale, Standardisation, TrainedHead, tensors_to_bytes};
-use crate::tables::features::FeatureSet;
-use crate::tables::models;
 use crate::train::joint::learner::Learner;
 use crate::train::run::is_constant;
+use agiqa_nets::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
+use agiqa_nets::layers::NamedTensors;
+use agiqa_nets::trained_head::{LabelScale, Standardisation, TrainedHead, tensors_to_bytes};
+use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::models;
 
 impl Trainer<'_> {
     /// Writes the kept network, its features, its head and the log.

@@ -1,0 +1,50 @@
+//! Handcrafted methods: BRISQUE, NIQE and ILNIQE, in float64, from the authors' published parameter files.
+//!
+//! Each gives an 8-bit RGB image a score by natural scene statistics, lower for better quality, or says why it cannot:
+//! images too small for the method's blocks, and flat ones, where a distribution has no samples on one side of zero.
+//!
+//! The parameter files are the authors' own, placed by hand: [`mod@agiqa_weights::params`] knows their names, hashes and
+//! origins.
+
+mod elementary;
+
+mod gaussians;
+
+mod imresize;
+
+mod libsvm;
+
+mod loggabor;
+
+mod matfile;
+
+mod moments;
+
+mod nss;
+
+mod derivatives;
+
+mod params;
+
+mod plane;
+
+mod score_error;
+
+mod weibull;
+
+mod wide;
+
+pub mod brisque;
+
+pub mod niqe;
+
+pub mod ilniqe;
+
+#[cfg(test)]
+mod parity;
+
+mod method;
+
+pub use method::{Method, MethodError, Scorer};
+pub use params::{ParamsError, ParamsFile};
+pub use score_error::ScoreError;

@@ -1,0 +1,107 @@
+//! Reading the published parameter files: what can be wrong with them, said in one place.
+
+use std::path::{Path, PathBuf};
+
+/// Why a parameter file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ParamsError {
+    /// There is no such file.
+    #[error("there is no parameter file `{}`{}", path.display(), hint(path))]
+    Missing {
+        /// The file looked for.
+        path: PathBuf,
+    },
+    /// The file cannot be read.
+    #[error("cannot read parameter file `{}`", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The file is not what its name says.
+    #[error("`{}`: {place}: expected {expected}, found {found}; {next_step}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Line, variable or byte.
+        place: String,
+        /// What should be there.
+        expected: String,
+        /// What is there.
+        found: String,
+        /// What to do about it.
+        next_step: &'static str,
+    },
+}
+
+/// How to get the file at `path`, by its name.
+fn hint(path: &Path) -> String {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    agiqa_weights::params::of_file(name).map(|params| format!("\nhint: {}", params.how_to_get())).unwrap_or_default()
+}
+
+/// Advice for a file that is damaged or another one.
+pub(super) const GET_AGAIN: &str = "get the published file again";
+
+/// One parameter file, read whole.
+pub struct ParamsFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
+/// Largest parameter file that is read; the largest published one has 3 MB.
+const MAX_BYTES: u64 = 64 << 20;
+
+impl ParamsFile {
+    /// Reads `name` in `folder`.
+    pub fn read(folder: &Path, name: &str) -> Result<Self, ParamsError> {
+        let path = folder.join(name);
+        let unreadable = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::NotFound => ParamsError::Missing { path: path.clone() },
+            _ => ParamsError::Unreadable { path: path.clone(), source },
+        };
+        let metadata = std::fs::metadata(&path).map_err(unreadable)?;
+        if !metadata.is_file() || metadata.len() > MAX_BYTES {
+            let reason = format!("expected a file of at most {MAX_BYTES} bytes");
+            return Err(unreadable(std::io::Error::other(reason)));
+        }
+        let bytes = std::fs::read(&path).map_err(unreadable)?;
+        Ok(Self { path, bytes })
+    }
+
+    /// An error about this file's content.
+    pub(super) fn wrong(
+        &self,
+        place: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> ParamsError {
+        self.wrong_but(place, expected, found, GET_AGAIN)
+    }
+
+    /// The same with another advice.
+    pub(super) fn wrong_but(
+        &self,
+        place: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+        next_step: &'static str,
+    ) -> ParamsError {
+        ParamsError::Content {
+            path: self.path.clone(),
+            place: place.into(),
+            expected: expected.into(),
+            found: found.into(),
+            next_step,
+        }
+    }
+
+    /// The content as text.
+    pub(super) fn text(&self) -> Result<&str, ParamsError> {
+        std::str::from_utf8(&self.bytes)
+            .map_err(|error| self.wrong(format!("byte {}", error.valid_up_to()), "text", "bytes that are no UTF-8"))
+    }
+}

@@ -1,0 +1,137 @@
+//! The figures of the paper's Tables 1 to 5 (Wang et al. 2024, arXiv 2404.17762), typed in from the paper: what results of
+//! ours stand beside.
+
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+
+use agiqa_store::tables::features::FeatureSet;
+
+/// The paper's own method.
+pub const METHOD: &str = "MA-AGIQA";
+
+/// How feature sets of the paper's networks describe themselves.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaperFeatures {
+    /// The prompts that mPLUG-Owl2 is asked, each the name of its column and its whole text.
+    pub prompts: Vec<PaperPrompt>,
+    /// The sizes of MANIQA, as they stand in its feature sets.
+    pub config: serde_json::Value,
+}
+
+/// One prompt of the paper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaperPrompt {
+    /// Column of its embeddings.
+    pub column: String,
+    /// Its text, template included.
+    pub text: String,
+}
+
+/// The paper's prompts and sizes. A test holds them against the networks' own.
+pub fn features() -> &'static PaperFeatures {
+    static FEATURES: LazyLock<PaperFeatures> =
+        LazyLock::new(|| serde_json::from_str(include_str!("features.json")).expect("a test reads the features"));
+    &FEATURES
+}
+
+/// Whether `set` is the paper's f_a and f_b: of mPLUG-Owl2, asked what the paper asks and not other questions under these
+/// names.
+pub fn is_semantic_set(set: &FeatureSet) -> bool {
+    let asked = set.settings["prompts"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_asked = |prompt: &PaperPrompt| {
+        asked.iter().any(|asked| asked["column"] == prompt.column && asked["text"] == prompt.text)
+    };
+    set.extractor.as_str() == "mplug-owl2" && features().prompts.iter().all(is_asked)
+}
+
+/// Whether `set` is the paper's f_1: of a MANIQA of the paper's sizes, whatever it was trained on.
+pub fn is_quality_set(set: &FeatureSet) -> bool {
+    set.extractor.as_str() == "maniqa" && set.settings["config"] == features().config
+}
+
+/// One row of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaperRow {
+    /// Number of the table.
+    pub table: u32,
+    /// Dataset that was tested on, as the paper writes it.
+    pub dataset: String,
+    /// Dataset that was trained on, where it is another one.
+    #[serde(default)]
+    pub trained_on: Option<String>,
+    /// Method, as the paper writes it.
+    pub method: String,
+    /// Of [`METHOD`]: the features that it read, in the order `f_1`, `f_a`, `f_b`. Empty for others.
+    #[serde(default)]
+    pub inputs: Vec<String>,
+    /// Of [`METHOD`]: whether gates weighed the features, rather than their being concatenated.
+    #[serde(default)]
+    pub gated: bool,
+    /// Spearman's rank correlation, its absolute value.
+    pub srcc: f64,
+    /// Pearson's correlation after the mapping.
+    pub plcc: f64,
+    /// Kendall's tau-b, its absolute value.
+    pub krcc: f64,
+    /// RMSE after the mapping, where the table has it.
+    #[serde(default)]
+    pub rmse: Option<f64>,
+}
+
+impl PaperRow {
+    /// SRCC, PLCC, KRCC and RMSE.
+    pub fn figures(&self) -> [Option<f64>; 4] {
+        [Some(self.srcc), Some(self.plcc), Some(self.krcc), self.rmse]
+    }
+
+    /// Whether it was trained and tested on these datasets; upper and lower case do not matter.
+    pub fn is_of(&self, trained_on: &str, dataset: &str) -> bool {
+        let of_training = self.trained_on.as_ref().unwrap_or(&self.dataset);
+        self.dataset.eq_ignore_ascii_case(dataset) && of_training.eq_ignore_ascii_case(trained_on)
+    }
+}
+
+/// All rows, in the paper's order.
+pub fn rows() -> &'static [PaperRow] {
+    #[derive(Deserialize)]
+    struct Tables {
+        rows: Vec<PaperRow>,
+    }
+    static TABLES: LazyLock<Tables> =
+        LazyLock::new(|| serde_json::from_str(include_str!("tables.json")).expect("a test reads the figures"));
+    &TABLES.rows
+}
+
+/// The rows of table `number`; empty for a number that the paper's results do not have.
+pub fn table(number: u32) -> impl Iterator<Item = &'static PaperRow> {
+    rows().iter().filter(move |row| row.table == number)
+}
+
+/// Table 1's row of `method` on `dataset`; upper and lower case do not matter.
+pub fn row(dataset: &str, method: &str) -> Option<&'static PaperRow> {
+    table(1).find(|row| row.dataset.eq_ignore_ascii_case(dataset) && row.method.eq_ignore_ascii_case(method))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_have_the_paper_s_rows() {
+        assert_eq!([1, 2, 3, 4, 5, 6].map(|number| table(number).count()), [26, 6, 7, 7, 4, 0]);
+        assert_eq!(row("agiqa-3k", "brisque").map(|row| (row.srcc, row.rmse)), Some((0.4726, Some(0.8299))));
+        assert_eq!(row("agiqa-3k", "unheard-of"), None);
+        for row in rows() {
+            let correlations = [row.srcc, row.plcc, row.krcc];
+            assert!(correlations.iter().all(|value| (0.0..1.0).contains(value)), "{row:?}");
+            assert!(row.rmse.is_none_or(|rmse| rmse > 0.0), "{row:?}");
+            assert_eq!(row.method == METHOD, !row.inputs.is_empty(), "{row:?}");
+        }
+        let cross: Vec<_> = table(2).filter(|row| row.is_of("aigcqa-20k", "agiqa-3k")).map(|row| row.srcc).collect();
+        assert_eq!(cross, [0.8053, 0.682, 0.4335]);
+    }
+}

@@ -1,0 +1,268 @@
+//! Checkpoints as they are published: safetensors or PyTorch's zip, in one file or in shards with an index.
+//!
+//! [`agiqa_checkpoint`] finds out what is where; this module turns it into tensors. A tensor of the type and on the device that
+//! it is wanted in is a view of the file, mapped privately: nothing is read until it is used, nothing is held twice,
+//! and the mapping lives as long as a tensor does (libtorch counts the references). Any other is read into memory one
+//! at a time, converted and placed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor};
+
+pub use agiqa_checkpoint::{CheckpointError, Dtype, Misfit, TensorInfo};
+
+mod scope;
+
+pub use scope::Scope;
+
+use agiqa_checkpoint::{FileSource, ReadAt, StoredTensor, shards};
+
+/// An open checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    source: FileSource,
+    /// The file as bytes; mapped when a tensor is first viewed.
+    map: RefCell<Option<Tensor>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shard: usize,
+    stored: StoredTensor,
+    is_used: Cell<bool>,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint: a file, an index of shards, or a folder with one of [`shards::NAMES`]. Reads headers only.
+    ///
+    /// # Errors
+    /// A file that is missing, cut short, damaged, of no known format, or a pickle that asks for more than tensors.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let files = shards::find(path)?;
+        let mut tensors = BTreeMap::new();
+        let mut opened = Vec::with_capacity(files.shards.len());
+        for (shard_idx, path) in files.shards.into_iter().enumerate() {
+            let source = FileSource::open(&path)?;
+            for (name, stored) in agiqa_checkpoint::read_file(&path, &source)? {
+                // An index decides; what a shard holds beside it is not part of the checkpoint.
+                if files.shard_of.as_ref().is_none_or(|shard_of| shard_of.get(&name) == Some(&shard_idx)) {
+                    tensors.insert(name, Entry { shard: shard_idx, stored, is_used: Cell::new(false) });
+                }
+            }
+            opened.push(Shard { path, source, map: RefCell::new(None) });
+        }
+        if let Some(shard_of) = &files.shard_of
+            && let Some((name, &shard)) = shard_of.iter().find(|(name, _)| !tensors.contains_key(*name))
+        {
+            let problem = format!("tensor `{name}` is not in `{}`, where it should be", opened[shard].path.display());
+            return Err(CheckpointError::Index { path: files.path, problem });
+        }
+        Ok(Self { path: files.path, shards: opened, tensors })
+    }
+
+    /// The file, or the index.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All files that hold tensors.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(|shard| shard.path.as_path())
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// What stands before the name of a tensor that a network calls `name`: nothing, `module.`, `state_dict.`, ….
+    /// None where no tensor's name ends so, or several do.
+    pub fn prefix_of(&self, name: &str) -> Option<&str> {
+        let mut prefixes = self.names().filter_map(|other| {
+            let prefix = other.strip_suffix(name)?;
+            (prefix.is_empty() || prefix.ends_with('.')).then_some(prefix)
+        });
+        match (prefixes.next(), prefixes.next()) {
+            (Some(prefix), None) => Some(prefix),
+            _ => None,
+        }
+    }
+
+    /// Type and shape of a tensor; does not count as use.
+    ///
+    /// # Errors
+    /// There is no such tensor.
+    pub fn info(&self, name: &str) -> Result<&TensorInfo, CheckpointError> {
+        Ok(self.entry(name)?.stored.info())
+    }
+
+    /// The values' bytes, little-endian and row-major, in memory of their own.
+    ///
+    /// # Errors
+    /// There is no such tensor, or its file cannot be read.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>, CheckpointError> {
+        let entry = self.entry(name)?;
+        entry.is_used.set(true);
+        let shard = &self.shards[entry.shard];
+        entry.stored.read(&shard.path, &shard.source)
+    }
+
+    /// A tensor in its stored type on the CPU: a view of the file where its values are dense, else a copy. Never
+    /// write into it.
+    ///
+    /// # Errors
+    /// There is no such tensor, it has another shape, or its file cannot be read.
+    pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, CheckpointError> {
+        let entry = self.shaped(name, shape)?;
+        match self.view(entry) {
+            Some(view) => Ok(view),
+            None => self.copy(name, entry),
+        }
+    }
+
+    /// A tensor as `kind` on `device`: a view of the file where it is stored so, else a converted copy.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`]; also integers where floats are asked for, and a device without room.
+    pub fn load(&self, name: &str, shape: &[i64], device: Device, kind: Kind) -> Result<Tensor, CheckpointError> {
+        let entry = self.shaped(name, shape)?;
+        let stored = entry.stored.info().dtype;
+        if is_float(kind) && !stored.is_float() {
+            return Err(CheckpointError::NotFloat { path: self.path.clone(), name: name.to_owned(), found: stored });
+        }
+        if device == Device::Cpu && kind == kind_of(stored) {
+            return self.tensor(name, shape);
+        }
+        // Not from the map: its pages would count as this process's memory beside the copy.
+        let place = |source: tch::TchError| CheckpointError::Place { name: name.to_owned(), source: source.into() };
+        self.copy(name, entry)?.f_to_device(device).and_then(|tensor| tensor.f_to_kind(kind)).map_err(place)
+    }
+
+    /// Where a network's blocks find their tensors, to be placed on `device` as `kind`.
+    pub fn root(&self, device: Device, kind: Kind) -> Scope<'_> {
+        Scope::new(self, device, kind)
+    }
+
+    /// Names of tensors that nothing asked for, sorted.
+    pub fn unused(&self) -> Vec<&str> {
+        self.tensors.iter().filter(|(_, entry)| !entry.is_used.get()).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Checks a whole list of names and shapes of weights, so that one message lists all that is amiss.
+    ///
+    /// # Errors
+    /// Tensors are missing, have another shape, or are no floating-point numbers.
+    pub fn require(&self, wanted: &[(String, Vec<i64>)]) -> Result<(), CheckpointError> {
+        let mut misfit = Misfit { missing: Vec::new(), misshapen: Vec::new(), unused: Vec::new() };
+        for (name, shape) in wanted {
+            match self.tensors.get(name).map(|entry| entry.stored.info()) {
+                None => misfit.missing.push(name.clone()),
+                // Integers would be converted without a word, and the scales that belong to them be left out.
+                Some(found) if found.shape != *shape || !found.dtype.is_float() => {
+                    misfit.misshapen.push((name.clone(), shape.clone(), found.clone()));
+                }
+                Some(_) => {}
+            }
+        }
+        if misfit.missing.is_empty() && misfit.misshapen.is_empty() {
+            return Ok(());
+        }
+        // What is there under another name says more than what is missing.
+        let is_wanted = |name: &&str| wanted.iter().any(|(wanted, _)| wanted == name);
+        misfit.unused = self.names().filter(|name| !is_wanted(name)).map(str::to_owned).collect();
+        Err(CheckpointError::Unfit { path: self.path.clone(), misfit })
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, CheckpointError> {
+        self.tensors.get(name).ok_or_else(|| {
+            let similarity = |other: &&str| (strsim::jaro(name, other) * 1e6) as u64;
+            CheckpointError::Missing {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                n_tensors: self.tensors.len(),
+                nearest: self.names().max_by_key(similarity).map(str::to_owned),
+            }
+        })
+    }
+
+    /// The entry of `name`, which counts as used from here on.
+    fn shaped(&self, name: &str, shape: &[i64]) -> Result<&Entry, CheckpointError> {
+        let entry = self.entry(name)?;
+        let TensorInfo { dtype, shape: found } = entry.stored.info();
+        if found != shape {
+            return Err(CheckpointError::Shape {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+                found: found.clone(),
+                dtype: *dtype,
+            });
+        }
+        entry.is_used.set(true);
+        Ok(entry)
+    }
+
+    /// The tensor as a view of its mapped file; none where its values are strided or not aligned to their size, or the
+    /// file cannot be mapped.
+    fn view(&self, entry: &Entry) -> Option<Tensor> {
+        let (offset, n_bytes) = entry.stored.dense_bytes()?;
+        let TensorInfo { dtype, shape } = entry.stored.info();
+        if !offset.is_multiple_of(dtype.n_bytes() as u64) || n_bytes == 0 {
+            return None;
+        }
+        let shard = &self.shards[entry.shard];
+        let mut map = shard.map.borrow_mut();
+        if map.is_none() {
+            let n_file = i64::try_from(shard.source.n_bytes()).ok()?;
+            // `false`: private, so that even a write in place would never reach the file.
+            let options = (Kind::Uint8, Device::Cpu);
+            *map = Some(Tensor::f_from_file(shard.path.to_str()?, false, n_file, options).ok()?);
+        }
+        let bytes = map.as_ref()?.f_narrow(0, i64::try_from(offset).ok()?, i64::try_from(n_bytes).ok()?).ok()?;
+        bytes.f_view_dtype(kind_of(*dtype)).ok()?.f_view(shape.as_slice()).ok()
+    }
+
+    /// The tensor in memory of its own.
+    fn copy(&self, name: &str, entry: &Entry) -> Result<Tensor, CheckpointError> {
+        let shard = &self.shards[entry.shard];
+        let TensorInfo { dtype, shape } = entry.stored.info();
+        let bytes = entry.stored.read(&shard.path, &shard.source)?;
+        Tensor::f_from_data_size(&bytes, shape, kind_of(*dtype))
+            .map_err(|source| CheckpointError::Place { name: name.to_owned(), source: source.into() })
+    }
+}
+
+/// The torch type of stored values.
+pub fn kind_of(dtype: Dtype) -> Kind {
+    match dtype {
+        Dtype::F64 => Kind::Double,
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::I64 => Kind::Int64,
+        Dtype::I32 => Kind::Int,
+        Dtype::I16 => Kind::Int16,
+        Dtype::I8 => Kind::Int8,
+        Dtype::U8 => Kind::Uint8,
+        Dtype::Bool => Kind::Bool,
+    }
+}
+
+fn is_float(kind: Kind) -> bool {
+    matches!(kind, Kind::Double | Kind::Float | Kind::Half | Kind::BFloat16)
+}

@@ -1,0 +1,452 @@
+//! Layers that several networks are built of, and how they find their tensors in a checkpoint.
+//!
+//! A layer keeps the tensors of its checkpoint where they are to be trained (`Scope::get` gives what requires a gradient
+//! as it is), and what is fastest where they are not: the compute kind, a layer scale folded in, oneDNN's own layout.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+
+use tch::{Device, Kind, Tensor};
+
+use super::checkpoint;
+use super::processor::Processor;
+
+/// Why a network could not be built from the tensors given.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A tensor is absent.
+    #[error("the checkpoint has no tensor `{name}`{}", nearest.as_ref().map_or_else(String::new, |n| format!("; the nearest is `{n}`")))]
+    Missing {
+        /// Its name.
+        name: String,
+        /// The most similar name there is.
+        nearest: Option<String>,
+    },
+    /// A tensor has another shape.
+    #[error("tensor `{name}`: expected shape {expected:?}, found {found:?}; this is a checkpoint of another geometry")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<i64>,
+        /// Its own shape.
+        found: Vec<i64>,
+    },
+    /// A configuration that no network has.
+    #[error("a width of {dim} does not divide into {n_heads} attention heads")]
+    Heads {
+        /// Width of a token.
+        dim: i64,
+        /// Attention heads.
+        n_heads: i64,
+    },
+    /// libtorch refused, e.g. for want of memory.
+    #[error("placing the network on {device:?}")]
+    Torch {
+        /// Where it should have gone.
+        device: Device,
+        /// What libtorch said.
+        #[source]
+        source: tch::TchError,
+    },
+}
+
+impl NetworkError {
+    /// The same of a network whose tensors stand under `prefix` in its checkpoint.
+    pub(super) fn below(self, prefix: &str) -> Self {
+        match self {
+            Self::Missing { name, nearest } => Self::Missing {
+                name: format!("{prefix}{name}"),
+                nearest: nearest.map(|name| format!("{prefix}{name}")),
+            },
+            Self::Shape { name, expected, found } => Self::Shape { name: format!("{prefix}{name}"), expected, found },
+            other @ (Self::Heads { .. } | Self::Torch { .. }) => other,
+        }
+    }
+}
+
+/// Named tensors of a checkpoint. Tensors that no layer asks for are ignored.
+pub type NamedTensors = HashMap<String, Tensor>;
+
+/// A prefix of names within a checkpoint, and where and as what its tensors are placed.
+pub(super) struct Scope<'a> {
+    tensors: &'a NamedTensors,
+    prefix: String,
+    /// Where its tensors go.
+    pub(super) device: Device,
+    /// What products are computed in.
+    pub(super) kind: Kind,
+}
+
+impl<'a> Scope<'a> {
+    /// All of `tensors`.
+    pub(super) fn new(tensors: &'a NamedTensors, device: Device, kind: Kind) -> Self {
+        Self { tensors, prefix: String::new(), device, kind }
+    }
+
+    /// The tensors whose names go on with `name` and a dot.
+    pub(super) fn sub(&self, name: impl std::fmt::Display) -> Scope<'a> {
+        Scope { tensors: self.tensors, prefix: format!("{}{name}.", self.prefix), device: self.device, kind: self.kind }
+    }
+
+    /// The tensor `name` as `kind`; one that requires a gradient as it is, so that training changes what is used.
+    pub(super) fn get(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, NetworkError> {
+        let name = format!("{}{name}", self.prefix);
+        let Some(tensor) = self.tensors.get(&name) else {
+            let similarity = |other: &&String| (strsim::jaro(&name, other) * 1e6) as u64;
+            let nearest = self.tensors.keys().max_by_key(similarity).cloned();
+            return Err(NetworkError::Missing { name, nearest });
+        };
+        if tensor.size() != shape {
+            return Err(NetworkError::Shape { name, expected: shape.to_vec(), found: tensor.size() });
+        }
+        if tensor.requires_grad() {
+            return Ok(tensor.shallow_clone());
+        }
+        tensor
+            .f_to_device(self.device)
+            .and_then(|tensor| tensor.f_to_kind(kind))
+            .map_err(|source| NetworkError::Torch { device: self.device, source })
+    }
+}
+
+/// Where layers find their tensors: a place in the names of tensors in memory ([`Scope`]) or of files
+/// ([`checkpoint::Scope`]).
+pub(super) trait Parameters: Sized {
+    /// Why a tensor cannot be had.
+    type Error;
+
+    /// One level down in the names.
+    fn below(&self, name: impl Display) -> Self;
+
+    /// The tensor `name` at this place, of this shape, as `kind`.
+    fn tensor(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, Self::Error>;
+
+    /// Where tensors are placed.
+    fn device(&self) -> Device;
+
+    /// What weights of products are converted to.
+    fn kind(&self) -> Kind;
+}
+
+impl Parameters for Scope<'_> {
+    type Error = NetworkError;
+
+    fn below(&self, name: impl Display) -> Self {
+        self.sub(name)
+    }
+
+    fn tensor(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, NetworkError> {
+        self.get(name, shape, kind)
+    }
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl Parameters for checkpoint::Scope<'_> {
+    type Error = checkpoint::CheckpointError;
+
+    fn below(&self, name: impl Display) -> Self {
+        self.sub(name)
+    }
+
+    fn tensor(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, checkpoint::CheckpointError> {
+        self.get_as(name, shape, kind)
+    }
+
+    fn device(&self) -> Device {
+        self.device()
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind()
+    }
+}
+
+/// `xs Wᵀ + bias`, in the kind of its input.
+#[derive(Debug)]
+pub(super) struct Linear {
+    pub(super) weight: Tensor,       // (out, in)
+    pub(super) bias: Option<Tensor>, // (out,)
+    gamma: Option<Tensor>,           // (out,): a layer scale that is trained
+}
+
+impl Linear {
+    pub(super) fn new<P: Parameters>(p: &P, d_in: i64, d_out: i64) -> Result<Self, P::Error> {
+        let layer = Self::without_bias(p, d_in, d_out)?;
+        Ok(Self { bias: Some(p.tensor("bias", &[d_out], p.kind())?), ..layer })
+    }
+
+    pub(super) fn without_bias<P: Parameters>(p: &P, d_in: i64, d_out: i64) -> Result<Self, P::Error> {
+        Ok(Self { weight: p.tensor("weight", &[d_out, d_in], p.kind())?, bias: None, gamma: None })
+    }
+
+    /// Scales each output channel by `gamma`; where nothing is trained, that costs nothing at run time.
+    pub(super) fn scaled<P: Parameters>(
+        p: &P,
+        d_in: i64,
+        d_out: i64,
+        gamma: Option<&Tensor>,
+    ) -> Result<Self, P::Error> {
+        let Some(gamma) = gamma else { return Self::new(p, d_in, d_out) };
+        let weight = p.tensor("weight", &[d_out, d_in], Kind::Float)?;
+        let bias = p.tensor("bias", &[d_out], Kind::Float)?;
+        if [&weight, &bias, gamma].iter().any(|tensor| tensor.requires_grad()) {
+            return Ok(Self { weight, bias: Some(bias), gamma: Some(gamma.shallow_clone()) });
+        }
+        let (weight, bias) = (weight * gamma.unsqueeze(1), bias * gamma);
+        Ok(Self { weight: weight.to_kind(p.kind()), bias: Some(bias.to_kind(p.kind())), gamma: None })
+    }
+
+    /// The layer for inference with inputs and outputs that are plain: in oneDNN's layout where that pays although both
+    /// are converted, else as it is.
+    pub(super) fn fastest(self, device: Device) -> Self {
+        match opaque_is_faster(self.weight.kind(), device) && !self.is_trained() {
+            true => self.opaque(),
+            false => self,
+        }
+    }
+
+    /// `xs` as this layer reads it: for several layers over the same input, so that it is converted once.
+    pub(super) fn prepare(&self, xs: &Tensor) -> Tensor {
+        match self.weight.is_mkldnn() && !xs.is_mkldnn() {
+            true => xs.to_mkldnn(),
+            false => xs.shallow_clone(),
+        }
+    }
+
+    /// # Shapes
+    /// - xs: `(.., in)`, plain, or as [`Self::prepare`] gives it
+    /// - returns: `(.., out)`, plain
+    pub(super) fn forward(&self, xs: &Tensor) -> Tensor {
+        dense(&self.forward_raw(xs))
+    }
+
+    /// As [`Self::forward`], but opaque where the weight is.
+    fn forward_raw(&self, xs: &Tensor) -> Tensor {
+        if self.weight.is_mkldnn() {
+            return self.prepare(xs).mkldnn_linear(&self.weight, self.bias.as_ref());
+        }
+        // No copies unless weights are of another kind than products: f32 ones that are trained, or bf16 ones where f32
+        // products are faster.
+        let kind = xs.kind();
+        let ys = xs.linear(&self.weight.to_kind(kind), self.bias.as_ref().map(|bias| bias.to_kind(kind)));
+        match &self.gamma {
+            Some(gamma) => ys * gamma.to_kind(kind),
+            None => ys,
+        }
+    }
+
+    /// Whether a training may change it.
+    pub(super) fn is_trained(&self) -> bool {
+        self.weight.requires_grad() || self.bias.as_ref().is_some_and(Tensor::requires_grad) || self.gamma.is_some()
+    }
+
+    /// The same layer in oneDNN's opaque tensors.
+    fn opaque(&self) -> Self {
+        Self { weight: self.weight.to_mkldnn(), bias: self.bias.as_ref().map(Tensor::to_mkldnn), gamma: None }
+    }
+
+    pub(super) fn share(&self) -> Self {
+        Self {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            gamma: self.gamma.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+}
+
+/// Whether oneDNN's opaque tensors can hold `kind` on `device`.
+pub(super) fn opaque_is_possible(kind: Kind, device: Device) -> bool {
+    (kind, device) == (Kind::Float, Device::Cpu) && tch::utils::has_mkldnn()
+}
+
+/// Whether products of `kind` on `device` are fastest in oneDNN's opaque tensors: f32 on the CPU, where plain ones go
+/// through MKL, which is slower on CPUs that are not Intel's. On Intel's the rates are equal, and converting costs.
+pub(super) fn opaque_is_faster(kind: Kind, device: Device) -> bool {
+    opaque_is_possible(kind, device) && !Processor::of_this_machine().mkl_is_fast
+}
+
+/// The kind in which to multiply with weights of `weights`: theirs, but f32 for bf16 where the CPU multiplies f32 faster.
+/// Weights stay bf16 in memory; [`Linear::forward`] widens them one at a time.
+pub fn products_of(weights: Kind, device: Device) -> Kind {
+    Processor::of_this_machine().products_of(weights, device)
+}
+
+/// `xs / √(mean(xs²) + ε) ⊙ w` per token, in f32.
+#[derive(Debug)]
+pub(super) struct RmsNorm {
+    weight: Tensor, // (d,), f32
+    eps: f64,
+}
+
+impl RmsNorm {
+    pub(super) fn new<P: Parameters>(p: &P, d: i64, eps: f64) -> Result<Self, P::Error> {
+        Ok(Self { weight: p.tensor("weight", &[d], Kind::Float)?, eps })
+    }
+
+    /// # Shapes
+    /// - xs: `(.., d)`, f32
+    /// - returns: `(.., d)`, f32
+    pub(super) fn forward(&self, xs: &Tensor) -> Tensor {
+        let mean_square = xs.square().mean_dim([-1_i64].as_slice(), true, Kind::Float);
+        (xs * (mean_square + self.eps).rsqrt()).g_mul_(&self.weight)
+    }
+}
+
+/// Normalises each token in f32.
+#[derive(Debug)]
+pub(super) struct LayerNorm {
+    weight: Tensor, // (d,), f32
+    bias: Tensor,   // (d,), f32
+    eps: f64,
+}
+
+impl LayerNorm {
+    pub(super) fn new<P: Parameters>(p: &P, d: i64, eps: f64) -> Result<Self, P::Error> {
+        Ok(Self { weight: p.tensor("weight", &[d], Kind::Float)?, bias: p.tensor("bias", &[d], Kind::Float)?, eps })
+    }
+
+    /// # Shapes
+    /// - xs: `(.., d)`, f32
+    /// - returns: `(.., d)`, f32
+    pub(super) fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, false)
+    }
+
+    pub(super) fn share(&self) -> Self {
+        Self { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone(), eps: self.eps }
+    }
+}
+
+/// What stands between two layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activation {
+    /// `x Φ(x)`, by the error function.
+    Gelu,
+    /// `x · sigmoid(1.702 x)`, CLIP's.
+    QuickGelu,
+}
+
+impl Activation {
+    /// # Shapes
+    /// - xs: any, plain or opaque; may be overwritten
+    /// - returns: the same
+    fn apply(self, mut xs: Tensor) -> Tensor {
+        // In place saves memory traffic; autograd would keep a copy, so a new tensor costs no more there, and oneDNN has
+        // no such operation.
+        let is_new = xs.requires_grad() || xs.is_mkldnn();
+        match self {
+            Self::Gelu if is_new => xs.gelu("none"),
+            Self::Gelu => xs.gelu_("none"),
+            Self::QuickGelu if is_new => (&xs * 1.702).sigmoid() * &xs,
+            Self::QuickGelu => (&xs * 1.702).sigmoid_().g_mul_(&xs),
+        }
+    }
+}
+
+/// Two layers with an activation between them.
+#[derive(Debug)]
+pub(super) struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    activation: Activation,
+}
+
+impl Mlp {
+    /// Widths `d`, `hidden` and `d`; `gamma` scales the output's channels.
+    pub(super) fn new<P: Parameters>(
+        p: &P,
+        d: i64,
+        hidden: i64,
+        activation: Activation,
+        gamma: Option<&Tensor>,
+    ) -> Result<Self, P::Error> {
+        let fc1 = Linear::new(&p.below("fc1"), d, hidden)?;
+        let fc2 = Linear::scaled(&p.below("fc2"), hidden, d, gamma)?;
+        let is_trained = fc1.is_trained() || fc2.is_trained();
+        let mlp = Self { fc1, fc2, activation };
+        Ok(if opaque_is_faster(p.kind(), p.device()) && !is_trained { mlp.opaque() } else { mlp })
+    }
+
+    /// The same in oneDNN's opaque tensors; staying opaque through both layers saves the copies that would eat the gain.
+    /// Plain tensors are what a gradient needs, what bf16 is fastest with, and what every device has.
+    fn opaque(&self) -> Self {
+        Self { fc1: self.fc1.opaque(), fc2: self.fc2.opaque(), activation: self.activation }
+    }
+
+    /// The hidden layer after its activation; [`dense`] makes it readable.
+    ///
+    /// # Shapes
+    /// - xs: `(.., d)`, compute kind
+    /// - returns: `(.., m)`, compute kind
+    pub(super) fn hidden(&self, xs: &Tensor) -> Tensor {
+        // Opaque tensors carry no gradient: what is before this layer is not trained either, or is plain.
+        self.activation.apply(self.fc1.forward_raw(xs))
+    }
+
+    /// # Shapes
+    /// - hidden: `(.., m)`, as [`Self::hidden`] gives it
+    /// - returns: `(.., d)`, compute kind
+    pub(super) fn project(&self, hidden: &Tensor) -> Tensor {
+        self.fc2.forward(hidden)
+    }
+
+    /// Both layers.
+    ///
+    /// # Shapes
+    /// - xs: `(.., d)`, compute kind
+    /// - returns: `(.., d)`, compute kind
+    pub(super) fn forward(&self, xs: &Tensor) -> Tensor {
+        self.project(&self.hidden(xs))
+    }
+
+    pub(super) fn share(&self) -> Self {
+        Self { fc1: self.fc1.share(), fc2: self.fc2.share(), activation: self.activation }
+    }
+}
+
+/// The same values as a plain tensor, where `xs` is one of oneDNN's opaque ones.
+pub(super) fn dense(xs: &Tensor) -> Tensor {
+    if xs.is_mkldnn() { xs.to_dense(None::<Kind>, false) } else { xs.shallow_clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever this processor is fastest with, both ways are the same formula.
+    #[test]
+    fn opaque_layers_equal_plain_ones() {
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.3;
+        let linear = |d_in, d_out| Linear { weight: random(&[d_out, d_in]), bias: Some(random(&[d_out])), gamma: None };
+        let agree = |a: &Tensor, b: &Tensor| {
+            assert!(!a.is_mkldnn() && !b.is_mkldnn());
+            let error = (a - b).abs().max().double_value(&[]);
+            assert!(error < 1e-5, "{error:e}");
+        };
+        let xs = random(&[2, 5, 12]);
+        for activation in [Activation::Gelu, Activation::QuickGelu] {
+            let mlp = Mlp { fc1: linear(12, 31), fc2: linear(31, 12), activation };
+            agree(&mlp.forward(&xs), &mlp.opaque().forward(&xs));
+        }
+        let plain = Linear { bias: None, ..linear(12, 7) };
+        let opaque = plain.opaque();
+        agree(&plain.forward(&xs), &opaque.forward(&xs));
+        agree(&plain.forward(&xs), &opaque.forward(&opaque.prepare(&xs)));
+    }
+
+    #[test]
+    fn bf16_weights_multiply_f32_inputs_as_their_widened_values() {
+        let weight = (Tensor::randn([7, 12], (Kind::Float, Device::Cpu))).to_kind(Kind::BFloat16);
+        let xs = Tensor::randn([3, 12], (Kind::Float, Device::Cpu));
+        let layer = Linear { weight: weight.shallow_clone(), bias: None, gamma: None };
+        assert!(layer.forward(&xs) == xs.matmul(&weight.to_kind(Kind::Float).transpose(0, 1)));
+    }
+}

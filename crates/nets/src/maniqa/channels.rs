@@ -1,0 +1,198 @@
+//! Attention between channels: MANIQA's "transposed attention block" (`TABlock` of MA-AGIQA's `MANIQA.py`, commit 11c0cda).
+
+use tch::{Kind, Tensor};
+
+use super::{Mode, dropout};
+use crate::attention::attend;
+use crate::layers::{Linear, NetworkError, Scope, dense, opaque_is_faster, opaque_is_possible};
+
+/// Probability with which training drops a value of the product.
+const DROPOUT: f64 = 0.1;
+
+/// Attention whose sequence is the channels, each described by its values at the `n` tokens; one head.
+///
+/// ```text
+/// P = softmax(q kᵀ / √n) v                              (c, n), with q, k, v linear in the rows of xs
+/// ys = xs + reshape(Pᵀ, (c, n))                         element (i, j) is Pᵀ at flat position i n + j
+/// ```
+///
+/// The reshape takes the place of a transposition back; it is what the published weights were trained with.
+#[derive(Debug)]
+pub(super) enum ChannelAttention {
+    /// As the formula says: what a gradient needs, what bf16 is fastest with, and what every device has.
+    Plain { q: Linear, k: Linear, v: Linear },
+    /// With what does not depend on the input worked out beforehand.
+    Merged(Merged),
+}
+
+/// How the two large products of [`Merged`] are computed; both ways are the same formula.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Products {
+    /// libtorch's fused kernel, which never holds all c × c weights and multiplies with MKL: on one Intel core 136 GFLOP/s
+    /// against 113 of the other way, of 150 that a product alone reaches.
+    Fused,
+    /// oneDNN's opaque tensors: on AMD's processors twice as fast as MKL.
+    Opaque,
+}
+
+/// `q kᵀ = (xs W_qᵀ + b_q)(xs W_kᵀ + b_k)ᵀ`; what a row has in common is nothing to a softmax, which leaves
+/// `(xs W_qᵀ W_k + b_q W_k) xsᵀ`: one product with a matrix of weights instead of two. The rows of the softmax sum to 1,
+/// so the bias of `v` can be added at the end.
+#[derive(Debug)]
+pub(super) struct Merged {
+    products: Products,
+    /// `W_kᵀ W_q / √n`, `(n, n)`, perhaps opaque, as the next two.
+    logit_weight: Tensor,
+    /// `b_q W_k / √n`, `(n,)`.
+    logit_bias: Tensor,
+    /// `W_v`, `(n, n)`.
+    value_weight: Tensor,
+    /// `b_v`, `(n, 1)`.
+    value_bias: Tensor,
+}
+
+impl ChannelAttention {
+    pub(super) fn new(p: &Scope, n: i64) -> Result<Self, NetworkError> {
+        let part = |name: &str| Linear::new(&p.sub(name), n, n);
+        let (q, k, v) = (part("c_q")?, part("c_k")?, part("c_v")?);
+        let is_trained = [&q, &k, &v].iter().any(|part| part.is_trained());
+        if !opaque_is_possible(p.kind, p.device) || is_trained {
+            return Ok(Self::Plain { q, k, v });
+        }
+        let products = if opaque_is_faster(p.kind, p.device) { Products::Opaque } else { Products::Fused };
+        Ok(Self::merged(q, k, v, products))
+    }
+
+    fn merged(q: Linear, k: Linear, v: Linear, products: Products) -> Self {
+        let n = q.weight.size()[0];
+        let bias = |part: &Linear| part.bias.as_ref().expect("these layers have one").shallow_clone();
+        let v_bias = bias(&v);
+        // In f64: a rounding here would be one of every image.
+        let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
+        let scale = (n as f64).powf(-0.5);
+        let key = double(&k.weight) * scale; // (n, n)
+        let ready = |tensor: Tensor| {
+            let tensor = tensor.to_kind(Kind::Float).contiguous();
+            if products == Products::Opaque { tensor.to_mkldnn() } else { tensor }
+        };
+        Self::Merged(Merged {
+            products,
+            logit_weight: ready(key.tr().matmul(&double(&q.weight))),
+            logit_bias: ready(double(&bias(&q)).unsqueeze(0).matmul(&key).squeeze_dim(0)),
+            value_weight: ready(v.weight),
+            value_bias: v_bias.unsqueeze(1),
+        })
+    }
+
+    /// Over the same weights in memory.
+    pub(super) fn share(&self) -> Self {
+        match self {
+            Self::Plain { q, k, v } => Self::Plain { q: q.share(), k: k.share(), v: v.share() },
+            Self::Merged(merged) => {
+                let Merged { products, logit_weight, logit_bias, value_weight, value_bias } = merged;
+                Self::Merged(Merged {
+                    products: *products,
+                    logit_weight: logit_weight.shallow_clone(),
+                    logit_bias: logit_bias.shallow_clone(),
+                    value_weight: value_weight.shallow_clone(),
+                    value_bias: value_bias.shallow_clone(),
+                })
+            }
+        }
+    }
+
+    /// # Shapes
+    /// - xs: `(b, c, n)`, f32, contiguous
+    /// - returns: `(b, c, n)`, f32
+    pub(super) fn forward(&self, xs: &Tensor, kind: Kind, mode: Mode) -> Tensor {
+        let (b, c, n) = xs.size3().expect("channels are (b, c, n)");
+        let product = match self {
+            Self::Plain { q, k, v } => {
+                let input = xs.to_kind(kind);
+                let (q, k, v) = (q.forward(&input), k.forward(&input), v.forward(&input)); // (b, c, n)
+                let product = if q.requires_grad() {
+                    // Forward and backward together take a tenth less than the fused kernel's, whose heads are narrow ones;
+                    // the logits that are kept for it are 9 MB per image at 1536 channels.
+                    let logits = (q * (n as f64).powf(-0.5)).matmul(&k.transpose(1, 2)); // (b, c, c)
+                    logits.softmax(-1, None::<Kind>).matmul(&v) // (b, c, n)
+                } else {
+                    let one_head = |xs: &Tensor| xs.unsqueeze(1); // (b, 1, c, n)
+                    attend(&one_head(&q), &one_head(&k), &one_head(&v), None) // (b, c, n)
+                };
+                product.transpose(1, 2).reshape([b, c, n]).to_kind(Kind::Float)
+            }
+            Self::Merged(merged) => {
+                // One image after the other: what one leaves in the cache the next need not fetch.
+                let images: Vec<Tensor> = (0..b).map(|i| merged.product(&xs.get(i))).collect(); // (n, c) each
+                Tensor::stack(&images, 0).view([b, c, n])
+            }
+        };
+        xs + dropout(product, DROPOUT, mode)
+    }
+}
+
+impl Merged {
+    /// `Pᵀ` of one image.
+    ///
+    /// # Shapes
+    /// - xs: `(c, n)`, f32
+    /// - returns: `(n, c)`, f32
+    fn product(&self, xs: &Tensor) -> Tensor {
+        let product = match self.products {
+            Products::Fused => self.fused(xs),
+            Products::Opaque => self.opaque(xs),
+        };
+        product + &self.value_bias
+    }
+
+    fn fused(&self, xs: &Tensor) -> Tensor {
+        let one_head = |xs: &Tensor| xs.unsqueeze(0).unsqueeze(0); // (1, 1, c, n)
+        let queries = xs.linear(&self.logit_weight, Some(&self.logit_bias)); // (c, n)
+        let values = xs.linear(&self.value_weight, None::<&Tensor>); // (c, n)
+        let (q, k, v) = (one_head(&queries), one_head(xs), one_head(&values));
+        // Scaled beforehand.
+        let product = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, Some(1.0), false);
+        product.squeeze_dim(0).squeeze_dim(0).tr() // (n, c)
+    }
+
+    /// All products are `a bᵀ`, oneDNN's inner product, so that nothing is transposed.
+    fn opaque(&self, xs: &Tensor) -> Tensor {
+        let none = None::<&Tensor>;
+        let xs = xs.contiguous().to_mkldnn();
+        let logits = xs.mkldnn_linear(&self.logit_weight, Some(&self.logit_bias)).mkldnn_linear(&xs, none); // (c, c)
+        let weights = logits.internal_softmax(-1, false); // (c, c)
+        let values = self.value_weight.mkldnn_linear(&xs, none); // (n, c): W_v xsᵀ
+        dense(&values.mkldnn_linear(&weights, none))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tch::Device;
+
+    use super::*;
+
+    /// Whatever this processor is fastest with, all ways are the same formula.
+    #[test]
+    fn merged_weights_give_what_the_formula_says_either_way() {
+        let (b, c, n) = (2, 12, 9);
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.4;
+        let mut tensors: HashMap<String, Tensor> = HashMap::new();
+        for part in ["c_q", "c_k", "c_v"] {
+            tensors.insert(format!("{part}.weight"), random(&[n, n]));
+            tensors.insert(format!("{part}.bias"), random(&[n]));
+        }
+        let xs = random(&[b, c, n]);
+        let p = Scope::new(&tensors, Device::Cpu, Kind::Float);
+        let part = |name: &str| Linear::new(&p.sub(name), n, n).expect("it is there");
+        let plain = ChannelAttention::Plain { q: part("c_q"), k: part("c_k"), v: part("c_v") };
+        let expected = plain.forward(&xs, Kind::Float, Mode::Evaluate);
+        for products in [Products::Fused, Products::Opaque] {
+            let merged = ChannelAttention::merged(part("c_q"), part("c_k"), part("c_v"), products);
+            let error = (merged.forward(&xs, Kind::Float, Mode::Evaluate) - &expected).abs().max().double_value(&[]);
+            assert!(error < 1e-5, "{products:?}: {error:e}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Geometry of MANIQA, as `config.json` beside its weights gives it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::vit::VitConfig;
+
+/// A description that no network has, or none at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read `{}`: expected the sizes of the network there, as `config.json` beside its weights", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no description of MANIQA.
+    #[error("`{}` does not describe a MANIQA network", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Sizes that do not fit together.
+    #[error("`{key}` is {found}; expected {expected}")]
+    Value {
+        /// The entry.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+}
+
+/// The vision transformer under MANIQA, in timm's words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackboneConfig {
+    /// Side of the square input, pixels.
+    pub img_size: i64,
+    /// Side of a patch, pixels.
+    pub patch_size: i64,
+    /// Width of a token.
+    pub embed_dim: i64,
+    /// Blocks in the checkpoint; those after the last tap are neither read nor computed.
+    pub depth: usize,
+    /// Attention heads.
+    pub num_heads: i64,
+    /// Width of a block's hidden layer over that of a token.
+    pub mlp_ratio: f64,
+    /// 1e-6 in timm and DINOv2; PyTorch's own 1e-5 shows in the fourth digit.
+    pub layer_norm_eps: f64,
+    /// Blocks whose outputs are read, from 0, ascending.
+    pub taps: Vec<usize>,
+    /// Whether branches are scaled per channel, as in DINOv2 (`ls1.gamma`).
+    #[serde(default)]
+    pub layer_scale: bool,
+    /// Side of the grid that the position table was trained on, where it is not that of `img_size`.
+    #[serde(default)]
+    pub position_grid: Option<i64>,
+}
+
+/// Sizes of MANIQA. Other entries of the file are not read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ManiqaConfig {
+    /// The transformer underneath.
+    pub vit: BackboneConfig,
+    /// Width `C` that the taps are reduced to; half of it in the second stage.
+    pub embed_dim: i64,
+    /// Blocks per layer of each Swin stage.
+    pub depths: Vec<usize>,
+    /// Heads per layer of each Swin stage.
+    pub num_heads: Vec<i64>,
+    /// Side of an attention window, tokens.
+    pub window_size: i64,
+    /// Width of the hidden layers of the Swin blocks, in both stages.
+    pub dim_mlp: i64,
+    /// Attention blocks between channels before each stage.
+    pub num_tab: usize,
+    /// What the branch of a Swin layer is multiplied with; the shortcut is not.
+    pub scale: f64,
+    /// Mean of red, green and blue on a scale of 0 to 1: inputs are `(pixel / 255 − mean) / std`.
+    #[serde(default = "half")]
+    pub pixel_mean: [f32; 3],
+    /// Standard deviation of red, green and blue on that scale.
+    #[serde(default = "half")]
+    pub pixel_std: [f32; 3],
+}
+
+fn half() -> [f32; 3] {
+    [0.5; 3]
+}
+
+impl ManiqaConfig {
+    /// Reads and checks `config.json`.
+    ///
+    /// # Errors
+    /// A file that is absent or no description, sizes that do not fit together.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self =
+            serde_json::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// ViT-B/8 at 224 px with the sizes of the paper.
+    pub fn vit_b8() -> Self {
+        Self {
+            vit: BackboneConfig {
+                img_size: 224,
+                patch_size: 8,
+                embed_dim: 768,
+                depth: 12,
+                num_heads: 12,
+                mlp_ratio: 4.0,
+                layer_norm_eps: 1e-6,
+                taps: vec![6, 7, 8, 9],
+                layer_scale: false,
+                position_grid: None,
+            },
+            embed_dim: 768,
+            depths: vec![2, 2],
+            num_heads: vec![4, 4],
+            window_size: 4,
+            dim_mlp: 768,
+            num_tab: 2,
+            scale: 0.8,
+            pixel_mean: half(),
+            pixel_std: half(),
+        }
+    }
+
+    /// The same on DINOv2 ViT-S/14 at `side_px` (392 gives the paper's 28 × 28 tokens), all widths halved.
+    pub fn dinov2_s14(side_px: i64) -> Self {
+        let dinov2 = crate::dinov2::vit_s14();
+        let paper = Self::vit_b8();
+        Self {
+            vit: BackboneConfig {
+                img_size: side_px,
+                patch_size: dinov2.patch_px,
+                embed_dim: dinov2.dim,
+                num_heads: dinov2.n_heads,
+                layer_scale: true,
+                position_grid: Some(dinov2.position_grid),
+                ..paper.vit
+            },
+            embed_dim: dinov2.dim,
+            dim_mlp: dinov2.dim,
+            pixel_mean: crate::dinov2::MEAN,
+            pixel_std: crate::dinov2::STD,
+            ..paper
+        }
+    }
+
+    /// Checks that the sizes fit together.
+    ///
+    /// # Errors
+    /// The first entry that does not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, found: &dyn std::fmt::Debug, expected: String| {
+            Err(ConfigError::Value { key, found: format!("{found:?}"), expected })
+        };
+        let vit = &self.vit;
+        let sizes = [
+            ("vit.img_size", vit.img_size),
+            ("vit.patch_size", vit.patch_size),
+            ("vit.embed_dim", vit.embed_dim),
+            ("vit.num_heads", vit.num_heads),
+            ("embed_dim", self.embed_dim),
+            ("window_size", self.window_size),
+            ("dim_mlp", self.dim_mlp),
+        ];
+        for (key, size) in sizes {
+            if !(1..1 << 20).contains(&size) {
+                return wrong(key, &size, "a size above 0".to_owned());
+            }
+        }
+        if vit.img_size % vit.patch_size != 0 {
+            return wrong("vit.img_size", &vit.img_size, format!("a multiple of the patch size, {}", vit.patch_size));
+        }
+        if self.grid() % self.window_size != 0 {
+            let expected = format!("a divisor of the grid's side, {} patches", self.grid());
+            return wrong("window_size", &self.window_size, expected);
+        }
+        if vit.taps.is_empty() || !vit.taps.is_sorted_by(|a, b| a < b) || vit.taps.iter().any(|tap| *tap >= vit.depth) {
+            return wrong("vit.taps", &vit.taps, format!("ascending blocks below {}", vit.depth));
+        }
+        if vit.embed_dim % vit.num_heads != 0 {
+            return wrong("vit.num_heads", &vit.num_heads, format!("a divisor of the width, {}", vit.embed_dim));
+        }
+        if self.depths.is_empty() || self.depths.len() != self.num_heads.len() {
+            return wrong("num_heads", &self.num_heads, format!("one number per layer of `depths`, {:?}", self.depths));
+        }
+        // The second stage has half the width.
+        if self.num_heads.iter().any(|heads| *heads < 1 || self.embed_dim % (2 * heads) != 0) {
+            return wrong("num_heads", &self.num_heads, format!("divisors of half the width {}", self.embed_dim));
+        }
+        let is_positive = |value: f64| value.is_finite() && value > 0.0;
+        if !self.scale.is_finite() || !is_positive(vit.mlp_ratio) || !is_positive(vit.layer_norm_eps) {
+            let found = (self.scale, vit.mlp_ratio, vit.layer_norm_eps);
+            return wrong(
+                "scale, vit.mlp_ratio, vit.layer_norm_eps",
+                &found,
+                "finite numbers, the last two above 0".into(),
+            );
+        }
+        if !self.pixel_std.iter().all(|std| is_positive(f64::from(*std))) {
+            return wrong("pixel_std", &self.pixel_std, "numbers above 0".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Side of the grid of patches.
+    pub fn grid(&self) -> i64 {
+        self.vit.img_size / self.vit.patch_size
+    }
+
+    /// Patches, hence values of `f_1`.
+    pub fn n_tokens(&self) -> i64 {
+        self.grid() * self.grid()
+    }
+
+    /// The transformer up to its last tap.
+    pub fn vit_config(&self) -> VitConfig {
+        let vit = &self.vit;
+        VitConfig {
+            patch_px: vit.patch_size,
+            dim: vit.embed_dim,
+            n_blocks: vit.taps.iter().max().map_or(0, |last| last + 1),
+            final_norm: false,
+            n_heads: vit.num_heads,
+            mlp_dim: (vit.embed_dim as f64 * vit.mlp_ratio).round() as i64,
+            layer_norm_eps: vit.layer_norm_eps,
+            layer_scale: vit.layer_scale,
+            position_grid: vit.position_grid.unwrap_or(self.grid()),
+        }
+    }
+
+    /// Names and shapes of the parameters that the network reads, those of the transformer under `vit.`.
+    pub fn parameters(&self) -> BTreeMap<String, Vec<i64>> {
+        let mut names = BTreeMap::new();
+        let mut put = |name: String, shape: &[i64]| _ = names.insert(name, shape.to_vec());
+        let vit = self.vit_config();
+        let d = vit.dim;
+        put("vit.cls_token".into(), &[1, 1, d]);
+        put("vit.pos_embed".into(), &[1, 1 + vit.position_grid.pow(2), d]);
+        put("vit.patch_embed.proj.weight".into(), &[d, 3, vit.patch_px, vit.patch_px]);
+        put("vit.patch_embed.proj.bias".into(), &[d]);
+        for i in 0..vit.n_blocks {
+            let p = format!("vit.blocks.{i}");
+            block(&mut put, &p, d, vit.mlp_dim);
+            if vit.layer_scale {
+                put(format!("{p}.ls1.gamma"), &[d]);
+                put(format!("{p}.ls2.gamma"), &[d]);
+            }
+        }
+        let (n, c) = (self.n_tokens(), self.embed_dim);
+        for stage in [1, 2] {
+            for i in 0..self.num_tab {
+                for part in ["c_q", "c_k", "c_v"] {
+                    linear(&mut put, &format!("tablock{stage}.{i}.{part}"), n, n);
+                }
+            }
+            let (wide, dim) = if stage == 1 { (d * self.vit.taps.len() as i64, c) } else { (c, c / 2) };
+            put(format!("conv{stage}.weight"), &[dim, wide, 1, 1]);
+            put(format!("conv{stage}.bias"), &[dim]);
+            for (i, (depth, heads)) in self.depths.iter().zip(&self.num_heads).enumerate() {
+                let p = format!("swintransformer{stage}.layers.{i}");
+                put(format!("{p}.conv.weight"), &[dim, dim, 3, 3]);
+                put(format!("{p}.conv.bias"), &[dim]);
+                for j in 0..*depth {
+                    let p = format!("{p}.blocks.{j}");
+                    block(&mut put, &p, dim, self.dim_mlp);
+                    let table = (2 * self.window_size - 1).pow(2);
+                    put(format!("{p}.attn.relative_position_bias_table"), &[table, *heads]);
+                }
+            }
+        }
+        for head in ["fc_score", "fc_weight"] {
+            linear(&mut put, &format!("{head}.0"), c / 2, c / 2);
+            linear(&mut put, &format!("{head}.3"), c / 2, 1);
+        }
+        names
+    }
+}
+
+fn linear(put: &mut impl FnMut(String, &[i64]), p: &str, d_in: i64, d_out: i64) {
+    put(format!("{p}.weight"), &[d_out, d_in]);
+    put(format!("{p}.bias"), &[d_out]);
+}
+
+fn block(put: &mut impl FnMut(String, &[i64]), p: &str, d: i64, hidden: i64) {
+    for norm in ["norm1", "norm2"] {
+        put(format!("{p}.{norm}.weight"), &[d]);
+        put(format!("{p}.{norm}.bias"), &[d]);
+    }
+    linear(put, &format!("{p}.attn.qkv"), d, 3 * d);
+    linear(put, &format!("{p}.attn.proj"), d, d);
+    linear(put, &format!("{p}.mlp.fc1"), d, hidden);
+    linear(put, &format!("{p}.mlp.fc2"), hidden, d);
+}

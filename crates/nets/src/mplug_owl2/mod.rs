@@ -1,0 +1,284 @@
+//! mPLUG-Owl2 (Ye et al. 2023, arXiv 2311.04257) as a prompt embedder: an image and a question in, the mean of the
+//! language model's last hidden states out (MA-AGIQA, §3.2).
+//!
+//! The reference is the published MA-AGIQA extraction with transformers 4.31; tensors have the checkpoint's names. What
+//! the embedding does not need is not computed: no output head, one pass of the vision tower for all prompts, and what
+//! stands before the image in a prompt only once per run. Of the layers themselves nothing can be left out: the mean
+//! is over all positions.
+//!
+//! ```text
+//! pixels ─ vision tower ─ abstractor ─► visual tokens ─┐
+//! prompt: text before ─► keys, values, sum of hidden ──┼─ decoder ─► mean over all positions
+//!         text after ──────────────────────────────────┘
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, Scope};
+
+mod config;
+
+pub use config::{AbstractorConfig, Config, ConfigError, DecoderConfig, VisionConfig};
+
+mod tensors;
+
+pub use tensors::tensors;
+
+pub mod synthetic;
+
+pub mod tokenizer;
+
+pub use tokenizer::{Tokenizer, TokenizerError};
+
+mod prompt;
+
+pub use prompt::{Prompt, PromptIds};
+
+mod preprocess;
+
+pub use preprocess::{PreprocessError, Preprocessing};
+
+mod vision;
+
+mod abstractor;
+
+mod decoder;
+
+use abstractor::Abstractor;
+use decoder::{Branch, Decoder, Group, Prefix, Segment};
+use vision::VisionTower;
+
+/// Why the network could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its sizes.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its tensors.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Its tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Its preprocessor.
+    #[error(transparent)]
+    Preprocess(#[from] PreprocessError),
+    /// Files of different checkpoints in one folder.
+    #[error("{}: {problem}: these files are not of one checkpoint", folder.display())]
+    Mismatch {
+        /// The folder.
+        folder: PathBuf,
+        /// Which files, and what differs.
+        problem: String,
+    },
+}
+
+/// The files of a checkpoint's folder that are small: what prompts and images become, and how large everything is.
+#[derive(Clone, Debug)]
+pub struct Frontend {
+    /// Sizes.
+    pub config: Config,
+    /// Tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Preprocessing.
+    pub preprocessing: Preprocessing,
+}
+
+impl Frontend {
+    /// Reads `config.json`, `preprocessor_config.json` and `tokenizer.model` or `tokenizer.json` from `folder`.
+    ///
+    /// # Errors
+    /// A file that is absent or unusable, and files that do not fit each other.
+    pub fn read(folder: &Path) -> Result<Self, LoadError> {
+        let config = Config::read(&folder.join("config.json"))?;
+        let preprocessing = Preprocessing::read(&folder.join("preprocessor_config.json"))?;
+        let tokenizer = Tokenizer::find(folder)?;
+        let mismatch = |problem: String| LoadError::Mismatch { folder: folder.to_owned(), problem };
+        if tokenizer.n_tokens() as i64 != config.decoder.vocab_size {
+            return Err(mismatch(format!(
+                "the tokenizer has {} tokens and config.json a vocabulary of {}",
+                tokenizer.n_tokens(),
+                config.decoder.vocab_size
+            )));
+        }
+        if i64::from(preprocessing.side_px) != config.vision.image_px {
+            return Err(mismatch(format!(
+                "preprocessor_config.json makes images of {} px and config.json wants {}",
+                preprocessing.side_px, config.vision.image_px
+            )));
+        }
+        Ok(Self { config, tokenizer, preprocessing })
+    }
+}
+
+/// A prompt, ready to be put to any image.
+#[derive(Debug)]
+struct Question {
+    prefix: Prefix,
+}
+
+/// The loaded network with its prompts.
+#[derive(Debug)]
+pub struct MplugOwl2 {
+    vision: VisionTower,
+    abstractor: Abstractor,
+    decoder: Decoder,
+    questions: Vec<Question>,
+    /// What stands after the image, `(t, d)`, f32.
+    suffix: Tensor,
+    embedded_before: Vec<Tensor>,
+    device: Device,
+}
+
+impl MplugOwl2 {
+    /// Builds the network from a checkpoint on `device`, its weights in `kind`, for these prompts. Matrix products are in
+    /// that kind, or in f32 where weights are bf16 and the CPU multiplies f32 faster. Residuals, norms and what is returned
+    /// are f32 in any case.
+    ///
+    /// # Errors
+    /// Tensors that are missing, of another shape or no floating-point numbers, or too little memory.
+    ///
+    /// # Panics
+    /// Without prompts, or with ids beyond the vocabulary: the caller's bug.
+    pub fn new(
+        checkpoint: &Checkpoint,
+        config: &Config,
+        prompts: &[PromptIds],
+        device: Device,
+        kind: Kind,
+    ) -> Result<Self, CheckpointError> {
+        let after = &prompts.first().expect("at least one prompt").after;
+        assert!(prompts.iter().all(|prompt| prompt.after == *after), "the template ends alike for every prompt");
+        let _no_grad = tch::no_grad_guard();
+        checkpoint.require(&tensors(config))?;
+        let p = checkpoint.root(device, kind).sub("model");
+        let n_before = prompts.iter().map(|prompt| prompt.before.len()).max().unwrap_or(0) as i64;
+        let n_positions = n_before + config.n_visual_tokens() + after.len() as i64;
+        let decoder = Decoder::new(&p, &config.decoder, n_positions)?;
+        let embed = |ids: &[i64]| embed_tokens(&p, config, ids);
+        let embedded_before = prompts.iter().map(|prompt| embed(&prompt.before)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            vision: VisionTower::new(&p.sub("vision_model"), &config.vision)?,
+            abstractor: Abstractor::new(&p.sub("visual_abstractor"), config)?,
+            questions: decoder.prefixes(&embedded_before).into_iter().map(|prefix| Question { prefix }).collect(),
+            suffix: embed(after)?,
+            embedded_before,
+            decoder,
+            device,
+        })
+    }
+
+    /// Positions that prompt `i` is the mean over.
+    pub fn n_positions(&self, i: usize) -> i64 {
+        self.questions[i].prefix.n_tokens + self.abstractor.n_tokens() + self.suffix.size()[0]
+    }
+
+    /// Embeddings of images under all prompts.
+    ///
+    /// # Shapes
+    /// - pixels: `(b, 3, s, s)`, f32, normalised
+    /// - returns: per prompt `(b, d)`, f32
+    pub fn embed(&self, pixels: &Tensor) -> Vec<Tensor> {
+        self.embed_first(pixels, pixels.size()[0])
+    }
+
+    /// As [`Self::embed`], of the first `n_real` images: the others only keep the language model's products at one size, on
+    /// which their rounding depends, and on a CPU, where images are seen one by one, are not looked at.
+    ///
+    /// # Shapes
+    /// - pixels: `(b, 3, s, s)`, f32, normalised
+    /// - returns: per prompt `(n_real, d)`, f32
+    pub fn embed_first(&self, pixels: &Tensor, n_real: i64) -> Vec<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        let b = pixels.size()[0];
+        let visual = match self.device {
+            Device::Cpu => {
+                let seen = self.see(&pixels.narrow(0, 0, n_real));
+                seen.constant_pad_nd([0, 0, 0, 0, 0, b - n_real])
+            }
+            _ => self.see(pixels),
+        };
+        let hidden = self.read(&visual);
+        let mean = |(i, question): (usize, &Question)| {
+            let of_prompt = hidden.narrow(0, i as i64 * b, n_real); // (n_real, n, d)
+            let n = question.prefix.n_tokens + of_prompt.size()[1];
+            let sum = of_prompt.sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
+            (sum + &question.prefix.hidden_sum) / n as f64
+        };
+        self.questions.iter().enumerate().map(mean).collect()
+    }
+
+    /// Visual tokens of images, the end token last.
+    ///
+    /// On a CPU one image after the other: its activations stay in the caches, and no image sees the others' number.
+    ///
+    /// # Shapes
+    /// - pixels: `(b, 3, s, s)`, f32, normalised
+    /// - returns: `(b, v, d)`, f32
+    pub fn see(&self, pixels: &Tensor) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        let pixels = pixels.to_device(self.device);
+        match self.device {
+            Device::Cpu => {
+                let one = |i: i64| self.abstractor.forward(&self.vision.forward(&pixels.narrow(0, i, 1)));
+                Tensor::cat(&(0..pixels.size()[0]).map(one).collect::<Vec<_>>(), 0)
+            }
+            _ => self.abstractor.forward(&self.vision.forward(&pixels)),
+        }
+    }
+
+    /// Tokens of the vision tower.
+    ///
+    /// # Shapes
+    /// - pixels: `(b, 3, s, s)`, f32, normalised
+    /// - returns: `(b, 1 + g², d)`, f32: the class token, then the patches row by row
+    pub fn vision_tokens(&self, pixels: &Tensor) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        self.vision.forward(&pixels.to_device(self.device))
+    }
+
+    /// Final hidden states of the positions from the image on, prompts one after the other.
+    ///
+    /// # Shapes
+    /// - visual: `(b, v, d)`, f32
+    /// - returns: `(prompts · b, v + t, d)`, f32
+    pub fn read(&self, visual: &Tensor) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        let (b, v, d) = visual.size3().expect("visual tokens are (b, v, d)");
+        let (p, t) = (self.questions.len() as i64, self.suffix.size()[0]);
+        let of_images = visual.unsqueeze(0).expand([p, b, v, d], false).reshape([-1, d]);
+        let of_text = self.suffix.unsqueeze(0).expand([p * b, t, d], false).reshape([-1, d]);
+        let segments = [Segment { branch: Branch::Visual, n_tokens: v }, Segment { branch: Branch::Text, n_tokens: t }];
+        let groups: Vec<Group> =
+            self.questions.iter().map(|question| Group { n_sequences: b, prefix: Some(&question.prefix) }).collect();
+        self.decoder.forward(&Tensor::cat(&[of_images, of_text], 0), &segments, &groups)
+    }
+
+    /// Final hidden states of all positions under prompt `i`, by the plain forward without a prefix: what
+    /// [`Self::embed`] must equal the mean of.
+    ///
+    /// # Shapes
+    /// - visual: `(b, v, d)`, f32
+    /// - returns: `(b, n, d)`, f32
+    pub fn hidden_states(&self, visual: &Tensor, i: usize) -> Tensor {
+        let _no_grad = tch::no_grad_guard();
+        let (b, v, d) = visual.size3().expect("visual tokens are (b, v, d)");
+        let text = |xs: &Tensor| (Segment { branch: Branch::Text, n_tokens: xs.size()[0] }, xs.repeat([b, 1]));
+        let (before, before_rows) = text(&self.embedded_before[i]);
+        let (after, after_rows) = text(&self.suffix);
+        let segments = [before, Segment { branch: Branch::Visual, n_tokens: v }, after];
+        let rows = Tensor::cat(&[before_rows, visual.reshape([-1, d]), after_rows], 0);
+        self.decoder.forward(&rows, &segments, &[Group { n_sequences: b, prefix: None }])
+    }
+}
+
+/// Rows of the token table, `(n, d)`, f32; the table itself is never loaded.
+fn embed_tokens(p: &Scope, config: &Config, ids: &[i64]) -> Result<Tensor, CheckpointError> {
+    let sizes = &config.decoder;
+    assert!(ids.iter().all(|id| (0..sizes.vocab_size).contains(id)), "ids are below the vocabulary's size");
+    let table = p.checkpoint().tensor(&p.name("embed_tokens.weight"), &[sizes.vocab_size, sizes.dim])?;
+    let rows = table.index_select(0, &Tensor::from_slice(ids));
+    Ok(rows.to_kind(Kind::Float).to_device(p.device()))
+}

@@ -1,0 +1,128 @@
+//! How an image becomes the network's input: `preprocessor_config.json` and the published code's
+//! `mplug_owl2/mm_utils.py` (`expand2square`, then the image processor).
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use agiqa_images::{RgbImage8, pad_to_square, resize_as_pillow};
+
+/// Pillow's number for bicubic.
+const BICUBIC: i64 = 3;
+
+/// Why a preprocessor cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PreprocessError {
+    /// The file could not be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is something else, or asks for other steps.
+    #[error("{}: {problem}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what was expected.
+        problem: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct File {
+    size: Side,
+    crop_size: Side,
+    image_mean: [f64; 3],
+    image_std: [f64; 3],
+    #[serde(default = "yes")]
+    do_resize: bool,
+    #[serde(default = "yes")]
+    do_normalize: bool,
+    resample: Option<i64>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A plain integer in older files, an object in newer ones.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum Side {
+    Plain(u32),
+    Shortest { shortest_edge: u32 },
+    Both { height: u32, width: u32 },
+}
+
+impl Side {
+    fn px(self) -> Option<u32> {
+        match self {
+            Self::Plain(px) | Self::Shortest { shortest_edge: px } => Some(px),
+            Self::Both { height, width } => (height == width).then_some(height),
+        }
+    }
+}
+
+/// The steps' settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preprocessing {
+    /// Side of the network's input.
+    pub side_px: u32,
+    mean: [f32; 3],
+    std: [f32; 3],
+    pad_colour: [u8; 3],
+}
+
+impl Preprocessing {
+    /// Reads `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is no JSON, or asks for steps that the published preprocessing does not have.
+    pub fn read(path: &Path) -> Result<Self, PreprocessError> {
+        let bytes = std::fs::read(path).map_err(|source| PreprocessError::Io { path: path.to_owned(), source })?;
+        let unusable = |problem: String| PreprocessError::Unusable { path: path.to_owned(), problem };
+        let file: File = serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?;
+        let side_px = match (file.size.px(), file.crop_size.px()) {
+            (Some(size), Some(crop)) if size == crop && (1..=4096).contains(&size) => size,
+            _ => return Err(unusable("`size` and `crop_size` are expected to be one and the same square".to_owned())),
+        };
+        if !file.do_resize || !file.do_normalize || file.resample.is_some_and(|resample| resample != BICUBIC) {
+            return Err(unusable(format!("expected `do_resize`, `do_normalize`, and `resample` {BICUBIC} (bicubic)")));
+        }
+        if file.image_mean.iter().chain(&file.image_std).any(|value| !(0.0..=1.0).contains(value))
+            || file.image_std.contains(&0.0)
+        {
+            return Err(unusable("`image_mean` and `image_std` are expected on a scale of 0 to 1".to_owned()));
+        }
+        Ok(Self {
+            side_px,
+            mean: file.image_mean.map(|mean| mean as f32),
+            std: file.image_std.map(|std| std as f32),
+            // Truncated, as `int(x * 255)` does.
+            pad_colour: file.image_mean.map(|mean| (mean * 255.0) as u8),
+        })
+    }
+
+    /// The image at the network's size, 8 bits.
+    pub fn resized(&self, image: &RgbImage8) -> RgbImage8 {
+        resize_as_pillow(&pad_to_square(image, self.pad_colour), self.side_px, self.side_px)
+    }
+
+    /// Fills `input`, `(3, side, side)`, with the image's normalised values.
+    pub fn prepare(&self, image: &RgbImage8, input: &mut [f32]) {
+        let resized = self.resized(image);
+        let n_pixels = input.len() / 3;
+        for (channel, plane) in input.chunks_exact_mut(n_pixels).enumerate() {
+            // 256 values instead of a division per pixel; the same expression, so the same bits.
+            let level = |level: u8| (f32::from(level) / 255.0 - self.mean[channel]) / self.std[channel];
+            let table: Vec<f32> = (0..=255_u8).map(level).collect();
+            for (value, pixel) in plane.iter_mut().zip(resized.pixels.chunks_exact(3)) {
+                *value = table[usize::from(pixel[channel])];
+            }
+        }
+    }
+}

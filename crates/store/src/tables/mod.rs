@@ -1,0 +1,286 @@
+//! The tables that pass between stages, one module each: row type, schema, version, writer and reader together.
+//!
+//! A table's Arrow schema and its page in `schemas/*.json` both come from its list of [`Column`]s.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
+
+use crate::identity::ImageId;
+use crate::store::part::{PartBatches, PartError, PartKind};
+
+pub mod images;
+
+pub mod splits;
+
+pub mod features;
+
+pub mod models;
+
+pub mod train_log;
+
+pub mod predictions;
+
+pub mod baselines;
+
+pub mod metrics;
+
+pub mod comparison;
+
+pub mod experiments;
+
+pub mod rejects;
+
+pub mod schema_json;
+
+/// Type of a scalar column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnType {
+    /// UTF-8 text.
+    Text,
+    /// 64-bit signed integer.
+    Integer,
+    /// 64-bit float; finite where not null.
+    Real,
+    /// `FixedSizeList<Float32, dim>`; `dim` is the extractor's.
+    Vector,
+}
+
+/// Where a column is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnPlace {
+    /// In the file.
+    File,
+    /// In the folder name, as `column=value` (hive partitioning).
+    Partition,
+}
+
+/// One column of a table: the single source of its Arrow field and of its page in `schemas/`.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Name.
+    pub name: &'static str,
+    /// Type.
+    pub ty: ColumnType,
+    /// Whether null is allowed, meaning undefined or unknown.
+    pub nullable: bool,
+    /// Where it is kept.
+    pub place: ColumnPlace,
+    /// What it holds, with units.
+    pub doc: &'static str,
+}
+
+impl Column {
+    /// A column of the file without nulls.
+    pub const fn required(name: &'static str, ty: ColumnType, doc: &'static str) -> Self {
+        Self { name, ty, nullable: false, place: ColumnPlace::File, doc }
+    }
+
+    /// A column of the file that may be null.
+    pub const fn optional(name: &'static str, ty: ColumnType, doc: &'static str) -> Self {
+        Self { name, ty, nullable: true, place: ColumnPlace::File, doc }
+    }
+
+    /// A partition column.
+    pub const fn partition(name: &'static str, doc: &'static str) -> Self {
+        Self { name, ty: ColumnType::Text, nullable: false, place: ColumnPlace::Partition, doc }
+    }
+}
+
+/// Arrow fields of the file columns among `columns`; vectors are left to the table that knows their width.
+pub fn fields_of(columns: &[Column]) -> Vec<Field> {
+    columns
+        .iter()
+        .filter(|column| column.place == ColumnPlace::File)
+        .filter_map(|column| {
+            let ty = match column.ty {
+                ColumnType::Text => DataType::Utf8,
+                ColumnType::Integer => DataType::Int64,
+                ColumnType::Real => DataType::Float64,
+                ColumnType::Vector => return None,
+            };
+            Some(Field::new(column.name, ty, column.nullable))
+        })
+        .collect()
+}
+
+/// Arrow schema of a table all of whose columns are fixed.
+pub fn schema_of(columns: &[Column]) -> SchemaRef {
+    Arc::new(Schema::new(fields_of(columns)))
+}
+
+/// A name that may stand in a partition folder: letters, digits, `.`, `_`, `-`; not empty, not starting with a dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PartitionName(String);
+
+/// A name that cannot stand in a partition folder.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` cannot be a name here: use letters, digits, `.`, `_` and `-`, at most 120, not starting with a dot")]
+pub struct PartitionNameError(String);
+
+impl PartitionName {
+    /// Checks `name`.
+    pub fn new(name: &str) -> Result<Self, PartitionNameError> {
+        let valid = (1..=120).contains(&name.len())
+            && !name.starts_with('.')
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if valid { Ok(Self(name.to_owned())) } else { Err(PartitionNameError(name.to_owned())) }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for PartitionName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for PartitionName {
+    type Err = PartitionNameError;
+
+    fn from_str(name: &str) -> Result<Self, PartitionNameError> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<String> for PartitionName {
+    type Error = PartitionNameError;
+
+    fn try_from(name: String) -> Result<Self, PartitionNameError> {
+        Self::new(&name)
+    }
+}
+
+impl From<PartitionName> for String {
+    fn from(name: PartitionName) -> Self {
+        name.0
+    }
+}
+
+pub fn text_array<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(values))
+}
+
+pub fn optional_text_array<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+    Arc::new(StringArray::from_iter(values))
+}
+
+pub fn integer_array(values: impl Iterator<Item = i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(values))
+}
+
+pub fn optional_integer_array(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter(values))
+}
+
+pub fn real_array(values: impl Iterator<Item = f64>) -> ArrayRef {
+    Arc::new(Float64Array::from_iter_values(values))
+}
+
+pub fn optional_real_array(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+    // Undefined is null, never NaN.
+    Arc::new(Float64Array::from_iter(values.map(|value| value.filter(|value| value.is_finite()))))
+}
+
+/// Typed access to the columns of one batch of a part, with errors that name part, column and row.
+pub struct Columns<'a> {
+    part: &'a PartBatches,
+    batch: &'a RecordBatch,
+}
+
+impl<'a> Columns<'a> {
+    pub fn new(part: &'a PartBatches, batch: &'a RecordBatch) -> Self {
+        Self { part, batch }
+    }
+
+    fn column(&self, name: &str) -> Result<&'a ArrayRef, PartError> {
+        self.batch.column_by_name(name).ok_or_else(|| {
+            let schema = self.batch.schema();
+            let names: Vec<String> = schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
+            self.part.column_error(format!("there is no column `{name}`; there are: {}", names.join(", ")))
+        })
+    }
+
+    /// An error about column `name` as a whole.
+    pub fn column_problem(&self, name: &str, problem: &str) -> PartError {
+        self.part.column_error(format!("column `{name}`: {problem}"))
+    }
+
+    fn wrong_type(&self, name: &str, expected: &str, found: &DataType) -> PartError {
+        self.column_problem(name, &format!("expected {expected}, found {found}"))
+    }
+
+    pub fn text(&self, name: &str) -> Result<&'a StringArray, PartError> {
+        let column = self.column(name)?;
+        column.as_string_opt::<i32>().ok_or_else(|| self.wrong_type(name, "text", column.data_type()))
+    }
+
+    pub fn integers(&self, name: &str) -> Result<&'a Int64Array, PartError> {
+        let column = self.column(name)?;
+        column
+            .as_primitive_opt::<Int64Type>()
+            .ok_or_else(|| self.wrong_type(name, "64-bit integers", column.data_type()))
+    }
+
+    pub fn reals(&self, name: &str) -> Result<&'a Float64Array, PartError> {
+        let column = self.column(name)?;
+        column
+            .as_primitive_opt::<Float64Type>()
+            .ok_or_else(|| self.wrong_type(name, "64-bit floats", column.data_type()))
+    }
+
+    /// An error about the value of column `name` in row `row` (from 0) of this batch.
+    pub fn error(&self, row: usize, name: &str, expected: &str, found: &str) -> PartError {
+        self.part.column_error(format!("row {row}, column `{name}`: expected {expected}, found `{found}`"))
+    }
+
+    pub fn image_ids(&self, name: &str) -> Result<Vec<ImageId>, PartError> {
+        self.text(name)?
+            .iter()
+            .enumerate()
+            .map(|(row, text)| {
+                let text = text.unwrap_or("null");
+                text.parse().map_err(|error| self.part.column_error(format!("row {row}, column `{name}`: {error}")))
+            })
+            .collect()
+    }
+}
+
+/// The value at `row`, or none where it is null.
+pub fn text_at(array: &StringArray, row: usize) -> Option<String> {
+    array.is_valid(row).then(|| array.value(row).to_owned())
+}
+
+/// The value at `row`, or none where it is null.
+pub fn integer_at(array: &Int64Array, row: usize) -> Option<i64> {
+    array.is_valid(row).then(|| array.value(row))
+}
+
+/// The value at `row`, or none where it is null.
+pub fn real_at(array: &Float64Array, row: usize) -> Option<f64> {
+    array.is_valid(row).then(|| array.value(row))
+}
+
+/// Reads all parts under `prefix` and hands each batch to `each`.
+pub fn for_each_batch(
+    store: &crate::store::Store,
+    prefix: &str,
+    kind: PartKind,
+    columns: Option<&[&str]>,
+    mut each: impl FnMut(&Columns<'_>, &RecordBatch) -> Result<(), PartError>,
+) -> Result<(), PartError> {
+    for object in crate::store::part::list(store, prefix)? {
+        let mut batches = crate::store::part::PartReader::open(store, &object, kind)?.read(columns)?;
+        while let Some(batch) = batches.next() {
+            let batch = batch?;
+            each(&Columns::new(&batches, &batch), &batch)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! The columns that the fusion head reads, joined by image: f_a and f_b of a semantic set, f_1 of a quality set.
+
+use tch::Tensor;
+
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::Store;
+use agiqa_store::store::part::PartError;
+use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+
+/// Feature sets that the head cannot read.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadInputsError {
+    /// A table could not be read.
+    #[error(transparent)]
+    Part(#[from] PartError),
+    /// A feature set lacks the columns that the head reads.
+    #[error(
+        "feature set `{set}` cannot be the {role} input: expected {expected}, found {}", found.join(", ")
+    )]
+    Columns {
+        /// Extractor, fingerprint and table.
+        set: String,
+        /// `semantic` or `quality`.
+        role: &'static str,
+        /// What the head reads.
+        expected: &'static str,
+        /// The columns there are.
+        found: Vec<String>,
+    },
+}
+
+fn wrong(set: &FeatureSet, role: &'static str, expected: &'static str) -> HeadInputsError {
+    let found = set.columns.iter().map(|column| format!("`{}` ({})", column.name, column.dim)).collect();
+    let set = format!("{}@{} ({})", set.extractor, set.fingerprint.short(), set.kind.part_kind().table);
+    HeadInputsError::Columns { set, role, expected, found }
+}
+
+fn dim(column: &VectorColumn) -> i64 {
+    i64::try_from(column.dim).unwrap_or(i64::MAX)
+}
+
+/// `set` with the columns `names` alone, in their order; none where it lacks one of them.
+fn narrowed<const N: usize>(set: &FeatureSet, names: [&str; N]) -> Option<FeatureSet> {
+    let column = |name: &str| set.columns.iter().find(|column| column.name == name).cloned();
+    let columns = names.into_iter().map(column).collect::<Option<Vec<_>>>()?;
+    Some(FeatureSet { columns, ..set.clone() })
+}
+
+/// `semantic` with the columns that the head reads alone, f_a before f_b, whatever the others and their order are: what
+/// [`FeatureSet::read`] of it finds is these two.
+///
+/// # Errors
+/// A set of another kind or without these columns.
+pub fn semantic_inputs(semantic: &FeatureSet) -> Result<FeatureSet, HeadInputsError> {
+    narrowed(semantic, ["f_a", "f_b"])
+        .filter(|set| set.kind == FeatureKind::Semantic)
+        .ok_or_else(|| wrong(semantic, "semantic", "a semantic set with columns `f_a` and `f_b`"))
+}
+
+/// `quality` with the column that the head reads alone, f_1.
+///
+/// # Errors
+/// A set of another kind or without this column.
+pub fn quality_inputs(quality: &FeatureSet) -> Result<FeatureSet, HeadInputsError> {
+    narrowed(quality, ["f_1"])
+        .filter(|set| set.kind == FeatureKind::Quality)
+        .ok_or_else(|| wrong(quality, "quality", "a quality set with column `f_1`"))
+}
+
+/// Checks that the head can read `semantic`; returns the widths of f_a and f_b.
+///
+/// # Errors
+/// As [`semantic_inputs`].
+pub fn semantic_dims(semantic: &FeatureSet) -> Result<[i64; 2], HeadInputsError> {
+    let columns = semantic_inputs(semantic)?.columns;
+    Ok([dim(&columns[0]), dim(&columns[1])])
+}
+
+/// Checks that the head can read `semantic` and `quality`; returns the widths of f_a, f_b, f_1.
+///
+/// # Errors
+/// As [`semantic_inputs`] and [`quality_inputs`].
+pub fn input_dims(semantic: &FeatureSet, quality: &FeatureSet) -> Result<[i64; 3], HeadInputsError> {
+    let [f_a, f_b] = semantic_dims(semantic)?;
+    Ok([f_a, f_b, dim(&quality_inputs(quality)?.columns[0])])
+}
+
+/// Features of some images as tensors: row `i` of each belongs to `image_ids[i]`.
+#[derive(Debug)]
+pub struct HeadInputs {
+    /// Images that have all three vectors.
+    pub image_ids: Vec<ImageId>,
+    /// f_a, f_b, f_1, `(n, d)` each, raw.
+    pub inputs: [Tensor; 3],
+}
+
+impl HeadInputs {
+    /// Reads the features of those of `wanted` that have both semantic and quality ones.
+    pub fn read(
+        store: &Store,
+        semantic: &FeatureSet,
+        quality: &FeatureSet,
+        wanted: &[ImageId],
+    ) -> Result<Self, HeadInputsError> {
+        let dims = input_dims(semantic, quality)?;
+        let of_semantic = semantic_inputs(semantic)?.read(store, wanted)?;
+        let of_quality = quality_inputs(quality)?.read(store, wanted)?;
+        let mut image_ids = Vec::with_capacity(wanted.len());
+        let (mut semantic_rows, mut quality_rows) = (Vec::new(), Vec::new());
+        for ((id, semantic_row), quality_row) in wanted.iter().zip(&of_semantic.rows).zip(&of_quality.rows) {
+            if let (Some(semantic_row), Some(quality_row)) = (semantic_row, quality_row) {
+                image_ids.push(*id);
+                semantic_rows.push(*semantic_row as i64);
+                quality_rows.push(*quality_row as i64);
+            }
+        }
+        let tensor = |matrix: &[f32], dim: i64, rows: &[i64]| {
+            Tensor::from_slice(matrix).view([-1, dim]).index_select(0, &Tensor::from_slice(rows))
+        };
+        let [semantic_matrices, quality_matrices] = [of_semantic.matrices, of_quality.matrices];
+        let inputs = if image_ids.is_empty() {
+            dims.map(|dim| Tensor::zeros([0, dim], (tch::Kind::Float, tch::Device::Cpu)))
+        } else {
+            [
+                tensor(&semantic_matrices[0], dims[0], &semantic_rows),
+                tensor(&semantic_matrices[1], dims[1], &semantic_rows),
+                tensor(&quality_matrices[0], dims[2], &quality_rows),
+            ]
+        };
+        Ok(Self { image_ids, inputs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agiqa_store::identity::Fingerprint;
+    use agiqa_store::store::OpenMode;
+    use agiqa_store::tables::PartitionName;
+    use agiqa_store::tables::features::FeatureRows;
+
+    fn set(kind: FeatureKind, columns: &[(&str, usize)]) -> FeatureSet {
+        let column = |(name, dim): &(&str, usize)| VectorColumn { name: (*name).to_owned(), dim: *dim };
+        FeatureSet {
+            extractor: PartitionName::new("own").expect("a name"),
+            fingerprint: Fingerprint::builder("test").json("kind", &kind).finish(),
+            kind,
+            columns: columns.iter().map(column).collect(),
+            settings: serde_json::Value::Null,
+        }
+    }
+
+    #[test]
+    fn columns_are_found_by_name_among_others_and_in_any_order() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&folder.path().display().to_string(), OpenMode::CreateIfMissing).expect("a store");
+        let semantic = set(FeatureKind::Semantic, &[("f_b", 2), ("sharp", 1), ("f_a", 3)]);
+        let quality = set(FeatureKind::Quality, &[("rating", 1), ("f_1", 2)]);
+        let image_ids: Vec<ImageId> = [b"x", b"y"].map(|bytes| ImageId::of_bytes(bytes)).to_vec();
+        let rows = |vectors, n_tokens| FeatureRows { image_ids: image_ids.clone(), vectors, n_tokens };
+        let of_prompts = vec![vec![1.0, 2.0, 3.0, 4.0], vec![5.0, 6.0], vec![7.0, 8.0, 9.0, 10.0, 11.0, 12.0]];
+        semantic.write_part(&store, &rows(of_prompts, vec![1, 1])).expect("a part can be written");
+        let rated = vec![vec![0.5, 0.25], vec![13.0, 14.0, 15.0, 16.0]];
+        quality.write_part(&store, &rows(rated, Vec::new())).expect("a part can be written");
+
+        assert_eq!(input_dims(&semantic, &quality).expect("they are all there"), [3, 2, 2]);
+        let found = HeadInputs::read(&store, &semantic, &quality, &image_ids).expect("they are all there");
+        let expected = [
+            Tensor::from_slice(&[7_f32, 8.0, 9.0, 10.0, 11.0, 12.0]).view([2, 3]),
+            Tensor::from_slice(&[1_f32, 2.0, 3.0, 4.0]).view([2, 2]),
+            Tensor::from_slice(&[13_f32, 14.0, 15.0, 16.0]).view([2, 2]),
+        ];
+        assert_eq!((found.image_ids, found.inputs), (image_ids, expected));
+    }
+
+    #[test]
+    fn sets_without_the_columns_are_refused_with_those_there_are() {
+        let [one, other] = [&[("f_a", 3)][..], &[("f_a", 3), ("f_1", 2)]];
+        let error = semantic_dims(&set(FeatureKind::Semantic, one)).expect_err("there is no f_b").to_string();
+        assert!(error.contains("columns `f_a` and `f_b`, found `f_a` (3)"), "{error}");
+        let both = set(FeatureKind::Semantic, &[("f_a", 3), ("f_b", 2)]);
+        assert!(input_dims(&both, &set(FeatureKind::Semantic, other)).is_err(), "of another kind");
+        assert!(input_dims(&both, &set(FeatureKind::Quality, one)).is_err(), "no f_1");
+        assert_eq!(input_dims(&both, &set(FeatureKind::Quality, other)).expect("f_1 is the second"), [3, 2, 2]);
+    }
+}
