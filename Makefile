@@ -30,12 +30,12 @@ demo-clean: ## forget what `make demo` computed, so that the next one computes i
 	rm -rf $(DEMO_STORE)
 
 test: weights ## all tests; they need the weights, but no network and no GPU
-	$(CARGO) test --release --locked
+	$(CARGO) test --release --locked --workspace
 
 lint: setup ## formatting, clippy and the documentation, each without a warning
 	$(CARGO) fmt --check
-	$(CARGO) clippy --release --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
 # Unoptimised, because it is built more often than it is run: the checks themselves take a second.
 cargo-deny:
@@ -49,7 +49,7 @@ audit-advisories: cargo-deny ## known vulnerabilities of the dependencies; fetch
 	$(CARGO) deny --locked check advisories
 
 bench: setup ## the benches; shell variables that they read are named in benches/
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --workspace
 
 clean: ## all build products; leaves .libtorch and .demo
 	$(CARGO) clean

@@ -163,26 +163,32 @@ impl From<PartitionName> for String {
     }
 }
 
+/// A column of text without nulls.
 pub fn text_array<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
+/// A column of text; none becomes null.
 pub fn optional_text_array<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(StringArray::from_iter(values))
 }
 
+/// A column of integers without nulls.
 pub fn integer_array(values: impl Iterator<Item = i64>) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values(values))
 }
 
+/// A column of integers; none becomes null.
 pub fn optional_integer_array(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(Int64Array::from_iter(values))
 }
 
+/// A column of floats without nulls.
 pub fn real_array(values: impl Iterator<Item = f64>) -> ArrayRef {
     Arc::new(Float64Array::from_iter_values(values))
 }
 
+/// A column of floats; none becomes null.
 pub fn optional_real_array(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
     // Undefined is null, never NaN.
     Arc::new(Float64Array::from_iter(values.map(|value| value.filter(|value| value.is_finite()))))
@@ -195,6 +201,7 @@ pub struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
+    /// The columns of `batch`, which `part` holds.
     pub fn new(part: &'a PartBatches, batch: &'a RecordBatch) -> Self {
         Self { part, batch }
     }
@@ -216,11 +223,19 @@ impl<'a> Columns<'a> {
         self.column_problem(name, &format!("expected {expected}, found {found}"))
     }
 
+    /// A column of text.
+    ///
+    /// # Errors
+    /// The column is absent or of another type.
     pub fn text(&self, name: &str) -> Result<&'a StringArray, PartError> {
         let column = self.column(name)?;
         column.as_string_opt::<i32>().ok_or_else(|| self.wrong_type(name, "text", column.data_type()))
     }
 
+    /// A column of integers.
+    ///
+    /// # Errors
+    /// The column is absent or of another type.
     pub fn integers(&self, name: &str) -> Result<&'a Int64Array, PartError> {
         let column = self.column(name)?;
         column
@@ -228,6 +243,10 @@ impl<'a> Columns<'a> {
             .ok_or_else(|| self.wrong_type(name, "64-bit integers", column.data_type()))
     }
 
+    /// A column of floats.
+    ///
+    /// # Errors
+    /// The column is absent or of another type.
     pub fn reals(&self, name: &str) -> Result<&'a Float64Array, PartError> {
         let column = self.column(name)?;
         column
@@ -240,6 +259,10 @@ impl<'a> Columns<'a> {
         self.part.column_error(format!("row {row}, column `{name}`: expected {expected}, found `{found}`"))
     }
 
+    /// A column of image ids.
+    ///
+    /// # Errors
+    /// The column is absent, or a value is no id.
     pub fn image_ids(&self, name: &str) -> Result<Vec<ImageId>, PartError> {
         self.text(name)?
             .iter()
