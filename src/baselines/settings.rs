@@ -5,12 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::features::FolderError;
 use agiqa_handcrafted::{Method, ParamsError, ParamsFile};
 use agiqa_images::{DECODER_VERSION, DecodeLimits};
 use agiqa_store::identity::Fingerprint;
-use agiqa_store::store::StoreError;
-use agiqa_store::store::part::PartError;
 use agiqa_store::store::shard::Shard;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::baselines::{Direction, ScoreSet};
@@ -74,15 +71,6 @@ pub enum BaselineError {
     /// A parameter file cannot be used.
     #[error(transparent)]
     Params(#[from] ParamsError),
-    /// The images cannot be found.
-    #[error(transparent)]
-    Source(#[from] FolderError),
-    /// A part cannot be read or written.
-    #[error(transparent)]
-    Part(#[from] PartError),
-    /// The store fails.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// What decides a method's scores, as it stands in `method.json`.

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use crate::features::ImageSource;
+use crate::engine::ImageSource;
 use agiqa_store::store::shard::Shard;
 use agiqa_store::tables::PartitionName;
 

@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use agiqa_store::console::{Console, EventFormat, Verbosity};
 use agiqa_store::interrupt::Interrupt;
-use agiqa_store::stage::{Freshness, Stage, StageContext, StageReport};
-use agiqa_store::store::run_log::{RunLog, StageRecord};
+use agiqa_store::stage::{self, Outcome, Stage, StageContext};
+use agiqa_store::store::run_log::RunLog;
 use agiqa_store::store::{OpenMode, Store};
 
 pub mod exit;
@@ -148,7 +148,7 @@ fn with_run_log(
     store: &Store,
     work: impl FnOnce(&mut RunLog) -> anyhow::Result<Exit>,
 ) -> anyhow::Result<Exit> {
-    let mut log = RunLog::start(command);
+    let mut log = RunLog::start(command, env!("AGIQA_LIBTORCH_VERSION"));
     let result = work(&mut log);
     let (code, message) = match &result {
         Ok(exit) => (exit.code(), None),
@@ -168,63 +168,12 @@ fn run_stage(command: &str, store_url: &str, stage: &dyn Stage, context: &Contex
     with_run_log(command, &store.clone(), |log| execute(stage, &context.on(store), log))
 }
 
-/// Runs `stage` where the store lacks its outputs; says, records and emits as an event what happened and why.
+/// Runs `stage` through [`stage::execute`]; rejected rows and interrupts become exit codes.
 fn execute(stage: &dyn Stage, context: &StageContext, log: &mut RunLog) -> anyhow::Result<Exit> {
-    let started = std::time::Instant::now();
-    let name = stage.name();
-    let freshness = stage.freshness(&context.store).map_err(anyhow::Error::from_boxed)?;
-    let (outcome, reason, report) = match freshness {
-        Freshness::Current { reason, rows } => ("skipped", reason, StageReport { rows, ..StageReport::default() }),
-        Freshness::Stale { reason } => {
-            context.console.info(format!("{name}: {reason}"));
-            let result = stage.run(context).map_err(anyhow::Error::from_boxed);
-            let report = match result {
-                Ok(report) => report,
-                Err(error) => {
-                    record(log, &name, "failed", &format!("{error:#}"), started, None);
-                    return Err(error.context(format!("stage `{name}`")));
-                }
-            };
-            (if report.interrupted { "interrupted" } else { "ran" }, reason, report)
-        }
-    };
-    let said = if report.summary.is_empty() { &reason } else { &report.summary };
-    context.console.info(format!("{name}: {outcome}: {said}"));
-    record(log, &name, outcome, said, started, Some(report.rows));
-    context.console.event(&serde_json::json!({
-        "type": "stage",
-        "stage": name,
-        "outcome": outcome,
-        "reason": reason,
-        "summary": report.summary,
-        "rows": report.rows,
-        "elapsed_secs": started.elapsed().as_secs_f64(),
-    }));
-    anyhow::ensure!(
-        report.rows.balanced(),
-        "stage `{name}` lost rows: {:?}; this is a bug of agiqa, please report it",
-        report.rows
-    );
-    Ok(match (report.interrupted, report.rows.n_rejected) {
-        (true, _) => Exit::Interrupted,
-        (false, 0) => Exit::Done,
-        (false, _) => Exit::Rejected,
+    let executed = stage::execute(stage, context, log)?;
+    Ok(match (executed.outcome, executed.rows.n_rejected) {
+        (Outcome::Interrupted, _) => Exit::Interrupted,
+        (Outcome::Ran | Outcome::Skipped, 0) => Exit::Done,
+        (Outcome::Ran | Outcome::Skipped, _) => Exit::Rejected,
     })
-}
-
-fn record(
-    log: &mut RunLog,
-    stage: &str,
-    outcome: &str,
-    reason: &str,
-    started: std::time::Instant,
-    rows: Option<agiqa_store::store::run_log::RowCounts>,
-) {
-    log.stage(StageRecord {
-        stage: stage.to_owned(),
-        outcome: outcome.to_owned(),
-        reason: reason.to_owned(),
-        elapsed_secs: started.elapsed().as_secs_f64(),
-        rows,
-    });
 }

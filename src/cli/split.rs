@@ -206,7 +206,7 @@ mod tests {
         let store = Store::open(&folder.path().display().to_string(), OpenMode::CreateIfMissing).expect("a store");
         let console = Console::new(Verbosity::Quiet, EventFormat::Text);
         let context = StageContext { store, console, interrupt: Interrupt::default(), n_threads: 1 };
-        let mut log = RunLog::start("test");
+        let mut log = RunLog::start("test", "none");
         let stages = [Ends::new(false), Ends::new(true), Ends::new(false)];
         let in_turn: Vec<&dyn Stage> = stages.iter().map(|stage| stage as &dyn Stage).collect();
         let n_runs = || [0, 1, 2].map(|i: usize| stages[i].n_runs.get());

@@ -5,19 +5,15 @@ use std::sync::Arc;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use super::extractor::{Precision, guarded, values};
-use super::pixels::normalise;
+use super::extractor::{Precision, column, described_set, guarded, values};
+use super::pixels::normalised;
 use super::pooling::{Pool, Statistic, pool};
-use super::{
-    BatchFeatures, DeviceChoice, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings,
-    Preprocessor, SetFeatures, SettingsError, Unusable,
-};
+use super::{DeviceChoice, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings, SettingsError};
+use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
 use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
 use agiqa_nets::dinov2;
 use agiqa_nets::vit::{Tap, Vit};
-use agiqa_store::identity::Fingerprint;
-use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 
 const NAME: ExtractorName = ExtractorName::Dinov2S14;
 
@@ -123,14 +119,8 @@ impl Dinov2Settings {
             precision: self.precision,
             columns: columns.iter().map(|(name, list)| ((*name).to_owned(), pools(list))).collect(),
         };
-        let settings = serde_json::to_value(description).expect("a description is plain data");
-        let fingerprint = Fingerprint::builder("extractor").json("table", &kind).json("settings", &settings).finish();
-        let columns = columns
-            .iter()
-            .map(|(name, list)| VectorColumn { name: (*name).to_owned(), dim: list.iter().map(width).sum() })
-            .collect();
-        let extractor = PartitionName::new(NAME.as_str()).expect("the names of extractors are valid");
-        FeatureSet { extractor, fingerprint, kind, columns, settings }
+        let of_pools = |(name, list): &(&str, &[Pool])| column(name, list.iter().map(width).sum());
+        described_set(NAME, kind, &description, columns.iter().map(of_pools).collect())
     }
 }
 
@@ -150,19 +140,19 @@ impl ExtractorKind for Dinov2Settings {
         }
     }
 
-    fn load(&self) -> Result<Box<dyn Extractor>, ExtractError> {
+    fn load(&self) -> Result<Loaded, ExtractError> {
         let device = self.device.device()?;
         let dtype = self.precision.dtype;
         dtype.check_on(device)?;
         let path = agiqa_weights::locate(NAME.as_str())?;
         let network = dinov2::load(&path, device, dtype.kind())
             .map_err(|source| ExtractError::Load { extractor: NAME, source: source.into() })?;
-        Ok(Box::new(Dinov2Extractor {
+        Ok(Loaded::Network(Box::new(Dinov2Extractor {
             network,
             device,
             batch_size: self.batch_size.unwrap_or(if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE }),
             preprocessor: Arc::new(Squares { side_px: self.side_px }),
-        }))
+        })))
     }
 }
 
@@ -172,14 +162,9 @@ struct Squares {
 }
 
 impl Preprocessor for Squares {
-    fn n_values(&self) -> usize {
-        3 * (self.side_px * self.side_px) as usize
-    }
-
-    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) -> Result<(), Unusable> {
+    fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
         let resized = agiqa_images::resize(image, self.side_px, self.side_px, RESIZE);
-        normalise(&resized, dinov2::MEAN, dinov2::STD, input);
-        Ok(())
+        Ok(normalised(&resized, dinov2::MEAN, dinov2::STD))
     }
 }
 
@@ -193,7 +178,7 @@ struct Dinov2Extractor {
 
 impl Dinov2Extractor {
     /// The features of a batch. Panics where torch does, as tch's methods do.
-    fn features(&self, inputs: &[f32], n_images: usize) -> BatchFeatures {
+    fn features(&self, inputs: &[f32], n_images: usize) -> Vec<OutputRows> {
         let _no_grad = tch::no_grad_guard();
         let (b, side) = (self.batch_size as i64, i64::from(self.preprocessor.side_px));
         let pixels = Tensor::from_slice(inputs).reshape([b, 3, side, side]).to_device(self.device);
@@ -220,12 +205,12 @@ impl Dinov2Extractor {
         let grid = self.preprocessor.side_px / PATCH_PX;
         let n_tokens = 1 + grid * grid;
         let [f_a, f_b, f_1] = vectors;
-        let set = |vectors| SetFeatures { vectors, n_tokens };
-        BatchFeatures { sets: vec![set(vec![f_a, f_b]), set(vec![f_1])] }
+        let rows = |columns| OutputRows::Vectors { columns, n_tokens };
+        vec![rows(vec![f_a, f_b]), rows(vec![f_1])]
     }
 }
 
-impl Extractor for Dinov2Extractor {
+impl Network for Dinov2Extractor {
     fn preprocessor(&self) -> Arc<dyn Preprocessor> {
         self.preprocessor.clone()
     }
@@ -238,8 +223,8 @@ impl Extractor for Dinov2Extractor {
         self.device == Device::Cpu
     }
 
-    fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError> {
-        guarded(NAME, n_images, || self.features(inputs, n_images))
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
+        Ok(guarded(NAME, batch.n_images, || self.features(batch.values.as_f32(), batch.n_images))?)
     }
 }
 

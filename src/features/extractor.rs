@@ -1,7 +1,6 @@
 //! What every extractor is, and the registry of those there are.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 
 use serde::Serialize;
 use tch::{Device, Tensor};
@@ -11,8 +10,10 @@ use super::maniqa::ManiqaSettings;
 use super::mplug_owl2::MplugOwl2Settings;
 use super::nss::NssSettings;
 use super::{DeviceChoice, Dtype, ExtractorName, FeatureSettings, SettingsError};
-use agiqa_images::RgbImage8;
-use agiqa_store::tables::features::{FeatureKind, FeatureSet};
+use crate::engine::{Guest, GuestError, GuestSettings, GuestWords, Loaded, Output, Task, Work};
+use agiqa_store::identity::Fingerprint;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
 use agiqa_weights::WeightsError;
 use agiqa_weights::by_hand::ByHandError;
 
@@ -67,73 +68,7 @@ pub trait ExtractorKind: Send + Sync {
     ///
     /// # Errors
     /// Weights that are absent, damaged or of another shape; a device or number type that this machine lacks.
-    fn load(&self) -> Result<Box<dyn Extractor>, ExtractError>;
-}
-
-/// A loaded network that turns preprocessed images into features.
-pub trait Extractor {
-    /// How images become inputs; shared by the decoding threads.
-    fn preprocessor(&self) -> Arc<dyn Preprocessor>;
-
-    /// Images per batch; every call of [`Self::forward`] gets exactly this many inputs.
-    fn batch_size(&self) -> usize;
-
-    /// Whether the network runs on the CPU, where decoding competes with it.
-    fn on_cpu(&self) -> bool;
-
-    /// What the user should know of the weights that were read; said once.
-    fn notes(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// What the user should know of the batches since the last call.
-    fn take_warnings(&mut self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// Features of one batch: `inputs` holds `batch_size` inputs of [`Preprocessor::n_values`] each, the first `n_images`
-    /// of them real and the others padding. An image's features depend on its own input only.
-    ///
-    /// # Errors
-    /// A failure of the network as a whole, such as too little memory.
-    fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError>;
-}
-
-/// Turns a decoded image into a network's input.
-pub trait Preprocessor: Send + Sync {
-    /// Number of values of an input.
-    fn n_values(&self) -> usize;
-
-    /// Fills `input`, which has [`Self::n_values`] values.
-    ///
-    /// # Errors
-    /// A picture that has no features by this extractor; it is a reject.
-    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) -> Result<(), Unusable>;
-}
-
-/// Why a picture has no features, for `rejects`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unusable {
-    /// Kind of error, one word or a few with hyphens.
-    pub kind: &'static str,
-    /// What was found and what was expected.
-    pub message: String,
-}
-
-/// Features of a batch, per set in the order of [`FeatureSets`] (semantic, then quality, those that are filled).
-#[derive(Clone, Debug, PartialEq)]
-pub struct BatchFeatures {
-    /// One entry per set.
-    pub sets: Vec<SetFeatures>,
-}
-
-/// Features of a batch in one set.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SetFeatures {
-    /// Per vector column: row-major values, one row per real image of the batch.
-    pub vectors: Vec<Vec<f32>>,
-    /// Tokens that each image's vectors were pooled from.
-    pub n_tokens: u32,
+    fn load(&self) -> Result<Loaded, ExtractError>;
 }
 
 /// The feature sets that an extractor fills, at least one.
@@ -225,6 +160,67 @@ pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, Ext
     })
 }
 
+/// An extractor as a guest of the engine: one task that fills its sets together.
+struct ExtractorGuest {
+    name: ExtractorName,
+    kind: Box<dyn ExtractorKind>,
+}
+
+impl Guest for ExtractorGuest {
+    fn tasks(&self) -> Vec<Task> {
+        let outputs = self.kind.feature_sets().iter().cloned().map(Output::Vectors).collect();
+        vec![Task { name: self.name.to_string(), outputs }]
+    }
+
+    fn load(&self) -> Result<Loaded, GuestError> {
+        Ok(load(self.kind.as_ref(), self.name)?)
+    }
+}
+
+impl GuestSettings for FeatureSettings {
+    fn words(&self) -> GuestWords {
+        GuestWords {
+            stage: "features",
+            title: format!("features {}", self.extractor),
+            unit: "images",
+            done: "images have features",
+            lacking: "images lack features",
+            retry_hint: Some("in a pipeline, `--set extractor.NAME.retry_rejects=true` tries the rejected ones again"),
+        }
+    }
+
+    fn work(&self) -> Work {
+        let Self { max_pixels, shard, retry_rejects, part_rows, part_secs, .. } = *self;
+        Work { max_pixels, shard, retry_rejects, part_rows, part_secs }
+    }
+
+    fn resolve(&self) -> Result<Box<dyn Guest>, GuestError> {
+        Ok(Box::new(ExtractorGuest { name: self.extractor, kind: resolve(self)? }))
+    }
+}
+
+/// The set of an extractor that describes itself by `description`: everything that decides the numbers.
+pub(super) fn described_set(
+    name: ExtractorName,
+    kind: FeatureKind,
+    description: &impl Serialize,
+    columns: Vec<VectorColumn>,
+) -> FeatureSet {
+    let settings = serde_json::to_value(description).expect("a description is plain data");
+    FeatureSet {
+        extractor: PartitionName::new(name.as_str()).expect("the names of extractors are valid"),
+        fingerprint: Fingerprint::builder("extractor").json("table", &kind).json("settings", &settings).finish(),
+        kind,
+        columns,
+        settings,
+    }
+}
+
+/// A vector column of `dim` values.
+pub(super) fn column(name: &str, dim: usize) -> VectorColumn {
+    VectorColumn { name: name.to_owned(), dim }
+}
+
 /// What a network computes in, as it stands in `extractor.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Precision {
@@ -246,7 +242,7 @@ impl Precision {
 ///
 /// # Errors
 /// As [`ExtractorKind::load`]; a panic, which is how most of tch says that memory ran short, is one of them.
-pub(super) fn load(kind: &dyn ExtractorKind, name: ExtractorName) -> Result<Box<dyn Extractor>, ExtractError> {
+fn load(kind: &dyn ExtractorKind, name: ExtractorName) -> Result<Loaded, ExtractError> {
     catching(|| kind.load()).map_err(|source| ExtractError::Load { extractor: name, source: Box::new(source) })?
 }
 
@@ -316,7 +312,7 @@ mod tests {
             FeatureSets { semantic: None, quality: None }
         }
 
-        fn load(&self) -> Result<Box<dyn Extractor>, ExtractError> {
+        fn load(&self) -> Result<Loaded, ExtractError> {
             panic!("CUDA out of memory. Tried to allocate 15.30 GiB")
         }
     }

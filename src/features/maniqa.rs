@@ -9,17 +9,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use tch::{Device, Tensor};
 
-use super::extractor::{Precision, guarded, values};
-use super::pixels::normalise;
-use super::{
-    BatchFeatures, DeviceChoice, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings,
-    Preprocessor, SetFeatures, SettingsError, Unusable,
-};
+use super::extractor::{Precision, column, described_set, guarded, values};
+use super::pixels::{normalise, normalised};
+use super::{DeviceChoice, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings, SettingsError};
+use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
 use agiqa_images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
 use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, weights};
-use agiqa_store::identity::Fingerprint;
-use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+use agiqa_store::tables::features::FeatureKind;
 
 const NAME: ExtractorName = ExtractorName::Maniqa;
 
@@ -100,29 +96,25 @@ impl ExtractorKind for ManiqaSettings {
             precision: self.precision,
             config: &self.config,
         };
-        let settings = serde_json::to_value(description).expect("a description is plain data");
-        let kind = FeatureKind::Quality;
-        let fingerprint = Fingerprint::builder("extractor").json("table", &kind).json("settings", &settings).finish();
-        let column = |name: &str, dim: i64| VectorColumn { name: name.to_owned(), dim: dim as usize };
-        let columns = vec![column("f_1", self.config.n_tokens()), column("rating", 1)];
-        let extractor = PartitionName::new(NAME.as_str()).expect("the names of extractors are valid");
-        FeatureSets { semantic: None, quality: Some(FeatureSet { extractor, fingerprint, kind, columns, settings }) }
+        let columns = vec![column("f_1", self.config.n_tokens() as usize), column("rating", 1)];
+        let quality = described_set(NAME, FeatureKind::Quality, &description, columns);
+        FeatureSets { semantic: None, quality: Some(quality) }
     }
 
-    fn load(&self) -> Result<Box<dyn Extractor>, ExtractError> {
+    fn load(&self) -> Result<Loaded, ExtractError> {
         let device = self.device.device()?;
         let dtype = self.precision.dtype;
         dtype.check_on(device)?;
         let checkpoint = weights::open(&self.folder).map_err(load_error)?;
         let tensors = weights::read(&checkpoint, &self.config.parameters()).map_err(load_error)?;
         let network = Maniqa::new(&self.config, &tensors, device, dtype.kind()).map_err(load_error)?;
-        Ok(Box::new(ManiqaExtractor {
+        Ok(Loaded::Network(Box::new(ManiqaExtractor {
             unused: checkpoint.unused().into_iter().map(str::to_owned).collect(),
             network,
             device,
             batch_size: self.batch_size.unwrap_or(if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE }),
             preprocessor: Arc::new(ManiqaPreprocessor::of(&self.config)),
-        }))
+        })))
     }
 }
 
@@ -142,14 +134,20 @@ impl ManiqaPreprocessor {
     }
 }
 
-impl Preprocessor for ManiqaPreprocessor {
-    fn n_values(&self) -> usize {
-        3 * (self.side_px * self.side_px) as usize
+impl ManiqaPreprocessor {
+    /// Fills `input`, three values per pixel of the network's square, with `image`.
+    pub fn fill(&self, image: &RgbImage8, input: &mut [f32]) {
+        normalise(&self.resized(image), self.mean, self.std, input);
     }
 
-    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) -> Result<(), Unusable> {
-        normalise(&interpolate_bicubic(image, self.side_px, self.side_px), self.mean, self.std, input);
-        Ok(())
+    fn resized(&self, image: &RgbImage8) -> RgbImage8 {
+        interpolate_bicubic(image, self.side_px, self.side_px)
+    }
+}
+
+impl Preprocessor for ManiqaPreprocessor {
+    fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
+        Ok(normalised(&self.resized(image), self.mean, self.std))
     }
 }
 
@@ -164,7 +162,7 @@ struct ManiqaExtractor {
 
 impl ManiqaExtractor {
     /// The features of a batch. Panics where torch does, as tch's methods do.
-    fn features(&self, inputs: &[f32], n_images: usize) -> BatchFeatures {
+    fn features(&self, inputs: &[f32], n_images: usize) -> Vec<OutputRows> {
         let _no_grad = tch::no_grad_guard();
         let (b, side) = (self.batch_size as i64, i64::from(self.preprocessor.side_px));
         let pixels = Tensor::from_slice(inputs).reshape([b, 3, side, side]).to_device(self.device);
@@ -174,9 +172,8 @@ impl ManiqaExtractor {
             rated(&self.network, &pixels)
         };
         let real = |xs: &Tensor| values(&xs.narrow(0, 0, n_images as i64));
-        let vectors = vec![real(&f_1), real(&rating)];
-        let n_tokens = self.network.config().n_tokens() as u32;
-        BatchFeatures { sets: vec![SetFeatures { vectors, n_tokens }] }
+        let columns = vec![real(&f_1), real(&rating)];
+        vec![OutputRows::Vectors { columns, n_tokens: self.network.config().n_tokens() as u32 }]
     }
 }
 
@@ -217,7 +214,7 @@ fn side_by_side(network: &Maniqa, pixels: &Tensor) -> [Tensor; 2] {
     })
 }
 
-impl Extractor for ManiqaExtractor {
+impl Network for ManiqaExtractor {
     fn preprocessor(&self) -> Arc<dyn Preprocessor> {
         self.preprocessor.clone()
     }
@@ -241,8 +238,8 @@ impl Extractor for ManiqaExtractor {
         }
     }
 
-    fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError> {
-        guarded(NAME, n_images, || self.features(inputs, n_images))
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
+        Ok(guarded(NAME, batch.n_images, || self.features(batch.values.as_f32(), batch.n_images))?)
     }
 }
 

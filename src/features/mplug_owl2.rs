@@ -9,17 +9,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use tch::{Device, Tensor};
 
-use super::extractor::{Precision, guarded, values};
-use super::{
-    BatchFeatures, DeviceChoice, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings,
-    Preprocessor, SetFeatures, SettingsError, Unusable,
-};
+use super::extractor::{Precision, column, described_set, guarded, values};
+use super::{DeviceChoice, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings, SettingsError};
+use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable, Values};
 use agiqa_images::{DECODER_VERSION, RgbImage8};
 use agiqa_nets::checkpoint::Checkpoint;
 use agiqa_nets::mplug_owl2::{Frontend, MplugOwl2, Preprocessing, Prompt, PromptIds};
-use agiqa_store::identity::Fingerprint;
-use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+use agiqa_store::tables::features::FeatureKind;
 use agiqa_weights::by_hand::MPLUG_OWL2;
 
 const NAME: ExtractorName = ExtractorName::MplugOwl2;
@@ -182,23 +178,20 @@ impl ExtractorKind for MplugOwl2Settings {
             pooling: "mean over all positions of the last hidden states",
             prompts,
         };
-        let settings = serde_json::to_value(description).expect("a description is plain data");
-        let kind = FeatureKind::Semantic;
-        let fingerprint = Fingerprint::builder("extractor").json("table", &kind).json("settings", &settings).finish();
         let dim = self.frontend.config.decoder.dim as usize;
-        let columns = self.prompts.iter().map(|prompt| VectorColumn { name: prompt.column.clone(), dim }).collect();
-        let extractor = PartitionName::new(NAME.as_str()).expect("the names of extractors are valid");
-        FeatureSets { semantic: Some(FeatureSet { extractor, fingerprint, kind, columns, settings }), quality: None }
+        let columns = self.prompts.iter().map(|prompt| column(&prompt.column, dim)).collect();
+        let semantic = described_set(NAME, FeatureKind::Semantic, &description, columns);
+        FeatureSets { semantic: Some(semantic), quality: None }
     }
 
-    fn load(&self) -> Result<Box<dyn Extractor>, ExtractError> {
+    fn load(&self) -> Result<Loaded, ExtractError> {
         let device = self.device.device()?;
         let dtype = self.precision.dtype;
         dtype.check_on(device)?;
         let checkpoint = Checkpoint::open(&self.folder).map_err(load_error)?;
         let network = MplugOwl2::new(&checkpoint, &self.frontend.config, &self.ids, device, dtype.kind());
         let n_tokens: i64 = self.ids.iter().map(|ids| self.n_tokens(ids)).sum();
-        Ok(Box::new(MplugOwl2Extractor {
+        Ok(Loaded::Network(Box::new(MplugOwl2Extractor {
             network: network.map_err(load_error)?,
             unused: checkpoint.unused().into_iter().map(str::to_owned).collect(),
             device,
@@ -207,7 +200,7 @@ impl ExtractorKind for MplugOwl2Settings {
             n_columns: self.prompts.len(),
             n_tokens: u32::try_from(n_tokens).unwrap_or(u32::MAX),
             preprocessor: Arc::new(Squares { preprocessing: self.frontend.preprocessing.clone() }),
-        }))
+        })))
     }
 }
 
@@ -216,15 +209,19 @@ struct Squares {
     preprocessing: Preprocessing,
 }
 
-impl Preprocessor for Squares {
+impl Squares {
     fn n_values(&self) -> usize {
         let side_px = self.preprocessing.side_px as usize;
         3 * side_px * side_px
     }
+}
 
-    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) -> Result<(), Unusable> {
-        self.preprocessing.prepare(image, input);
-        Ok(())
+impl Preprocessor for Squares {
+    fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
+        let mut values = vec![0.0; self.n_values()];
+        self.preprocessing.prepare(image, &mut values);
+        let side = i64::from(self.preprocessing.side_px);
+        Ok(Input { values: Values::F32(values), shape: vec![3, side, side] })
     }
 }
 
@@ -304,7 +301,7 @@ fn embeddings(
     embedded.iter().map(values).collect()
 }
 
-impl Extractor for MplugOwl2Extractor {
+impl Network for MplugOwl2Extractor {
     fn preprocessor(&self) -> Arc<dyn Preprocessor> {
         self.preprocessor.clone()
     }
@@ -331,18 +328,19 @@ impl Extractor for MplugOwl2Extractor {
         std::mem::take(&mut self.at_once.warnings)
     }
 
-    fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError> {
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
+        let (inputs, n_images) = (batch.values.as_f32(), batch.n_images);
         let Self { network, preprocessor, at_once, .. } = self;
         let chunks = at_once.halving(n_images, |images, size| {
             guarded(NAME, n_images, || embeddings(network, preprocessor, inputs, images, size))
         })?;
-        let mut vectors = vec![Vec::new(); self.n_columns];
+        let mut columns = vec![Vec::new(); self.n_columns];
         for chunk in chunks {
-            for (column, embedded) in vectors.iter_mut().zip(chunk) {
+            for (column, embedded) in columns.iter_mut().zip(chunk) {
                 column.extend(embedded);
             }
         }
-        Ok(BatchFeatures { sets: vec![SetFeatures { vectors, n_tokens: self.n_tokens }] })
+        Ok(vec![OutputRows::Vectors { columns, n_tokens: self.n_tokens }])
     }
 }
 

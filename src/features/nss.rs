@@ -3,19 +3,14 @@
 //! `f_1` has 72 values: BRISQUE's 36 of the whole image, then NIQE's 36, each the mean over its blocks. No network and no
 //! weights; an image too small or too flat for one of the two is a reject.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
-use super::{
-    BatchFeatures, ExtractError, Extractor, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings, Preprocessor,
-    SetFeatures, SettingsError, Unusable,
-};
+use super::extractor::{column, described_set};
+use super::{ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettings, SettingsError};
+use crate::engine::{Loaded, OutputRows, PerImage, Unusable};
 use agiqa_handcrafted::{ScoreError, brisque, niqe};
 use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
-use agiqa_store::identity::Fingerprint;
-use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+use agiqa_store::tables::features::FeatureKind;
 
 const NAME: ExtractorName = ExtractorName::Nss;
 
@@ -27,9 +22,6 @@ const N_VALUES: usize = brisque::N_FEATURES + niqe::N_FEATURES;
 
 /// Sides that images may be resized to: two blocks of NIQE's at least.
 const SIDES_PX: std::ops::RangeInclusive<u32> = 192..=4096;
-
-/// Images per batch; there is nothing to gain by more.
-const BATCH_SIZE: usize = 16;
 
 /// Checked settings of the extractor.
 #[derive(Clone, Copy, Debug)]
@@ -77,24 +69,16 @@ impl ExtractorKind for NssSettings {
             resize: self.side_px.map_or_else(|| "none".to_owned(), |side| format!("bilinear to {side} × {side}")),
             f_1: ["brisque, 36 values", "niqe, mean of 36 values over blocks"],
         };
-        let kind = FeatureKind::Quality;
-        let settings = serde_json::to_value(description).expect("a description is plain data");
-        let quality = FeatureSet {
-            extractor: PartitionName::new(NAME.as_str()).expect("the names of extractors are valid"),
-            fingerprint: Fingerprint::builder("extractor").json("table", &kind).json("settings", &settings).finish(),
-            kind,
-            columns: vec![VectorColumn { name: "f_1".to_owned(), dim: N_VALUES }],
-            settings,
-        };
+        let quality = described_set(NAME, FeatureKind::Quality, &description, vec![column("f_1", N_VALUES)]);
         FeatureSets { semantic: None, quality: Some(quality) }
     }
 
-    fn load(&self) -> Result<Box<dyn Extractor>, ExtractError> {
-        Ok(Box::new(NssExtractor(Arc::new(Statistics { side_px: self.side_px }))))
+    fn load(&self) -> Result<Loaded, ExtractError> {
+        Ok(Loaded::PerImage(Box::new(Statistics { side_px: self.side_px })))
     }
 }
 
-/// Computes the features, which leaves nothing to do for a network: decoding threads work side by side.
+/// Computes the features on any thread.
 struct Statistics {
     side_px: Option<u32>,
 }
@@ -110,38 +94,13 @@ impl Statistics {
     }
 }
 
-impl Preprocessor for Statistics {
-    fn n_values(&self) -> usize {
-        N_VALUES
-    }
-
-    fn prepare(&self, image: &RgbImage8, input: &mut [f32]) -> Result<(), Unusable> {
-        let values = self.values(image).map_err(|error| Unusable { kind: error.kind(), message: error.to_string() })?;
-        for (out, value) in input.iter_mut().zip(values) {
-            *out = value as f32;
-        }
-        Ok(())
-    }
-}
-
-struct NssExtractor(Arc<Statistics>);
-
-impl Extractor for NssExtractor {
-    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
-        self.0.clone()
-    }
-
-    fn batch_size(&self) -> usize {
-        BATCH_SIZE
-    }
-
-    fn on_cpu(&self) -> bool {
-        // The work is in the preprocessor, so every thread is to decode, as for a network that runs elsewhere.
-        false
-    }
-
-    fn forward(&mut self, inputs: &[f32], n_images: usize) -> Result<BatchFeatures, ExtractError> {
-        let vectors = vec![inputs[..n_images * N_VALUES].to_vec()];
-        Ok(BatchFeatures { sets: vec![SetFeatures { vectors, n_tokens: 0 }] })
+impl PerImage for Statistics {
+    fn compute(&self, image: &RgbImage8, _tasks: &[usize]) -> Vec<Result<Vec<OutputRows>, Unusable>> {
+        let rows = |values: [f64; N_VALUES]| {
+            let f_1 = values.iter().map(|value| *value as f32).collect();
+            vec![OutputRows::Vectors { columns: vec![f_1], n_tokens: 0 }]
+        };
+        let unusable = |error: ScoreError| Unusable { kind: error.kind(), message: error.to_string() };
+        vec![self.values(image).map(rows).map_err(unusable)]
     }
 }

@@ -1,6 +1,15 @@
 //! Pixels as networks want them.
 
+use crate::engine::{Input, Values};
 use agiqa_images::RgbImage8;
+
+/// The pixels of a square `image` as a network's input, `(pixel / 255 − mean) / std`, channel by channel.
+pub(super) fn normalised(image: &RgbImage8, mean: [f32; 3], std: [f32; 3]) -> Input {
+    let mut values = vec![0.0; image.pixels.len()];
+    normalise(image, mean, std, &mut values);
+    let shape = vec![3, i64::from(image.height_px), i64::from(image.width_px)];
+    Input { values: Values::F32(values), shape }
+}
 
 /// Fills `input` with `(pixel / 255 − mean) / std`, channel by channel.
 ///

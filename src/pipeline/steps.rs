@@ -3,7 +3,8 @@
 use super::config::{FeaturesSection, Pipeline, TrainSection, Variant};
 use super::plan::{StageName, Step};
 use crate::baselines::BaselineStage;
-use crate::features::{FeatureSettings, FeatureStage, ImageSource};
+use crate::engine::ImageSource;
+use crate::features::{FeatureSettings, FeatureStage};
 use crate::ingest::{IngestStage, Rerun};
 use crate::predict::PredictStage;
 use crate::splits::{SplitSettings, SplitStage};

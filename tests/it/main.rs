@@ -2,6 +2,7 @@
 
 mod testdir;
 
+mod architecture;
 mod baseline;
 mod checkpoint;
 mod compare;

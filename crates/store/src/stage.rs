@@ -1,11 +1,15 @@
 //! What every stage of the pipeline is: something that can tell whether it is up to date, and that can run.
+//!
+//! [`execute`] is the protocol of a run: it skips a stage that has nothing to do, records what the stage did, and refuses
+//! row counts that do not balance. The command line, a pipeline and any other driver run stages through it.
 
 use std::error::Error;
+use std::time::Instant;
 
 use crate::console::Console;
 use crate::interrupt::Interrupt;
 use crate::store::Store;
-use crate::store::run_log::RowCounts;
+use crate::store::run_log::{RowCounts, RunLog, StageRecord};
 
 /// Any stage's error; its own type stays reachable through the chain of causes.
 pub type StageError = Box<dyn Error + Send + Sync>;
@@ -84,4 +88,188 @@ pub trait Stage {
     /// # Errors
     /// Whatever keeps the stage as a whole from working; single bad rows are rejects and no error.
     fn run(&self, context: &StageContext) -> Result<StageReport, StageError>;
+}
+
+/// What became of an executed stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The store held its outputs already.
+    Skipped,
+    /// It ran to its end.
+    Ran,
+    /// It stopped early because of an interrupt; what was finished is written.
+    Interrupted,
+}
+
+impl Outcome {
+    /// The name, as in records and events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Skipped => "skipped",
+            Self::Ran => "ran",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// A stage that could not be executed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// The stage could not tell whether it is up to date.
+    #[error(transparent)]
+    Freshness(StageError),
+    /// The stage failed.
+    #[error("stage `{stage}`")]
+    Failed {
+        /// The stage.
+        stage: String,
+        /// Cause.
+        source: StageError,
+    },
+    /// The stage lost rows.
+    #[error("stage `{stage}` lost rows: {rows:?}; this is a bug of agiqa, please report it")]
+    Unbalanced {
+        /// The stage.
+        stage: String,
+        /// Its counts.
+        rows: RowCounts,
+    },
+}
+
+/// What [`execute`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// Whether the stage ran.
+    pub outcome: Outcome,
+    /// Row counts, which balance.
+    pub rows: RowCounts,
+}
+
+/// Runs `stage` if the store lacks its outputs; says, records in `log` and emits as an event what happened and why.
+///
+/// # Errors
+/// A stage that cannot be judged, fails, or loses rows; the record then says so.
+pub fn execute(stage: &dyn Stage, context: &StageContext, log: &mut RunLog) -> Result<Executed, ExecuteError> {
+    let started = Instant::now();
+    let name = stage.name();
+    let mut record = |outcome: &str, reason: String, rows: Option<RowCounts>| {
+        let elapsed_secs = started.elapsed().as_secs_f64();
+        log.stage(StageRecord { stage: name.clone(), outcome: outcome.to_owned(), reason, elapsed_secs, rows });
+    };
+    let freshness = stage.freshness(&context.store).map_err(|source| {
+        record("failed", chain(source.as_ref()), None);
+        ExecuteError::Freshness(source)
+    })?;
+    let (outcome, reason, report) = match freshness {
+        Freshness::Current { reason, rows } => {
+            (Outcome::Skipped, reason, StageReport { rows, ..StageReport::default() })
+        }
+        Freshness::Stale { reason } => {
+            context.console.info(format!("{name}: {reason}"));
+            let report = stage.run(context).map_err(|source| {
+                record("failed", chain(source.as_ref()), None);
+                ExecuteError::Failed { stage: name.clone(), source }
+            })?;
+            (if report.interrupted { Outcome::Interrupted } else { Outcome::Ran }, reason, report)
+        }
+    };
+    let StageReport { rows, summary, .. } = report;
+    let line = if summary.is_empty() { &reason } else { &summary };
+    context.console.info(format!("{name}: {}: {line}", outcome.as_str()));
+    record(outcome.as_str(), line.clone(), Some(rows));
+    context.console.event(&serde_json::json!({
+        "type": "stage",
+        "stage": name,
+        "outcome": outcome.as_str(),
+        "reason": reason,
+        "summary": summary,
+        "rows": rows,
+        "elapsed_secs": started.elapsed().as_secs_f64(),
+    }));
+    if rows.balanced() { Ok(Executed { outcome, rows }) } else { Err(ExecuteError::Unbalanced { stage: name, rows }) }
+}
+
+/// An error with all its causes in one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::{EventFormat, Verbosity};
+    use crate::store::OpenMode;
+
+    /// A stage of fixed answers.
+    struct Fixed {
+        freshness: Freshness,
+        rows: RowCounts,
+    }
+
+    impl Stage for Fixed {
+        fn name(&self) -> String {
+            "fixed".to_owned()
+        }
+
+        fn freshness(&self, _store: &Store) -> Result<Freshness, StageError> {
+            Ok(self.freshness.clone())
+        }
+
+        fn run(&self, _context: &StageContext) -> Result<StageReport, StageError> {
+            if self.rows.n_in == 0 {
+                return Err(std::io::Error::other(std::io::Error::other("no rows")).into());
+            }
+            Ok(StageReport { rows: self.rows, summary: "done".to_owned(), interrupted: self.rows.n_left > 0 })
+        }
+    }
+
+    fn executed(freshness: Freshness, rows: RowCounts) -> (Result<Executed, ExecuteError>, Vec<StageRecord>) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&folder.path().display().to_string(), OpenMode::Existing).expect("a store");
+        let console = Console::new(Verbosity::Quiet, EventFormat::Text);
+        let context = StageContext { store, console, interrupt: Interrupt::default(), n_threads: 1 };
+        let mut log = RunLog::start("test", "none");
+        let executed = execute(&Fixed { freshness, rows }, &context, &mut log);
+        (executed, log.stages().to_vec())
+    }
+
+    fn stale() -> Freshness {
+        Freshness::Stale { reason: "it lacks rows".to_owned() }
+    }
+
+    #[test]
+    fn a_stage_that_is_up_to_date_is_recorded_and_not_run() {
+        let rows = RowCounts { n_in: 3, n_out: 3, n_cached: 3, ..RowCounts::default() };
+        let (executed, log) =
+            executed(Freshness::Current { reason: "all there".to_owned(), rows }, RowCounts::default());
+        assert_eq!(executed.expect("nothing to do"), Executed { outcome: Outcome::Skipped, rows });
+        assert_eq!(
+            (log[0].outcome.as_str(), log[0].reason.as_str(), log[0].rows),
+            ("skipped", "all there", Some(rows))
+        );
+    }
+
+    #[test]
+    fn an_interrupted_stage_balances_by_the_rows_it_left() {
+        let rows = RowCounts { n_in: 3, n_out: 1, n_left: 2, ..RowCounts::default() };
+        let (executed, log) = executed(stale(), rows);
+        assert_eq!(executed.expect("it balances").outcome, Outcome::Interrupted);
+        assert_eq!(log[0].outcome, "interrupted");
+    }
+
+    #[test]
+    fn a_stage_that_loses_rows_or_fails_is_an_error_and_on_record() {
+        let (lost, log) = executed(stale(), RowCounts { n_in: 3, n_out: 2, ..RowCounts::default() });
+        assert!(matches!(lost, Err(ExecuteError::Unbalanced { .. })), "{lost:?}");
+        assert_eq!(log[0].outcome, "ran");
+        let (failed, log) = executed(stale(), RowCounts::default());
+        assert!(matches!(failed, Err(ExecuteError::Failed { .. })), "{failed:?}");
+        assert_eq!((log[0].outcome.as_str(), log[0].reason.contains("no rows")), ("failed", true));
+    }
 }

@@ -20,8 +20,8 @@ use arrow::ipc::writer::FileWriter;
 use crossbeam_channel::bounded;
 
 use super::augment::Motion;
+use crate::engine::{Failure, decode_verified};
 use crate::features::maniqa::ManiqaPreprocessor;
-use crate::features::{Failure, Preprocessor as _, decode_verified};
 use agiqa_images::{DecodeLimits, RgbImage8, interpolate_bicubic};
 use agiqa_store::identity::ImageId;
 use agiqa_store::interrupt::Interrupt;
@@ -160,7 +160,7 @@ impl Pictures {
 
     /// The network's input of some images, one after the other, each moved as told.
     pub(super) fn inputs(&self, images: &[(usize, Motion)]) -> Result<Vec<f32>, PicturesError> {
-        let n_values = self.preprocessor.n_values();
+        let n_values = 3 * self.side * self.side;
         let mut inputs = vec![0.0; images.len() * n_values];
         for ((position, motion), input) in images.iter().zip(inputs.chunks_exact_mut(n_values)) {
             let mut moved = vec![0; n_values];
@@ -180,7 +180,7 @@ impl Pictures {
             }
             let side_px = self.side as u32;
             let image = RgbImage8 { width_px: side_px, height_px: side_px, pixels: moved };
-            self.preprocessor.prepare(&image, input).expect("an image of the network's size can be used");
+            self.preprocessor.fill(&image, input);
         }
         Ok(inputs)
     }

@@ -12,7 +12,8 @@ use super::pictures::{Pictures, PicturesError, in_order};
 use super::start::StartError;
 use super::state::{self, Best, Position};
 use super::{JointSettings, Motion};
-use crate::features::{FeatureError, SettingsError as FeatureSettingsError, catching};
+use crate::engine::EngineError;
+use crate::features::{SettingsError as FeatureSettingsError, catching};
 use crate::train::data::{DataError, PartRows};
 use crate::train::random::Draws;
 use crate::train::run::{RunError, label_scale, mean_squared_error, selection_score};
@@ -112,7 +113,7 @@ pub enum JointError {
         run: PartitionName,
         /// Cause.
         #[source]
-        source: Box<FeatureError>,
+        source: Box<EngineError>,
     },
     /// A table could not be written or read.
     #[error(transparent)]

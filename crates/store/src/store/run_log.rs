@@ -45,7 +45,7 @@ pub struct StageRecord {
 
 /// The record of one invocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RunRecord {
+pub struct InvocationRecord {
     /// The subcommand, e.g. `ingest`.
     pub command: String,
     /// Its arguments.
@@ -68,22 +68,22 @@ pub struct RunRecord {
 
 /// Collects what an invocation does and writes it into the store at its end.
 pub struct RunLog {
-    record: RunRecord,
+    record: InvocationRecord,
     started: Instant,
     stamp: String,
 }
 
 impl RunLog {
-    /// Starts the record of `command`; arguments are those of the process.
-    pub fn start(command: &str) -> Self {
+    /// Starts the record of `command` of a program with this version of libtorch; arguments are those of the process.
+    pub fn start(command: &str, libtorch_version: &str) -> Self {
         let now = jiff::Timestamp::now();
-        let record = RunRecord {
+        let record = InvocationRecord {
             command: command.to_owned(),
             args: std::env::args().skip(1).collect(),
             started_at: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             elapsed_secs: 0.0,
             agiqa_version: env!("CARGO_PKG_VERSION").to_owned(),
-            libtorch_version: option_env!("AGIQA_LIBTORCH_VERSION").unwrap_or("unknown").to_owned(),
+            libtorch_version: libtorch_version.to_owned(),
             exit_code: 0,
             error: None,
             stages: Vec::new(),

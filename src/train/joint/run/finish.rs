@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
 
 use super::{Finished, JointError, Outcome, Position, Trainer};
-use crate::features::{ExtractorName, FeaturePair, FeatureSettings, FeatureStage, ImageSource};
+use crate::engine::{EngineError, ImageSource};
+use crate::features::{ExtractorName, FeaturePair, FeatureSettings, FeatureStage};
 use crate::train::joint::learner::Learner;
 use crate::train::run::is_constant;
 use agiqa_nets::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
@@ -98,7 +99,7 @@ impl Trainer<'_> {
             device: self.joint.device,
             ..FeatureSettings::default()
         };
-        let set = FeaturePair::quality_of(&settings).map_err(|error| failed(error.into()))?;
+        let set = FeaturePair::quality_of(&settings).map_err(|error| failed(EngineError::Guest(error.into())))?;
         let stage = FeatureStage::new(settings, ImageSource::Dataset(job.dataset.clone()));
         let report = stage.compute(self.context).map_err(failed)?;
         if report.rows.n_rejected > 0 {

@@ -102,29 +102,29 @@ pub enum FolderError {
 
 /// An image file to have features of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Candidate {
+pub(super) struct Candidate {
     /// Identity of its content.
-    pub(crate) image_id: ImageId,
+    pub(super) image_id: ImageId,
     /// Absolute path.
-    pub(crate) path: String,
+    pub(super) path: String,
     /// How many rows or files have this content; features are computed once for all of them.
-    pub(crate) n_files: u64,
+    pub(super) n_files: u64,
 }
 
 /// A file whose bytes could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unreadable {
+pub(super) struct Unreadable {
     /// Absolute path.
-    pub(crate) path: String,
+    pub(super) path: String,
     /// Kind of error.
-    pub(crate) kind: &'static str,
+    pub(super) kind: &'static str,
     /// What happened.
-    pub(crate) message: String,
+    pub(super) message: String,
 }
 
 impl Candidate {
     /// Its row in `rejects`.
-    pub(crate) fn reject(&self, kind: &str, message: &str) -> RejectRow {
+    pub(super) fn reject(&self, kind: &str, message: &str) -> RejectRow {
         let (image_id, path) = (Some(self.image_id), Some(self.path.clone()));
         RejectRow { image_id, path, ..RejectRow::now(kind, message) }
     }
@@ -132,20 +132,20 @@ impl Candidate {
 
 impl Unreadable {
     /// Its row in `rejects`.
-    pub(crate) fn reject(&self) -> RejectRow {
+    pub(super) fn reject(&self) -> RejectRow {
         RejectRow { path: Some(self.path.clone()), ..RejectRow::now(self.kind, &self.message) }
     }
 }
 
 /// The images of a source.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Candidates {
+pub(super) struct Candidates {
     /// Distinct contents, in the order of table or folder.
-    pub(crate) images: Vec<Candidate>,
+    pub(super) images: Vec<Candidate>,
     /// Files without content.
-    pub(crate) unreadable: Vec<Unreadable>,
+    pub(super) unreadable: Vec<Unreadable>,
     /// For a folder: the rows of its corpus, one per readable file with an image header.
-    pub(crate) corpus: Option<Vec<ImageRow>>,
+    pub(super) corpus: Option<Vec<ImageRow>>,
 }
 
 impl ImageSource {
@@ -165,7 +165,7 @@ impl ImageSource {
     }
 
     /// Finds the images. For a folder this reads and hashes every file, for a dataset just two columns.
-    pub(crate) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
+    pub(super) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
         match self {
             Self::Dataset(dataset) => of_dataset(store, dataset),
             Self::Folder { folder, dataset: named } => {
@@ -195,21 +195,21 @@ fn folder_of(row: &ImageRow) -> PathBuf {
 }
 
 /// A source of which a stage asks more than once.
-pub(crate) struct KnownSource {
+pub(super) struct KnownSource {
     /// The source.
-    pub(crate) source: ImageSource,
+    pub(super) source: ImageSource,
     /// The images of a folder, hashed once however often the stage plans.
     scanned: Mutex<Option<Candidates>>,
 }
 
 impl KnownSource {
     /// Nothing is read yet.
-    pub(crate) fn new(source: ImageSource) -> Self {
+    pub(super) fn new(source: ImageSource) -> Self {
         Self { source, scanned: Mutex::new(None) }
     }
 
     /// As [`ImageSource::candidates`].
-    pub(crate) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
+    pub(super) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
         match &self.source {
             // An earlier stage of the same pipeline may have changed the table since.
             ImageSource::Dataset(_) => self.source.candidates(store),
@@ -224,7 +224,7 @@ impl KnownSource {
     }
 
     /// Why the table of the corpus is not what [`Self::write_corpus`] would write; none where it is, or for a dataset.
-    pub(crate) fn stale_corpus(
+    pub(super) fn stale_corpus(
         &self,
         store: &Store,
         corpus: Option<Vec<ImageRow>>,
@@ -237,7 +237,7 @@ impl KnownSource {
     }
 
     /// Writes the table of the corpus, where there is one, without `rejected`, unless it is there already.
-    pub(crate) fn write_corpus(
+    pub(super) fn write_corpus(
         &self,
         store: &Store,
         corpus: Option<Vec<ImageRow>>,

@@ -1,0 +1,35 @@
+//! Images from files that must still be what they were.
+
+use std::path::Path;
+
+use agiqa_images::{DecodeLimits, ImageError, RgbImage8};
+use agiqa_store::identity::ImageId;
+
+/// Why an image cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Kind of error.
+    pub kind: &'static str,
+    /// What was found, what was expected, what to do.
+    pub message: String,
+}
+
+/// The picture in the file at `path`, which must still be that of `image_id`.
+///
+/// # Errors
+/// A file that is absent, changed, damaged, too large or no image.
+pub fn decode_verified(path: &Path, image_id: &ImageId, limits: &DecodeLimits) -> Result<RgbImage8, Failure> {
+    let bytes = agiqa_images::read(path)
+        .map_err(|error: ImageError| Failure { kind: error.kind(), message: error.to_string() })?;
+    let found = ImageId::of_bytes(&bytes);
+    if found != *image_id {
+        let message = format!(
+            "`{}`: the file has changed: expected image {image_id}, found {found}; ingest the dataset again",
+            path.display()
+        );
+        return Err(Failure { kind: "changed", message });
+    }
+    let (_, image) = agiqa_images::decode(&bytes, limits)
+        .map_err(|error| Failure { kind: error.kind(), message: format!("`{}`: {error}", path.display()) })?;
+    Ok(image)
+}

@@ -1,0 +1,390 @@
+//! One computation over a plan: decoding threads, the guest, and the writer, through bounded queues.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::decode::{Failure, decode_verified};
+use super::guest::{
+    Batch, Guest, GuestError, GuestWords, Input, InputSize, Loaded, Network, Output, OutputRows, PerImage,
+    Preprocessor, Unusable, Values, Work,
+};
+use super::plan::{Plan, Todo};
+use super::stage::EngineError;
+use super::writer::{self, Finished, PartLimits};
+use agiqa_images::DecodeLimits;
+use agiqa_store::console::Progress;
+use agiqa_store::identity::ImageId;
+use agiqa_store::stage::StageContext;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::rejects::RejectRow;
+
+/// How long the calling thread waits for an image before it looks whether it was interrupted.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Messages that may wait for the writer.
+const WRITER_QUEUE: usize = 4;
+
+/// What a computation did, in pairs of file and task.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) n_out: u64,
+    pub(super) n_rejected: u64,
+    /// Images whose files are no readable pictures.
+    pub(super) undecodable: HashSet<ImageId>,
+    pub(super) interrupted: bool,
+}
+
+/// One computation over a plan.
+pub(super) struct Run<'a> {
+    pub(super) words: &'a GuestWords,
+    pub(super) work: Work,
+    pub(super) dataset: &'a PartitionName,
+    pub(super) plan: &'a Plan,
+    pub(super) context: &'a StageContext,
+}
+
+/// What the decoding threads do with a picture.
+enum Frontend<'a> {
+    Prepare(Arc<dyn Preprocessor>),
+    Compute(&'a dyn PerImage),
+}
+
+/// An image after its thread is done with it.
+struct Decoded {
+    /// Position in the plan's list.
+    position: usize,
+    made: Made,
+}
+
+/// What became of an image.
+enum Made {
+    /// A network's input.
+    Input(Input),
+    /// The rows of each task that the image lacks, or why there are none.
+    Rows(Vec<Result<Vec<OutputRows>, Unusable>>),
+    /// No picture.
+    Failed(Failure),
+}
+
+/// Why a computation stops before the end of its images.
+enum Stop {
+    /// The guest failed.
+    Guest(GuestError),
+    /// The writer has failed, and its own error says why.
+    WriterGone,
+}
+
+impl Run<'_> {
+    /// Computes and writes everything that the plan lists.
+    pub(super) fn compute(&self, guest: &dyn Guest) -> Result<Outcome, EngineError> {
+        let (store, stage) = (&self.context.store, self.words.stage);
+        let mut loaded = if self.plan.todo.is_empty() { None } else { Some(guest.load().map_err(EngineError::Guest)?) };
+        if let Some(Loaded::Network(network)) = &loaded {
+            network.notes().iter().for_each(|note| self.context.console.info(note));
+        }
+        let outputs = self.plan.all_outputs();
+        for output in &outputs {
+            output.write_description(store)?;
+        }
+        if self.work.retry_rejects {
+            self.plan.forget_retried(store, stage)?;
+        }
+        let limits =
+            PartLimits { n_rows: self.work.part_rows.get(), age: Duration::from_secs(self.work.part_secs.max(1)) };
+        let progress = self.context.console.progress(self.words.title.clone(), self.words.unit, self.plan.rows.n_left);
+        let (finished_tx, finished_rx) = crossbeam_channel::bounded(WRITER_QUEUE);
+        let result = std::thread::scope(|scope| {
+            let outputs = &outputs;
+            let writer = scope.spawn(move || writer::write_parts(store, stage, outputs, limits, &finished_rx));
+            let mut sink = Sink { run: self, finished: finished_tx, outcome: Outcome::default(), progress: &progress };
+            let computed = sink.reject_unreadable().and_then(|()| match &mut loaded {
+                Some(loaded) => self.decode_and_feed(loaded, &mut sink),
+                None => Ok(()),
+            });
+            // Closing the channel makes the writer write what it has, also if the guest has failed.
+            let Sink { finished, outcome, .. } = sink;
+            drop(finished);
+            let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // If both failed, the writer's error is the cause: its end closes the channel under the guest.
+            written?;
+            match computed {
+                Ok(()) | Err(Stop::WriterGone) => Ok(outcome),
+                Err(Stop::Guest(error)) => Err(EngineError::Guest(error)),
+            }
+        });
+        progress.finish();
+        result
+    }
+
+    /// Overlaps decoding with the guest: a network runs on the calling thread, per-image mathematics on all threads.
+    fn decode_and_feed(&self, loaded: &mut Loaded, sink: &mut Sink<'_>) -> Result<(), Stop> {
+        let n_threads = self.context.n_threads.max(1);
+        match loaded {
+            Loaded::Network(network) => {
+                // On a CPU an image takes the network tens of times as long as decoding it, so decoding gets few threads;
+                // a GPU waits for its images.
+                let n_decoders = if network.on_cpu() { n_threads.div_ceil(8) } else { n_threads };
+                let frontend = Frontend::Prepare(network.preprocessor());
+                let mut batches = Batches::new(network.as_mut(), &self.plan.todo);
+                self.with_decoders(&frontend, n_decoders, batches.size, |decoded| {
+                    self.receive(decoded, sink, |input, sink| batches.take(input, sink))
+                })
+            }
+            Loaded::PerImage(per_image) => {
+                let frontend = Frontend::Compute(per_image.as_ref());
+                self.with_decoders(&frontend, n_threads, 2 * n_threads, |decoded| {
+                    self.receive(decoded, sink, |_, _| Ok(()))
+                })
+            }
+        }
+    }
+
+    /// Runs `consume` on what `n_decoders` threads make of the plan's images, of which `n_waiting` may wait.
+    fn with_decoders(
+        &self,
+        frontend: &Frontend<'_>,
+        n_decoders: usize,
+        n_waiting: usize,
+        consume: impl FnOnce(&Receiver<Decoded>) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let (decoded_tx, decoded_rx) = crossbeam_channel::bounded(n_waiting);
+            for _ in 0..n_decoders.clamp(1, self.plan.todo.len().max(1)) {
+                let (next, stop, decoded_tx) = (&next, &stop, decoded_tx.clone());
+                scope.spawn(move || self.decode(frontend, next, stop, &decoded_tx));
+            }
+            drop(decoded_tx);
+            let result = consume(&decoded_rx);
+            // Ends the decoders that wait for a place in the channel, and those at work after their image.
+            stop.store(true, Ordering::Relaxed);
+            drop(decoded_rx);
+            result
+        })
+    }
+
+    /// Takes images until there are none, `stop` is raised or nobody listens to `decoded`.
+    fn decode(&self, frontend: &Frontend<'_>, next: &AtomicUsize, stop: &AtomicBool, decoded: &Sender<Decoded>) {
+        while !stop.load(Ordering::Relaxed) {
+            let position = next.fetch_add(1, Ordering::Relaxed);
+            let Some(todo) = self.plan.todo.get(position) else { return };
+            let made = self.make(frontend, todo);
+            if decoded.send(Decoded { position, made }).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn make(&self, frontend: &Frontend<'_>, todo: &Todo) -> Made {
+        let limits = DecodeLimits { max_pixels: self.work.max_pixels };
+        let image = match decode_verified(Path::new(&todo.image.path), &todo.image.image_id, &limits) {
+            Ok(image) => image,
+            Err(failure) => return Made::Failed(failure),
+        };
+        match frontend {
+            Frontend::Prepare(preprocessor) => match preprocessor.prepare(&image) {
+                Ok(input) => Made::Input(input),
+                Err(unusable) => Made::Rows(vec![Err(unusable)]),
+            },
+            Frontend::Compute(per_image) => Made::Rows(per_image.compute(&image, &todo.tasks)),
+        }
+    }
+
+    /// Takes what the decoders make until they are done or an interrupt is raised. Inputs go to `feed`, and none at the end.
+    fn receive(
+        &self,
+        decoded: &Receiver<Decoded>,
+        sink: &mut Sink<'_>,
+        mut feed: impl FnMut(Option<(usize, Input)>, &mut Sink<'_>) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        loop {
+            if self.context.interrupt.is_raised() {
+                sink.outcome.interrupted = true;
+                return Ok(());
+            }
+            match decoded.recv_timeout(PATIENCE) {
+                Ok(Decoded { position, made: Made::Input(input) }) => feed(Some((position, input)), sink)?,
+                Ok(Decoded { position, made: Made::Rows(rows) }) => sink.rows(&self.plan.todo[position], rows)?,
+                Ok(Decoded { position, made: Made::Failed(failure) }) => {
+                    sink.failed(&self.plan.todo[position], &failure)?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return feed(None, sink),
+            }
+        }
+    }
+}
+
+/// Inputs on their way into a network.
+struct Batches<'a> {
+    network: &'a mut dyn Network,
+    todo: &'a [Todo],
+    /// Images per call.
+    size: usize,
+    /// Positions of the images in `values`.
+    positions: Vec<usize>,
+    values: Values,
+    shape: Vec<i64>,
+}
+
+impl<'a> Batches<'a> {
+    fn new(network: &'a mut dyn Network, todo: &'a [Todo]) -> Self {
+        let size = match network.preprocessor().size() {
+            InputSize::Fixed => network.batch_size().max(1),
+            InputSize::Varying => 1,
+        };
+        Self {
+            network,
+            todo,
+            size,
+            positions: Vec::with_capacity(size),
+            values: Values::F32(Vec::new()),
+            shape: Vec::new(),
+        }
+    }
+
+    /// Adds `input`, and runs the network if the batch is full or if there is no further input.
+    fn take(&mut self, input: Option<(usize, Input)>, sink: &mut Sink<'_>) -> Result<(), Stop> {
+        let is_last = input.is_none();
+        if let Some((position, Input { values, shape })) = input {
+            self.positions.push(position);
+            self.values.push(values);
+            self.shape = shape;
+        }
+        let is_due = if is_last { !self.positions.is_empty() } else { self.positions.len() == self.size };
+        if !is_due {
+            return Ok(());
+        }
+        self.values.pad(self.size * self.shape.iter().product::<i64>() as usize);
+        let batch = Batch { values: &self.values, shape: &self.shape, n_images: self.positions.len() };
+        let rows = self.network.forward(&batch);
+        for warning in self.network.take_warnings() {
+            sink.run.context.console.warn(warning);
+        }
+        let images: Vec<&Todo> = self.positions.iter().map(|position| &self.todo[*position]).collect();
+        sink.task_rows(0, &images, &rows.map_err(Stop::Guest)?)?;
+        self.positions.clear();
+        self.values.clear();
+        Ok(())
+    }
+}
+
+/// Where results go: counted here, written by the writer.
+struct Sink<'a> {
+    run: &'a Run<'a>,
+    finished: Sender<Finished>,
+    outcome: Outcome,
+    progress: &'a Progress,
+}
+
+impl Sink<'_> {
+    fn send(&self, finished: Finished) -> Result<(), Stop> {
+        self.finished.send(finished).map_err(|_| Stop::WriterGone)
+    }
+
+    fn reject_unreadable(&mut self) -> Result<(), Stop> {
+        for (file, tasks) in &self.run.plan.unreadable {
+            for task in tasks {
+                self.reject(file.reject(), *task, 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reject(&mut self, mut reject: RejectRow, task: usize, n_files: u64) -> Result<(), Stop> {
+        reject.dataset = Some(self.run.dataset.to_string());
+        let outputs = &self.run.plan.tasks[task].outputs;
+        reject.fingerprint = outputs.first().map(|output| output.fingerprint().to_string());
+        self.outcome.n_rejected += n_files;
+        self.progress.add(n_files);
+        self.send(Finished::Reject(reject))
+    }
+
+    /// Takes an image whose file is no readable picture: a reject of every task that lacks it.
+    fn failed(&mut self, todo: &Todo, failure: &Failure) -> Result<(), Stop> {
+        self.outcome.undecodable.insert(todo.image.image_id);
+        for task in &todo.tasks {
+            self.reject(todo.image.reject(failure.kind, &failure.message), *task, todo.image.n_files)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the rows of one image, per task that it lacks.
+    fn rows(&mut self, todo: &Todo, rows: Vec<Result<Vec<OutputRows>, Unusable>>) -> Result<(), Stop> {
+        for (task, rows) in todo.tasks.iter().zip(rows) {
+            match rows {
+                Ok(rows) => self.task_rows(*task, &[todo], &rows)?,
+                Err(Unusable { kind, message }) => {
+                    let message = format!("`{}`: {message}", todo.image.path);
+                    self.reject(todo.image.reject(kind, &message), *task, todo.image.n_files)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the rows of `images` by one task; an image with a value that is not finite is a reject.
+    fn task_rows(&mut self, task: usize, images: &[&Todo], rows: &[OutputRows]) -> Result<(), Stop> {
+        let plan = self.run.plan;
+        let Some(outputs) = plan.outputs().into_iter().nth(task) else { return Ok(()) };
+        let name = &plan.tasks[task].name;
+        let mut finite = Vec::with_capacity(images.len());
+        for (image_idx, todo) in images.iter().enumerate() {
+            let outputs = plan.tasks[task].outputs.iter().zip(rows);
+            let wrong = outputs.filter_map(|(output, rows)| non_finite(output, rows, image_idx)).next();
+            let Some(column) = wrong else {
+                finite.push(image_idx);
+                self.outcome.n_out += todo.image.n_files;
+                self.progress.add(todo.image.n_files);
+                continue;
+            };
+            let message = format!(
+                "`{}`: {name} gives values in `{column}` that are not finite; this is a bug of agiqa",
+                todo.image.path
+            );
+            self.reject(todo.image.reject("non-finite", &message), task, todo.image.n_files)?;
+        }
+        for ((output, declared), rows) in outputs.zip(&plan.tasks[task].outputs).zip(rows) {
+            let lacking: Vec<usize> = finite.iter().copied().filter(|image| images[*image].lacks[output]).collect();
+            if !lacking.is_empty() {
+                let image_ids = lacking.iter().map(|image| images[*image].image.image_id).collect();
+                self.send(Finished::Rows { output, image_ids, rows: select(declared, rows, &lacking) })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The column in which image `image_idx` has a value that is not finite, if it has one.
+fn non_finite<'a>(output: &'a Output, rows: &OutputRows, image_idx: usize) -> Option<&'a str> {
+    match (output, rows) {
+        (Output::Vectors(set), OutputRows::Vectors { columns, .. }) => {
+            let is_wrong =
+                |values: &[f32], dim: usize| values[image_idx * dim..][..dim].iter().any(|value| !value.is_finite());
+            let mut columns = set.columns.iter().zip(columns);
+            columns.find(|(column, values)| is_wrong(values, column.dim)).map(|(column, _)| column.name.as_str())
+        }
+        (Output::Scores(_), OutputRows::Scores(scores)) => (!scores[image_idx].is_finite()).then_some("score"),
+        (Output::Vectors(_), OutputRows::Scores(_)) | (Output::Scores(_), OutputRows::Vectors { .. }) => None,
+    }
+}
+
+/// The rows of `images` alone.
+fn select(output: &Output, rows: &OutputRows, images: &[usize]) -> OutputRows {
+    match (output, rows) {
+        (Output::Vectors(set), OutputRows::Vectors { columns, n_tokens }) => {
+            let of_images = |(values, dim): (&Vec<f32>, usize)| {
+                images.iter().flat_map(|image| &values[image * dim..][..dim]).copied().collect()
+            };
+            let dims = set.columns.iter().map(|column| column.dim);
+            OutputRows::Vectors { columns: columns.iter().zip(dims).map(of_images).collect(), n_tokens: *n_tokens }
+        }
+        (_, OutputRows::Scores(scores)) => OutputRows::Scores(images.iter().map(|image| scores[*image]).collect()),
+        (Output::Scores(_), OutputRows::Vectors { .. }) => rows.clone(),
+    }
+}

@@ -1,0 +1,144 @@
+//! The thread that turns rows into parts, so that the network never waits for a disk.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::guest::{Output, OutputRows};
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::Store;
+use agiqa_store::store::part::PartError;
+use agiqa_store::tables::features::FeatureRows;
+use agiqa_store::tables::rejects::{self, RejectRow};
+
+/// What the engine hands to the writer.
+pub(super) enum Finished {
+    /// Rows of output number `output`, one per image.
+    Rows {
+        /// Position among the outputs of all tasks.
+        output: usize,
+        /// The images.
+        image_ids: Vec<ImageId>,
+        /// Their rows.
+        rows: OutputRows,
+    },
+    /// An image that cannot be used.
+    Reject(RejectRow),
+}
+
+/// When a part is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PartLimits {
+    /// Rows of an output.
+    pub(super) n_rows: usize,
+    /// Time since the oldest row.
+    pub(super) age: Duration,
+}
+
+/// Collects rows and writes them as parts of at most [`PartLimits`], until all senders are gone.
+///
+/// # Errors
+/// A store that cannot be written to; the rows not written by then are lost and will be computed again.
+pub(super) fn write_parts(
+    store: &Store,
+    stage: &str,
+    outputs: &[&Output],
+    limits: PartLimits,
+    finished: &Receiver<Finished>,
+) -> Result<(), PartError> {
+    let mut pending = Pending::new(outputs);
+    loop {
+        let patience = pending.since.map_or(limits.age, |since| limits.age.saturating_sub(since.elapsed()));
+        match finished.recv_timeout(patience) {
+            Ok(Finished::Rows { output, image_ids, rows }) => pending.add(output, image_ids, rows),
+            Ok(Finished::Reject(reject)) => pending.reject(reject),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return pending.flush(store, stage, outputs),
+        }
+        let is_old = pending.since.is_some_and(|since| since.elapsed() >= limits.age);
+        if is_old || pending.n_rows() >= limits.n_rows {
+            pending.flush(store, stage, outputs)?;
+        }
+    }
+}
+
+/// Rows that no part holds yet.
+struct Pending {
+    rows: Vec<PendingRows>,
+    rejects: Vec<RejectRow>,
+    since: Option<Instant>,
+}
+
+/// The same of one output.
+enum PendingRows {
+    Vectors(FeatureRows),
+    Scores(Vec<(ImageId, f64)>),
+}
+
+impl PendingRows {
+    fn of(output: &Output) -> Self {
+        match output {
+            Output::Vectors(set) => Self::Vectors(FeatureRows::empty(set.columns.len())),
+            Output::Scores(_) => Self::Scores(Vec::new()),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Vectors(rows) => rows.len(),
+            Self::Scores(rows) => rows.len(),
+        }
+    }
+
+    fn add(&mut self, image_ids: Vec<ImageId>, rows: OutputRows) {
+        match (self, rows) {
+            (Self::Vectors(pending), OutputRows::Vectors { columns, n_tokens }) => {
+                pending.n_tokens.extend(image_ids.iter().map(|_| n_tokens));
+                pending.image_ids.extend(image_ids);
+                for (pending, values) in pending.vectors.iter_mut().zip(columns) {
+                    pending.extend(values);
+                }
+            }
+            (Self::Scores(pending), OutputRows::Scores(scores)) => pending.extend(image_ids.into_iter().zip(scores)),
+            (Self::Vectors(_), OutputRows::Scores(_)) | (Self::Scores(_), OutputRows::Vectors { .. }) => {
+                unreachable!("a guest's rows are of the kind that it declared")
+            }
+        }
+    }
+}
+
+impl Pending {
+    fn new(outputs: &[&Output]) -> Self {
+        let rows = outputs.iter().map(|output| PendingRows::of(output)).collect();
+        Self { rows, rejects: Vec::new(), since: None }
+    }
+
+    fn n_rows(&self) -> usize {
+        self.rows.iter().map(PendingRows::len).max().unwrap_or(0)
+    }
+
+    fn add(&mut self, output: usize, image_ids: Vec<ImageId>, rows: OutputRows) {
+        self.since.get_or_insert_with(Instant::now);
+        self.rows[output].add(image_ids, rows);
+    }
+
+    fn reject(&mut self, reject: RejectRow) {
+        self.since.get_or_insert_with(Instant::now);
+        self.rejects.push(reject);
+    }
+
+    fn flush(&mut self, store: &Store, stage: &str, outputs: &[&Output]) -> Result<(), PartError> {
+        for (output, rows) in outputs.iter().zip(&self.rows) {
+            match (output, rows) {
+                (Output::Vectors(set), PendingRows::Vectors(rows)) if !rows.is_empty() => {
+                    set.write_part(store, rows)?;
+                }
+                (Output::Scores(set), PendingRows::Scores(scores)) => set.write_part(store, scores)?,
+                _ => {}
+            }
+        }
+        rejects::append(store, stage, &self.rejects)?;
+        *self = Self::new(outputs);
+        Ok(())
+    }
+}
