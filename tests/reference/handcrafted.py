@@ -49,10 +49,10 @@ def cubic(x):
     return np.where(x <= 1, 1.5 * x3 - 2.5 * x2 + 1, np.where(x <= 2, -0.5 * x3 + 2.5 * x2 - 4 * x + 2, 0.0))
 
 
-def imresize(xs, n_out):
+def imresize(xs, n_out, scale=None):
     """MATLAB's imresize of the first axis, in its order of operations: values half way between levels are rounded later."""
     n_in = len(xs)
-    scale = n_out / n_in
+    scale = scale or n_out / n_in
     stretch = min(scale, 1.0)
     width = 4 / stretch
     out = []
@@ -71,8 +71,8 @@ def imresize(xs, n_out):
 
 
 def halve(xs):
-    down = imresize(xs, -(-xs.shape[0] // 2))
-    return imresize(down.T, -(-xs.shape[1] // 2)).T
+    half = lambda xs: imresize(xs, -(-len(xs) // 2), 0.5)
+    return half(half(xs).T).T
 
 
 def gamma_ratio(a):
