@@ -26,5 +26,6 @@ mod setup;
 mod splits;
 mod store;
 mod synth;
+mod tables;
 mod train;
 mod weights;
