@@ -11,9 +11,8 @@
 
 use std::path::Path;
 
-use agiqa_nets::checkpoint::Dtype;
-use agiqa_nets::mplug_owl2::Config;
-use agiqa_nets::mplug_owl2::synthetic::Synthetic;
+use agiqa_nets::mplug_owl2::{Config, tensors};
+use agiqa_synth::{Float, Invented};
 use serde_json::{Value, json};
 
 /// Sizes in the form of a published `config.json`.
@@ -80,9 +79,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => return Err("usage: synthetic_mplug_owl2 7b|bench|CONFIG.json OUT TOKENIZER [bf16|f16|f32]".into()),
     };
     let dtype = match dtype {
-        "bf16" => Dtype::BF16,
-        "f16" => Dtype::F16,
-        "f32" => Dtype::F32,
+        "bf16" => Float::Bf16,
+        "f16" => Float::F16,
+        "f32" => Float::F32,
         other => return Err(format!("`{other}` is no float type: expected bf16, f16 or f32").into()),
     };
     std::fs::create_dir_all(out)?;
@@ -107,6 +106,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("preprocessor_config.json"), serde_json::to_string_pretty(&preprocessor)?)?;
     let name = tokenizer.file_name().ok_or("TOKENIZER is a file")?;
     std::fs::copy(tokenizer, out.join(name))?;
-    Synthetic { dtype, ..Synthetic::default() }.write(&config, out)?;
+    Invented { dtype, ..Invented::default() }.write(tensors(&config), out)?;
     Ok(())
 }

@@ -10,24 +10,16 @@ use agiqa_store::tables::rejects;
 use tch::Tensor;
 
 use crate::features::picture;
-use crate::mplug_owl2::{IMAGES, NAMES, SAFETENSORS, SHARDS, Tiny, image_path};
-use crate::testdir::{Ran, TestDir, shared};
+use crate::mplug_owl2::{BIN, NAMES, SAFETENSORS, SHARDS, Tiny, published_image, write_weights};
+use crate::testdir::{Ran, TestDir, reference, shared};
 
-/// A folder `weights` with the tiny model as a user would have it, `file` being its tensors.
-fn weights(dir: &TestDir, files: &[&str]) -> Option<()> {
-    let folder = shared("parity/mplug_owl2")?;
-    let put = |from: &Path| {
-        let name = from.file_name().expect("a file").to_str().expect("text");
-        dir.write(&format!("weights/{name}"), std::fs::read(from).expect("part of the reference"));
-    };
-    put(&folder.join("tokenizer.model"));
-    for file in ["config.json", "preprocessor_config.json"].iter().chain(files) {
-        put(&folder.join("tiny").join(file));
-    }
-    Some(())
+/// A folder `weights` with our small model as a user would have it, `files` being its tensors.
+fn weights(dir: &TestDir, files: &[&str]) {
+    write_weights(&dir.path().join("weights"), files);
 }
 
-const BIN: [&str; 3] = [SHARDS, "pytorch_model-1-of-2.bin", "pytorch_model-2-of-2.bin"];
+/// The files of the sharded form.
+const PICKLES: [&str; 3] = [SHARDS, BIN[0], BIN[1]];
 
 fn embed(dir: &TestDir, more: &[&str]) -> Ran {
     let args = ["embed", "--extractor", "mplug-owl2", "--weights", "weights", "--images", "images", "--store", "store"];
@@ -51,43 +43,65 @@ fn sets(dir: &TestDir) -> Vec<FeatureSet> {
 }
 
 #[test]
-fn the_command_writes_the_published_embeddings_from_either_format() {
-    let Some(tiny) = Tiny::read() else { return };
-    for (files, key) in [(&[SAFETENSORS][..], "embed"), (&BIN, "embed_bin")] {
+fn the_command_writes_the_embeddings_of_the_reference_from_either_format() {
+    let tiny = Tiny::ours();
+    for (files, key) in [(&[SAFETENSORS][..], "embed"), (&PICKLES, "embed_bin")] {
         let dir = TestDir::new();
-        if weights(&dir, files).is_none() {
-            return;
+        weights(&dir, files);
+        for name in tiny.images {
+            let bytes = std::fs::read(reference("images").join(name)).expect("part of the project");
+            dir.write(&format!("images/{name}"), bytes);
         }
-        for name in IMAGES {
-            let Some(path) = image_path(name) else { return };
-            dir.write(&format!("images/{name}"), std::fs::read(path).expect("an image of the reference"));
-        }
-        embed(&dir, &[]).exits(0).says("4 of 4 images have features");
-        let set = sets(&dir).pop().expect("one set");
-        let columns: Vec<(&str, usize)> = set.columns.iter().map(|column| (column.name.as_str(), column.dim)).collect();
-        assert_eq!(columns, [("f_a", 64), ("f_b", 64)]);
-        assert_eq!(set.kind.part_kind().table, SEMANTIC.table);
-        assert_eq!(set.settings["prompts"][0]["n_tokens"], 52);
-        let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing);
-        let store = store.expect("it was made");
-        for name in IMAGES {
-            let bytes = std::fs::read(dir.path().join("images").join(name)).expect("it was written");
-            let id = ImageId::of_bytes(&bytes);
-            let found = set.read(&store, &[id]).expect("it can be read");
-            for (matrix, prompt) in found.matrices.iter().zip(NAMES) {
-                tiny.check(&format!("{key}.{name}.{prompt}"), &Tensor::from_slice(matrix), 5e-6);
-            }
-        }
-        embed(&dir, &[]).exits(0).says("skipped");
+        compare_embeddings(&dir, &tiny, key, 24);
     }
+}
+
+#[test]
+fn the_command_writes_the_published_embeddings_from_either_format() {
+    let (Some(tiny), Some(folder)) = (Tiny::published(), shared("parity/mplug_owl2")) else { return };
+    for (files, key) in [(&[SAFETENSORS][..], "embed"), (&PICKLES, "embed_bin")] {
+        let dir = TestDir::new();
+        let put = |from: &Path, to: &str| {
+            let name = from.file_name().expect("a file").to_str().expect("text");
+            dir.write(&format!("{to}/{name}"), std::fs::read(from).expect("part of the reference"));
+        };
+        put(&folder.join("tokenizer.model"), "weights");
+        for file in ["config.json", "preprocessor_config.json"].iter().chain(files) {
+            put(&tiny.folder.join(file), "weights");
+        }
+        for name in tiny.images {
+            let Some(path) = published_image(name) else { return };
+            put(&path, "images");
+        }
+        compare_embeddings(&dir, &tiny, key, 64);
+    }
+}
+
+/// Embeds the images in `dir` and compares with what `tiny` expects under `key`; an embedding has `dim` values.
+fn compare_embeddings(dir: &TestDir, tiny: &Tiny, key: &str, dim: usize) {
+    embed(dir, &[]).exits(0).says("4 of 4 images have features");
+    let set = sets(dir).pop().expect("one set");
+    let columns: Vec<(&str, usize)> = set.columns.iter().map(|column| (column.name.as_str(), column.dim)).collect();
+    assert_eq!(columns, [("f_a", dim), ("f_b", dim)]);
+    assert_eq!(set.kind.part_kind().table, SEMANTIC.table);
+    assert_eq!(set.settings["prompts"][0]["n_tokens"], tiny.n_tokens(NAMES[0]));
+    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing);
+    let store = store.expect("it was made");
+    for name in tiny.images {
+        let bytes = std::fs::read(dir.path().join("images").join(name)).expect("it was written");
+        let id = ImageId::of_bytes(&bytes);
+        let found = set.read(&store, &[id]).expect("it can be read");
+        for (matrix, prompt) in found.matrices.iter().zip(NAMES) {
+            tiny.check(&format!("{key}.{name}.{prompt}"), &Tensor::from_slice(matrix), 5e-6);
+        }
+    }
+    embed(dir, &[]).exits(0).says("skipped");
 }
 
 #[test]
 fn other_prompts_dtypes_and_weights_are_other_features_and_batches_are_not() {
     let dir = TestDir::new();
-    if weights(&dir, &[SAFETENSORS]).is_none() {
-        return;
-    }
+    weights(&dir, &[SAFETENSORS]);
     dir.write("images/a.png", picture(1));
     embed(&dir, &[]).exits(0).says("1 of 1 images have features");
     embed(&dir, &["--batch-size", "3"]).exits(0).says("skipped");
@@ -124,9 +138,7 @@ fn a_checkpoint_that_is_not_whole_or_another_is_an_error_that_says_what_to_do() 
         .says("16 GB")
         .says("pytorch_model-1-of-33.bin")
         .says("agiqa weights verify mplug-owl2");
-    if weights(&dir, &BIN).is_none() {
-        return;
-    }
+    weights(&dir, &PICKLES);
     let file = |name: &str| dir.path().join("weights").join(name);
     let read = |name: &str| std::fs::read(file(name)).expect("it was written");
     let with = |name: &str, bytes: &[u8], message: &str| {
@@ -142,32 +154,30 @@ fn a_checkpoint_that_is_not_whole_or_another_is_an_error_that_says_what_to_do() 
     };
     with(
         "config.json",
-        &changed("\"num_key_value_heads\": 4", "\"num_key_value_heads\": 2"),
+        &changed("\"num_key_value_heads\": 3", "\"num_key_value_heads\": 2"),
         "`num_key_value_heads` is 2",
     );
     with("config.json", &changed("\"mplug_owl2\"", "\"llava\""), "`model_type` is \"llava\", expected \"mplug_owl2\"");
-    with("config.json", &changed("\"vocab_size\": 32000", "\"vocab_size\": 32001"), "not of one checkpoint");
+    with("config.json", &changed("\"vocab_size\": 420", "\"vocab_size\": 421"), "not of one checkpoint");
     with(
         "config.json",
-        &changed("\"intermediate_size\": 160", "\"intermediate_size\": 161"),
-        "expected [161, 64] found [160, 64]",
+        &changed("\"intermediate_size\": 40", "\"intermediate_size\": 41"),
+        "expected [41, 24] found [40, 24]",
     );
     with("config.json", b"{", "config.json");
     with("tokenizer.model", b"", "it is no LLaMA tokenizer");
-    let shard = read(BIN[2]);
-    with(BIN[2], &shard[..shard.len() / 2], "it is cut short");
+    let shard = read(BIN[1]);
+    with(BIN[1], &shard[..shard.len() / 2], "it is cut short");
     let index = String::from_utf8(read(SHARDS)).expect("text");
-    with(SHARDS, index.replacen(BIN[2], "../elsewhere.bin", 1).as_bytes(), "not a file of its own folder");
-    std::fs::remove_file(file(BIN[1])).expect("it is there");
+    with(SHARDS, index.replacen(BIN[1], "../elsewhere.bin", 1).as_bytes(), "not a file of its own folder");
+    std::fs::remove_file(file(BIN[0])).expect("it is there");
     embed(&dir, &[]).exits(2).says("shard `pytorch_model-1-of-2.bin`").says("is not in the folder");
 }
 
 #[test]
 fn settings_that_make_no_sense_are_refused() {
     let dir = TestDir::new();
-    if weights(&dir, &[SAFETENSORS]).is_none() {
-        return;
-    }
+    weights(&dir, &[SAFETENSORS]);
     dir.write("images/a.png", picture(1));
     embed(&dir, &["--side", "224"]).exits(2).says("unknown key `side` in `extractor.mplug-owl2`");
     embed(&dir, &["--dtype", "f16"]).exits(2).says("f16 is computed on CUDA devices only");
@@ -181,13 +191,10 @@ fn settings_that_make_no_sense_are_refused() {
 
 #[test]
 fn a_value_that_is_not_finite_rejects_the_image() {
-    let Some(tiny) = Tiny::read() else { return };
     let dir = TestDir::new();
-    if weights(&dir, &[SAFETENSORS]).is_none() {
-        return;
-    }
+    weights(&dir, &[SAFETENSORS]);
     // The end token is part of every sequence; its values are the last ones by name, and NaN spreads.
-    let checkpoint = Checkpoint::open(&tiny.folder.join(SAFETENSORS)).expect("it can be read");
+    let checkpoint = Checkpoint::open(&dir.path().join("weights").join(SAFETENSORS)).expect("it can be read");
     let eos = checkpoint.bytes("model.visual_abstractor.vit_eos").expect("there");
     let path = dir.path().join("weights").join(SAFETENSORS);
     let mut bytes = std::fs::read(&path).expect("it was written");
@@ -211,9 +218,7 @@ fn a_value_that_is_not_finite_rejects_the_image() {
 #[test]
 fn a_checkpoint_of_integers_is_refused_by_name_shape_and_type() {
     let dir = TestDir::new();
-    if weights(&dir, &[SAFETENSORS]).is_none() {
-        return;
-    }
+    weights(&dir, &[SAFETENSORS]);
     let path = dir.path().join("weights").join(SAFETENSORS);
     let mut bytes = std::fs::read(&path).expect("it was written");
     let before = br#""model.embed_tokens.weight":{"dtype":""#;
@@ -222,7 +227,7 @@ fn a_checkpoint_of_integers_is_refused_by_name_shape_and_type() {
     bytes[at + before.len()] = b'I';
     std::fs::write(&path, bytes).expect("it can be written");
     dir.write("images/a.png", picture(1));
-    let found = "`model.embed_tokens.weight` expected [32000, 64] found [32000, 64] (I32)";
+    let found = "`model.embed_tokens.weight` expected [420, 24] found [420, 24] (I32)";
     embed(&dir, &[]).exits(2).says("1 tensors are not floating-point numbers").says(found);
     verify(&dir, &[]).exits(1).prints("damaged").says(found);
 }
@@ -230,11 +235,9 @@ fn a_checkpoint_of_integers_is_refused_by_name_shape_and_type() {
 #[test]
 fn verifying_finds_a_byte_that_changed_by_the_sums_in_the_file() {
     let dir = TestDir::new();
-    if weights(&dir, &BIN).is_none() {
-        return;
-    }
+    weights(&dir, &PICKLES);
     verify(&dir, &[]).exits(0).prints("present");
-    let path = dir.path().join("weights").join(BIN[1]);
+    let path = dir.path().join("weights").join(BIN[0]);
     let values = Checkpoint::open(&path).expect("it can be read").bytes("model.layers.0.self_attn.q_proj.weight");
     let values = values.expect("there");
     let mut bytes = std::fs::read(&path).expect("it was written");
@@ -243,7 +246,7 @@ fn verifying_finds_a_byte_that_changed_by_the_sums_in_the_file() {
     std::fs::write(&path, bytes).expect("it can be written");
     let ran = verify(&dir, &[]).exits(1).prints("damaged");
     let ran = ran.says("pytorch_model-1-of-2.bin: member `pytorch_model-1-of-2/data/").says("expected CRC-32 ");
-    assert!(!ran.stderr.contains(BIN[2]), "{}", ran.stderr);
+    assert!(!ran.stderr.contains(BIN[1]), "{}", ran.stderr);
     // Also where the file has been hashed as it is now, and its stamp says so.
     dir.write("images/a.png", picture(1));
     embed(&dir, &[]).exits(0);
@@ -253,9 +256,7 @@ fn verifying_finds_a_byte_that_changed_by_the_sums_in_the_file() {
 #[test]
 fn verifying_hashes_a_file_in_full_though_its_stamp_fits_its_size_and_time() {
     let dir = TestDir::new();
-    if weights(&dir, &[SAFETENSORS]).is_none() {
-        return;
-    }
+    weights(&dir, &[SAFETENSORS]);
     verify(&dir, &[]).exits(0).prints("present");
     let path = dir.path().join("weights").join(SAFETENSORS);
     let modified = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).expect("it was written");
@@ -331,9 +332,7 @@ fn weights_knows_the_release_and_what_is_in_its_place() {
         .exits(2)
         .says("https://huggingface.co/MAGAer13/mplug-owl2-llama2-7b");
     agiqa(&["weights", "verify", "mplug-owl2"], "none").exits(1).says("is absent");
-    if weights(&dir, &BIN).is_none() {
-        return;
-    }
+    weights(&dir, &PICKLES);
     std::fs::create_dir(dir.path().join("placed")).expect("a folder can be made");
     std::fs::rename(dir.path().join("weights"), dir.path().join("placed/mplug-owl2")).expect("it can be moved");
     agiqa(&["weights", "verify", "mplug-owl2"], "placed").exits(0).prints("present");
@@ -356,11 +355,9 @@ fn the_papers_pipelines_say_what_is_missing() {
 
 #[test]
 fn the_papers_pipelines_plan_every_stage_where_the_weights_are() {
-    let Some(maniqa) = shared("parity/maniqa/tiny") else { return };
     let dir = crate::experiments::datasets();
-    if weights(&dir, &[SAFETENSORS]).is_none() {
-        return;
-    }
+    weights(&dir, &[SAFETENSORS]);
+    let maniqa = crate::maniqa::write_weights(&dir, "maniqa");
     let mplug_owl2 = format!("extractor.mplug-owl2.weights={}", dir.path().join("weights").display());
     let maniqa = format!("extractor.maniqa.weights={}", maniqa.display());
     for (pipeline, root) in [("agiqa-3k", "root=3k"), ("aigcqa-20k", "root=20k")] {
@@ -381,11 +378,9 @@ fn the_papers_pipelines_plan_every_stage_where_the_weights_are() {
 /// The rest of the pipeline works on them as on any other features, to the paper's table.
 #[test]
 fn a_table_of_the_paper_runs_on_mplug_owl2_and_maniqa() {
-    let Some(maniqa) = shared("parity/maniqa/tiny") else { return };
     let dir = crate::experiments::datasets();
-    if weights(&dir, &[SAFETENSORS]).is_none() {
-        return;
-    }
+    weights(&dir, &[SAFETENSORS]);
+    let maniqa = crate::maniqa::write_weights(&dir, "maniqa");
     let path = format!("{}/pipelines/table5-moe.toml", env!("CARGO_MANIFEST_DIR"));
     let maniqa = format!("extractor.maniqa.weights={}", maniqa.display());
     let sets = ["root=3k", "features=mplug-owl2+maniqa", "extractor.mplug-owl2.weights=weights", &maniqa];

@@ -1,20 +1,14 @@
 //! The fusion module's mathematics, and its optimiser's, against the published code and PyTorch.
 
-use std::collections::HashMap;
-use std::path::Path;
-
 use agiqa::train::{Adam, Gradient, Optimiser};
 use agiqa_nets::fusion::{FusionConfig, FusionHead, FusionOutput, Gate, PARAMETER_NAMES, ProjectionMasks};
+use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::trained_head::{LabelScale, SCORE_BATCH, Standardisation, TrainedHead};
 use tch::{Device, Kind, Tensor};
 
-use crate::testdir::shared;
+use crate::maniqa::{OURS, Small};
+use crate::synth;
 use crate::train::Random;
-
-/// Tensors of a safetensors file by name.
-fn tensors(path: &Path) -> HashMap<String, Tensor> {
-    Tensor::read_safetensors(path).expect("a safetensors file").into_iter().collect()
-}
 
 #[track_caller]
 fn assert_close(what: &str, found: &Tensor, expected: &Tensor, relative: f64) {
@@ -26,42 +20,62 @@ fn assert_close(what: &str, found: &Tensor, expected: &Tensor, relative: f64) {
 
 struct Reference {
     head: FusionHead,
-    expected: HashMap<String, Tensor>,
+    expected: NamedTensors,
     output: FusionOutput,
 }
 
-fn reference(gate: Gate) -> Option<Reference> {
-    let folder = shared("parity/maniqa/tiny")?;
-    let mut weights = tensors(&folder.join("model.safetensors"));
-    let expected = tensors(&folder.join("expected.safetensors"));
-    let parameters = PARAMETER_NAMES.map(|name| weights.remove(name).expect("an official name"));
-    let config = FusionConfig { semantic_dim: 64, coherence_dim: 64, quality_dim: 64, width: 64, gate };
-    let head = FusionHead::new(config, parameters);
+/// The head of `small` with this gate. Without a gate the last layer is wider, and follows from its name anew.
+fn reference(small: &Small, gate: Gate) -> Reference {
+    let config = small.config(gate).fusion;
+    let parameter = |(name, shape): (&str, Vec<i64>)| match &small.tensors[name] {
+        tensor if tensor.size() == shape => tensor.shallow_clone(),
+        _ => synth::fill(name, &shape, small.seed()),
+    };
+    let parameters = PARAMETER_NAMES.into_iter().zip(config.shapes()).map(parameter).collect::<Vec<_>>();
+    let head = FusionHead::new(config, parameters.try_into().expect("ten names"));
+    let expected: NamedTensors =
+        small.expected.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
     let inputs = [&expected["input.semantic"], &expected["input.coherence"], &expected["f1"]];
     let output = head.forward(inputs[0], inputs[1], inputs[2], None);
-    Some(Reference { head, expected, output })
+    Reference { head, expected, output }
+}
+
+/// Compares every stage. Float32 itself is off by 3e-6 of a stage's maximum.
+fn compare_stages(small: &Small, gate: Gate) {
+    let Reference { expected, output, .. } = reference(small, gate);
+    let of = |name: &str| &expected[&format!("{}.{name}", gate.as_str())];
+    assert_close("g_semantic", &output.semantic, &expected["g_semantic"], 2e-5);
+    assert_close("g_coherence", &output.coherence, &expected["g_coherence"], 2e-5);
+    assert_close("g_quality", &output.quality, &expected["g_maniqa"], 2e-5);
+    assert_close("alpha", &output.alpha, of("alpha"), 2e-5);
+    assert_close("fused", &output.fused, of("fused"), 2e-5);
+    assert_close("score", &output.score, of("score"), 2e-5);
 }
 
 #[test]
-fn fusion_agrees_with_the_published_code_for_both_gates() {
-    for (gate, prefix) in [(Gate::Linear, "linear"), (Gate::Sigmoid, "sigmoid")] {
-        let Some(Reference { expected, output, .. }) = reference(gate) else { return };
-        let of = |name: &str| &expected[&format!("{prefix}.{name}")];
-        assert_close("g_semantic", &output.semantic, &expected["g_semantic"], 2e-5);
-        assert_close("g_coherence", &output.coherence, &expected["g_coherence"], 2e-5);
-        assert_close("g_quality", &output.quality, &expected["g_maniqa"], 2e-5);
-        assert_close("alpha", &output.alpha, of("alpha"), 2e-5);
-        assert_close("fused", &output.fused, of("fused"), 2e-5);
-        assert_close("score", &output.score, of("score"), 2e-5);
+fn fusion_agrees_with_pytorch_for_every_gate() {
+    for small in OURS.map(Small::ours) {
+        for gate in [Gate::Linear, Gate::Sigmoid, Gate::Concat] {
+            compare_stages(&small, gate);
+        }
     }
 }
 
 #[test]
-fn gradients_agree_with_the_published_code_for_both_gates() {
-    for (gate, prefix) in [(Gate::Linear, "linear"), (Gate::Sigmoid, "sigmoid")] {
-        let Some(Reference { head, expected, output }) = reference(gate) else { return };
+fn fusion_agrees_with_the_published_code_for_both_gates() {
+    let Some(small) = Small::authors() else { return };
+    for gate in [Gate::Linear, Gate::Sigmoid] {
+        compare_stages(&small, gate);
+    }
+}
+
+/// Compares gradients of the mean square error. Float32 itself is off by 3e-6 of a gradient's maximum.
+fn compare_gradients(small: &Small) {
+    for gate in [Gate::Linear, Gate::Sigmoid] {
+        let Reference { head, expected, output } = reference(small, gate);
         let error = &output.score - &expected["input.targets"];
-        let gradients = head.backward(&output, None, &(error * (2.0 / 3.0)));
+        let n = error.numel() as f64;
+        let gradients = head.backward(&output, None, &(error * (2.0 / n)));
         let over_batch = |tensor: &Tensor| tensor.sum_dim_intlist([0_i64].as_slice(), false, Kind::Float);
         let found = [
             ("fc4096_784_a2.0.bias", over_batch(&gradients.semantic)),
@@ -71,9 +85,20 @@ fn gradients_agree_with_the_published_code_for_both_gates() {
             ("output_fc.weight", gradients.output.tr().matmul(&output.fused)),
         ];
         for (name, gradient) in found {
-            assert_close(name, &gradient, &expected[&format!("{prefix}.grad.{name}")], 1e-4);
+            assert_close(name, &gradient, &expected[&format!("{}.grad.{name}", gate.as_str())], 1e-4);
         }
     }
+}
+
+#[test]
+fn gradients_agree_with_pytorch_for_both_gates() {
+    compare_gradients(&Small::ours("maniqa"));
+}
+
+#[test]
+fn gradients_agree_with_the_published_code_for_both_gates() {
+    let Some(small) = Small::authors() else { return };
+    compare_gradients(&small);
 }
 
 #[test]

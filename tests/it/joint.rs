@@ -71,7 +71,7 @@ impl Fixture {
         let mut rows = Vec::new();
         let mut features = FeatureRows::empty(2);
         for i in 0..n {
-            let noise = synth::values(&i.to_string(), &[1, 11], 5);
+            let noise = agiqa_synth::values(&i.to_string(), &[1, 11], 5);
             let level = (37 * i % 200) as u8 + 20;
             let path = picture(&dir, i, level);
             let image_id = ImageId::of_bytes(&std::fs::read(&path).expect("it was written"));

@@ -28,5 +28,6 @@ mod setup;
 mod splits;
 mod store;
 mod synth;
+mod tables;
 mod train;
 mod weights;

@@ -1,20 +1,17 @@
 //! Networks agree with their reference implementations. Reference numbers and the Python that made them are in
 //! `tests/reference`.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
 
 use agiqa_nets::dinov2;
 use agiqa_nets::layers::{NamedTensors, NetworkError};
+use agiqa_nets::maniqa::ManiqaConfig;
 use agiqa_nets::vit::{Vit, VitConfig};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::testdir::weights;
-
-fn reference(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name)
-}
+use crate::synth;
+use crate::testdir::{reference, weights};
 
 /// Largest difference, as a part of the largest magnitude of `expected`.
 fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
@@ -144,32 +141,63 @@ fn pixels(side_px: i64) -> Tensor {
 #[test]
 fn dinov2_s14_agrees_with_onnx_runtime() {
     let Some(onnx) = weights("dinov2-s14/vit_s_focus.onnx") else { return };
-    let text = std::fs::read_to_string(reference("dinov2_s14.json")).expect("part of the project");
-    let cases: Vec<Case> = serde_json::from_str(&text).expect("written by dinov2_s14.py");
-    assert!(!cases.is_empty());
+    // The reference computes in f32, too, and in another order.
     for (kind, tolerance) in [(Kind::Float, 2e-5), (Kind::BFloat16, 3e-2)] {
         let vit = dinov2::load(&onnx, Device::Cpu, kind).expect("the weights load");
-        let mut outputs: HashMap<i64, Vec<Tensor>> = HashMap::new();
-        for case in &cases {
-            let side_px = case.side_px;
-            let blocks = outputs.entry(side_px).or_insert_with(|| {
-                let mut blocks = vit.forward_blocks(&pixels(side_px), &[0, 5, 11]);
-                blocks.push(vit.final_norm(&blocks[2]));
-                blocks
-            });
-            let names = ["block.0", "block.5", "block.11", "norm"];
-            let i = names.iter().position(|name| *name == case.output).expect("an output that is tapped");
-            let xs = &blocks[i];
-            assert_eq!(xs.size(), [1, case.n_tokens, 384]);
-            let rms = xs.square().mean(Kind::Double).sqrt().double_value(&[]);
-            let at = format!("{kind:?}, {} px, {}", case.side_px, case.output);
-            assert!((rms / case.rms - 1.0).abs() < tolerance, "{at}: rms {rms}, expected {}", case.rms);
-            for (&token, values) in case.tokens.iter().zip(&case.values) {
-                for (&channel, &expected) in case.channels.iter().zip(values) {
-                    let found = xs.double_value(&[0, token, channel]);
-                    let error = (found - expected).abs() / case.max;
-                    assert!(error < tolerance, "{at}, token {token}, channel {channel}: {found}, expected {expected}");
-                }
+        compare_points(&vit, "dinov2_s14.json", &format!("{kind:?}"), tolerance);
+    }
+}
+
+/// As large as the published one, and of weights that follow from their names.
+#[test]
+fn a_network_of_dinov2_s14s_size_agrees_with_pytorch() {
+    let config = dinov2::vit_s14();
+    let maniqa = ManiqaConfig::dinov2_s14(392);
+    let mut shapes: BTreeMap<String, Vec<i64>> = maniqa
+        .parameters()
+        .into_iter()
+        .filter_map(|(name, shape)| Some((name.strip_prefix("vit.")?.to_owned(), shape)))
+        .collect();
+    // MANIQA taps no block after the tenth.
+    for i in maniqa.vit_config().n_blocks..config.n_blocks {
+        let of_block = |name: &str| name.strip_prefix("blocks.0.").map(|rest| format!("blocks.{i}.{rest}"));
+        let more: Vec<_> = shapes.iter().filter_map(|(name, shape)| Some((of_block(name)?, shape.clone()))).collect();
+        shapes.extend(more);
+    }
+    shapes.extend(["norm.weight", "norm.bias"].map(|name| (name.to_owned(), vec![config.dim])));
+    let tensors = synth::tensors(&shapes, 33, &BTreeMap::new());
+    // The reference computes in f64; float32 itself is off by 7e-7.
+    for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 3e-2)] {
+        let vit = Vit::new(&config, &tensors, Device::Cpu, kind).expect("it fits");
+        compare_points(&vit, "vit_s14.json", &format!("{kind:?}"), tolerance);
+    }
+}
+
+/// Compares outputs of `vit` with those in the file `expected`, at the points that are in it.
+fn compare_points(vit: &Vit, expected: &str, what: &str, tolerance: f64) {
+    let text = std::fs::read_to_string(reference(expected)).expect("part of the project");
+    let cases: Vec<Case> = serde_json::from_str(&text).expect("written by the script of that name");
+    assert_eq!(cases.len(), 8);
+    let mut outputs: HashMap<i64, Vec<Tensor>> = HashMap::new();
+    for case in &cases {
+        let side_px = case.side_px;
+        let blocks = outputs.entry(side_px).or_insert_with(|| {
+            let mut blocks = vit.forward_blocks(&pixels(side_px), &[0, 5, 11]);
+            blocks.push(vit.final_norm(&blocks[2]));
+            blocks
+        });
+        let names = ["block.0", "block.5", "block.11", "norm"];
+        let i = names.iter().position(|name| *name == case.output).expect("an output that is tapped");
+        let xs = &blocks[i];
+        assert_eq!(xs.size(), [1, case.n_tokens, 384]);
+        let rms = xs.square().mean(Kind::Double).sqrt().double_value(&[]);
+        let at = format!("{what}, {} px, {}", case.side_px, case.output);
+        assert!((rms / case.rms - 1.0).abs() < tolerance, "{at}: rms {rms}, expected {}", case.rms);
+        for (&token, values) in case.tokens.iter().zip(&case.values) {
+            for (&channel, &expected) in case.channels.iter().zip(values) {
+                let found = xs.double_value(&[0, token, channel]);
+                let error = (found - expected).abs() / case.max;
+                assert!(error < tolerance, "{at}, token {token}, channel {channel}: {found}, expected {expected}");
             }
         }
     }

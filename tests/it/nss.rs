@@ -1,6 +1,7 @@
 //! Extractor `nss`: the statistics of BRISQUE and NIQE as quality features.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::{OpenMode, Store};
@@ -8,7 +9,7 @@ use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 use agiqa_store::tables::{images, rejects};
 
 use crate::features::{n_rows, vectors};
-use crate::testdir::{TestDir, shared};
+use crate::testdir::{TestDir, reference, shared};
 
 /// Waves and noise that no other `seed` gives, as PNG.
 fn picture(seed: u32, width: u32, height: u32) -> Vec<u8> {
@@ -50,14 +51,29 @@ fn features(dir: &TestDir) -> BTreeMap<ImageId, Vec<f32>> {
 
 #[test]
 fn vectors_are_the_statistics_of_the_reference() {
+    compare_vectors(&reference("handcrafted/expected.json"), |case| {
+        let (width, height, pixels) = agiqa_synth::picture_of_case(case);
+        png(&image::RgbImage::from_raw(width as u32, height as u32, pixels).expect("RGB"))
+    });
+}
+
+#[test]
+fn vectors_are_the_published_statistics() {
     let (Some(expected), Some(folder)) = (shared("parity/handcrafted/expected.json"), shared("parity")) else { return };
+    compare_vectors(&expected, |case| {
+        std::fs::read(folder.join(case["name"].as_str().expect("a name"))).expect("the image is there")
+    });
+}
+
+/// Extracts from the images of the cases in the file `expected`, and compares.
+fn compare_vectors(expected: &Path, image_of: impl Fn(&serde_json::Value) -> Vec<u8>) {
     let text = std::fs::read(expected).expect("it can be read");
     let expected: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
     let dir = TestDir::new();
     let cases = expected["synthetic"].as_array().expect("a list");
     let mut of_image = BTreeMap::new();
     for (index, case) in cases.iter().enumerate() {
-        let bytes = std::fs::read(folder.join(case["name"].as_str().expect("a name"))).expect("the image is there");
+        let bytes = image_of(case);
         of_image.insert(ImageId::of_bytes(&bytes), &case["intermediate"]);
         dir.write(&format!("images/{index}.png"), bytes);
     }

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+pub use agiqa_synth::{reference, shared};
+
 /// A temporary folder that a test runs `agiqa` in.
 pub struct TestDir {
     folder: tempfile::TempDir,
@@ -96,25 +98,10 @@ fn listing(folder: &Path) -> String {
         .collect()
 }
 
-/// A path in the reference material beside the project; none, said plainly, where that is absent.
-///
-/// With `AGIQA_REQUIRE_SHARED=1` its absence fails the test.
-pub fn shared(path: &str) -> Option<PathBuf> {
-    required_or_skipped(Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path), "AGIQA_REQUIRE_SHARED")
-}
-
-/// A file in the weights folder; none, said plainly, where it was not fetched.
+/// A file in the weights folder; none, said plainly and counted, where it was not fetched.
 ///
 /// With `AGIQA_REQUIRE_WEIGHTS=1` its absence fails the test.
+#[track_caller]
 pub fn weights(path: &str) -> Option<PathBuf> {
-    required_or_skipped(agiqa_weights::folder().join(path), "AGIQA_REQUIRE_WEIGHTS")
-}
-
-fn required_or_skipped(path: PathBuf, variable: &str) -> Option<PathBuf> {
-    if path.exists() {
-        return Some(path);
-    }
-    assert!(std::env::var_os(variable).is_none(), "{variable} is set and {} is absent", path.display());
-    println!("skipped: {} is absent", path.display());
-    None
+    agiqa_synth::required_or_skipped(agiqa_weights::folder().join(path), "AGIQA_REQUIRE_WEIGHTS")
 }

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use agiqa_synth::reference_file;
+
 use super::*;
 
 #[test]
@@ -197,7 +199,19 @@ fn a_cmyk_jpeg_has_the_colours_that_pillow_gives_it() {
 }
 
 #[test]
-fn decoded_pixels_are_those_of_the_reference_decoder() {
+fn decoded_pixels_are_pillows() {
+    let tensors = reference_file("preprocess.safetensors");
+    let tensors = safetensors::SafeTensors::deserialize(&tensors).expect("valid");
+    for name in crate::maniqa::PICTURES {
+        let (_, image) = decode(&reference_file(&format!("images/{name}")), &DecodeLimits::default()).expect("valid");
+        let expected = tensors.tensor(&format!("{name}.decoded")).expect("one per picture");
+        assert_eq!(expected.shape(), [image.height_px as usize, image.width_px as usize, 3], "{name}");
+        assert!(image.pixels == expected.data(), "{name}");
+    }
+}
+
+#[test]
+fn decoded_pixels_of_the_dataset_are_those_of_the_reference_decoder() {
     let (Some(expected), Some(folder)) =
         (shared("parity/preprocess_maniqa/expected.json"), shared("datasets/agiqa-3k/images"))
     else {
@@ -244,9 +258,7 @@ fn numbers(value: &serde_json::Value) -> Vec<u64> {
 
 #[test]
 fn a_damaged_real_file_never_panics() {
-    let Some(folder) = shared("datasets/agiqa-3k/images") else { return };
-    let path: PathBuf = folder.join("glide_normal_101.jpg");
-    let whole = read(&path).expect("readable");
+    let whole = reference_file("images/halved_colour.jpg");
     let mut state = 20_u64;
     for round in 0..300 {
         let mut bytes = whole.clone();

@@ -6,7 +6,7 @@ mod tables;
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use agiqa_images::{DecodeLimits, decode, read};
 use agiqa_store::store::{OpenMode, Store};

@@ -26,8 +26,6 @@ mod tensors;
 
 pub use tensors::tensors;
 
-pub mod synthetic;
-
 pub mod tokenizer;
 
 pub use tokenizer::{Tokenizer, TokenizerError};
