@@ -133,7 +133,9 @@ fn what_does_not_fit_is_said_before_anything_is_computed() {
     let _ = dir.agiqa(&["extract", "--extractor", "maniqa", "--images", "images", "--store", "store"]).exits(2);
     let _ = extract(&dir, dir.path(), &[]).exits(2).says("config.json");
     let _ = extract(&dir, &folder, &["--side", "224"]).exits(2).says("unknown key `side` in `extractor.maniqa`");
-    let _ = extract(&dir, &folder, &["--prompt", "sharp=Is it sharp?"]).exits(2).says("unknown key `prompts` in `extractor.maniqa`");
+    let _ = extract(&dir, &folder, &["--prompt", "sharp=Is it sharp?"])
+        .exits(2)
+        .says("unknown key `prompts` in `extractor.maniqa`");
 
     let config = std::fs::read_to_string(folder.join("config.json")).expect("it is there");
     let other = config.replace("\"dim_mlp\": 20", "\"dim_mlp\": 40");

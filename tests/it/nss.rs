@@ -145,7 +145,9 @@ fn settings_that_it_does_not_have_are_refused() {
     let dir = TestDir::new();
     dir.write("images/good.png", picture(1, 200, 100));
     dir.agiqa(&extract(&["--side", "100"])).exits(2).says("192 to 4096");
-    dir.agiqa(&extract(&["--dtype", "bf16"])).exits(2).says("unknown key `dtype` in `extractor.nss`; there are `side`, `device`");
+    dir.agiqa(&extract(&["--dtype", "bf16"]))
+        .exits(2)
+        .says("unknown key `dtype` in `extractor.nss`; there are `side`, `device`");
     dir.agiqa(&extract(&["--weights", "folder"])).exits(2).says("unknown key `weights` in `extractor.nss`");
     dir.agiqa(&extract(&["--prompt", "sharp=Is it sharp?"])).exits(2).says("unknown key `prompts` in `extractor.nss`");
     let embed = ["embed", "--extractor", "nss", "--store", "store", "--images", "images"];

@@ -5,7 +5,8 @@ use super::testdir::TestDir;
 /// A folder `images` with one picture.
 fn dir() -> TestDir {
     let dir = TestDir::new();
-    let picture = image::RgbImage::from_fn(224, 224, |x, y| image::Rgb([(x * y % 251) as u8, (x * 7 % 256) as u8, y as u8]));
+    let picture =
+        image::RgbImage::from_fn(224, 224, |x, y| image::Rgb([(x * y % 251) as u8, (x * 7 % 256) as u8, y as u8]));
     let mut png = std::io::Cursor::new(Vec::new());
     picture.write_to(&mut png, image::ImageFormat::Png).expect("a picture can be encoded");
     dir.write("images/a.png", png.into_inner());
