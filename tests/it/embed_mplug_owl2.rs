@@ -270,7 +270,7 @@ fn verifying_hashes_a_file_in_full_though_its_stamp_fits_its_size_and_time() {
             .exits(1)
             .prints("damaged")
             .says("model.safetensors: expected BLAKE3 ")
-            .says("with size and time of modification as they were: the file is damaged; get it again");
+            .says("although size and time of modification are the same: the file is damaged; get it again");
     }
 }
 
