@@ -11,7 +11,7 @@ use super::plane::luma;
 use super::{ScoreError, imresize};
 use agiqa_images::{DecodeLimits, RgbImage8};
 
-/// A path in the reference material beside the project; none, said plainly, where that is absent.
+/// A path in the reference material next to the project. If it is absent, prints so and returns `None`.
 fn shared(path: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
     if path.exists() {
@@ -56,26 +56,26 @@ fn number(value: &Value) -> f64 {
 }
 
 #[track_caller]
-fn assert_near(what: &str, found: f64, expected: f64, absolute: f64, relative: f64) {
+fn assert_near(name: &str, found: f64, expected: f64, absolute: f64, relative: f64) {
     let tolerance = absolute.max(relative * expected.abs());
-    assert!((found - expected).abs() <= tolerance, "{what}: found {found}, expected {expected} ± {tolerance}");
+    assert!((found - expected).abs() <= tolerance, "{name}: found {found}, expected {expected} ± {tolerance}");
 }
 
 /// Compares feature by feature.
 #[track_caller]
-fn assert_features(what: &str, found: &[f64], expected: &Value, relative: f64) {
+fn assert_features(name: &str, found: &[f64], expected: &Value, relative: f64) {
     let expected: Vec<f64> = expected.as_array().expect("a list").iter().map(number).collect();
-    assert_eq!(found.len(), expected.len(), "{what}");
+    assert_eq!(found.len(), expected.len(), "{name}");
     for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        assert_near(&format!("{what}[{index}]"), *found, *expected, 1e-6, relative);
+        assert_near(&format!("{name}[{index}]"), *found, *expected, 1e-6, relative);
     }
 }
 
 #[test]
-fn pixels_luma_and_the_resized_image_are_those_of_the_reference() {
+fn pixels_and_luma_agree_with_the_reference() {
     for (entry, image) in all_cases() {
         let name = &entry["name"];
-        // The reference names them by SHA-256, which this program has no use for; sums tell any other decoder too.
+        // The reference also has SHA-256 hashes, which this program does not compute. Sums reveal another decoder, too.
         let sums: Vec<u64> =
             (0..3).map(|channel| image.pixels.iter().skip(channel).step_by(3).map(|v| u64::from(*v)).sum()).collect();
         assert_eq!(Value::from(sums), entry["rgb_sum"], "{name}");
@@ -84,7 +84,7 @@ fn pixels_luma_and_the_resized_image_are_those_of_the_reference() {
 }
 
 #[test]
-fn the_image_resized_for_ilniqe_is_that_of_the_reference() {
+fn the_image_resized_for_ilniqe_agrees_with_the_reference() {
     for (entry, image) in cases("synthetic", "parity") {
         let resized = imresize::resize(&image, 524, 524);
         let expected = &entry["intermediate"]["ilniqe"]["resized"];
@@ -101,7 +101,7 @@ fn the_image_resized_for_ilniqe_is_that_of_the_reference() {
 #[test]
 fn brisque_has_the_features_of_the_reference() {
     for (entry, image) in cases("synthetic", "parity") {
-        let features = brisque::features(&image).expect("the image is no flat one");
+        let features = brisque::features(&image).expect("the image is not flat");
         for (scale, key) in ["scale1", "scale2"].into_iter().enumerate() {
             let expected = &entry["intermediate"]["brisque"][key]["features"];
             assert_features(key, &features[18 * scale..][..18], expected, 1e-6);
@@ -144,7 +144,7 @@ fn ilniqe_has_the_features_and_distances_of_the_reference() {
 }
 
 #[test]
-fn scores_are_those_of_the_reference() {
+fn scores_agree_with_the_reference() {
     let Some(params) = shared("iqa-params") else { return };
     let brisque = Brisque::load(&params).expect("the published files");
     let niqe = Niqe::load(&params).expect("the published file");
