@@ -12,10 +12,7 @@ use super::{Dtype, TensorInfo};
 pub enum CheckpointError {
     /// A folder without a checkpoint.
     #[error("{} holds no checkpoint; looked for {}", path.display(), looked_for.join(", "))]
-    NotFound {
-        path: PathBuf,
-        looked_for: Vec<&'static str>,
-    },
+    NotFound { path: PathBuf, looked_for: Vec<&'static str> },
     /// The checkpoint holds a vision transformer alone, without the layers on top of it.
     #[error(
         "{} holds a vision transformer alone (`{landmark}`), without MANIQA's own layers (`{missing}`), whose features \
@@ -39,17 +36,10 @@ pub enum CheckpointError {
     },
     /// The file ends too early.
     #[error("{}: {problem}, and the file has {n_bytes} bytes: it is cut short; get it again", path.display())]
-    Truncated {
-        path: PathBuf,
-        n_bytes: u64,
-        problem: String,
-    },
+    Truncated { path: PathBuf, n_bytes: u64, problem: String },
     /// The file contradicts itself.
     #[error("{}: {problem}: the file is damaged, or not what it seems to be", path.display())]
-    Damaged {
-        path: PathBuf,
-        problem: String,
-    },
+    Damaged { path: PathBuf, problem: String },
     /// The pickle has an opcode or class that is not on the list.
     #[error(
         "{}: refused at byte {at} of its pickle: {problem}; only tensors, dictionaries and plain values are read from \
@@ -69,9 +59,7 @@ pub enum CheckpointError {
          `torch.save(torch.load(path, map_location='cpu'), new_path)`",
         path.display()
     )]
-    LegacyPickle {
-        path: PathBuf,
-    },
+    LegacyPickle { path: PathBuf },
     /// The file's format is unknown.
     #[error(
         "{}: neither safetensors nor a zip of PyTorch (.bin, .pt, .pth); it starts with {starts_with}",
@@ -84,46 +72,25 @@ pub enum CheckpointError {
     },
     /// The index does not fit its shards.
     #[error("{}: {problem}", path.display())]
-    Index {
-        path: PathBuf,
-        problem: String,
-    },
+    Index { path: PathBuf, problem: String },
     /// A tensor is absent.
     #[error(
         "{}: no tensor `{name}` among its {n_tensors}{}", path.display(),
         nearest.as_ref().map_or_else(String::new, |nearest| format!("; the nearest is `{nearest}`"))
     )]
-    Missing {
-        path: PathBuf,
-        name: String,
-        n_tensors: usize,
-        nearest: Option<String>,
-    },
+    Missing { path: PathBuf, name: String, n_tensors: usize, nearest: Option<String> },
     /// A tensor has another shape.
     #[error(
         "{}: tensor `{name}`: expected shape {expected:?}, found {found:?} ({dtype}): a checkpoint of another geometry",
         path.display()
     )]
-    Shape {
-        path: PathBuf,
-        name: String,
-        expected: Vec<i64>,
-        found: Vec<i64>,
-        dtype: Dtype,
-    },
+    Shape { path: PathBuf, name: String, expected: Vec<i64>, found: Vec<i64>, dtype: Dtype },
     /// A tensor's values are not floating-point numbers.
     #[error("{}: tensor `{name}`: expected floating-point values, found {found}", path.display())]
-    NotFloat {
-        path: PathBuf,
-        name: String,
-        found: Dtype,
-    },
+    NotFloat { path: PathBuf, name: String, found: Dtype },
     /// A list of tensors does not fit.
     #[error("{}: {misfit}", path.display())]
-    Unfit {
-        path: PathBuf,
-        misfit: Misfit,
-    },
+    Unfit { path: PathBuf, misfit: Misfit },
     /// libtorch refused, e.g. for want of memory.
     #[error("placing tensor `{name}`")]
     Place {

@@ -8,15 +8,10 @@ use std::path::{Path, PathBuf};
 pub enum ParamsError {
     /// The file does not exist.
     #[error("there is no parameter file `{}`{}", path.display(), hint(path))]
-    Missing {
-        path: PathBuf,
-    },
+    Missing { path: PathBuf },
     /// The file cannot be read.
     #[error("cannot read parameter file `{}`", path.display())]
-    Unreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: std::io::Error },
     /// The file's content does not fit its name.
     #[error("`{}`: {place}: expected {expected}, found {found}; {next_step}", path.display())]
     Content {

@@ -10,12 +10,7 @@ pub enum ScoreError {
     #[error(
         "the image has {width_px} × {height_px} pixels, the method needs at least {min_width_px} × {min_height_px}"
     )]
-    TooSmall {
-        width_px: u32,
-        height_px: u32,
-        min_width_px: u32,
-        min_height_px: u32,
-    },
+    TooSmall { width_px: u32, height_px: u32, min_width_px: u32, min_height_px: u32 },
     /// The image is constant, completely or nearly, so its statistics are undefined.
     #[error(
         "the image is so flat that its statistics are undefined: a distribution cannot be fitted to samples on one side \

@@ -73,15 +73,10 @@ pub struct RgbImage8 {
 pub enum ImageError {
     /// The file does not exist.
     #[error("there is no file `{}`", path.display())]
-    Missing {
-        path: PathBuf,
-    },
+    Missing { path: PathBuf },
     /// The file cannot be read.
     #[error("cannot read `{}`: {source}", path.display())]
-    Unreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: std::io::Error },
     /// The file has no bytes.
     #[error("the file is empty")]
     Empty,
@@ -96,31 +91,19 @@ pub enum ImageError {
     },
     /// The data ends before the image does.
     #[error("the {format} data ends before the image does: the file is cut short; copy it again")]
-    Truncated {
-        format: &'static str,
-    },
+    Truncated { format: &'static str },
     /// The data contradicts itself.
     #[error("the {format} data is damaged: {reason}")]
-    Damaged {
-        format: &'static str,
-        reason: String,
-    },
+    Damaged { format: &'static str, reason: String },
     /// The image has more pixels than the limit allows.
     #[error(
         "the image claims {width_px} × {height_px} pixels, over the limit of {max_pixels}; raise `max_pixels` if it is \
          real"
     )]
-    TooLarge {
-        width_px: u32,
-        height_px: u32,
-        max_pixels: u64,
-    },
+    TooLarge { width_px: u32, height_px: u32, max_pixels: u64 },
     /// A valid file that uses something the decoders lack.
     #[error("the {format} file uses a feature that is not supported: {reason}")]
-    Unsupported {
-        format: &'static str,
-        reason: String,
-    },
+    Unsupported { format: &'static str, reason: String },
 }
 
 impl ImageError {

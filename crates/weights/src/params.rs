@@ -101,23 +101,14 @@ pub static ALL: [&Params; 3] = [&BRISQUE, &NIQE, &ILNIQE];
 pub enum ParamsFileError {
     /// It is absent.
     #[error("parameters `{}`: {} is absent\nhint: {}", params.name, path.display(), params.how_to_get())]
-    Absent {
-        params: &'static Params,
-        path: PathBuf,
-    },
+    Absent { params: &'static Params, path: PathBuf },
     /// It has another content.
     #[error(
         "parameters `{}`: {}: expected {} ({} bytes, BLAKE3 {}), found {found_bytes} bytes of {found}: the file is \
          damaged or of another release\nhint: {}",
         params.name, path.display(), file.format, file.n_bytes, file.blake3, params.how_to_get()
     )]
-    Content {
-        params: &'static Params,
-        file: &'static File,
-        path: PathBuf,
-        found_bytes: usize,
-        found: String,
-    },
+    Content { params: &'static Params, file: &'static File, path: PathBuf, found_bytes: usize, found: String },
     /// It cannot be read.
     #[error("parameters `{}`: cannot read {}", params.name, path.display())]
     Unreadable {
