@@ -1,7 +1,7 @@
-//! Invented checkpoints of any size, for benchmarks and tests of scale: the values follow from the tensors' names, and
-//! are written as they arise, so that a checkpoint of 16 GB needs no memory for it.
+//! Synthetic checkpoints of any size, for benchmarks and tests of scale. Values follow from the tensors' names and are
+//! written as they are computed, so that a checkpoint of 16 GB takes little memory.
 //!
-//! [`Rule`] is the rule, for tensors of any network.
+//! [`Rule`] computes the values, for tensors of any network.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -14,20 +14,20 @@ use serde_json::{Map, json};
 use super::{Config, tensors};
 use crate::checkpoint::Dtype;
 
-/// Values computed at once.
+/// Number of values computed at once.
 const CHUNK: usize = 1 << 22;
 
-/// A shard begins where the one before would exceed this.
+/// A new shard begins if the current one would exceed this size.
 const DEFAULT_SHARD_BYTES: u64 = 1 << 30;
 
-/// What to write.
+/// Settings of a synthetic checkpoint.
 #[derive(Clone, Debug)]
 pub struct Synthetic {
-    /// Type of the stored values: one of the floats.
+    /// Type of the stored values, a float of at most 32 bits.
     pub dtype: Dtype,
     /// Seed of the rule.
     pub seed: u64,
-    /// Bytes of a shard, about; a larger tensor has a shard of its own.
+    /// Greatest size of a shard, bytes. A larger tensor has a shard of its own.
     pub shard_bytes: u64,
 }
 
@@ -39,10 +39,10 @@ impl Default for Synthetic {
 
 /// The values of one tensor, `offset + scale · c_i`.
 ///
-/// For a tensor `name` and a seed, `state = fnv1a64(name) XOR seed`, `u_i` the upper 24 bits of the i-th output of
-/// splitmix64(state) over 2²⁴, `c_i = 2 u_i − 1`. Vectors called `.weight` are `1 + 0.1 c`, scales of residual branches
-/// `0.5 + 0.1 c`, other vectors `0.05 c`; larger tensors called `.weight` are `√(3 / fan_in) c`, others `0.1 c`. Of a batch
-/// norm's statistics, variances are `1 + 0.25 c`, means `0.1 c`, counts 0.
+/// For a tensor `name` and a seed, `state = fnv1a64(name) XOR seed`, `u_i` is the upper 24 bits of the i-th output of
+/// splitmix64(state) over 2²⁴, and `c_i = 2 u_i − 1`. Vectors called `.weight` are `1 + 0.1 c`, scales of residual
+/// branches `0.5 + 0.1 c`, other vectors `0.05 c`. Larger tensors called `.weight` are `√(3 / fan_in) c`, others `0.1
+/// c`. In a batch norm's statistics, variances are `1 + 0.25 c`, means `0.1 c`, counts 0.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
     state: u64,
@@ -85,10 +85,10 @@ impl Synthetic {
     /// Writes `model-….safetensors` and their index for a network of `config` into `folder`, which must exist.
     ///
     /// # Errors
-    /// What the system says, e.g. that the disk is full.
+    /// A file cannot be written, e.g. because the disk is full.
     ///
     /// # Panics
-    /// Where the type is no float: the caller's bug.
+    /// If the type is not a float of at most 32 bits, which is the caller's bug.
     pub fn write(&self, config: &Config, folder: &Path) -> std::io::Result<()> {
         let shards = self.shards(tensors(config));
         let mut weight_map = Map::new();
@@ -122,7 +122,7 @@ impl Synthetic {
         shards
     }
 
-    /// Writes one shard; gives the bytes of its tensors.
+    /// Writes one shard. Returns the size of its tensors in bytes.
     fn write_shard(&self, tensors: &[(String, Vec<i64>)], path: &PathBuf) -> std::io::Result<u64> {
         let mut header = Map::new();
         let mut end = 0;
@@ -166,7 +166,7 @@ impl Synthetic {
                     Dtype::F32 => bytes.copy_from_slice(&value.to_le_bytes()),
                     Dtype::BF16 => bytes.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
                     Dtype::F16 => bytes.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
-                    other => panic!("a float of at most 32 bits, not {other}"),
+                    other => panic!("expected a float of at most 32 bits, found {other}"),
                 }
             }
         });
