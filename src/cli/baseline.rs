@@ -14,15 +14,15 @@ use agiqa_handcrafted::Method;
 pub(super) struct Args {
     #[command(flatten)]
     images: ImageArgs,
-    /// Methods: brisque, niqe, ilniqe; default: all.
+    /// Methods: brisque, niqe, ilniqe. Default: all.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     methods: Vec<Method>,
     /// Folder with the authors' parameter files: brisque_allmodel and brisque_allrange, niqe_modelparameters.mat,
-    /// ilniqe_templateModel.mat; default: `iqa-params` in the weights folder. `agiqa weights verify brisque niqe ilniqe`
-    /// says where they come from.
+    /// ilniqe_templateModel.mat. Default: `iqa-params` in the weights folder. `agiqa weights verify brisque niqe
+    /// ilniqe` says where to download them.
     #[arg(long, value_name = "DIR")]
     params: Option<PathBuf>,
-    /// Resize images to a square of this side first (bilinear), pixels; default: score them as they are.
+    /// Resize images to a square of this side first (bilinear), pixels. Default: images are not resized.
     #[arg(long, value_name = "PX")]
     side: Option<u32>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `agiqa compare`: every method that has scored a dataset, beside the paper's figures.
+//! `agiqa compare`: every method that has scored a dataset, next to the paper's figures.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::comparison;
 use agiqa_store::tables::splits::Part;
 
-/// How the comparison is printed.
+/// Format of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
     /// An aligned table.
@@ -29,22 +29,22 @@ pub(super) enum Format {
 /// Arguments of `agiqa compare`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Store that holds images and scores; the comparison is written there and printed.
+    /// Store that holds images and scores. The comparison is written there and printed.
     #[arg(long, value_name = "URL")]
     store: String,
     /// Dataset that was scored.
     #[arg(long, value_name = "NAME")]
     dataset: PartitionName,
-    /// Split whose part is judged, e.g. official-20; default: all images.
+    /// Split whose part is judged, e.g. official-20. Default: all images.
     #[arg(long, value_name = "NAME")]
     split: Option<PartitionName>,
     /// Part of the split.
     #[arg(long, value_name = "PART", value_parser = parse_part, default_value = "test", requires = "split")]
     part: Part,
-    /// What to print.
+    /// Output format.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
-    /// Write it to this file instead of printing it.
+    /// Write the comparison to this file instead of printing it.
     #[arg(long, value_name = "FILE", required_if_eq("format", "parquet"))]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -75,7 +75,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
             context.console.info(format!("wrote {}", path.display()));
         }
         None => match std::io::stdout().lock().write_all(&bytes) {
-            // Whoever closed the pipe has read enough.
+            // A closed pipe is not an error: its reader has read enough.
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                 return Err(error).context("cannot write to stdout");
             }

@@ -1,4 +1,4 @@
-//! `agiqa doctor`: what this machine has, for people and for bug reports.
+//! `agiqa doctor`: shows properties of this machine, for people and for bug reports.
 
 use std::path::{Path, PathBuf};
 
@@ -13,12 +13,12 @@ use agiqa_weights::{Effort, by_hand};
 /// Arguments of `agiqa doctor`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Also look at the disk that this store (a folder) lies on.
+    /// Also check the disk of this store (a folder).
     #[arg(long, value_name = "URL")]
     store: Option<String>,
 }
 
-/// Everything that `doctor` finds; what cannot be found out is null.
+/// The findings of `doctor`. An unknown value is null.
 #[derive(Serialize)]
 struct Report {
     r#type: &'static str,
@@ -33,7 +33,7 @@ struct Report {
 
 #[derive(Serialize)]
 struct Libtorch {
-    /// Of the library that is loaded, e.g. `2.13.0+cu130`.
+    /// Version of the loaded library, e.g. `2.13.0+cu130`.
     version: Option<String>,
     path: Option<PathBuf>,
     openmp: bool,
@@ -47,28 +47,28 @@ struct Cpu {
     model: Option<String>,
     n_cpus: usize,
     n_threads: usize,
-    /// Of the instruction sets that decide speed, those it has.
+    /// The CPU's instruction sets that decide speed.
     features: Vec<&'static str>,
     bf16: Bf16,
 }
 
-/// What `--dtype bf16` means on this CPU.
+/// The effect of `--dtype bf16` on this CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Bf16 {
-    /// Products by a matrix unit (AMX).
+    /// A matrix unit (AMX) computes products.
     Matrix,
-    /// Products by vector instructions.
+    /// Vector instructions compute products.
     Vector,
-    /// Weights in bf16, products in f32, which the CPU is faster at.
+    /// Weights are bf16, but products are f32, because the CPU computes them faster.
     F32Products,
-    /// No instructions for it: networks are not loaded so.
+    /// The CPU has no bf16 instructions, so networks refuse bf16.
     Refused,
 }
 
 impl Bf16 {
-    /// On a CPU with the instruction sets `features`, of which `check` says whether networks may compute in bf16 there, and
-    /// `products` what they then multiply in.
+    /// The effect on a CPU with the instruction sets `features`. `check` says whether networks accept bf16 there, and
+    /// `products` is the type of their products.
     fn of(features: &[&str], check: &Result<(), SettingsError>, products: Dtype) -> Self {
         match (check, products) {
             (Err(_), _) => Self::Refused,
@@ -85,8 +85,8 @@ impl Bf16 {
                 "yes, by vector instructions: `--dtype bf16` multiplies in bf16, for most networks faster than f32"
             }
             Self::F32Products => {
-                "slower than f32 here: `--dtype bf16` keeps weights in bf16 and multiplies in f32, at the speed of f32 in \
-                 less memory"
+                "slower than f32 here: `--dtype bf16` keeps weights in bf16 and multiplies in f32, at the speed of f32 \
+                 in less memory"
             }
             Self::Refused => "no: `--dtype bf16` is refused, as it would be slower than f32",
         }
@@ -97,7 +97,7 @@ impl Bf16 {
 struct Memory {
     total_bytes: Option<u64>,
     available_bytes: Option<u64>,
-    /// Limit of this process's control group, where there is one.
+    /// Memory limit of this process's control group, if it has one.
     limit_bytes: Option<u64>,
 }
 
@@ -106,13 +106,13 @@ struct Disk {
     what: &'static str,
     path: PathBuf,
     free_bytes: Option<u64>,
-    /// Whether it is there and can be written; null where it is yet to be made.
+    /// Whether the folder can be written to; null if it does not exist yet.
     writable: Option<bool>,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let mut disks = vec![disk("weights", &agiqa_weights::folder())];
-    // Other stores have no disk of this machine.
+    // A store on S3 is not on a disk of this machine.
     if let Some(url) = args.store.as_deref().filter(|url| !url.starts_with("s3://")) {
         disks.push(disk("store", Path::new(url.strip_prefix("file://").unwrap_or(url))));
     }
@@ -135,7 +135,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     } else {
         print(&report);
     }
-    // Absent weights are for `weights fetch`, or for their users to place; a damaged or unreadable file is a finding.
+    // Absent weights are normal: `weights fetch` or the user provides them. A damaged or unreadable file is a finding.
     let mut exit = Exit::Done;
     for state in report.weights.iter().filter(|state| !matches!(state.state, "present" | "absent")) {
         context.console.warn(state.message.as_deref().unwrap_or(state.state));
@@ -147,12 +147,12 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
 fn print(report: &Report) {
     let unknown = || "unknown".to_owned();
     let gigabytes = |n: Option<u64>| n.map_or_else(unknown, |n| format!("{:.1} GB", n as f64 / 1e9));
-    let line = |what: &str, text: String| print_line(&format!("{what:<10}  {text}"));
+    let line = |label: &str, text: String| print_line(&format!("{label:<10}  {text}"));
     line("agiqa", report.agiqa_version.to_owned());
 
     let torch = &report.libtorch;
     let parts = [("OpenMP", torch.openmp), ("MKL", torch.mkl), ("oneDNN", torch.onednn), ("CUDA", torch.cuda_runtime)];
-    let parts: Vec<&str> = parts.iter().filter_map(|&(name, there)| there.then_some(name)).collect();
+    let parts: Vec<&str> = parts.iter().filter_map(|&(name, is_present)| is_present.then_some(name)).collect();
     let version = torch.version.clone().unwrap_or_else(unknown);
     let path = torch.path.as_ref().map_or_else(unknown, |path| path.display().to_string());
     line("libtorch", format!("{version}, with {}, at {path}", parts.join(", ")));
@@ -160,7 +160,7 @@ fn print(report: &Report) {
     let cpu = &report.cpu;
     let model = cpu.model.clone().unwrap_or_else(unknown);
     line("cpu", format!("{model}, {} CPUs, {} threads used", cpu.n_cpus, cpu.n_threads));
-    line("", if cpu.features.is_empty() { "no wide vectors known of".to_owned() } else { cpu.features.join(", ") });
+    line("", if cpu.features.is_empty() { "no known wide vectors".to_owned() } else { cpu.features.join(", ") });
     line("bf16", cpu.bf16.words().to_owned());
     line(
         "cuda",
@@ -201,7 +201,7 @@ fn print(report: &Report) {
     }
 }
 
-/// What is there to download.
+/// The absent checkpoints that can be downloaded.
 fn absent() -> Vec<&'static agiqa_weights::Checkpoint> {
     let is_absent = |checkpoint: &&agiqa_weights::Checkpoint| {
         !checkpoint.files[0].path_in(&agiqa_weights::folder(), &checkpoint.name).exists()
@@ -209,8 +209,8 @@ fn absent() -> Vec<&'static agiqa_weights::Checkpoint> {
     agiqa_weights::manifest().iter().filter(is_absent).collect()
 }
 
-/// The library that this process has loaded, as the system's list of mapped files names it: a build may have been
-/// linked against another one than it finds at run time.
+/// The library that this process has loaded, from the system's list of mapped files. The program may have been linked
+/// against another one.
 fn libtorch() -> Libtorch {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let path = maps
@@ -228,7 +228,7 @@ fn libtorch() -> Libtorch {
     }
 }
 
-/// From `version.py` of a wheel, or `build-version` of a libtorch archive.
+/// The version in `version.py` of a wheel, or in `build-version` of a libtorch archive.
 fn libtorch_version(root: &Path) -> Option<String> {
     let wheel = std::fs::read_to_string(root.join("version.py")).ok();
     let quoted = wheel.as_deref().and_then(|text| {
@@ -247,7 +247,7 @@ fn cpu(n_threads: usize) -> Cpu {
         let line = info.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
         Some(line.split_once(':')?.1.trim())
     };
-    // x86 says `flags`, ARM says `Features`.
+    // The field is called `flags` on x86 and `Features` on ARM.
     let flags: Vec<&str> =
         field("flags").or_else(|| field("Features")).map_or_else(Vec::new, |f| f.split(' ').collect());
     let features = ["avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve"]
@@ -263,7 +263,7 @@ fn cpu(n_threads: usize) -> Cpu {
     }
 }
 
-/// Names of the CUDA devices that libtorch sees, as the driver's own files give them.
+/// Names of the CUDA devices that libtorch sees, from the driver's files.
 fn cuda_devices() -> Vec<String> {
     let n = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
     let folders = std::fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
@@ -276,7 +276,7 @@ fn cuda_devices() -> Vec<String> {
             Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned())
         })
         .collect();
-    // Where some devices are hidden from this process, which ones is not ours to guess.
+    // If some devices are hidden from this process, the names cannot be assigned to the others.
     (0..n).map(|i| if models.len() == n { models[i].clone() } else { format!("device {i}") }).collect()
 }
 
@@ -296,9 +296,9 @@ fn memory() -> Memory {
 }
 
 fn disk(what: &'static str, path: &Path) -> Disk {
-    // A folder yet to be made will lie on the disk of the nearest one there is.
-    let there = path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
-    let space = rustix::fs::statvfs(there).ok();
+    // A folder that does not exist yet will be on the disk of its nearest existing ancestor.
+    let existing = path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
+    let space = rustix::fs::statvfs(existing).ok();
     Disk {
         what,
         path: path.to_owned(),
@@ -312,14 +312,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bf16_is_promised_only_where_networks_multiply_in_it() {
-        let of = |features: &[&str], products| Bf16::of(features, &Ok(()), products);
-        assert_eq!(of(&["avx512_bf16", "amx_bf16"], Dtype::Bf16), Bf16::Matrix);
-        assert_eq!(of(&["avx512_bf16"], Dtype::Bf16), Bf16::Vector);
-        assert_eq!(of(&["avx512_bf16"], Dtype::F32), Bf16::F32Products);
+    fn bf16_is_promised_only_if_networks_multiply_in_it() {
+        let effect = |features: &[&str], products| Bf16::of(features, &Ok(()), products);
+        assert_eq!(effect(&["avx512_bf16", "amx_bf16"], Dtype::Bf16), Bf16::Matrix);
+        assert_eq!(effect(&["avx512_bf16"], Dtype::Bf16), Bf16::Vector);
+        assert_eq!(effect(&["avx512_bf16"], Dtype::F32), Bf16::F32Products);
         assert_eq!(Bf16::of(&["avx2"], &Err(SettingsError::NoBf16), Dtype::F32), Bf16::Refused);
         assert_eq!(serde_json::to_value(Bf16::F32Products).expect("a word"), "f32-products");
-        // Whatever this machine is, what is said is what a network would meet.
+        // On every machine, the answer agrees with the check of a network.
         let here = cpu(1).bf16;
         assert_eq!(here == Bf16::Refused, Dtype::Bf16.check_on(tch::Device::Cpu).is_err());
     }

@@ -21,19 +21,19 @@ use agiqa_store::tables::splits::Part;
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["store", "table"]))]
 pub(super) struct Args {
-    /// Store that holds the runs' predictions; metrics are written there and printed.
+    /// Store that holds the runs' predictions. Metrics are written there and printed.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// Run to evaluate; may be given several times.
+    /// Run to evaluate. Repeatable.
     #[arg(long, value_name = "RUN", requires = "store")]
     run: Vec<PartitionName>,
-    /// Name of the rows over all runs; without --run, all runs of this group.
+    /// Name of the rows over all runs. Without --run, all runs of this group are evaluated.
     #[arg(long, value_name = "NAME", requires = "store")]
     group: Option<PartitionName>,
-    /// Dataset that the runs have scored; default: the one they were trained on.
+    /// Dataset that the runs have scored. Default: the dataset of their training.
     #[arg(long, value_name = "NAME", requires = "store")]
     dataset: Option<PartitionName>,
-    /// Parts to evaluate; default: all.
+    /// Parts to evaluate. Default: all.
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = parse_part, requires = "store")]
     part: Vec<Part>,
     /// Table to evaluate: parquet, CSV or TSV. Rows without score or MOS are left out and counted (exit code 1).
@@ -45,7 +45,7 @@ pub(super) struct Args {
     /// Column of MOS.
     #[arg(long, value_name = "COL", requires = "table")]
     mos: Option<String>,
-    /// Column whose values form subsets, e.g. generator; may be given several times.
+    /// Column whose values form subsets, e.g. generator. Repeatable.
     #[arg(long, value_name = "COL")]
     by: Vec<String>,
     #[command(flatten)]
@@ -75,7 +75,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     }
 }
 
-/// The stage that the arguments name; what they leave out, the runs' records say.
+/// The stage for the arguments. Missing arguments are taken from the runs' records.
 fn stage(
     store: &Store,
     runs: Vec<PartitionName>,
@@ -127,7 +127,7 @@ fn run_table(settings: &TableSettings, context: &Context) -> anyhow::Result<Exit
 fn print(report: &Report, context: &Context) -> anyhow::Result<()> {
     let text = if context.console.is_json() { report.json_lines() } else { report.text() };
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever closed the pipe has read enough.
+        // A closed pipe is not an error: its reader has read enough.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
         _ => Ok(()),
     }

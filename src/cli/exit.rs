@@ -1,18 +1,18 @@
-//! Exit codes, which are an interface: schedulers act on them.
+//! Exit codes. Schedulers act on them, so they are part of the program's interface.
 
 use std::error::Error;
 use std::io::ErrorKind;
 
 use agiqa_store::interrupt::EXIT_INTERRUPTED;
 
-/// How a command that could run ended.
+/// The end of a command that could run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// All done: code 0.
+    /// All work is done: code 0.
     Done,
-    /// Done, but rows were rejected or a check failed: code 1.
+    /// The work is done, but rows were rejected or a check failed: code 1.
     Rejected,
-    /// Interrupted after committing what was finished: code 130.
+    /// The command was interrupted after it committed its finished work: code 130.
     Interrupted,
 }
 
@@ -26,7 +26,7 @@ impl Exit {
         }
     }
 
-    /// The graver of two ends: interrupted before rejected before done.
+    /// The more severe of two ends: interrupted before rejected before done.
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Interrupted, _) | (_, Self::Interrupted) => Self::Interrupted,
@@ -36,13 +36,13 @@ impl Exit {
     }
 }
 
-/// Code of a command that could not run: do not retry as it is.
+/// Code of a command that could not run. An unchanged retry would fail again.
 pub const EXIT_CANNOT_RUN: u8 = 2;
 
-/// Code of a command that a retry may help: storage or memory was short.
+/// Code of a command that failed because storage or memory was short. A retry may succeed.
 pub const EXIT_RETRY: u8 = 75;
 
-/// Exit code of `error`: 75 where storage or memory ran short somewhere in its chain of causes, else 2.
+/// Exit code of `error`: 75 if a shortage of storage or memory is in its chain of causes, else 2.
 pub fn code_of_error(error: &anyhow::Error) -> u8 {
     if error.chain().any(is_shortage) { EXIT_RETRY } else { EXIT_CANNOT_RUN }
 }
@@ -50,7 +50,7 @@ pub fn code_of_error(error: &anyhow::Error) -> u8 {
 fn is_shortage(cause: &(dyn Error + 'static)) -> bool {
     let io_shortage = cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
         matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory)
-            // An error that only wraps another one hides it from the chain.
+            // An error that only wraps another error hides it from the chain.
             || error.get_ref().is_some_and(|inner| is_shortage(inner as &(dyn Error + 'static)))
     });
     // libtorch reports a failed allocation as text only.

@@ -21,39 +21,41 @@ use agiqa_store::tables::features::FeatureKind;
 pub(super) struct Args {
     #[command(flatten)]
     images: ImageArgs,
-    /// Extractor.
+    /// Name of the extractor.
     #[arg(long, value_name = "NAME", default_value_t)]
     extractor: ExtractorName,
     /// Folder with the weights and their `config.json`, for extractors whose licence does not allow redistribution.
     #[arg(long, value_name = "DIR")]
     weights: Option<PathBuf>,
-    /// Question to put to a language model about each image, and the column for its answer's embedding; can be given
-    /// several times. Default: the two of the paper, as `f_a` and `f_b`.
+    /// Question for a language model about each image, and the column for its embedding. Repeatable. Default: the
+    /// paper's two questions, as `f_a` and `f_b`.
     #[arg(long = "prompt", value_name = "COLUMN=QUESTION", value_parser = prompt_of)]
     prompts: Vec<Prompt>,
-    /// Side of the square that images are resized to, pixels; default: the extractor's.
+    /// Side of the square that images are resized to, pixels. Default: the extractor's own.
     #[arg(long, value_name = "PX")]
     side: Option<u32>,
-    /// Number type of the network: `f32`, `bf16` or `f16` (CUDA only); default: f32.
+    /// Number type of the network: `f32`, `bf16` or `f16` (CUDA only). Default: f32.
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Dtype>,
-    /// Where the network runs: `auto` (a GPU if there is one), `cpu` or `cuda:N`.
+    /// Device of the network: `auto` (a GPU if the machine has one), `cpu` or `cuda:N`.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: DeviceChoice,
-    /// Images per batch; default: the extractor's. Decides speed and memory, and at most the last bits of the numbers.
+    /// Number of images per batch. It decides speed and memory, and may change the last bits of the numbers. Default:
+    /// the extractor's own.
     #[arg(long, value_name = "N")]
     batch_size: Option<NonZeroUsize>,
     #[command(flatten)]
     set: SetArgs,
 }
 
-/// `COLUMN=QUESTION`.
+/// Parses `COLUMN=QUESTION`.
 fn prompt_of(text: &str) -> Result<Prompt, String> {
     let (column, question) = text.split_once('=').ok_or("expected COLUMN=QUESTION")?;
     Ok(Prompt { column: column.to_owned(), question: question.to_owned() })
 }
 
-/// Runs the stage for `command`; one that is about features of one kind refuses an extractor that does not fill it.
+/// Runs the stage for `command`. A command for features of one `kind` refuses an extractor that does not fill that
+/// table.
 pub(super) fn run(command: &str, kind: Option<FeatureKind>, args: Args, context: &Context) -> anyhow::Result<Exit> {
     let images = args.images;
     let options = json!({

@@ -1,4 +1,4 @@
-//! `agiqa ingest`.
+//! `agiqa ingest`: reads a dataset's MOS table and images.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use agiqa_store::tables::PartitionName;
 /// Arguments of `agiqa ingest`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Whose table it is; decides column mapping, generator rule and MOS scale where they are not given.
+    /// Origin of the table. It decides column mapping, generator rule and MOS scale if they are not given.
     #[arg(long)]
     adapter: Adapter,
     /// MOS table: CSV, TSV, JSON (an array of objects), JSON lines, Parquet or xlsx.
@@ -27,31 +27,32 @@ pub(super) struct Args {
     /// Store to write to: a folder, or `s3://…`.
     #[arg(long, value_name = "URL")]
     store: String,
-    /// Name of the dataset in the store; default: that of the adapter (required with `generic`).
+    /// Name of the dataset in the store. Default: the adapter's name (required with `generic`).
     #[arg(long, value_name = "NAME", required_if_eq("adapter", "generic"))]
     dataset: Option<PartitionName>,
-    /// Format of the table; default: by the extension of its name.
+    /// Format of the table. Default: by the extension of its name.
     #[arg(long)]
     format: Option<TableFormat>,
-    /// Sheet of an xlsx workbook; default: its first one.
+    /// Sheet of an xlsx workbook. Default: its first one.
     #[arg(long, value_name = "NAME")]
     sheet: Option<String>,
-    /// Column of the table for one of `name`, `mos`, `mos_std`, `mos_align`, `prompt`, `generator`; may be repeated.
+    /// Column of the table for one of `name`, `mos`, `mos_std`, `mos_align`, `prompt`, `generator`. Repeatable.
     #[arg(long = "column", value_name = "KEY=COLUMN", value_parser = key_value)]
     columns: Vec<(String, String)>,
-    /// Generator from the image's name: `before-first=TEXT`, `before-last=TEXT` or `parent-folder`.
+    /// Rule that derives the generator from an image's name: `before-first=TEXT`, `before-last=TEXT` or
+    /// `parent-folder`.
     #[arg(long, value_name = "RULE")]
     generator: Option<NameRule>,
-    /// Further column from the image's name, by the same rules; may be repeated.
+    /// Further column that such a rule derives from an image's name. Repeatable.
     #[arg(long = "derive", value_name = "COLUMN=RULE", value_parser = key_value)]
     derived: Vec<(String, String)>,
-    /// Lowest and highest possible MOS, e.g. `0..5`; a row outside is rejected.
+    /// Lowest and highest possible MOS, e.g. `0..5`. A row outside this scale is rejected.
     #[arg(long, value_name = "MIN..MAX", value_parser = scale, allow_hyphen_values = true)]
     mos_scale: Option<(f64, f64)>,
-    /// Most pixels an image may have.
+    /// Greatest number of pixels of an image.
     #[arg(long, value_name = "N", default_value_t = DecodeLimits::default().max_pixels)]
     max_pixels: u64,
-    /// Ingest also where nothing changed.
+    /// Ingest even if nothing has changed.
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -93,7 +94,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
 }
 
 fn unknown_key(key: &str) -> String {
-    let nearest = ColumnNames::KEYS.into_iter().min_by_key(|known| strsim::damerau_levenshtein(known, key));
+    let nearest = ColumnNames::KEYS.into_iter().min_by_key(|valid| strsim::damerau_levenshtein(valid, key));
     let suggestion = nearest.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
     format!("`--column {key}=…`: expected one of `{}`{suggestion}", ColumnNames::KEYS.join("`, `"))
 }

@@ -1,12 +1,12 @@
-//! What the commands that judge scores have in common.
+//! Options shared by the commands that judge scores.
 
 use agiqa_judge::metrics::BootstrapSettings;
 use agiqa_store::tables::splits::Part;
 
-/// How intervals are estimated.
+/// Estimation of intervals.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct BootstrapArgs {
-    /// Bootstrap resamples for the 95 % intervals; 0 leaves intervals out.
+    /// Number of bootstrap resamples for the 95 % intervals; 0 leaves intervals out.
     #[arg(long, value_name = "N", default_value_t = BootstrapSettings::default().resamples)]
     resamples: u32,
     /// Seed of the resamples.

@@ -6,7 +6,7 @@ use super::weights::print_line;
 use crate::registry::{ROWS, Row};
 use agiqa_store::layout;
 
-/// How the list is printed.
+/// Format of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     /// An aligned table.
@@ -18,7 +18,7 @@ enum Format {
 /// Arguments of `agiqa methods`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// What to print.
+    /// Output format.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
 }

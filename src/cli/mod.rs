@@ -45,20 +45,20 @@ struct Cli {
 
 #[derive(clap::Args)]
 struct GlobalArgs {
-    /// Say only warnings and errors.
+    /// Print only warnings and errors.
     #[arg(long, short, global = true)]
     quiet: bool,
-    /// Print results and events as JSON, one object a line, on stdout.
+    /// Print results and events as JSON on stdout, one object per line.
     #[arg(long, global = true)]
     json: bool,
-    /// CPU threads to use; default: all.
+    /// Number of CPU threads to use. Default: all.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the stages of a pipeline, each only where its inputs changed.
+    /// Run the stages of a pipeline whose inputs have changed.
     Run(run::Args),
     /// Read a dataset's MOS table and images into the `images` table.
     Ingest(ingest::Args),
@@ -80,31 +80,31 @@ enum Command {
     Predict(predict::Args),
     /// Compute metrics of predictions, or of any table with scores and MOS.
     Evaluate(Box<evaluate::Args>),
-    /// Compare every method that has scored a dataset, beside the paper's figures.
+    /// Compare every method that has scored a dataset, next to the paper's figures.
     Compare(compare::Args),
     /// List, fetch and verify network weights.
     Weights(weights::Args),
-    /// Show what this machine has: libtorch, devices, threads, weights, disk.
+    /// Show properties of this machine: libtorch, devices, threads, weights, disk.
     Doctor(doctor::Args),
-    /// List every network and method: what it fills, its weights, its settings.
+    /// List every network and method with its tables, weights and settings.
     Methods(methods::Args),
     /// Print the tables' schemas, or write them to a folder.
     Schemas(schemas::Args),
 }
 
-/// What every command gets.
+/// Context of every command.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// Where messages and events go.
+    /// Prints messages and events.
     pub console: Console,
     /// Raised by Ctrl-C and SIGTERM.
     pub interrupt: Interrupt,
-    /// CPU threads to use.
+    /// Number of CPU threads to use.
     pub n_threads: usize,
 }
 
 impl Context {
-    /// The same for a stage over `store`.
+    /// The context of a stage over `store`.
     fn on(&self, store: Store) -> StageContext {
         StageContext { store, console: self.console, interrupt: self.interrupt.clone(), n_threads: self.n_threads }
     }
@@ -119,7 +119,7 @@ pub fn main() -> ExitCode {
     match run_command(cli, Console::new(verbosity, events)) {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(error) => {
-            // The whole chain once; a closed stderr is no further error.
+            // Prints the whole chain of causes. A closed stderr is not a further error.
             let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
             ExitCode::from(exit::code_of_error(&error))
         }
@@ -130,7 +130,7 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
     let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let n_threads = cli.global.threads.map_or(n_cpus, std::num::NonZeroUsize::get);
     tch::set_num_threads(i32::try_from(n_threads).unwrap_or(i32::MAX));
-    // A pool that something else has built already serves as well.
+    // Building fails if a pool exists already, which then serves as well.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global();
     let context = Context { console, interrupt: Interrupt::install()?, n_threads };
     match cli.command {
@@ -152,7 +152,7 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
     }
 }
 
-/// Runs `work` and records in `store` what it did, also when it fails. Named `command` in `runs/`.
+/// Runs `work` and records its result in `store`, even if it fails. The record in `runs/` is named `command`.
 fn with_run_log(
     command: &str,
     store: &Store,
@@ -166,19 +166,19 @@ fn with_run_log(
     };
     match (log.finish(store, code, message), result) {
         (Ok(_), result) => result,
-        // The work's own error says more than that its record could not be written either.
+        // The work's own error is more useful than the error of writing its record.
         (Err(_), Err(error)) => Err(error),
         (Err(error), Ok(_)) => Err(error.into()),
     }
 }
 
-/// Runs one stage as a command of its own: opens the store, skips where nothing is to do, records what was done.
+/// Runs one stage as a separate command: opens the store, skips the stage if it is up to date, and records the run.
 fn run_stage(command: &str, store_url: &str, stage: &dyn Stage, context: &Context) -> anyhow::Result<Exit> {
     let store = Store::open(store_url, OpenMode::CreateIfMissing)?;
     with_run_log(command, &store.clone(), |log| execute(stage, &context.on(store), log))
 }
 
-/// Runs `stage` through [`stage::execute`]; rejected rows and interrupts become exit codes.
+/// Runs `stage` through [`stage::execute`]. Rejected rows and interrupts become exit codes.
 fn execute(stage: &dyn Stage, context: &StageContext, log: &mut RunLog) -> anyhow::Result<Exit> {
     let executed = stage::execute(stage, context, log)?;
     Ok(match (executed.outcome, executed.rows.n_rejected) {

@@ -10,16 +10,16 @@ use agiqa_store::tables::models::{self, RunRecord};
 /// Arguments of `agiqa predict`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Store that holds runs, images and features and gets the predictions.
+    /// Store that holds runs, images and features, and receives the predictions.
     #[arg(long, value_name = "URL")]
     store: String,
-    /// Run whose head scores; may be given several times.
+    /// Run whose head scores. Repeatable.
     #[arg(long, value_name = "RUN", required_unless_present("group"))]
     run: Vec<PartitionName>,
     /// Group whose runs score.
     #[arg(long, value_name = "GROUP", conflicts_with("run"))]
     group: Option<PartitionName>,
-    /// Dataset or corpus to score; may be given several times; default: the one that the run was trained on.
+    /// Dataset or corpus to score. Repeatable. Default: the dataset of the run's training.
     #[arg(long, value_name = "DATASET")]
     dataset: Vec<PartitionName>,
 }
@@ -28,7 +28,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Args { store: url, run, group, dataset } = args;
     let store = Store::open(&url, OpenMode::Existing)?;
     let runs = match group {
-        Some(group) => runs_of(&store, &group)?,
+        Some(group) => group_runs(&store, &group)?,
         None => run,
     };
     for run in &runs {
@@ -37,7 +37,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     super::run_stage("predict", &url, &PredictStage { runs, datasets: dataset }, context)
 }
 
-fn runs_of(store: &Store, group: &PartitionName) -> anyhow::Result<Vec<PartitionName>> {
+fn group_runs(store: &Store, group: &PartitionName) -> anyhow::Result<Vec<PartitionName>> {
     let mut groups = std::collections::BTreeSet::new();
     let mut runs = Vec::new();
     for run in models::runs(store)? {
@@ -47,7 +47,7 @@ fn runs_of(store: &Store, group: &PartitionName) -> anyhow::Result<Vec<Partition
         }
         groups.insert(format!("`{}`", record.group));
     }
-    let known = groups.into_iter().collect::<Vec<_>>().join(", ");
-    anyhow::ensure!(!runs.is_empty(), "there is no group `{group}` in store `{}`; there are: {known}", store.url());
+    let groups = groups.into_iter().collect::<Vec<_>>().join(", ");
+    anyhow::ensure!(!runs.is_empty(), "there is no group `{group}` in store `{}`; there are: {groups}", store.url());
     Ok(runs)
 }

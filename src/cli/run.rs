@@ -1,4 +1,4 @@
-//! `agiqa run`: a pipeline's stages, each only where its inputs changed.
+//! `agiqa run`: runs the stages of a pipeline whose inputs have changed.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,19 +16,19 @@ use agiqa_store::store::{OpenMode, Store};
 /// Arguments of `agiqa run`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The pipeline, e.g. `pipelines/example.toml`.
+    /// File of the pipeline, e.g. `pipelines/example.toml`.
     #[arg(value_name = "PIPELINE.toml")]
     pipeline: PathBuf,
-    /// Give a parameter its value (`root=/data/agiqa-3k`), or any key another one (`train.epochs=3`). Repeatable.
+    /// Set a parameter (`root=/data/agiqa-3k`), or override any key (`train.epochs=3`). Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The store: a folder or `s3://…`; default: the pipeline's own `store`.
+    /// The store: a folder or `s3://…`. Default: the pipeline's own `store`.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// Say what would run and why, and change nothing.
+    /// Print the stages that would run, with reasons, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Run just this stage, on what the store holds: ingest, features, baseline, split, train, predict,
+    /// Run only this stage, on the store's current content: ingest, features, baseline, split, train, predict,
     /// evaluate, compare or experiment. Repeatable.
     #[arg(long = "stage", value_name = "STAGE")]
     stages: Vec<StageName>,
@@ -140,7 +140,7 @@ fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context
     }
 }
 
-/// The metrics and where the tables are, also where nothing had to run.
+/// Prints the metrics and the places of the tables, even if nothing had to run.
 fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context) -> anyhow::Result<()> {
     let mut text = String::new();
     let experiment =
@@ -149,7 +149,7 @@ fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &C
         let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
         text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
     }
-    // A table of the paper is what its pipeline is for; the metrics of each variant are in the store.
+    // An experiment's pipeline prints its table instead of each variant's metrics, which are in the store.
     let has_evaluated = experiment.is_none() && steps.iter().any(|step| step.name == StageName::Evaluate);
     let evaluated = if has_evaluated { pipeline.evaluate_stages()? } else { Vec::new() };
     for stage in evaluated {
@@ -173,6 +173,6 @@ fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &C
 }
 
 fn print(text: &str) {
-    // A closed pipe is no error: whoever reads has seen enough.
+    // A closed pipe is not an error: its reader has read enough.
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

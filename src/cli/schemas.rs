@@ -22,7 +22,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Some(folder) = args.out else {
         let text: String = documents.into_iter().map(|(_, text)| text).collect();
         return match std::io::stdout().lock().write_all(text.as_bytes()) {
-            // Whoever closed the pipe has read enough.
+            // A closed pipe is not an error: its reader has read enough.
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                 Err(error).context("cannot write to stdout")
             }

@@ -1,4 +1,4 @@
-//! `--set KEY=VALUE`, on every command that has settings: the keys are those of the command's table in a pipeline.
+//! `--set KEY=VALUE`, on every command with settings. The keys are the keys of the command's table in a pipeline.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -8,7 +8,8 @@ use crate::pipeline::{ConfigError, overlaid};
 /// Overrides of single settings.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct SetArgs {
-    /// Give a setting another value, by its key in a pipeline's table of this command; wins over the options. Repeatable.
+    /// Override a setting by its key in this command's table of a pipeline. It takes precedence over options.
+    /// Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }

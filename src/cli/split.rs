@@ -13,13 +13,13 @@ use agiqa_store::store::run_log::RunLog;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
 
-/// Seed of the paper's own split; a pipeline that names none gets it as well.
+/// Seed of the paper's own split. It is also the default seed of a pipeline.
 const OFFICIAL_SEED: u32 = 20;
 
 /// Arguments of `agiqa split`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Store that holds the images table and gets the split.
+    /// Store that holds the images table and receives the split.
     #[arg(long, value_name = "URL")]
     store: String,
     /// Dataset to split.
@@ -27,14 +27,15 @@ pub(super) struct Args {
     dataset: PartitionName,
     #[command(flatten)]
     split: SplitArgs,
-    /// Seeds, one split each: a number, a list `0,3,5`, or a range with both ends, `0..9` [default: 0; official: 20].
+    /// Seeds, one split for each: a number, a list `0,3,5`, or a range with both ends, `0..9` [default: 0; official:
+    /// 20].
     #[arg(long)]
     seeds: Option<Seeds>,
     #[command(flatten)]
     set: SetArgs,
 }
 
-/// How to split; shared with `agiqa train`.
+/// Options of the split, shared with `agiqa train`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct SplitArgs {
     /// Kind of split.
@@ -43,7 +44,7 @@ pub(super) struct SplitArgs {
     /// Share of the training part (random, by-prompt).
     #[arg(long, value_name = "SHARE", default_value_t = Fractions::default().train)]
     train_share: f64,
-    /// Share of the validation part (random, by-prompt); the rest is the test part.
+    /// Share of the validation part (random, by-prompt). The rest is the test part.
     #[arg(long, value_name = "SHARE", default_value_t = Fractions::default().validation)]
     validation_share: f64,
     /// CSV file of the training part, with a column `name` (published).
@@ -64,7 +65,7 @@ pub(super) struct SplitArgs {
 enum SplitKind {
     /// Images at random.
     Random,
-    /// The published code's own shuffle of the dataset's table; the paper's seed is 20.
+    /// The published code's own shuffle of the dataset's table. The paper's seed is 20.
     Official,
     /// The dataset's own files.
     Published,
@@ -75,7 +76,7 @@ enum SplitKind {
 }
 
 impl SplitArgs {
-    /// The seed where none is given.
+    /// The seed if none is given.
     pub(super) fn default_seed(&self) -> u32 {
         match self.kind {
             SplitKind::Official => OFFICIAL_SEED,
@@ -103,7 +104,7 @@ impl SplitArgs {
     }
 }
 
-/// Seeds as the command line gives them.
+/// Seeds from the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seeds(pub(super) Vec<u32>);
 
@@ -130,7 +131,7 @@ impl std::str::FromStr for Seeds {
     }
 }
 
-/// One stage per different split among those of `seeds`.
+/// One stage per distinct split. Several `seeds` may give the same split.
 pub(super) fn stages(dataset: &PartitionName, split: &SplitArgs, seeds: &[u32]) -> Vec<SplitStage> {
     let mut stages: Vec<SplitStage> = Vec::new();
     for seed in seeds {
@@ -142,7 +143,7 @@ pub(super) fn stages(dataset: &PartitionName, split: &SplitArgs, seeds: &[u32]) 
     stages
 }
 
-/// Runs `stages` in turn; the first that is interrupted is the last.
+/// Runs `stages` in turn, until one is interrupted.
 pub(super) fn execute_in_turn(stages: &[&dyn Stage], context: &StageContext, log: &mut RunLog) -> anyhow::Result<Exit> {
     let mut exit = Exit::Done;
     for &stage in stages {
@@ -150,7 +151,7 @@ pub(super) fn execute_in_turn(stages: &[&dyn Stage], context: &StageContext, log
             return Ok(Exit::Interrupted);
         }
         exit = exit.and(super::execute(stage, context, log)?);
-        // What comes next reads what this one was to write.
+        // The next stage would read the interrupted stage's output.
         if exit == Exit::Interrupted {
             return Ok(exit);
         }
@@ -179,7 +180,7 @@ mod tests {
     use agiqa_store::interrupt::Interrupt;
     use agiqa_store::stage::{Freshness, StageError, StageReport};
 
-    /// A stage that has always something to do, and ends as it is told to.
+    /// A stage that always has something to do, and ends interrupted if `interrupted` is set.
     struct Ends {
         interrupted: bool,
         n_runs: Cell<u32>,

@@ -1,4 +1,4 @@
-//! `agiqa train`: makes the splits that are not there yet and trains one head per seed.
+//! `agiqa train`: makes missing splits and trains one head per seed.
 
 use std::io::Write;
 
@@ -21,34 +21,34 @@ use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 /// Arguments of `agiqa train`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Store that holds images and features and gets the models.
+    /// Store that holds images and features, and receives the models.
     #[arg(long, value_name = "URL")]
     store: String,
     /// Dataset to train on.
     #[arg(long)]
     dataset: PartitionName,
-    /// What the runs' names begin with; default: the semantic extractor's name.
+    /// Beginning of the runs' names. Default: the semantic extractor's name.
     #[arg(long)]
     name: Option<PartitionName>,
-    /// Train MANIQA together with the head, from the images: see the joint options below.
+    /// Train MANIQA together with the head, from the images. See the joint options below.
     #[arg(long, conflicts_with = "quality")]
     joint: bool,
-    /// Extractor whose features are read, `NAME` or `NAME@FINGERPRINT` (or its first digits).
+    /// Extractor of the features, `NAME` or `NAME@FINGERPRINT` (or its first digits).
     #[arg(long, value_name = "EXTRACTOR", required_unless_present = "semantic")]
     features: Option<String>,
-    /// Extractor of f_a and f_b where it is not that of `--features`.
+    /// Extractor of f_a and f_b, if it is not the extractor in `--features`.
     #[arg(long, value_name = "EXTRACTOR")]
     semantic: Option<String>,
-    /// Extractor of f_1 where it is not that of `--features`; several, `A,B`, are joined to one f_1.
+    /// Extractor of f_1, if it is not the extractor in `--features`. Several, `A,B`, are joined to one f_1.
     #[arg(long, value_name = "EXTRACTOR")]
     quality: Option<String>,
     #[command(flatten)]
     split: SplitArgs,
-    /// Seeds, one run each, of split and training: a number, a list `0,3,5`, or a range with both ends, `0..9`
+    /// Seeds of split and training, one run for each: a number, a list `0,3,5`, or a range with both ends, `0..9`
     /// [default: 0; official: 20].
     #[arg(long)]
     seeds: Option<Seeds>,
-    /// Seed of the split where it is not the training's: then all runs share one split.
+    /// Seed of the split, if it is not the training's seed. All runs then share one split.
     #[arg(long, value_name = "SEED")]
     split_seed: Option<u32>,
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub(super) struct Args {
     set: SetArgs,
 }
 
-/// Hyperparameters; what is not given is the paper's.
+/// Hyperparameters. An absent option takes the paper's value.
 #[derive(clap::Args)]
 struct SettingsArgs {
     /// Features that the head reads, separated by commas [default: f_1,f_a,f_b].
@@ -101,24 +101,24 @@ struct SettingsArgs {
     /// `raw` or `standardised` [default: raw].
     #[arg(long, value_parser = named::<Labels>)]
     labels: Option<Labels>,
-    /// Decay per step of the average of weights that is kept; 0 for none [default: 0].
+    /// Decay per step of the weights' moving average; 0 for no average [default: 0].
     #[arg(long)]
     weight_average: Option<f64>,
     /// `best` (by validation) or `last` [default: best].
     #[arg(long, value_parser = named::<KeepEpoch>)]
     keep_epoch: Option<KeepEpoch>,
-    /// Whether ridge regression is fitted beside the head [default: true].
+    /// Whether ridge regression is fitted as well, for comparison [default: true].
     #[arg(long)]
     ridge: Option<bool>,
-    /// Leave out images without features or MOS, with a count, rather than stop.
+    /// Leave out images without features or MOS and count them, instead of stopping.
     #[arg(long)]
     allow_missing: bool,
-    /// Epochs between two saved states [default: 10].
+    /// Number of epochs between two saved states [default: 10].
     #[arg(long)]
     checkpoint_epochs: Option<u32>,
 }
 
-/// What a joint training takes beside; needs `--joint`.
+/// Further options of a joint training. They need `--joint`.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Joint training (with --joint)")]
 struct JointArgs {
@@ -128,25 +128,26 @@ struct JointArgs {
     /// Side of the input on `dinov2-s14`, pixels, a multiple of 56 [default: 392].
     #[arg(long, value_name = "PX", requires = "joint")]
     side: Option<u32>,
-    /// Number type of products, `f32` or `bf16`; weights are f32 [default: f32].
+    /// Number type of products, `f32` or `bf16`. Weights are f32 [default: f32].
     #[arg(long, requires = "joint")]
     dtype: Option<Dtype>,
     /// `auto`, `cpu` or `cuda:N` [default: auto].
     #[arg(long, requires = "joint")]
     device: Option<DeviceChoice>,
-    /// `horizontal`, `flip` (without turns), `official` (flips upside down, as published) or `none` [default: horizontal].
+    /// `horizontal`, `flip` (without turns), `official` (flips upside down, as published) or `none` [default:
+    /// horizontal].
     #[arg(long, requires = "joint", value_parser = named::<Augment>)]
     augment: Option<Augment>,
-    /// Leave the whole transformer as it is.
+    /// Do not train the transformer.
     #[arg(long, requires = "joint")]
     freeze_backbone: bool,
-    /// Blocks of the transformer, from the first, that stay as they are [default: 0].
+    /// Number of the transformer's first blocks that are not trained [default: 0].
     #[arg(long, value_name = "N", requires = "joint")]
     freeze_blocks: Option<u32>,
     /// Factor on the learning rate of the transformer's last block [default: 1].
     #[arg(long, value_name = "FACTOR", requires = "joint")]
     backbone_rate: Option<f64>,
-    /// Factor from each block of the transformer to the one before it [default: 1].
+    /// Factor on the learning rate from each block of the transformer to the previous one [default: 1].
     #[arg(long, value_name = "FACTOR", requires = "joint")]
     layer_decay: Option<f64>,
     /// Factor on the learning rate of MANIQA's parts above the transformer [default: 1].
@@ -155,16 +156,16 @@ struct JointArgs {
     /// Factor on the learning rate of the fusion [default: 1].
     #[arg(long, value_name = "FACTOR", requires = "joint")]
     fusion_rate: Option<f64>,
-    /// Weight of the loss of MANIQA's own rating beside the fusion's [default: 0].
+    /// Weight of the loss of MANIQA's own rating, added to the fusion's loss [default: 0].
     #[arg(long, value_name = "WEIGHT", requires = "joint")]
     rating_loss: Option<f64>,
-    /// Steps over which the learning rate rises [default: 0].
+    /// Number of steps over which the learning rate rises [default: 0].
     #[arg(long, value_name = "N", requires = "joint")]
     warmup_steps: Option<u32>,
-    /// Images that go through the network at once; a batch's gradients are summed [default: the batch].
+    /// Number of images in the network at once. A batch's gradients are summed [default: the batch].
     #[arg(long, value_name = "N", requires = "joint")]
     micro_batch: Option<u32>,
-    /// Memory for resized images; beyond it they wait in a file [default: 2048].
+    /// Memory for resized images. Images that do not fit are kept in a file [default: 2048].
     #[arg(long, value_name = "MIB", requires = "joint")]
     image_memory_mib: Option<u32>,
     /// Minutes between two saved states within an epoch [default: 10].
@@ -196,7 +197,7 @@ impl JointArgs {
     }
 }
 
-/// A setting by its name in the TOML.
+/// Parses a setting's name in TOML.
 fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|error| error.to_string())
 }
@@ -233,12 +234,12 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let settings = args.set.over(args.settings.settings(joint.then(|| args.joint_settings.settings())))?;
     let store = Store::open(&store, OpenMode::Existing)?;
     let sets = FeatureSet::list(&store)?;
-    let set = |given: Option<String>, kind| {
-        let given = given.or_else(|| features.clone()).unwrap_or_default();
-        feature_set(&sets, &given, kind, store.url())
+    let set = |name: Option<String>, kind| {
+        let name = name.or_else(|| features.clone()).unwrap_or_default();
+        feature_set(&sets, &name, kind, store.url())
     };
     let semantic = set(semantic, FeatureKind::Semantic)?;
-    // A split that has its seed leaves the training's at 0.
+    // If the split has a seed of its own, the training's default seed is 0.
     let default_seed = if split_seed.is_some() { 0 } else { split.default_seed() };
     let seeds = seeds.unwrap_or_else(|| Seeds(vec![default_seed]));
     let split_of = |seed: u32| split.settings(split_seed.unwrap_or(seed));
@@ -253,7 +254,8 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     }
     anyhow::ensure!(
         quality.is_some() || features.is_some(),
-        "where f_1 comes from is missing: give `--quality EXTRACTOR`, or `--features EXTRACTOR` for all three, or `--joint`"
+        "the extractor of f_1 is missing: give `--quality EXTRACTOR`, or `--features EXTRACTOR` for all three, or \
+         `--joint`"
     );
     let quality_sets = match quality {
         Some(names) => names
@@ -274,7 +276,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     train(&stage, join.as_ref(), splits, || stage.plan().run_names(), &store, context)
 }
 
-/// Joins features and makes splits where they are not there yet, trains, and prints the runs' names.
+/// Makes missing joined features and splits, trains, and prints the runs' names.
 fn train(
     stage: &dyn Stage,
     join: Option<&JoinStage>,
@@ -290,7 +292,7 @@ fn train(
         let exit = split::execute_in_turn(&stages, &context.on(store.clone()), log)?;
         if exit != Exit::Interrupted && !context.console.is_json() {
             for run in run_names()? {
-                // Whoever closed the pipe has read enough.
+                // A closed pipe is not an error: its reader has read enough.
                 let _ = writeln!(std::io::stdout().lock(), "{run}");
             }
         }
@@ -298,7 +300,7 @@ fn train(
     })
 }
 
-/// The feature set that `given` (`NAME` or `NAME@FINGERPRINT`) means among those of kind `kind`.
+/// The feature set of kind `kind` that `given` (`NAME` or `NAME@FINGERPRINT`) selects.
 fn feature_set(sets: &[FeatureSet], given: &str, kind: FeatureKind, url: &str) -> anyhow::Result<FeatureSet> {
     let (name, digits) = given.split_once('@').unwrap_or((given, ""));
     let of_kind: Vec<&FeatureSet> = sets.iter().filter(|set| set.kind == kind).collect();

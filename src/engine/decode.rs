@@ -1,4 +1,4 @@
-//! Images from files that must still be what they were.
+//! Decoding of image files whose content must not have changed.
 
 use std::path::Path;
 
@@ -10,14 +10,14 @@ use agiqa_store::identity::ImageId;
 pub struct Failure {
     /// Kind of error.
     pub kind: &'static str,
-    /// What was found, what was expected, what to do.
+    /// What was found, what was expected, and the next step.
     pub message: String,
 }
 
-/// The picture in the file at `path`, which must still be that of `image_id`.
+/// Decodes the file at `path`, whose content must still have the identity `image_id`.
 ///
 /// # Errors
-/// A file that is absent, changed, damaged, too large or no image.
+/// The file is absent, changed, damaged, too large or not an image.
 pub fn decode_verified(path: &Path, image_id: &ImageId, limits: &DecodeLimits) -> Result<RgbImage8, Failure> {
     let bytes = agiqa_images::read(path)
         .map_err(|error: ImageError| Failure { kind: error.kind(), message: error.to_string() })?;

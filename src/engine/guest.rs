@@ -1,4 +1,4 @@
-//! What a guest of the engine is: checked settings, declared outputs, and a network or a per-image computation.
+//! Guests of the engine: checked settings, declared outputs, and a network or a per-image computation.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -26,7 +26,7 @@ pub enum Output {
 }
 
 impl Output {
-    /// Fingerprint of everything that decides the numbers.
+    /// Fingerprint of all inputs that decide the numbers.
     pub fn fingerprint(&self) -> Fingerprint {
         match self {
             Self::Vectors(set) => set.fingerprint,
@@ -37,7 +37,7 @@ impl Output {
     /// Images that have a row.
     ///
     /// # Errors
-    /// A part that cannot be read.
+    /// A part cannot be read.
     pub fn done(&self, store: &Store) -> Result<HashSet<ImageId>, PartError> {
         match self {
             Self::Vectors(set) => set.done(store),
@@ -45,7 +45,7 @@ impl Output {
         }
     }
 
-    /// Writes the description of the folder unless it is there.
+    /// Writes the description of the folder if it is absent.
     pub(super) fn write_description(&self, store: &Store) -> Result<(), StoreError> {
         match self {
             Self::Vectors(set) => set.write_description(store),
@@ -54,7 +54,8 @@ impl Output {
     }
 }
 
-/// Outputs that an image has all of or none of. The engine counts rows as pairs of file and task.
+/// Outputs that are computed together: an image has rows in all of them or in none. The engine counts rows as pairs of
+/// file and task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
     /// Name for messages, e.g. `niqe`.
@@ -66,14 +67,14 @@ pub struct Task {
 /// Rows of one output for some images, in the order of the images.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OutputRows {
-    /// For [`Output::Vectors`].
+    /// Rows of [`Output::Vectors`].
     Vectors {
         /// Per vector column: row-major values, one row per image.
         columns: Vec<Vec<f32>>,
         /// The number of tokens that each image's vectors were pooled from.
         n_tokens: u32,
     },
-    /// For [`Output::Scores`].
+    /// Rows of [`Output::Scores`].
     Scores(Vec<f64>),
 }
 
@@ -86,15 +87,15 @@ pub struct Unusable {
     pub message: String,
 }
 
-/// A guest's checked settings: enough to say what it would write, before any weights are read.
+/// A guest's checked settings. They are enough to declare its outputs before any weights are read.
 pub trait Guest: Send + Sync {
-    /// The tasks, at least one. The tasks of a [`Network`] are one.
+    /// The tasks, at least one. A [`Network`] has exactly one task.
     fn tasks(&self) -> Vec<Task>;
 
     /// Reads weights or parameters.
     ///
     /// # Errors
-    /// Files that are absent, damaged or of another shape; a device or number type that this machine lacks.
+    /// Files are absent, damaged or of another shape, or the machine lacks the device or number type.
     fn load(&self) -> Result<Loaded, GuestError>;
 }
 
@@ -106,7 +107,7 @@ pub enum Loaded {
     PerImage(Box<dyn PerImage>),
 }
 
-/// Mathematics on one image at a time, which any thread may do.
+/// A computation on one image at a time, on any thread.
 pub trait PerImage: Send + Sync {
     /// The rows of each of `tasks` (positions in [`Guest::tasks`]) for `image`: one row per output of the task.
     fn compute(&self, image: &RgbImage8, tasks: &[usize]) -> Vec<Result<Vec<OutputRows>, Unusable>>;
@@ -114,36 +115,36 @@ pub trait PerImage: Send + Sync {
 
 /// A loaded network that turns prepared images into rows.
 pub trait Network {
-    /// How images become inputs; shared by the decoding threads.
+    /// The preprocessor that turns images into inputs. The decoding threads share it.
     fn preprocessor(&self) -> Arc<dyn Preprocessor>;
 
-    /// Images per batch. Inputs of varying size run one at a time, whatever this says.
+    /// Number of images per batch. It does not apply to inputs of varying size, which run one at a time.
     fn batch_size(&self) -> usize;
 
     /// Whether the network runs on the CPU, where decoding competes with it.
     fn on_cpu(&self) -> bool;
 
-    /// What the user should know of the weights that were read; said once.
+    /// Messages to the user about the weights that were read. They are shown once.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// What the user should know of the batches since the last call.
+    /// Warnings to the user about the batches since the last call.
     fn take_warnings(&mut self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Rows of one batch, per output of the task. An image's rows depend on its own input only.
+    /// Rows of one batch, per output of the task. An image's rows must depend only on its own input.
     ///
     /// # Errors
-    /// A failure of the network as a whole, such as too little memory.
+    /// The network as a whole fails, e.g. because memory is short.
     fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError>;
 }
 
 /// Inputs of one call of a network.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// The inputs one after the other: real ones first, then zeros up to the batch size.
+    /// The inputs one after the other: real inputs first, then zeros up to the batch size.
     pub values: &'a Values,
     /// Shape of one input, e.g. `[3, 224, 224]`.
     pub shape: &'a [i64],
@@ -161,16 +162,17 @@ pub trait Preprocessor: Send + Sync {
     /// The input of `image`.
     ///
     /// # Errors
-    /// A picture that the network has no rows for; it becomes a reject.
+    /// The network cannot use the picture. The picture becomes a reject.
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable>;
 }
 
 /// Whether all inputs of a network have one shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputSize {
-    /// One shape: inputs are stacked into batches.
+    /// All inputs have one shape and are stacked into batches.
     Fixed,
-    /// A shape per image, e.g. its native resolution or a number of patches: every image is a batch of its own.
+    /// Each input has its own shape, e.g. the image's native resolution or a number of patches. Every image is a batch
+    /// of its own.
     Varying,
 }
 
@@ -188,15 +190,15 @@ pub struct Input {
 pub enum Values {
     /// 8-bit values, for a network that normalises on its device.
     U8(Vec<u8>),
-    /// Floats.
+    /// 32-bit floats.
     F32(Vec<f32>),
 }
 
 impl Values {
-    /// The values, of a guest that prepares floats.
+    /// The values as floats.
     ///
     /// # Panics
-    /// On 8-bit values: a network gets the type that its own preprocessor makes.
+    /// If the values have 8 bits. A network gets the type that its own preprocessor makes, so this is the guest's bug.
     pub fn as_f32(&self) -> &[f32] {
         match self {
             Self::F32(values) => values,
@@ -204,7 +206,7 @@ impl Values {
         }
     }
 
-    /// Appends the values of `input`; the first input decides the type.
+    /// Appends the values of `input`. The first input decides the type.
     pub(super) fn push(&mut self, input: Self) {
         match (&mut *self, input) {
             (Self::U8(all), Self::U8(values)) => all.extend(values),
@@ -221,7 +223,7 @@ impl Values {
         }
     }
 
-    /// Removes all values; keeps type and memory.
+    /// Removes all values, but keeps type and memory.
     pub(super) fn clear(&mut self) {
         match self {
             Self::U8(values) => values.clear(),
@@ -230,22 +232,22 @@ impl Values {
     }
 }
 
-/// How the work on a source's images is cut up.
+/// Division of the work on a source's images.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
     /// Images with more pixels are rejected before they are decoded.
     pub max_pixels: u64,
     /// The share of the images to compute.
     pub shard: Shard,
-    /// Whether images are tried again that an earlier run with the same fingerprints rejected.
+    /// Whether to try images again that an earlier run with the same fingerprints rejected.
     pub retry_rejects: bool,
-    /// Rows at which a part is written.
+    /// Number of rows at which a part is written.
     pub part_rows: NonZeroUsize,
     /// Seconds after which a part is written even if it has fewer rows.
     pub part_secs: u64,
 }
 
-/// How a stage speaks of its rows.
+/// Words for a stage and its rows in messages.
 #[derive(Clone, Debug)]
 pub struct GuestWords {
     /// Name of the stage in `rejects`, e.g. `features`.
@@ -254,25 +256,25 @@ pub struct GuestWords {
     pub title: String,
     /// The rows, e.g. `images`.
     pub unit: &'static str,
-    /// What a computed row is or has, e.g. `images have features`.
+    /// A clause for computed rows, e.g. `images have features`.
     pub done: &'static str,
-    /// What a row is or lacks before that, e.g. `images lack features`.
+    /// A clause for rows to compute, e.g. `images lack features`.
     pub lacking: &'static str,
-    /// How to try rejects again, where there is more than one way.
+    /// Advice on how to try rejects again, if `--retry-rejects` is not the only way.
     pub retry_hint: Option<&'static str>,
 }
 
-/// Settings of a guest: what `resolve` checks.
+/// Settings of a guest, which `resolve` checks.
 pub trait GuestSettings {
-    /// How the stage speaks of its rows.
+    /// Words for the stage and its rows in messages.
     fn words(&self) -> GuestWords;
 
-    /// How the work is cut up.
+    /// Division of the work.
     fn work(&self) -> Work;
 
     /// Checks the settings.
     ///
     /// # Errors
-    /// Settings that make no sense; weights that are absent or cannot be hashed.
+    /// Settings are invalid, or weights are absent or cannot be hashed.
     fn resolve(&self) -> Result<Box<dyn Guest>, GuestError>;
 }

@@ -1,17 +1,19 @@
-//! The engine that turns images into rows: one for every extractor and every method that looks at one image at a time.
+//! The engine that turns images into rows. It serves every extractor and every method that looks at one image at a
+//! time.
 //!
 //! Input: the `images` table of a dataset, or a bare folder of images ([`ImageSource`]). Output: the rows that a guest
-//! declares ([`Output`]: vectors, or scores with their direction) and `rejects` of the guest's stage; for a bare folder also
-//! its `images` table, so that its images can be scored. The engine computes exactly the rows that the store lacks.
+//! declares ([`Output`]: vectors, or scores with their direction) and `rejects` of the guest's stage. For a bare folder
+//! the engine also writes an `images` table, so that its images can be scored. It computes exactly the rows that the
+//! store lacks.
 //!
 //! ```text
 //! images ─ plan ─► decode + prepare (threads) ─► network (calling thread, fixed batches) ─► parts (one thread)
 //!                  decode + compute (threads) ─────────────────────────────────────────┘
 //! ```
 //!
-//! A [`Guest`] is a set of checked settings: it declares its outputs before any weights are read, and then loads. What it
-//! loads is either a [`Network`], which runs on batches, or a [`PerImage`], which any thread may call. The engine does the
-//! rest: resuming, shards, rejects, interrupts, progress, and parts that appear whole.
+//! A [`Guest`] is a set of checked settings. It declares its outputs before any weights are read, and then loads either
+//! a [`Network`], which runs on batches, or a [`PerImage`], which any thread may call. The engine does the rest:
+//! resuming, shards, rejects, interrupts, progress, and parts that appear only when complete.
 
 mod guest;
 

@@ -1,4 +1,4 @@
-//! What the engine has to do: rows wanted, minus those done, minus those rejected earlier.
+//! The engine's work: wanted rows without rows already done and rows rejected earlier.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -12,30 +12,30 @@ use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::tables::images::ImageRow;
 use agiqa_store::tables::rejects::{self, RejectRow};
 
-/// Kinds of rejects that say something about the guest and nothing about the file.
+/// Kinds of rejects that depend on the guest. Other kinds depend only on the file.
 const KINDS_OF_GUESTS: [&str; 3] = ["too-small", "flat", "non-finite"];
 
 /// One image to compute.
 #[derive(Clone, Debug)]
 pub(super) struct Todo {
-    /// The image.
+    /// The image's file.
     pub(super) image: Candidate,
-    /// Positions of the tasks that the image lacks, ascending; at least one.
+    /// Positions of the tasks that the image lacks, ascending, at least one.
     pub(super) tasks: Vec<usize>,
-    /// Per output of all tasks, whether the image lacks a row there.
+    /// For each output of all tasks, whether the image lacks a row in it.
     pub(super) lacks: Vec<bool>,
 }
 
-/// What is to be done, and what is done already. Rows are pairs of file and task.
+/// The work to do, and the rows already done. Rows are pairs of file and task.
 pub(super) struct Plan {
     pub(super) tasks: Vec<Task>,
-    /// Images to compute, distinct contents.
+    /// Images to compute, each with distinct content.
     pub(super) todo: Vec<Todo>,
-    /// Unreadable files, with the positions of the tasks that have no reject of them yet.
+    /// Unreadable files, with the positions of the tasks that do not have a reject of them yet.
     pub(super) unreadable: Vec<(Unreadable, Vec<usize>)>,
-    /// Images of this source, in any shard, whose files are no readable pictures by earlier rejects.
+    /// Images of this source, in any shard, whose files could not be decoded according to earlier rejects.
     pub(super) undecodable: HashSet<ImageId>,
-    /// Rows in, cached and rejected earlier; the rows of `todo` and `unreadable` are `n_left`.
+    /// Numbers of rows: in, cached, and rejected earlier. The rows of `todo` and `unreadable` are `n_left`.
     pub(super) rows: RowCounts,
     /// Rows of the corpus, if the source is a folder.
     pub(super) corpus: Option<Vec<ImageRow>>,
@@ -44,13 +44,13 @@ pub(super) struct Plan {
 /// Earlier rejects of one task.
 #[derive(Default)]
 struct EarlierRejects {
-    /// Kind of reject per image.
+    /// Kind of reject, per image.
     ids: HashMap<ImageId, String>,
     paths: HashSet<String>,
 }
 
 impl Plan {
-    /// Compares `candidates` with what `store` holds of `tasks`; `stage` is the name of the stage in `rejects`.
+    /// Compares `candidates` with the rows of `tasks` in `store`. `stage` is the name of the stage in `rejects`.
     pub(super) fn of(
         store: &Store,
         stage: &str,
@@ -111,7 +111,7 @@ impl Plan {
     }
 
     fn add_unreadable(&mut self, file: Unreadable, earlier: &[EarlierRejects], work: &Work) {
-        // A file without content has no id; its path places it in one shard.
+        // A file without content has no id, so its path decides its shard.
         if !work.shard.contains(&ImageId::of_bytes(file.path.as_bytes())) {
             return;
         }
@@ -125,7 +125,7 @@ impl Plan {
         }
     }
 
-    /// Per task, the positions of its outputs among those of all tasks.
+    /// For each task, the positions of its outputs in the list of all tasks' outputs.
     pub(super) fn outputs(&self) -> Vec<Range<usize>> {
         let mut next = 0;
         let range = |task: &Task| {
@@ -141,12 +141,12 @@ impl Plan {
         self.tasks.iter().flat_map(|task| &task.outputs).collect()
     }
 
-    /// Whether there is neither an image to compute nor a file to reject.
+    /// Whether the plan has neither an image to compute nor a file to reject.
     pub(super) fn is_empty(&self) -> bool {
         self.todo.is_empty() && self.unreadable.is_empty()
     }
 
-    /// Removes the earlier rejects of the images and files that are going to be tried again.
+    /// Removes the earlier rejects of the images and files that will be tried again.
     pub(super) fn forget_retried(&self, store: &Store, stage: &str) -> Result<(), PartError> {
         let ids = self.todo.iter().map(|todo| todo.image.image_id).collect();
         let paths = self.unreadable.iter().map(|(file, _)| file.path.as_str()).collect();
@@ -167,9 +167,9 @@ fn earlier_rejects(store: &Store, stage: &str, tasks: &[Task]) -> Result<Vec<Ear
     Ok(earlier)
 }
 
-/// Position of the task that `row` is a reject of: a reject carries the fingerprint of one of its outputs.
+/// Position of the task that rejected `row`. A reject carries the fingerprint of one of its task's outputs.
 fn task_of(row: &RejectRow, tasks: &[Task]) -> Option<usize> {
     let found = row.fingerprint.as_ref()?;
-    let is_of = |task: &Task| task.outputs.iter().any(|output| output.fingerprint().to_string() == *found);
-    tasks.iter().position(is_of)
+    let has_output = |task: &Task| task.outputs.iter().any(|output| output.fingerprint().to_string() == *found);
+    tasks.iter().position(has_output)
 }

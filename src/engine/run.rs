@@ -1,4 +1,4 @@
-//! One computation over a plan: decoding threads, the guest, and the writer, through bounded queues.
+//! One computation over a plan: decoding threads, the guest, and the writer, connected by bounded queues.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -23,18 +23,18 @@ use agiqa_store::stage::StageContext;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::rejects::RejectRow;
 
-/// How long the calling thread waits for an image before it looks whether it was interrupted.
+/// Time that the calling thread waits for an image before it checks for an interrupt.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Messages that may wait for the writer.
+/// Greatest number of messages that wait for the writer.
 const WRITER_QUEUE: usize = 4;
 
-/// What a computation did, in pairs of file and task.
+/// Result of a computation, counted in pairs of file and task.
 #[derive(Default)]
 pub(super) struct Outcome {
     pub(super) n_out: u64,
     pub(super) n_rejected: u64,
-    /// Images whose files are no readable pictures.
+    /// Images whose files could not be decoded.
     pub(super) undecodable: HashSet<ImageId>,
     pub(super) interrupted: bool,
 }
@@ -48,26 +48,26 @@ pub(super) struct Run<'a> {
     pub(super) context: &'a StageContext,
 }
 
-/// What the decoding threads do with a picture.
+/// The work of the decoding threads on a picture.
 enum Frontend<'a> {
     Prepare(Arc<dyn Preprocessor>),
     Compute(&'a dyn PerImage),
 }
 
-/// An image after its thread is done with it.
+/// A decoding thread's result for one image.
 struct Decoded {
     /// Position in the plan's list.
     position: usize,
     made: Made,
 }
 
-/// What became of an image.
+/// The result for one image.
 enum Made {
     /// A network's input.
     Input(Input),
-    /// The rows of each task that the image lacks, or why there are none.
+    /// For each task that the image lacks, its rows, or the reason why it has none.
     Rows(Vec<Result<Vec<OutputRows>, Unusable>>),
-    /// No picture.
+    /// The image could not be decoded.
     Failed(Failure),
 }
 
@@ -75,12 +75,12 @@ enum Made {
 enum Stop {
     /// The guest failed.
     Guest(GuestError),
-    /// The writer has failed, and its own error says why.
+    /// The writer has failed. Its own error says why.
     WriterGone,
 }
 
 impl Run<'_> {
-    /// Computes and writes everything that the plan lists.
+    /// Computes and writes all rows of the plan.
     pub(super) fn compute(&self, guest: &dyn Guest) -> Result<Outcome, EngineError> {
         let (store, stage) = (&self.context.store, self.words.stage);
         let mut loaded = if self.plan.todo.is_empty() { None } else { Some(guest.load().map_err(EngineError::Guest)?) };
@@ -106,11 +106,11 @@ impl Run<'_> {
                 Some(loaded) => self.decode_and_feed(loaded, &mut sink),
                 None => Ok(()),
             });
-            // Closing the channel makes the writer write what it has, also if the guest has failed.
+            // Closing the channel makes the writer write its pending rows, even if the guest has failed.
             let Sink { finished, outcome, .. } = sink;
             drop(finished);
             let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            // If both failed, the writer's error is the cause: its end closes the channel under the guest.
+            // If both have failed, the writer's error is the cause: when the writer ends, the guest's channel closes.
             written?;
             match computed {
                 Ok(()) | Err(Stop::WriterGone) => Ok(outcome),
@@ -121,13 +121,13 @@ impl Run<'_> {
         result
     }
 
-    /// Overlaps decoding with the guest: a network runs on the calling thread, per-image mathematics on all threads.
+    /// Overlaps decoding with the guest. A network runs on the calling thread, a per-image computation on all threads.
     fn decode_and_feed(&self, loaded: &mut Loaded, sink: &mut Sink<'_>) -> Result<(), Stop> {
         let n_threads = self.context.n_threads.max(1);
         match loaded {
             Loaded::Network(network) => {
-                // On a CPU an image takes the network tens of times as long as decoding it, so decoding gets few threads;
-                // a GPU waits for its images.
+                // On a CPU the network takes tens of times as long as decoding, so decoding gets few threads. A GPU
+                // waits for its images, so decoding gets all threads.
                 let n_decoders = if network.on_cpu() { n_threads.div_ceil(8) } else { n_threads };
                 let frontend = Frontend::Prepare(network.preprocessor());
                 let mut batches = Batches::new(network.as_mut(), &self.plan.todo);
@@ -144,7 +144,8 @@ impl Run<'_> {
         }
     }
 
-    /// Runs `consume` on what `n_decoders` threads make of the plan's images, of which `n_waiting` may wait.
+    /// Decodes the plan's images on `n_decoders` threads and runs `consume` on the results. At most `n_waiting` results
+    /// wait.
     fn with_decoders(
         &self,
         frontend: &Frontend<'_>,
@@ -161,14 +162,14 @@ impl Run<'_> {
             }
             drop(decoded_tx);
             let result = consume(&decoded_rx);
-            // Ends the decoders that wait for a place in the channel, and those at work after their image.
+            // Ends waiting decoders at once, and working decoders after their image.
             stop.store(true, Ordering::Relaxed);
             drop(decoded_rx);
             result
         })
     }
 
-    /// Takes images until there are none, `stop` is raised or nobody listens to `decoded`.
+    /// Decodes images until none is left, `stop` is raised or the receiver of `decoded` is gone.
     fn decode(&self, frontend: &Frontend<'_>, next: &AtomicUsize, stop: &AtomicBool, decoded: &Sender<Decoded>) {
         while !stop.load(Ordering::Relaxed) {
             let position = next.fetch_add(1, Ordering::Relaxed);
@@ -195,7 +196,8 @@ impl Run<'_> {
         }
     }
 
-    /// Takes what the decoders make until they are done or an interrupt is raised. Inputs go to `feed`, and none at the end.
+    /// Receives the decoders' results until they are done or an interrupt is raised. Passes each input to `feed`, and
+    /// `None` at the end.
     fn receive(
         &self,
         decoded: &Receiver<Decoded>,
@@ -224,7 +226,7 @@ impl Run<'_> {
 struct Batches<'a> {
     network: &'a mut dyn Network,
     todo: &'a [Todo],
-    /// Images per call.
+    /// Number of images per call.
     size: usize,
     /// Positions of the images in `values`.
     positions: Vec<usize>,
@@ -248,7 +250,7 @@ impl<'a> Batches<'a> {
         }
     }
 
-    /// Adds `input`, and runs the network if the batch is full or if there is no further input.
+    /// Adds `input`, and runs the network if the batch is full. `None` marks the end and runs the last batch.
     fn take(&mut self, input: Option<(usize, Input)>, sink: &mut Sink<'_>) -> Result<(), Stop> {
         let is_last = input.is_none();
         if let Some((position, Input { values, shape })) = input {
@@ -274,7 +276,7 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// Where results go: counted here, written by the writer.
+/// The destination of results. It counts them and sends them to the writer.
 struct Sink<'a> {
     run: &'a Run<'a>,
     finished: Sender<Finished>,
@@ -305,7 +307,7 @@ impl Sink<'_> {
         self.send(Finished::Reject(reject))
     }
 
-    /// Takes an image whose file is no readable picture: a reject of every task that lacks it.
+    /// Rejects an image that could not be decoded, in every task that lacks it.
     fn failed(&mut self, todo: &Todo, failure: &Failure) -> Result<(), Stop> {
         self.outcome.undecodable.insert(todo.image.image_id);
         for task in &todo.tasks {
@@ -314,7 +316,7 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// Takes the rows of one image, per task that it lacks.
+    /// Takes the rows of one image, for each task that it lacks.
     fn rows(&mut self, todo: &Todo, rows: Vec<Result<Vec<OutputRows>, Unusable>>) -> Result<(), Stop> {
         for (task, rows) in todo.tasks.iter().zip(rows) {
             match rows {
@@ -328,7 +330,7 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// Takes the rows of `images` by one task; an image with a value that is not finite is a reject.
+    /// Takes the rows of `images` from one task. An image with a value that is not finite is a reject.
     fn task_rows(&mut self, task: usize, images: &[&Todo], rows: &[OutputRows]) -> Result<(), Stop> {
         let plan = self.run.plan;
         let Some(outputs) = plan.outputs().into_iter().nth(task) else { return Ok(()) };
@@ -374,15 +376,15 @@ fn non_finite<'a>(output: &'a Output, rows: &OutputRows, image_idx: usize) -> Op
     }
 }
 
-/// The rows of `images` alone.
+/// Selects the rows of `images`.
 fn select(output: &Output, rows: &OutputRows, images: &[usize]) -> OutputRows {
     match (output, rows) {
         (Output::Vectors(set), OutputRows::Vectors { columns, n_tokens }) => {
-            let of_images = |(values, dim): (&Vec<f32>, usize)| {
+            let selected = |(values, dim): (&Vec<f32>, usize)| {
                 images.iter().flat_map(|image| &values[image * dim..][..dim]).copied().collect()
             };
             let dims = set.columns.iter().map(|column| column.dim);
-            OutputRows::Vectors { columns: columns.iter().zip(dims).map(of_images).collect(), n_tokens: *n_tokens }
+            OutputRows::Vectors { columns: columns.iter().zip(dims).map(selected).collect(), n_tokens: *n_tokens }
         }
         (_, OutputRows::Scores(scores)) => OutputRows::Scores(images.iter().map(|image| scores[*image]).collect()),
         (Output::Scores(_), OutputRows::Vectors { .. }) => rows.clone(),

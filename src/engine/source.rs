@@ -1,4 +1,4 @@
-//! Where the images come from: a dataset's `images` table, or a bare folder that becomes the table of a corpus.
+//! Sources of images: a dataset's `images` table, or a bare folder that becomes the table of a corpus.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -15,7 +15,7 @@ use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::images::{self as images_table, ImageRow, Images};
 use agiqa_store::tables::rejects::RejectRow;
 
-/// Which images a feature stage is about.
+/// The images of a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageSource {
     /// The images of an ingested dataset, or of a corpus that an earlier run made from a folder.
@@ -24,8 +24,8 @@ pub enum ImageSource {
     Folder {
         /// The folder.
         folder: PathBuf,
-        /// Name of the corpus, whatever folder it was of so far; default: the folder's own name, where no other folder has
-        /// taken it.
+        /// Name of the corpus. A given name may replace the corpus of another folder. By default the corpus has the
+        /// folder's name, unless another folder already has it.
         dataset: Option<PartitionName>,
     },
 }
@@ -41,73 +41,55 @@ impl fmt::Display for ImageSource {
 
 /// A folder or dataset that cannot serve as a source of images.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum FolderError {
     /// The folder could not be read.
     #[error("cannot read image folder `{}`", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// Cause.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// There is no image below the folder.
+    Folder { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    /// The folder contains no image file.
     #[error("there is no image file below `{}`: expected files such as .jpg, .png or .webp", path.display())]
-    Empty {
-        /// The folder.
-        path: PathBuf,
-    },
+    Empty { path: PathBuf },
     /// The folder's name cannot name a corpus.
     #[error("the folder name `{name}` cannot name a corpus: give a name with `--dataset NAME`")]
     Unnamed {
         /// Last segment of the folder's path.
         name: String,
     },
-    /// A dataset with that name was ingested with ratings, and a corpus must not replace it.
+    /// A dataset with that name was ingested with ratings. A corpus must not replace it.
     #[error(
         "`{dataset}` is an ingested dataset with MOS: leave out `--images` to use its images, or give the folder \
          another name with `--dataset NAME`"
     )]
-    NameTaken {
-        /// The name.
-        dataset: PartitionName,
-    },
+    NameTaken { dataset: PartitionName },
     /// A corpus of that name was made from another folder, or from this one at another place.
     #[error(
-        "`{dataset}` is a corpus of this store already, made from folder `{}`; the images of `{}` would replace it: name \
-         them with `--dataset NAME`, or replace it (e.g. where the folder was moved) with `--dataset {dataset}`",
+        "`{dataset}` is already a corpus of this store, made from folder `{}`; the images of `{}` would replace it: \
+         name them with `--dataset NAME`, or replace it (e.g. if the folder was moved) with `--dataset {dataset}`",
         found.display(), folder.display()
     )]
     OtherFolder {
-        /// The name, which is that of both folders.
+        /// The last segment of both folders' paths.
         dataset: PartitionName,
-        /// The folder that the store's corpus is of.
+        /// The folder of the store's corpus.
         found: PathBuf,
-        /// The folder that was given.
         folder: PathBuf,
     },
     /// The dataset is not in the store.
     #[error("store `{url}` has no images of dataset `{dataset}`; there are: {known}; `agiqa ingest` adds one")]
-    NoDataset {
-        /// The store.
-        url: String,
-        /// The name.
-        dataset: PartitionName,
-        /// Names there are.
-        known: String,
-    },
+    NoDataset { url: String, dataset: PartitionName, known: String },
     /// The store failed.
     #[error(transparent)]
     Part(#[from] PartError),
 }
 
-/// An image file to have features of.
+/// An image file of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
     /// Identity of its content.
     pub(super) image_id: ImageId,
     /// Absolute path.
     pub(super) path: String,
-    /// How many rows or files have this content; features are computed once for all of them.
+    /// Number of rows or files with this content. Rows are computed once for all of them.
     pub(super) n_files: u64,
 }
 
@@ -118,7 +100,7 @@ pub(super) struct Unreadable {
     pub(super) path: String,
     /// Kind of error.
     pub(super) kind: &'static str,
-    /// What happened.
+    /// Description of the error.
     pub(super) message: String,
 }
 
@@ -140,7 +122,7 @@ impl Unreadable {
 /// The images of a source.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Candidates {
-    /// Distinct contents, in the order of table or folder.
+    /// Images with distinct contents, in the order of table or folder.
     pub(super) images: Vec<Candidate>,
     /// Files without content.
     pub(super) unreadable: Vec<Unreadable>,
@@ -152,7 +134,7 @@ impl ImageSource {
     /// Name of the dataset or corpus.
     ///
     /// # Errors
-    /// A folder that does not exist, or whose name cannot name a corpus.
+    /// The folder does not exist, or its name cannot name a corpus.
     pub fn dataset(&self) -> Result<PartitionName, FolderError> {
         match self {
             Self::Dataset(dataset) | Self::Folder { dataset: Some(dataset), .. } => Ok(dataset.clone()),
@@ -164,46 +146,47 @@ impl ImageSource {
         }
     }
 
-    /// Finds the images. For a folder this reads and hashes every file, for a dataset just two columns.
+    /// Finds the images. For a folder this reads and hashes every file; for a dataset it reads just two columns.
     pub(super) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
         match self {
-            Self::Dataset(dataset) => of_dataset(store, dataset),
+            Self::Dataset(dataset) => dataset_candidates(store, dataset),
             Self::Folder { folder, dataset: named } => {
                 let dataset = self.dataset()?;
-                let there = images_table::read(store, &dataset)?.rows;
-                if there.iter().any(|row| row.mos.is_some()) {
+                let existing = images_table::read(store, &dataset)?.rows;
+                if existing.iter().any(|row| row.mos.is_some()) {
                     return Err(FolderError::NameTaken { dataset });
                 }
                 let folder = canonical(folder)?;
-                // `mon/images` and `tue/images` have one default name; whoever gives the name knows what it replaces.
+                // `mon/images` and `tue/images` have the same default name. A user who gives a name chooses what it
+                // replaces.
                 let is_other = |row: &&ImageRow| !Path::new(&row.path).starts_with(&*folder.to_string_lossy());
                 if named.is_none()
-                    && let Some(row) = there.iter().find(is_other)
+                    && let Some(row) = existing.iter().find(is_other)
                 {
                     return Err(FolderError::OtherFolder { dataset, found: folder_of(row), folder });
                 }
-                of_folder(&folder)
+                folder_candidates(&folder)
             }
         }
     }
 }
 
-/// The folder that the names of a corpus are relative to, by one of its rows.
+/// The folder of a corpus, computed from one of its rows.
 fn folder_of(row: &ImageRow) -> PathBuf {
     let path = Path::new(&row.path);
     path.ancestors().nth(Path::new(&row.name).components().count()).unwrap_or(path).to_owned()
 }
 
-/// A source of which a stage asks more than once.
+/// A source that remembers its images, because a stage asks for them more than once.
 pub(super) struct KnownSource {
-    /// The source.
+    /// The remembered source.
     pub(super) source: ImageSource,
-    /// The images of a folder, hashed once however often the stage plans.
+    /// The images of a folder, hashed once even if the stage plans more than once.
     scanned: Mutex<Option<Candidates>>,
 }
 
 impl KnownSource {
-    /// Nothing is read yet.
+    /// Wraps `source`. Reads nothing yet.
     pub(super) fn new(source: ImageSource) -> Self {
         Self { source, scanned: Mutex::new(None) }
     }
@@ -211,7 +194,7 @@ impl KnownSource {
     /// As [`ImageSource::candidates`].
     pub(super) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
         match &self.source {
-            // An earlier stage of the same pipeline may have changed the table since.
+            // Not remembered: an earlier stage of the same pipeline may have changed the table since.
             ImageSource::Dataset(_) => self.source.candidates(store),
             ImageSource::Folder { .. } => {
                 let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -223,7 +206,8 @@ impl KnownSource {
         }
     }
 
-    /// Why the table of the corpus is not what [`Self::write_corpus`] would write; none where it is, or for a dataset.
+    /// Why the table of the corpus differs from the one that [`Self::write_corpus`] would write. `None` if it does not
+    /// differ, and for a dataset.
     pub(super) fn stale_corpus(
         &self,
         store: &Store,
@@ -233,10 +217,10 @@ impl KnownSource {
         let Some(rows) = corpus else { return Ok(None) };
         let dataset = self.source.dataset()?;
         let is_written = images_table::read(store, &dataset)?.rows == without(rows, rejected);
-        Ok((!is_written).then(|| format!("the images of `{dataset}` are not those of its folder")))
+        Ok((!is_written).then(|| format!("the table `images` of `{dataset}` differs from its folder")))
     }
 
-    /// Writes the table of the corpus, where there is one, without `rejected`, unless it is there already.
+    /// Writes the table of a corpus without `rejected`, unless the store has the same table already.
     pub(super) fn write_corpus(
         &self,
         store: &Store,
@@ -253,17 +237,17 @@ impl KnownSource {
     }
 }
 
-fn of_dataset(store: &Store, dataset: &PartitionName) -> Result<Candidates, FolderError> {
+fn dataset_candidates(store: &Store, dataset: &PartitionName) -> Result<Candidates, FolderError> {
     let mut candidates = Candidates::default();
     let mut positions: HashMap<ImageId, usize> = HashMap::new();
     images_table::for_each_location(store, dataset, |image_id, path| {
         add(&mut candidates.images, &mut positions, image_id, || path.to_owned());
     })?;
     if candidates.images.is_empty() {
-        let known: Vec<String> =
+        let datasets: Vec<String> =
             images_table::datasets(store).map_err(PartError::from)?.iter().map(|name| format!("`{name}`")).collect();
-        // A dataset may also have been ingested to no rows at all; there is as little to do for it.
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        // A dataset without rows, e.g. if ingest rejected all of them, is treated like an absent one.
+        let known = if datasets.is_empty() { "none".to_owned() } else { datasets.join(", ") };
         return Err(FolderError::NoDataset { url: store.url().to_owned(), dataset: dataset.clone(), known });
     }
     Ok(candidates)
@@ -288,14 +272,14 @@ fn canonical(folder: &Path) -> Result<PathBuf, FolderError> {
     folder.canonicalize().map_err(|source| FolderError::Folder { path: folder.to_owned(), source: Box::new(source) })
 }
 
-/// What reading one file of a folder gave.
+/// One file of a folder and its content.
 struct Scanned {
     path: String,
     content: Result<(ImageId, Option<ImageRow>), ImageError>,
 }
 
-/// The images below `folder`, whose path is canonical.
-fn of_folder(folder: &Path) -> Result<Candidates, FolderError> {
+/// The images below `folder`. Its path must be canonical.
+fn folder_candidates(folder: &Path) -> Result<Candidates, FolderError> {
     let paths = agiqa_images::find(folder)
         .map_err(|source| FolderError::Folder { path: folder.to_owned(), source: Box::new(source) })?;
     if paths.is_empty() {
@@ -344,7 +328,7 @@ fn scan(folder: &Path, path: &Path) -> Scanned {
     Scanned { path: path.to_string_lossy().into_owned(), content }
 }
 
-/// Rejected images are not part of a corpus, as they are not part of an ingested dataset.
+/// Rejected images are not part of a corpus, just as they are not part of an ingested dataset.
 fn without(rows: Vec<ImageRow>, rejected: &HashSet<ImageId>) -> Vec<ImageRow> {
     rows.into_iter().filter(|row| !rejected.contains(&row.image_id)).collect()
 }

@@ -1,4 +1,4 @@
-//! The stage over one source of images: plans, computes, and keeps the table of a corpus true.
+//! The stage over one source of images. It plans, computes, and keeps the table of a corpus up to date.
 
 use super::guest::{Guest, GuestError, GuestSettings};
 use super::plan::Plan;
@@ -9,7 +9,7 @@ use agiqa_store::store::part::PartError;
 use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::store::{Store, StoreError};
 
-/// What keeps a stage over images as a whole from working.
+/// An error that stops a whole stage over images.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The guest cannot be set up, or fails.
@@ -26,7 +26,7 @@ pub enum EngineError {
     Store(#[from] StoreError),
 }
 
-/// Computes the rows of one guest that the images of one source lack.
+/// Computes the rows of one guest that are missing for the images of one source.
 pub struct ImageStage<S> {
     settings: S,
     images: KnownSource,
@@ -48,7 +48,7 @@ impl<S: GuestSettings> ImageStage<S> {
     /// Computes and writes the rows that the store lacks.
     ///
     /// # Errors
-    /// Whatever keeps the stage as a whole from working; an image that cannot be used is a reject and no error.
+    /// The stage as a whole fails. An image that cannot be used is a reject and not an error.
     pub fn compute(&self, context: &StageContext) -> Result<StageReport, EngineError> {
         let (guest, mut plan) = self.plan(&context.store)?;
         let (words, dataset) = (self.settings.words(), self.images.source.dataset()?);

@@ -1,4 +1,4 @@
-//! The thread that turns rows into parts, so that the network never waits for a disk.
+//! The thread that writes rows into parts, so that the network never waits for a disk.
 
 use std::time::{Duration, Instant};
 
@@ -11,34 +11,34 @@ use agiqa_store::store::part::PartError;
 use agiqa_store::tables::features::FeatureRows;
 use agiqa_store::tables::rejects::{self, RejectRow};
 
-/// What the engine hands to the writer.
+/// A message from the engine to the writer.
 pub(super) enum Finished {
     /// Rows of output number `output`, one per image.
     Rows {
         /// Position among the outputs of all tasks.
         output: usize,
-        /// The images.
+        /// Identities of the images.
         image_ids: Vec<ImageId>,
-        /// Their rows.
+        /// The images' rows.
         rows: OutputRows,
     },
     /// An image that cannot be used.
     Reject(RejectRow),
 }
 
-/// When a part is written.
+/// Limits at which a part is written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PartLimits {
-    /// Rows of an output.
+    /// Greatest number of rows of an output.
     pub(super) n_rows: usize,
-    /// Time since the oldest row.
+    /// Greatest age of the oldest row.
     pub(super) age: Duration,
 }
 
-/// Collects rows and writes them as parts of at most [`PartLimits`], until all senders are gone.
+/// Collects rows and writes parts within [`PartLimits`], until all senders are gone.
 ///
 /// # Errors
-/// A store that cannot be written to; the rows not written by then are lost and will be computed again.
+/// The store cannot be written to. Unwritten rows are lost and will be computed again.
 pub(super) fn write_parts(
     store: &Store,
     stage: &str,
@@ -62,14 +62,14 @@ pub(super) fn write_parts(
     }
 }
 
-/// Rows that no part holds yet.
+/// Rows that are not in a part yet.
 struct Pending {
     rows: Vec<PendingRows>,
     rejects: Vec<RejectRow>,
     since: Option<Instant>,
 }
 
-/// The same of one output.
+/// Rows of one output that are not in a part yet.
 enum PendingRows {
     Vectors(FeatureRows),
     Scores(Vec<(ImageId, f64)>),

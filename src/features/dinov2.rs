@@ -1,4 +1,4 @@
-//! `dinov2-s14`: a DINOv2 ViT-S/14 whose activations, pooled, fill both tables in one pass.
+//! `dinov2-s14`: a DINOv2 ViT-S/14. Its pooled activations fill both tables in one pass.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 
 const NAME: ExtractorName = ExtractorName::Dinov2S14;
 
-/// Counts changes of this file or of the network that change numbers; part of the fingerprint.
+/// Version of this file and the network, raised if numbers change. It is part of the fingerprint.
 const CODE_VERSION: u32 = 1;
 
 /// Side of a patch, pixels.
@@ -34,37 +34,38 @@ const HIDDEN_WIDTH: usize = 1536;
 /// Default side: a grid of 28 × 28 patches.
 const SIDE_PX: u32 = 392;
 
-/// Largest side: beyond it one image's attention needs gigabytes.
+/// Largest side. Beyond it, one image's attention needs gigabytes.
 const MAX_SIDE_PX: u32 = 1036;
 
-/// Default images per batch on a CPU: the activations of two stay in its caches; eight cost bf16 a tenth and more.
+/// Default number of images per batch on a CPU. The activations of two stay in its caches; with eight, bf16 is slower
+/// by a tenth and more.
 const CPU_BATCH_SIZE: usize = 2;
 
-/// Default images per batch on a GPU, which wants much to do at once.
+/// Default number of images per batch on a GPU, which needs much parallel work.
 const GPU_BATCH_SIZE: usize = 32;
 
 const RESIZE: ResizeFilter = ResizeFilter::Bicubic;
 
-// Chosen by ridge regression on AGIQA-3K among some 80 lists (mean SRCC over 10 random splits): class token, mean and
-// standard deviation of blocks 2, 5, 8, 11 and of the final norm give 0.810, the lists below 0.824; more blocks, other
-// statistics and second scales add less than 0.003. Blocks 9 to 11 are read by none and not computed.
+// Chosen by ridge regression on AGIQA-3K among some 80 lists (mean SRCC over 10 random splits). Class token, mean and
+// standard deviation of blocks 2, 5, 8, 11 and of the final norm give 0.810; the lists below give 0.824. More blocks,
+// other statistics and second scales add less than 0.003. Blocks 9 to 11 are not read and not computed.
 
-/// Pools of `f_a`: hidden activations of the class token in late blocks, where it gathers what the image shows.
+/// Pools of `f_a`: hidden activations of the class token in late blocks, which gather the content of the image.
 const F_A: &[Pool] = &[Pool::of(Tap::Hidden(6), Statistic::Class), Pool::of(Tap::Hidden(8), Statistic::Class)];
 
-/// Pools of `f_b`: how much the same hidden units vary over the image.
+/// Pools of `f_b`: the variation of the same hidden units over the image.
 const F_B: &[Pool] = &[Pool::of(Tap::Hidden(6), Statistic::LogStd), Pool::of(Tap::Hidden(8), Statistic::LogStd)];
 
-/// Pools of `f_1`: the same for earlier blocks, whose units answer to texture and edges.
+/// Pools of `f_1`: the variation of earlier blocks' hidden units, which respond to texture and edges.
 const F_1: &[Pool] = &[Pool::of(Tap::Hidden(3), Statistic::LogStd), Pool::of(Tap::Hidden(4), Statistic::LogStd)];
 
-/// What a user chooses about the network; an absent setting takes its default.
+/// A user's settings of the network. An absent setting takes its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dinov2Options {
-    /// Side of the square that images are resized to, pixels; decides the numbers; default: 392.
+    /// Side of the square that images are resized to, pixels. It decides the numbers. Default: 392.
     pub side: Option<u32>,
-    /// Number type of the network, `f32`, `bf16` or `f16`; decides the numbers; default: `f32`.
+    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
     pub dtype: Option<Dtype>,
 }
 
@@ -78,7 +79,7 @@ pub struct Dinov2Settings {
     weights_blake3: String,
 }
 
-/// What decides the numbers, as it stands in `extractor.json`.
+/// All settings that decide the numbers, as written to `extractor.json`.
 #[derive(Serialize)]
 struct Description<'a> {
     extractor: ExtractorName,
@@ -93,10 +94,10 @@ struct Description<'a> {
 }
 
 impl Dinov2Settings {
-    /// Checks the settings; absent ones take the defaults (392 px, f32, batches of 2 on a CPU).
+    /// Checks the settings. Absent settings take their defaults (392 px, f32, batches of 2 on a CPU).
     ///
     /// # Errors
-    /// A side that is no multiple of the patch or out of range, weights that the manifest does not know.
+    /// The side is not a multiple of the patch or out of range, or the weights are not in the manifest.
     pub fn new(options: &Dinov2Options, common: &CommonSettings) -> Result<Self, ExtractError> {
         let side_px = options.side.unwrap_or(SIDE_PX);
         if !side_px.is_multiple_of(PATCH_PX) || !(2 * PATCH_PX..=MAX_SIDE_PX).contains(&side_px) {
@@ -129,12 +130,12 @@ impl Dinov2Settings {
             precision: self.precision,
             columns: columns.iter().map(|(name, list)| ((*name).to_owned(), pools(list))).collect(),
         };
-        let of_pools = |(name, list): &(&str, &[Pool])| column(name, list.iter().map(width).sum());
-        described_set(NAME, kind, &description, columns.iter().map(of_pools).collect())
+        let pooled_column = |(name, list): &(&str, &[Pool])| column(name, list.iter().map(width).sum());
+        described_set(NAME, kind, &description, columns.iter().map(pooled_column).collect())
     }
 }
 
-/// Values that a pool contributes to its column.
+/// Number of values that a pool contributes to its column.
 fn width(pool: &Pool) -> usize {
     match pool.tap {
         Tap::Embedding | Tap::Block(_) | Tap::FinalNorm => WIDTH,
@@ -166,7 +167,7 @@ impl ExtractorKind for Dinov2Settings {
     }
 }
 
-/// Resizes to a square, ignoring the aspect ratio, and normalises as the network was trained.
+/// Resizes to a square, ignoring the aspect ratio, and normalises as in the network's training.
 struct Squares {
     side_px: u32,
 }
@@ -187,7 +188,7 @@ struct Dinov2Extractor {
 }
 
 impl Dinov2Extractor {
-    /// The features of a batch. Panics where torch does, as tch's methods do.
+    /// The features of a batch. Panics if torch fails, as tch's methods do.
     fn features(&self, inputs: &[f32], n_images: usize) -> Vec<OutputRows> {
         let _no_grad = tch::no_grad_guard();
         let (b, side) = (self.batch_size as i64, i64::from(self.preprocessor.side_px));
@@ -196,7 +197,7 @@ impl Dinov2Extractor {
         let mut taps: Vec<Tap> = columns.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
         taps.sort();
         taps.dedup();
-        // Per column, pool and image: `(d,)`. Pooled as they arise, so that one activation at a time is held.
+        // Per column, pool and image: `(d,)`. Each activation is pooled at once, so that memory holds one at a time.
         let mut pooled = columns.map(|pools| vec![vec![Vec::new(); n_images]; pools.len()]);
         self.network.forward_taps(&pixels, &taps, |tap, activation| {
             for image_idx in 0..n_images {
@@ -209,8 +210,8 @@ impl Dinov2Extractor {
             }
         });
         let vectors = pooled.map(|pooled| {
-            let of_image = |image_idx: usize| pooled.iter().flat_map(move |pool| pool[image_idx].iter().copied());
-            (0..n_images).flat_map(of_image).collect::<Vec<f32>>()
+            let row = |image_idx: usize| pooled.iter().flat_map(move |pool| pool[image_idx].iter().copied());
+            (0..n_images).flat_map(row).collect::<Vec<f32>>()
         });
         let grid = self.preprocessor.side_px / PATCH_PX;
         let n_tokens = 1 + grid * grid;
@@ -255,7 +256,7 @@ mod tests {
             assert_ne!(native.fingerprint, widened.fingerprint);
             assert_eq!((&native.settings["dtype"], native.settings.get("products")), (&"bf16".into(), None));
             assert_eq!(widened.settings["products"], "f32");
-            // Where it was before there was such a key: what is described as ever has its fingerprint as ever.
+            // Without the key `products`, the description and its fingerprint are the same as before the key existed.
             let keys: Vec<&String> = native.settings.as_object().expect("an object").keys().collect();
             assert_eq!(keys[5..], ["side_px", "dtype", "columns"]);
         }

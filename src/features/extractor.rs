@@ -1,4 +1,4 @@
-//! What every extractor is, and the registry of those there are.
+//! The interface of extractors, and their registry.
 
 use std::panic::AssertUnwindSafe;
 
@@ -17,71 +17,59 @@ use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
 use agiqa_weights::WeightsError;
 use agiqa_weights::by_hand::ByHandError;
 
-/// What keeps an extractor as a whole from working.
+/// An error that stops an extractor as a whole.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ExtractError {
-    /// Settings that make no sense.
+    /// The settings are invalid.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The extractor's weights are absent or not what the manifest says.
+    /// The extractor's weights are absent or differ from the manifest.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// Weights that are placed by hand are absent or not whole.
+    /// Weights that are placed by hand are absent or incomplete.
     #[error(transparent)]
     ByHand(#[from] ByHandError),
     /// The network could not be built from its weights.
     #[error("cannot load extractor `{extractor}`")]
-    Load {
-        /// The extractor.
-        extractor: ExtractorName,
-        /// Cause.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    Load { extractor: ExtractorName, source: Box<dyn std::error::Error + Send + Sync> },
     /// The network failed on a batch.
     #[error("extractor `{extractor}` failed on a batch of {n_images} images")]
-    Forward {
-        /// The extractor.
-        extractor: ExtractorName,
-        /// Images in the batch.
-        n_images: usize,
-        /// Cause, e.g. that memory ran short.
-        source: tch::TchError,
-    },
-    /// One extractor was asked for tables that it does not fill.
+    Forward { extractor: ExtractorName, n_images: usize, source: tch::TchError },
+    /// The extractor does not fill the wanted table.
     #[error("extractor `{extractor}` fills `{filled}` only: name another one for `{missing}`")]
     NotFilled {
-        /// The extractor.
         extractor: ExtractorName,
-        /// The table it fills.
+        /// The table that the extractor fills.
         filled: &'static str,
-        /// The table that was asked for.
+        /// The wanted table.
         missing: &'static str,
     },
 }
 
-/// An extractor's checked settings: enough to say what it would write, before any weights are read.
+/// An extractor's checked settings. They are enough to declare its feature sets before any weights are read.
 pub trait ExtractorKind: Send + Sync {
-    /// The feature sets that it fills, one or two, with fingerprints of everything that decides their numbers.
+    /// The feature sets that it fills, one or two, with fingerprints of all settings that decide their numbers.
     fn feature_sets(&self) -> FeatureSets;
 
     /// Reads the weights and builds the network.
     ///
     /// # Errors
-    /// Weights that are absent, damaged or of another shape; a device or number type that this machine lacks.
+    /// Weights are absent, damaged or of another shape, or the machine lacks the device or number type.
     fn load(&self) -> Result<Loaded, ExtractError>;
 }
 
 /// The feature sets that an extractor fills, at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeatureSets {
-    /// Semantic features, where the extractor makes them.
+    /// Semantic features, if the extractor computes them.
     pub semantic: Option<FeatureSet>,
-    /// Quality features, where the extractor makes them.
+    /// Quality features, if the extractor computes them.
     pub quality: Option<FeatureSet>,
 }
 
 impl FeatureSets {
-    /// The sets there are, semantic first.
+    /// All sets, semantic first.
     pub fn iter(&self) -> impl Iterator<Item = &FeatureSet> {
         self.semantic.iter().chain(&self.quality)
     }
@@ -98,17 +86,17 @@ impl FeatureSets {
 /// The two sets that a fusion head reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeaturePair {
-    /// `f_a` and `f_b`.
+    /// The set with `f_a` and `f_b`.
     pub semantic: FeatureSet,
-    /// `f_1`.
+    /// The set with `f_1`.
     pub quality: FeatureSet,
 }
 
 impl FeaturePair {
-    /// The pair that two extractors make together; they may be one and the same.
+    /// The pair that two extractors make together. Both may be the same extractor.
     ///
     /// # Errors
-    /// Settings that make no sense, and an extractor that does not fill the table it is named for.
+    /// The settings are invalid, or an extractor does not fill its table.
     pub fn of(semantic: &FeatureSettings, quality: &FeatureSettings) -> Result<Self, ExtractError> {
         Ok(Self { semantic: Self::semantic_of(semantic)?, quality: Self::quality_of(quality)? })
     }
@@ -130,7 +118,7 @@ impl FeaturePair {
     }
 }
 
-/// The set of `kind` that an extractor fills, which may fill only the `other`.
+/// The set of `kind` that an extractor fills. It is an error if the extractor fills only the set of kind `other`.
 fn set_of(settings: &FeatureSettings, kind: FeatureKind, other: FeatureKind) -> Result<FeatureSet, ExtractError> {
     resolve(settings)?.feature_sets().of(kind).cloned().ok_or(ExtractError::NotFilled {
         extractor: settings.network.name(),
@@ -139,10 +127,10 @@ fn set_of(settings: &FeatureSettings, kind: FeatureKind, other: FeatureKind) -> 
     })
 }
 
-/// The two sets that one extractor fills; reads no weights.
+/// The two sets that one extractor fills. Reads no weights.
 ///
 /// # Errors
-/// Settings that make no sense, and an extractor that fills only one table.
+/// The settings are invalid, or the extractor fills only one table.
 pub fn feature_sets(settings: &FeatureSettings) -> Result<FeaturePair, ExtractError> {
     FeaturePair::of(settings, settings)
 }
@@ -150,7 +138,7 @@ pub fn feature_sets(settings: &FeatureSettings) -> Result<FeaturePair, ExtractEr
 /// The registry: checks `settings` for the extractor that they name.
 ///
 /// # Errors
-/// Settings that make no sense to that extractor.
+/// The settings are invalid for that extractor.
 pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, ExtractError> {
     let common = &settings.common;
     Ok(match &settings.network {
@@ -200,7 +188,7 @@ impl GuestSettings for FeatureSettings {
     }
 }
 
-/// The set of an extractor that describes itself by `description`: everything that decides the numbers.
+/// A feature set. `description` must hold all settings that decide the numbers; the fingerprint is computed from it.
 pub(super) fn described_set(
     name: ExtractorName,
     kind: FeatureKind,
@@ -222,18 +210,18 @@ pub(super) fn column(name: &str, dim: usize) -> VectorColumn {
     VectorColumn { name: name.to_owned(), dim }
 }
 
-/// What a network computes in, as it stands in `extractor.json`.
+/// Number types of a network, as written to `extractor.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Precision {
-    /// Type of the weights, as it was asked for.
+    /// Type of the weights, from the settings.
     pub(super) dtype: Dtype,
-    /// Type of the products with them, where it is another.
+    /// Type of the products, if it differs from the weights'.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) products: Option<Dtype>,
 }
 
 impl Precision {
-    /// That of weights of `dtype` on `device`.
+    /// The precision for weights of `dtype` on `device`.
     pub(super) fn of(dtype: Dtype, device: DeviceChoice) -> Self {
         Self { dtype, products: dtype.other_products(device) }
     }
@@ -242,7 +230,7 @@ impl Precision {
 /// Loads the network of `kind`, whose extractor is called `name`.
 ///
 /// # Errors
-/// As [`ExtractorKind::load`]; a panic, which is how most of tch says that memory ran short, is one of them.
+/// As [`ExtractorKind::load`]. A panic becomes an error, too: most of tch panics if memory is short.
 fn load(kind: &dyn ExtractorKind, name: ExtractorName) -> Result<Loaded, ExtractError> {
     catching(|| kind.load()).map_err(|source| ExtractError::Load { extractor: name, source: Box::new(source) })?
 }
@@ -250,7 +238,7 @@ fn load(kind: &dyn ExtractorKind, name: ExtractorName) -> Result<Loaded, Extract
 /// Runs a network on a batch of `n_images`.
 ///
 /// # Errors
-/// tch panics where memory runs short; as an error it reaches the user with the exit code that says so.
+/// tch panics if memory is short. The panic becomes an error, so that the program ends with the proper exit code.
 pub(super) fn guarded<T>(
     extractor: ExtractorName,
     n_images: usize,
@@ -262,7 +250,7 @@ pub(super) fn guarded<T>(
 /// Runs a network.
 ///
 /// # Errors
-/// A panic, which is how tch says that memory ran short.
+/// A panic becomes an error: tch panics if memory is short.
 pub(crate) fn catching<T>(run: impl FnOnce() -> T) -> Result<T, tch::TchError> {
     std::panic::catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let message = panic
@@ -274,7 +262,7 @@ pub(crate) fn catching<T>(run: impl FnOnce() -> T) -> Result<T, tch::TchError> {
     })
 }
 
-/// The values of a tensor, row-major, wherever it lies.
+/// The values of a tensor on any device, row-major.
 pub(super) fn values(xs: &Tensor) -> Vec<f32> {
     let mut values = vec![0.0; xs.numel()];
     xs.to_device(Device::Cpu).contiguous().copy_data(&mut values, xs.numel());
@@ -288,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn products_are_described_only_where_they_are_in_another_type_than_the_weights() {
+    fn products_are_described_only_if_their_type_differs_from_the_weights() {
         let described =
             |products| serde_json::to_value(Precision { dtype: Dtype::Bf16, products }).expect("plain data");
         assert_eq!(described(None), serde_json::json!({ "dtype": "bf16" }));
@@ -296,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_those_of_the_device_that_was_asked_for() {
+    fn the_wanted_device_decides_the_type_of_products() {
         for device in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(0)] {
             assert_eq!(Precision::of(Dtype::F32, device), Precision { dtype: Dtype::F32, products: None });
         }
@@ -305,7 +293,7 @@ mod tests {
         assert_eq!(Precision::of(Dtype::Bf16, DeviceChoice::Cpu).products.unwrap_or(Dtype::Bf16), on_cpu);
     }
 
-    /// Weights that there is no room for, as tch says it.
+    /// An extractor whose weights exceed the memory. It panics like tch.
     struct TooLarge;
 
     impl ExtractorKind for TooLarge {
@@ -319,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_there_is_no_room_for_are_an_error_with_torchs_words_in_its_chain() {
+    fn weights_that_exceed_the_memory_are_an_error_with_torchs_message_in_its_chain() {
         let error = load(&TooLarge, ExtractorName::MplugOwl2).err().expect("it panics");
         assert_eq!(error.to_string(), "cannot load extractor `mplug-owl2`");
         let cause = error.source().and_then(|cause| cause.downcast_ref::<tch::TchError>()).expect("torch's error");

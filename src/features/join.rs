@@ -1,7 +1,7 @@
-//! Joining quality features: the `f_1` of several sets, one after the other, as a set of its own that a head can read.
+//! Joins quality features: concatenates the `f_1` of several sets into a new set that a head can read.
 //!
-//! Input and output: `quality`. Nothing is computed anew; the joined set has a row for every image that all of its sets
-//! have, whatever dataset it belongs to.
+//! Input and output: `quality`. No feature is computed anew. The joined set has a row for every image that has a row in
+//! all joined sets, in any dataset.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use agiqa_store::store::{Store, StoreError};
 use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
 use agiqa_store::tables::{PartitionName, PartitionNameError};
 
-/// Images per part.
+/// Number of images per part.
 const PART_ROWS: usize = 4096;
 
 /// The column that is joined.
@@ -21,19 +21,19 @@ const F_1: &str = "f_1";
 
 /// Sets that cannot be joined.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum JoinError {
-    /// Fewer than two sets.
+    /// Fewer than two sets are given.
     #[error("joining takes at least two feature sets, found {0}")]
     TooFew(usize),
-    /// A set is there twice.
-    #[error("feature set `{0}` is to be joined with itself")]
+    /// A set is repeated.
+    #[error("duplicate feature set `{0}`: a set cannot be joined with itself")]
     Twice(String),
-    /// A set without `f_1`.
+    /// A set lacks `f_1`.
     #[error("feature set `{set}` has no column `f_1` to join; there are: {found}")]
     NoColumn {
         /// Extractor and fingerprint.
         set: String,
-        /// Columns there are.
         found: String,
     },
     /// The joined name is too long.
@@ -64,7 +64,7 @@ impl JoinStage {
     /// A stage that joins `sets` in this order.
     ///
     /// # Errors
-    /// Fewer than two sets, one of them twice, or one without `f_1`.
+    /// Fewer than two sets are given, one is repeated, or one lacks `f_1`.
     pub fn new(sets: Vec<FeatureSet>) -> Result<Self, JoinError> {
         if sets.len() < 2 {
             return Err(JoinError::TooFew(sets.len()));
@@ -93,17 +93,17 @@ impl JoinStage {
         Ok(Self { sets, columns, joined })
     }
 
-    /// The set that it makes.
+    /// The resulting set.
     pub fn joined(&self) -> &FeatureSet {
         &self.joined
     }
 
-    /// Images that all sets have, and of these those that the joined set lacks, in ascending order.
+    /// Images that have a row in all sets; and, in ascending order, those of them that the joined set lacks.
     fn plan(&self, store: &Store) -> Result<(HashSet<ImageId>, Vec<ImageId>), JoinError> {
         let mut in_all = self.sets[0].done(store)?;
         for set in &self.sets[1..] {
-            let there = set.done(store)?;
-            in_all.retain(|id| there.contains(id));
+            let done = set.done(store)?;
+            in_all.retain(|id| done.contains(id));
         }
         let done = self.joined.done(store)?;
         let mut lacking: Vec<ImageId> = in_all.difference(&done).copied().collect();

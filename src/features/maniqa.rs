@@ -1,7 +1,7 @@
 //! `maniqa`: the quality feature of MA-AGIQA, `f_1 = S × W` per patch, and MANIQA's own rating of each image.
 //!
-//! The weights are the user's: a folder with a checkpoint (the authors' state dicts, or one of a joint training here) and
-//! `config.json`, the sizes of the network.
+//! The user provides the weights: a folder with a checkpoint (the authors' state dict, or the result of a joint
+//! training here) and `config.json`, the sizes of the network.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,22 +21,22 @@ use agiqa_store::tables::features::FeatureKind;
 
 const NAME: ExtractorName = ExtractorName::Maniqa;
 
-/// Counts changes of this file or of the network that change numbers; part of the fingerprint.
+/// Version of this file and the network, raised if numbers change. It is part of the fingerprint.
 const CODE_VERSION: u32 = 2;
 
-/// Default images per batch on a CPU; more gain nothing there.
+/// Default number of images per batch on a CPU. Larger batches are not faster there.
 const CPU_BATCH_SIZE: usize = 2;
 
-/// Default images per batch on a GPU, which wants much to do at once.
+/// Default number of images per batch on a GPU, which needs much parallel work.
 const GPU_BATCH_SIZE: usize = 16;
 
-/// What a user chooses about the network; an absent setting takes its default.
+/// A user's settings of the network. An absent setting takes its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ManiqaOptions {
-    /// Folder of the weights and their `config.json`; required.
+    /// Folder of the weights and their `config.json`. Required.
     pub weights: Option<PathBuf>,
-    /// Number type of the network, `f32`, `bf16` or `f16`; decides the numbers; default: `f32`.
+    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
     pub dtype: Option<Dtype>,
 }
 
@@ -51,7 +51,7 @@ pub struct ManiqaSettings {
     weights_blake3: String,
 }
 
-/// What decides the numbers, as it stands in `extractor.json`.
+/// All settings that decide the numbers, as written to `extractor.json`.
 #[derive(Serialize)]
 struct Description<'a> {
     extractor: ExtractorName,
@@ -68,7 +68,7 @@ impl ManiqaSettings {
     /// Checks the settings: reads the folder's `config.json` and hashes the tensors that the network reads.
     ///
     /// # Errors
-    /// No folder, one without either, or a checkpoint of another geometry.
+    /// No folder is given, the folder lacks one of the two files, or the checkpoint has another geometry.
     pub fn new(options: &ManiqaOptions, common: &CommonSettings) -> Result<Self, ExtractError> {
         let Some(folder) = options.weights.clone() else {
             let problem = format!("`{NAME}` needs the folder of its weights and their `config.json`");
@@ -134,7 +134,7 @@ pub struct ManiqaPreprocessor {
 }
 
 impl ManiqaPreprocessor {
-    /// What a network of `config` was trained behind.
+    /// The preprocessing with which a network of `config` was trained.
     pub fn of(config: &ManiqaConfig) -> Self {
         let side_px = u32::try_from(config.vit.img_size).expect("a checked side");
         Self { side_px, mean: config.pixel_mean, std: config.pixel_std }
@@ -142,7 +142,7 @@ impl ManiqaPreprocessor {
 }
 
 impl ManiqaPreprocessor {
-    /// Fills `input`, three values per pixel of the network's square, with `image`.
+    /// Fills `input` with the prepared `image`, three values per pixel of the network's square.
     pub fn fill(&self, image: &RgbImage8, input: &mut [f32]) {
         normalise(&self.resized(image), self.mean, self.std, input);
     }
@@ -168,7 +168,7 @@ struct ManiqaExtractor {
 }
 
 impl ManiqaExtractor {
-    /// The features of a batch. Panics where torch does, as tch's methods do.
+    /// The features of a batch. Panics if torch fails, as tch's methods do.
     fn features(&self, inputs: &[f32], n_images: usize) -> Vec<OutputRows> {
         let _no_grad = tch::no_grad_guard();
         let (b, side) = (self.batch_size as i64, i64::from(self.preprocessor.side_px));
@@ -191,13 +191,14 @@ fn rated(network: &Maniqa, pixels: &Tensor) -> [Tensor; 2] {
     [output.f_1, rating]
 }
 
-/// The same on a CPU: image by image, which keeps an image's values in the cache (a tenth of the transformer's time at eight
-/// images) and spends nothing on what pads a batch, and as many images at a time as there are threads, each on one.
+/// `f_1` and the rating of each image, on a CPU. Each thread computes one image at a time. This keeps an image's values
+/// in the cache, which saves a tenth of the transformer's time at eight images, and spends no time on a batch's
+/// padding.
 fn side_by_side(network: &Maniqa, pixels: &Tensor) -> [Tensor; 2] {
     let n_torch_threads = tch::get_num_threads();
     let n_images = pixels.size()[0];
     let n_workers = i64::from(n_torch_threads).clamp(1, n_images);
-    let mut of_images: Vec<(i64, [Tensor; 2])> = std::thread::scope(|scope| {
+    let mut rated_images: Vec<(i64, [Tensor; 2])> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..n_workers)
             .map(|worker| {
                 let (network, pixels) = (network.share(), pixels.shallow_clone());
@@ -211,13 +212,13 @@ fn side_by_side(network: &Maniqa, pixels: &Tensor) -> [Tensor; 2] {
             .collect();
         let ended: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         tch::set_num_threads(n_torch_threads);
-        // A panic goes on with what torch said.
+        // A worker's panic continues here, with torch's message.
         ended.into_iter().flat_map(|rated| rated.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
-    of_images.sort_by_key(|(i, _)| *i);
+    rated_images.sort_by_key(|(i, _)| *i);
     [0, 1].map(|column| {
-        let of_column: Vec<&Tensor> = of_images.iter().map(|(_, of_image)| &of_image[column]).collect();
-        Tensor::cat(&of_column, 0)
+        let rows: Vec<&Tensor> = rated_images.iter().map(|(_, columns)| &columns[column]).collect();
+        Tensor::cat(&rows, 0)
     })
 }
 

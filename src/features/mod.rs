@@ -1,11 +1,12 @@
-//! Extractors: guests of the engine that turn an image into feature vectors, kept once per image content and fingerprint.
+//! Extractors: guests of the engine that turn an image into feature vectors, kept once per image content and
+//! fingerprint.
 //!
 //! Output: rows of `semantic` and `quality` (one row per image, never null, always finite) and `rejects` of stage
 //! `features`.
 //!
-//! An extractor is three things: settings that can be checked and fingerprinted without weights ([`ExtractorKind`]), a
-//! preprocessor that any thread may use, and the network itself. A new one is a module beside [`dinov2`], a variant of
-//! [`ExtractorName`] and a line in [`resolve`].
+//! An extractor consists of three parts: settings that can be checked and fingerprinted without weights
+//! ([`ExtractorKind`]), a preprocessor that any thread may use, and the network itself. A new extractor needs a module
+//! next to [`dinov2`], a variant of [`ExtractorName`] and a line in [`resolve`].
 
 mod settings;
 
@@ -34,5 +35,5 @@ mod join;
 
 pub use join::{JoinError, JoinStage};
 
-/// Computes the features that the images of one source lack, with one extractor.
+/// Computes the missing features of one extractor for the images of one source.
 pub type FeatureStage = crate::engine::ImageStage<FeatureSettings>;

@@ -1,6 +1,7 @@
-//! `mplug-owl2`: embeddings of an image under prompts, a column each; the paper's `f_a` and `f_b`.
+//! `mplug-owl2`: embeddings of an image under prompts, such as the paper's `f_a` and `f_b`. Each prompt fills one
+//! column.
 //!
-//! The weights are the user's: a folder with the released checkpoint, or another of its layout.
+//! The user provides the weights: a folder with the released checkpoint, or another checkpoint of its layout.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -22,30 +23,32 @@ use agiqa_weights::by_hand::MPLUG_OWL2;
 
 const NAME: ExtractorName = ExtractorName::MplugOwl2;
 
-/// Counts changes of this file or of the network that change numbers; part of the fingerprint.
+/// Version of this file and the network, raised if numbers change. It is part of the fingerprint.
 const CODE_VERSION: u32 = 2;
 
-/// Default images per batch: enough rows for the language model's products to run at their full rate.
+/// Default number of images per batch. It gives enough rows for the language model's products to run at their full
+/// rate.
 const BATCH_SIZE: usize = 8;
 
-/// Most prompts; each is a column, and costs as much as an image's language part.
+/// Greatest number of prompts. Each prompt adds a column and a pass of the language model.
 const MAX_PROMPTS: usize = 64;
 
 /// Longest text of a prompt in tokens, before the image.
 const MAX_PROMPT_TOKENS: usize = 2048;
 
-/// Columns that the table has anyway, two of them in the names of its folders, which query engines read as columns too.
+/// Names of columns that the table has for every extractor. Two of them occur in its folders' names, which query
+/// engines read as columns, too.
 const RESERVED_COLUMNS: [&str; 4] = ["image_id", "n_tokens", "extractor", "fingerprint"];
 
-/// What a user chooses about the network; an absent setting takes its default.
+/// A user's settings of the network. An absent setting takes its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MplugOwl2Options {
     /// Folder of the checkpoint; default: `mplug-owl2` in the weights folder.
     pub weights: Option<PathBuf>,
-    /// Prompts that images are read under, a column each; decide the numbers; default: the two of the paper.
+    /// Prompts that images are read under, one column each. They decide the numbers. Default: the paper's two prompts.
     pub prompts: Option<Vec<Prompt>>,
-    /// Number type of the network, `f32`, `bf16` or `f16`; decides the numbers; default: `f32`.
+    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
     pub dtype: Option<Dtype>,
 }
 
@@ -62,12 +65,12 @@ pub struct MplugOwl2Settings {
     weights_blake3: String,
 }
 
-/// What decides the numbers, as it stands in `extractor.json`.
+/// All settings that decide the numbers, as written to `extractor.json`.
 #[derive(Serialize)]
 struct Description<'a> {
     extractor: ExtractorName,
     code_version: u32,
-    /// Of the tensor files and their index, configuration, tokenizer and preprocessor.
+    /// Hash of the tensor files and their index, configuration, tokenizer and preprocessor.
     weights_blake3: &'a str,
     decoder_version: u32,
     resize: &'a str,
@@ -82,7 +85,7 @@ struct Description<'a> {
 struct DescribedPrompt<'a> {
     column: &'a str,
     text: String,
-    /// Positions that the embedding is the mean over.
+    /// Number of tokens over which the embedding is the mean.
     n_tokens: i64,
 }
 
@@ -91,11 +94,11 @@ fn load_error(source: impl std::error::Error + Send + Sync + 'static) -> Extract
 }
 
 impl MplugOwl2Settings {
-    /// Checks the settings: reads the folder's small files and hashes all that decide the numbers (once: see
-    /// [`agiqa_weights::hash_of_file`]). Without `weights`, the folder is that of the weights folder.
+    /// Checks the settings: reads the folder's small files and hashes all files that decide the numbers (only once, see
+    /// [`agiqa_weights::hash_of_file`]). Without `weights`, the folder is `mplug-owl2` in the weights folder.
     ///
     /// # Errors
-    /// A folder that is absent, lacks files, or holds another network; prompts that make no columns.
+    /// The folder is absent, lacks files, or holds another network; or the prompts cannot form columns.
     pub fn new(options: &MplugOwl2Options, common: &CommonSettings) -> Result<Self, ExtractError> {
         let folder = options.weights.clone().unwrap_or_else(|| MPLUG_OWL2.folder());
         let prompts = checked(options.prompts.clone().unwrap_or_else(Prompt::of_the_paper))?;
@@ -124,7 +127,7 @@ impl MplugOwl2Settings {
     }
 }
 
-/// Refuses prompts that make no table.
+/// Refuses prompts that cannot form the columns of a table.
 fn checked(prompts: Vec<Prompt>) -> Result<Vec<Prompt>, SettingsError> {
     let wrong =
         |found: &str, problem: String| Err(SettingsError::Value { key: "prompts", found: found.to_owned(), problem });
@@ -136,11 +139,11 @@ fn checked(prompts: Vec<Prompt>) -> Result<Vec<Prompt>, SettingsError> {
         let is_name = column.starts_with(|c: char| c.is_ascii_lowercase())
             && column.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
         if !is_name || RESERVED_COLUMNS.contains(&column.as_str()) {
-            let problem = "expected a column name of small letters, digits and `_`, and none that the table has anyway";
+            let problem = "expected a column name of small letters, digits and `_`, other than the table's own columns";
             return wrong(column, problem.to_owned());
         }
         if prompts[..i].iter().any(|other| other.column == *column) {
-            return wrong(column, "the column is there twice".to_owned());
+            return wrong(column, "duplicate column".to_owned());
         }
         if prompt.question.trim().is_empty() || prompt.has_marker() {
             return wrong(column, "expected a question, without `<|image|>`, which the template adds".to_owned());
@@ -153,7 +156,7 @@ fn checked(prompts: Vec<Prompt>) -> Result<Vec<Prompt>, SettingsError> {
 fn content_hash(folder: &std::path::Path) -> Result<String, ExtractError> {
     let checkpoint = Checkpoint::open(folder).map_err(load_error)?;
     let mut files: Vec<PathBuf> = checkpoint.files().map(PathBuf::from).collect();
-    // Of shards, the index says which of them a tensor comes from.
+    // With several shards, the index decides which of them a tensor comes from, so it is hashed, too.
     if files.iter().all(|file| file != checkpoint.path()) {
         files.push(checkpoint.path().to_owned());
     }
@@ -242,12 +245,12 @@ struct MplugOwl2Extractor {
     batch_size: usize,
     at_once: AtOnce,
     n_columns: usize,
-    /// Positions of all prompts together.
+    /// Number of tokens of all prompts together.
     n_tokens: u32,
     preprocessor: Arc<Squares>,
 }
 
-/// How many images the network gets at once: the batch's, until memory runs short.
+/// The number of images that the network gets at once. It starts at the batch size and shrinks if memory is short.
 #[derive(Debug)]
 struct AtOnce {
     n_images: usize,
@@ -259,12 +262,12 @@ impl AtOnce {
         Self { n_images, warnings: Vec::new() }
     }
 
-    /// Calls `embed` with the images `0..n_images`, some at a time and in order, and with the number that its call is to
-    /// be padded to. Where memory runs short, all of them go through again, half as many at a time, and so do later
-    /// batches from their start.
+    /// Calls `embed` with the images `0..n_images`, some at a time and in order, and with the number of images that
+    /// each call is padded to. If memory is short, this halves the number of images at a time and starts again with the
+    /// first image. Later batches start with the smaller number.
     ///
     /// # Errors
-    /// Whatever `embed` fails with, but for too little memory for more than one image.
+    /// `embed` fails for another reason, or memory is short for a single image.
     fn halving<T>(
         &mut self,
         n_images: usize,
@@ -279,8 +282,8 @@ impl AtOnce {
                 {
                     self.n_images = size.div_ceil(2);
                     self.warnings.push(format!(
-                        "the device is out of memory: going on with {n} images at once; `--batch-size {n}` does so from \
-                         the start",
+                        "the device is out of memory: continuing with {n} images at once; `--batch-size {n}` does so \
+                         from the start",
                         n = self.n_images
                     ));
                 }
@@ -290,10 +293,11 @@ impl AtOnce {
     }
 }
 
-/// Per column the embeddings of `images` of a batch, whose inputs are `inputs`. Panics where torch does, as tch's
+/// The embeddings of `images` of a batch, per column. `inputs` are the batch's inputs. Panics if torch fails, as tch's
 /// methods do.
 ///
-/// All calls are of one `size`, the last one padded, so that an image's numbers never depend on its neighbours.
+/// All calls have the same `size`, and the last one is padded, so that an image's numbers never depend on its
+/// neighbours.
 fn embeddings(
     network: &MplugOwl2,
     preprocessor: &Squares,
@@ -324,7 +328,7 @@ impl Network for MplugOwl2Extractor {
     }
 
     fn notes(&self) -> Vec<String> {
-        // The output head and the tables of rotary frequencies are in every released checkpoint.
+        // Every released checkpoint has the output head and the tables of rotary frequencies.
         let is_known = |name: &&String| name.as_str() == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq");
         let unknown: Vec<&str> = self.unused.iter().filter(|name| !is_known(name)).map(String::as_str).collect();
         match unknown.len() {
@@ -361,7 +365,7 @@ mod tests {
         ExtractError::Forward { extractor: NAME, n_images: 7, source: tch::TchError::Torch(message.to_owned()) }
     }
 
-    /// An `embed` that has room for `room` images: the images are its values, and `sizes` its calls.
+    /// An `embed` with memory for `room` images. It returns its images, and records the size of each call in `sizes`.
     fn with_room(
         room: usize,
         sizes: &mut Vec<usize>,
@@ -376,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn where_memory_runs_short_half_as_many_images_go_through_at_once() {
+    fn if_memory_is_short_half_as_many_images_are_computed_at_once() {
         let (mut at_once, mut sizes) = (AtOnce::new(8), Vec::new());
         let found = at_once.halving(7, with_room(2, &mut sizes)).expect("there is room for two");
         assert_eq!(found, [0..2, 2..4, 4..6, 6..7]);
@@ -385,14 +389,14 @@ mod tests {
             [4, 2].iter().zip(&at_once.warnings).map(|(n, text)| text.contains(&format!("{n} images"))).collect();
         assert_eq!(warned, [true, true], "{:?}", at_once.warnings);
 
-        // The next batch starts where this one ended.
+        // The next batch starts with the number of images at which this one ended.
         let mut sizes = Vec::new();
         assert_eq!(at_once.halving(3, with_room(2, &mut sizes)).expect("as before"), [0..2, 2..3]);
         assert_eq!((sizes, at_once.warnings.len()), (vec![2, 2], 2));
     }
 
     #[test]
-    fn what_fails_after_some_images_begins_again_with_the_first() {
+    fn a_failure_after_some_images_starts_again_with_the_first() {
         let (mut at_once, mut n_calls) = (AtOnce::new(4), 0);
         let found = at_once.halving(8, |images, size| {
             n_calls += 1;
@@ -412,11 +416,11 @@ mod tests {
     }
 
     #[test]
-    fn prompts_have_no_column_that_the_table_has_anyway() {
+    fn prompts_cannot_take_the_names_of_the_tables_own_columns() {
         let prompts = |column: &str| vec![Prompt { column: column.to_owned(), question: "Is it sharp?".to_owned() }];
         for column in RESERVED_COLUMNS {
             let error = checked(prompts(column)).expect_err("the name is taken");
-            assert!(error.to_string().contains("none that the table has anyway"), "{error}");
+            assert!(error.to_string().contains("other than the table's own columns"), "{error}");
         }
         assert_eq!(checked(prompts("sharp")).expect("a name of its own"), prompts("sharp"));
     }

@@ -1,7 +1,7 @@
-//! `nss`: natural scene statistics as quality features, the ones that BRISQUE and NIQE score images by.
+//! `nss`: the natural scene statistics of BRISQUE and NIQE as quality features.
 //!
-//! `f_1` has 72 values: BRISQUE's 36 of the whole image, then NIQE's 36, each the mean over its blocks. No network and no
-//! weights; an image too small or too flat for one of the two is a reject.
+//! `f_1` has 72 values: BRISQUE's 36 of the whole image, then the means of NIQE's 36 over its blocks. The extractor has
+//! no network and no weights. An image too small or too flat for one of the two methods is a reject.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,20 +14,20 @@ use agiqa_store::tables::features::FeatureKind;
 
 const NAME: ExtractorName = ExtractorName::Nss;
 
-/// Counts changes of this file or of the statistics that change numbers; part of the fingerprint.
+/// Version of this file and the statistics, raised if numbers change. It is part of the fingerprint.
 const CODE_VERSION: u32 = 1;
 
-/// Values of `f_1`.
+/// Number of values of `f_1`.
 const N_VALUES: usize = brisque::N_FEATURES + niqe::N_FEATURES;
 
-/// Sides that images may be resized to: two blocks of NIQE's at least.
+/// Allowed sides for resizing. The smallest holds two of NIQE's blocks.
 const SIDES_PX: std::ops::RangeInclusive<u32> = 192..=4096;
 
-/// What a user chooses about the statistics.
+/// A user's settings of the statistics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NssOptions {
-    /// Side of the square that images are resized to, pixels; decides the numbers; default: as they are.
+    /// Side of the square that images are resized to, pixels. It decides the numbers. Default: images are not resized.
     pub side: Option<u32>,
 }
 
@@ -37,22 +37,22 @@ pub struct NssSettings {
     side_px: Option<u32>,
 }
 
-/// What decides the numbers, as it stands in `extractor.json`.
+/// All settings that decide the numbers, as written to `extractor.json`.
 #[derive(Serialize)]
 struct Description {
     extractor: ExtractorName,
     code_version: u32,
     decoder_version: u32,
-    /// `none`, or what the image is resized to and how.
+    /// `none`, or the method and the size of resizing.
     resize: String,
     f_1: [&'static str; 2],
 }
 
 impl NssSettings {
-    /// Checks the settings; without a side, images are taken as they are.
+    /// Checks the settings. Without a side, images are not resized.
     ///
     /// # Errors
-    /// A side out of range.
+    /// The side is out of range.
     pub fn new(options: &NssOptions) -> Result<Self, ExtractError> {
         if let Some(side) = options.side.filter(|side| !SIDES_PX.contains(side)) {
             let problem = format!("expected {} to {}", SIDES_PX.start(), SIDES_PX.end());

@@ -1,4 +1,4 @@
-//! Pixels as networks want them.
+//! Pixels as networks' inputs.
 
 use crate::engine::{Input, Values};
 use agiqa_images::RgbImage8;
@@ -14,11 +14,11 @@ pub(super) fn normalised(image: &RgbImage8, mean: [f32; 3], std: [f32; 3]) -> In
 /// Fills `input` with `(pixel / 255 − mean) / std`, channel by channel.
 ///
 /// # Panics
-/// Where `input` does not hold three values per pixel.
+/// If `input` does not hold three values per pixel.
 pub(super) fn normalise(image: &RgbImage8, mean: [f32; 3], std: [f32; 3], input: &mut [f32]) {
     assert_eq!(input.len(), image.pixels.len(), "three values per pixel");
     for (channel, plane) in input.chunks_exact_mut(image.pixels.len() / 3).enumerate() {
-        // 256 values instead of a division per pixel; the same expression, so the same bits.
+        // A table of 256 values replaces a division per pixel. The expression is the same, so the bits are the same.
         let table: Vec<f32> =
             (0..=255_u8).map(|level| (f32::from(level) / 255.0 - mean[channel]) / std[channel]).collect();
         for (value, pixel) in plane.iter_mut().zip(image.pixels.chunks_exact(3)) {

@@ -1,7 +1,7 @@
-//! From tokens to vectors: which statistics of which activations make up a feature column, as a list.
+//! From tokens to vectors. A feature column is described by a list of statistics of activations.
 //!
-//! A column is the concatenation of its [`Pool`]s, each a statistic over the tokens of one activation of the network.
-//! Pooling is done in f32 and for one image at a time, so that no neighbour in a batch can change a bit of it.
+//! A column is the concatenation of its [`Pool`]s. Each is a statistic over the tokens of one activation of the
+//! network. Pooling is done in f32 and for one image at a time, so that other images of a batch cannot change its bits.
 
 use std::fmt;
 
@@ -10,14 +10,14 @@ use tch::{Kind, Tensor};
 
 use agiqa_nets::vit::Tap;
 
-/// A statistic over the tokens of an activation; each gives `d` values.
+/// A statistic over the tokens of an activation. It gives `d` values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Statistic {
     /// The class token itself.
     Class,
     /// Mean over the patch tokens.
     Mean,
-    /// Standard deviation over the patch tokens (of the population: divided by `n`).
+    /// Population standard deviation over the patch tokens (divided by `n`).
     Std,
     /// Natural logarithm of the standard deviation, with [`LOG_FLOOR`] added first.
     LogStd,
@@ -25,21 +25,21 @@ pub enum Statistic {
     Max,
     /// Smallest value over the patch tokens.
     Min,
-    /// Mean absolute difference between patches that are neighbours in a row, averaged with that in columns.
+    /// Mean absolute difference between neighbouring patches, averaged over rows and columns.
     NeighbourDifference,
     /// Natural logarithm of [`Self::NeighbourDifference`], with [`LOG_FLOOR`] added first.
     LogNeighbourDifference,
 }
 
-/// What is added before a logarithm, so that a constant activation has a finite one.
+/// Constant added before a logarithm, so that the logarithm of a constant activation is finite.
 pub const LOG_FLOOR: f64 = 0.01;
 
 /// One statistic of one activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
-    /// The activation.
+    /// The point of the network whose activation is pooled.
     pub tap: Tap,
-    /// The statistic.
+    /// The statistic over its tokens.
     pub statistic: Statistic,
 }
 
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn statistics_equal_those_computed_by_hand() {
+    fn statistics_equal_hand_computed_values() {
         let xs = tokens();
         assert_eq!(values(&pool(&xs, Statistic::Class)), [9.0, 9.0]);
         assert_eq!(values(&pool(&xs, Statistic::Mean)), [3.0, 10.0]);

@@ -1,4 +1,4 @@
-//! What a user chooses about features, on the command line or in a pipeline.
+//! A user's settings of features, on the command line or in a pipeline.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -14,27 +14,24 @@ use super::nss::NssOptions;
 use agiqa_nets::layers::products_of;
 use agiqa_store::store::shard::Shard;
 
-/// Settings that make no sense.
+/// Invalid settings.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum SettingsError {
-    /// A word that is none of those known.
-    #[error("`{found}` is no {what}: expected {expected}")]
+    /// A word is unknown.
+    #[error("unknown {what} `{found}`: expected {expected}")]
     Word {
-        /// What was asked for, e.g. `extractor`.
+        /// The kind of setting, e.g. `extractor`.
         what: &'static str,
-        /// The word given.
         found: String,
-        /// The words there are.
         expected: String,
     },
-    /// A value outside its range.
+    /// A value is outside its range.
     #[error("`{key} = {found}`: {problem}")]
     Value {
-        /// The setting.
         key: &'static str,
-        /// Its value.
         found: String,
-        /// What is wrong with it and what to give instead.
+        /// The problem, and a value to give instead.
         problem: String,
     },
     /// The machine cannot compute in the type asked for.
@@ -43,35 +40,30 @@ pub enum SettingsError {
          than f32: use `dtype = \"f32\"`"
     )]
     NoBf16,
-    /// Half precision on a CPU.
+    /// Half precision was asked for on a CPU.
     #[error(
         "f16 is computed on CUDA devices only (on CPUs it is emulated, hundreds of times slower): use `bf16` or `f32`"
     )]
     NoF16,
-    /// A GPU was asked for and there is none.
-    #[error("device `cuda:{asked}` was asked for, this libtorch sees {n_found} CUDA devices: use `cpu` or `auto`")]
-    NoCuda {
-        /// Index asked for.
-        asked: usize,
-        /// Devices there are.
-        n_found: i64,
-    },
+    /// The GPU that was asked for does not exist.
+    #[error("device `cuda:{asked}` was asked for, but this libtorch sees {n_found} CUDA devices: use `cpu` or `auto`")]
+    NoCuda { asked: usize, n_found: i64 },
 }
 
-/// The extractors there are.
+/// Names of the extractors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ExtractorName {
-    /// A DINOv2 ViT-S/14; fills both tables in one pass.
+    /// A DINOv2 ViT-S/14. It fills both tables in one pass.
     #[default]
     #[serde(rename = "dinov2-s14")]
     Dinov2S14,
-    /// Natural scene statistics, those of BRISQUE and NIQE; fills `quality`.
+    /// Natural scene statistics of BRISQUE and NIQE. It fills `quality`.
     #[serde(rename = "nss")]
     Nss,
-    /// mPLUG-Owl2 under prompts, the paper's semantic features; fills `semantic`.
+    /// mPLUG-Owl2 under prompts, the paper's semantic features. It fills `semantic`.
     #[serde(rename = "mplug-owl2")]
     MplugOwl2,
-    /// MANIQA with weights of the user's; fills `quality`.
+    /// MANIQA with the user's weights. It fills `quality`.
     #[serde(rename = "maniqa")]
     Maniqa,
 }
@@ -80,7 +72,7 @@ impl ExtractorName {
     /// Every extractor.
     pub const ALL: &[Self] = &[Self::Dinov2S14, Self::Maniqa, Self::MplugOwl2, Self::Nss];
 
-    /// The name, as in commands and store paths.
+    /// The name in commands and store paths.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Dinov2S14 => "dinov2-s14",
@@ -91,16 +83,16 @@ impl ExtractorName {
     }
 }
 
-/// Number type that a network computes in; what is stored is f32 either way.
+/// Number type of a network. Stored features are f32 with every type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32-bit floats.
     #[default]
     F32,
-    /// bfloat16 matrix products, where the CPU has instructions for them; norms, sums and pooling stay f32.
+    /// bfloat16 matrix products, if the CPU has instructions for them. Norms, sums and pooling stay f32.
     Bf16,
-    /// Half-precision matrix products, on CUDA devices only; norms, sums and pooling stay f32.
+    /// Half-precision matrix products, on CUDA devices only. Norms, sums and pooling stay f32.
     F16,
 }
 
@@ -108,7 +100,7 @@ impl Dtype {
     /// Every type.
     pub const ALL: &[Self] = &[Self::F32, Self::Bf16, Self::F16];
 
-    /// The name, as in settings.
+    /// The name in settings.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -126,18 +118,18 @@ impl Dtype {
         }
     }
 
-    /// What products with weights of this type are computed in on `device`: f32 for bf16 where the CPU multiplies f32
-    /// faster, else the type itself.
+    /// The type of products with weights of this type on `device`: f32 for bf16 if the CPU multiplies f32 faster, else
+    /// the type itself.
     pub(crate) fn products_on(self, device: tch::Device) -> Self {
         let products = products_of(self.kind(), device);
         Self::ALL.iter().copied().find(|dtype| dtype.kind() == products).unwrap_or(self)
     }
 
-    /// What products with weights of this type are computed in on `device`, where that is another type: machines that share a
-    /// store may multiply the same weights in different types, so it is part of a fingerprint.
+    /// The type of products with weights of this type on `device`, if it differs from the weights' type. Machines that
+    /// share a store may multiply the same weights in different types, so it is part of a fingerprint.
     pub(crate) fn other_products(self, device: DeviceChoice) -> Option<Self> {
         let other = |device| Some(self.products_on(device)).filter(|products| *products != self);
-        // It takes a while to find out whether there is a GPU, and matters only where the CPU's products are others.
+        // Looking for a GPU takes a while, and the result matters only if the CPU's products have another type.
         other(tch::Device::Cpu).and_then(|_| other(device.wanted()))
     }
 
@@ -152,7 +144,7 @@ impl Dtype {
     }
 }
 
-/// Whether this CPU multiplies bf16 matrices with instructions of its own.
+/// Whether this CPU has instructions for bf16 products.
 pub fn cpu_has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
@@ -168,11 +160,11 @@ pub fn cpu_has_bf16() -> bool {
     }
 }
 
-/// Where a network runs. Not part of a fingerprint: devices agree to rounding.
+/// The device of a network. It is not part of a fingerprint, because devices agree except for rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// The first GPU where there is one, else the CPU.
+    /// The first GPU if the machine has one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -185,7 +177,7 @@ impl DeviceChoice {
     /// The torch device.
     ///
     /// # Errors
-    /// A GPU that is not there.
+    /// The GPU does not exist.
     pub fn device(self) -> Result<tch::Device, SettingsError> {
         if let Self::Cuda(asked) = self {
             let n_found = tch::Cuda::device_count();
@@ -196,7 +188,7 @@ impl DeviceChoice {
         Ok(self.wanted())
     }
 
-    /// The torch device that was asked for, there or not: what a network would run on.
+    /// The torch device that was asked for, even if it does not exist.
     fn wanted(self) -> tch::Device {
         match self {
             Self::Auto => tch::Device::cuda_if_available(),
@@ -284,31 +276,31 @@ impl From<DeviceChoice> for String {
     }
 }
 
-/// Settings of a feature stage: those of its network, and those that every network takes.
+/// Settings of a feature stage: its network's own settings, and the common ones.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FeatureSettings {
-    /// Which network, with its own settings; default: `dinov2-s14` with its defaults.
+    /// The network with its own settings; default: `dinov2-s14` with its defaults.
     pub network: NetworkSettings,
-    /// How the work is done.
+    /// Settings that every network takes.
     pub common: CommonSettings,
 }
 
-/// A network with its own settings: one cannot hold the keys of another.
+/// A network with its own settings. Each variant accepts only the keys of its network.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NetworkSettings {
-    /// `dinov2-s14`.
+    /// Settings of `dinov2-s14`.
     Dinov2S14(Dinov2Options),
-    /// `maniqa`.
+    /// Settings of `maniqa`.
     Maniqa(ManiqaOptions),
-    /// `mplug-owl2`.
+    /// Settings of `mplug-owl2`.
     MplugOwl2(MplugOwl2Options),
-    /// `nss`.
+    /// Settings of `nss`.
     Nss(NssOptions),
 }
 
-/// Reads the settings of one network from wherever they were written.
+/// Reads the settings of one network, e.g. from a pipeline or a command line.
 pub trait ReadSettings {
-    /// Why they cannot be read.
+    /// Error of reading settings.
     type Error;
 
     /// The settings as a `T`.
@@ -322,7 +314,7 @@ impl NetworkSettings {
     /// The settings of the network `name`, which `reader` reads.
     ///
     /// # Errors
-    /// As the reader says.
+    /// The reader fails.
     pub fn read<R: ReadSettings>(name: ExtractorName, reader: &R) -> Result<Self, R::Error> {
         Ok(match name {
             ExtractorName::Dinov2S14 => Self::Dinov2S14(reader.read()?),
@@ -332,7 +324,7 @@ impl NetworkSettings {
         })
     }
 
-    /// The network.
+    /// The network's name.
     pub fn name(&self) -> ExtractorName {
         match self {
             Self::Dinov2S14(_) => ExtractorName::Dinov2S14,
@@ -363,24 +355,24 @@ impl Default for NetworkSettings {
     }
 }
 
-/// Settings that every network takes. None of them is part of a fingerprint.
+/// Settings that every network takes. They are not part of fingerprints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CommonSettings {
-    /// `auto`, `cpu` or `cuda:N`.
+    /// The network's device: `auto`, `cpu` or `cuda:N`.
     pub device: DeviceChoice,
-    /// Images per batch. Every batch has exactly this many (the last is padded), so that no image's numbers depend on
-    /// its neighbours; another batch size may change the last bits.
+    /// Number of images per batch. Every batch has exactly this size (the last is padded), so that an image's numbers
+    /// do not depend on its neighbours. Another batch size may change the last bits.
     pub batch_size: Option<NonZeroUsize>,
     /// Images with more pixels are rejected before they are decoded.
     pub max_pixels: u64,
-    /// Compute just this share of the images, `k/N`.
+    /// The share of the images to compute, `k/N`.
     pub shard: Shard,
-    /// Try again what an earlier run of the same extractor rejected.
+    /// Whether to try images again that an earlier run of the same extractor rejected.
     pub retry_rejects: bool,
-    /// Rows at which a part is written.
+    /// Number of rows at which a part is written.
     pub part_rows: NonZeroUsize,
-    /// Seconds after which a part is written even when it has fewer rows; a kill loses at most about this much work.
+    /// Seconds after which a part is written even if it has fewer rows. A kill loses about this much work at most.
     pub part_secs: u64,
 }
 
@@ -425,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_the_common_settings_are_those_of_the_struct() {
+    fn the_names_of_the_common_settings_agree_with_the_struct() {
         let json = serde_json::to_value(CommonSettings::default()).expect("plain data");
         let keys: Vec<&str> = json.as_object().expect("an object").keys().map(String::as_str).collect();
         assert_eq!(keys, CommonSettings::KEYS);

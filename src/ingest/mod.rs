@@ -1,25 +1,25 @@
-//! `ingest`: a MOS table and a folder of images in, the `images` table of one dataset out.
+//! `ingest`: turns a MOS table and a folder of images into the `images` table of one dataset.
 //!
-//! One row of `images` is one row of the dataset's table whose image was opened, identified by content and decoded to its
-//! end. `generator`, `prompt`, `mos_std` and `mos_align` may be null; columns of the dataset that have no meaning here are
-//! kept behind the fixed ones, and `table_row` says which row of the table it was (from 1, after the header). Every other
-//! row is a reject with its number, its name and one of these kinds:
+//! One row of `images` is one row of the dataset's table whose image was opened, identified by content and decoded to
+//! its end. `generator`, `prompt`, `mos_std` and `mos_align` may be null; columns of the dataset that have no meaning
+//! here are kept behind the fixed ones, and `table_row` says which row of the table it was (from 1, after the header).
+//! Every other row is a reject with its number, its name and one of these kinds:
 //!
 //! | kind | the row or its image |
 //! |---|---|
-//! | `ragged-row` | has more or fewer cells than the header, or is no JSON object |
+//! | `ragged-row` | has more or fewer cells than the header, or is not a JSON object |
 //! | `not-utf8` | is not UTF-8 text |
 //! | `empty-name` | names no image |
-//! | `escapes-folder` | has a name that is absolute or climbs out of the image folder |
-//! | `bad-mos`, `mos-out-of-scale` | has no number as MOS, or one outside of the declared scale |
-//! | `bad-number` | has something else than a number as `mos_std` or `mos_align` |
+//! | `escapes-folder` | has a name that is absolute or leads out of the image folder |
+//! | `bad-mos`, `mos-out-of-scale` | has a MOS that is not a number, or is outside the declared scale |
+//! | `bad-number` | has a `mos_std` or `mos_align` that is not a number |
 //! | `duplicate-name` | names the same file as an earlier row, which is kept |
-//! | `missing`, `unreadable` | there is no such file, or it cannot be read |
-//! | `empty`, `not-an-image`, `truncated`, `damaged`, `unsupported` | the file's content, see [`agiqa_images`] |
+//! | `missing`, `unreadable` | names a file that does not exist, or that cannot be read |
+//! | `empty`, `not-an-image`, `truncated`, `damaged`, `unsupported` | has unusable content, see [`agiqa_images`] |
 //! | `too-large` | has more pixels than the limit |
 //! | `duplicate-image` | has the same bytes as the image of an earlier row, which is kept: identity is content |
 //!
-//! A dataset is replaced as a whole, so an interrupted ingest leaves the earlier one.
+//! A dataset is replaced as a whole, so an interrupted ingest leaves the earlier dataset unchanged.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -47,83 +47,54 @@ pub use record::IngestRecord;
 pub use settings::{Adapter, ColumnNames, IngestSettings, NameRule, SettingsError};
 pub use table::TableFormat;
 
-/// Version of the rules that turn a table into rows; raised when the same inputs give other rows.
+/// Version of the rules that turn a table into rows. It is raised if the same inputs give other rows.
 const VERSION: u32 = 1;
 
 /// Name of the stage in `rejects`.
 const STAGE: &str = "ingest";
 
-/// Rejects that are shown to people; all of them are in the store.
+/// Number of rejects that are printed. The store has all of them.
 const N_SHOWN: usize = 5;
 
-/// What keeps a dataset as a whole from being ingested.
+/// An error that stops the ingest of a whole dataset.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum IngestError {
-    /// The settings make no sense.
+    /// The settings are invalid.
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The table file cannot be read.
     #[error("cannot read MOS table `{}`", path.display())]
-    ReadTable {
-        /// The table.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
+    ReadTable { path: PathBuf, source: std::io::Error },
     /// The file name does not tell the format.
     #[error(
         "cannot tell the format of MOS table `{}` by its name: expected one of csv, tsv, json, jsonl, parquet, xlsx; \
          name it with `format`",
         path.display()
     )]
-    UnknownFormat {
-        /// The table.
-        path: PathBuf,
-    },
-    /// The file is no table of its format.
+    UnknownFormat { path: PathBuf },
+    /// The file is not a table of its format.
     #[error("cannot understand MOS table `{}`: {reason}", path.display())]
-    MalformedTable {
-        /// The table.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// The table has a header at most.
+    MalformedTable { path: PathBuf, reason: String },
+    /// The table has no data rows.
     #[error("MOS table `{}` has no data rows", path.display())]
-    NoRows {
-        /// The table.
-        path: PathBuf,
-    },
+    NoRows { path: PathBuf },
     /// A column is missing.
     #[error("MOS table `{}` has no column `{column}` (for `{key}`); there are: {columns}{suggestion}", path.display())]
     MissingColumn {
-        /// The table.
         path: PathBuf,
-        /// What the column would hold.
         key: &'static str,
-        /// The column looked for.
         column: String,
-        /// The columns there are.
         columns: String,
-        /// The nearest one, as a question; empty where none is near.
+        /// The nearest column, as a question; empty if none is near.
         suggestion: String,
     },
-    /// Two columns have the name of one that is needed.
+    /// Two columns have the name of a needed column.
     #[error("MOS table `{}` has more than one column `{column}`: rename all but one", path.display())]
-    RepeatedColumn {
-        /// The table.
-        path: PathBuf,
-        /// The column.
-        column: String,
-    },
-    /// The image folder cannot be entered.
+    RepeatedColumn { path: PathBuf, column: String },
+    /// The image folder cannot be opened.
     #[error("cannot open image folder `{}`", path.display())]
-    ImageFolder {
-        /// The folder.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
+    ImageFolder { path: PathBuf, source: std::io::Error },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -146,20 +117,20 @@ impl IngestError {
     }
 }
 
-/// When to ingest a dataset.
+/// The condition for ingesting a dataset again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rerun {
-    /// Where its table, an image file or a setting changed.
+    /// Its table, an image file or a setting has changed.
     IfChanged,
-    /// In any case.
+    /// None: it is always ingested again.
     Always,
 }
 
 /// The stage that ingests one dataset.
 pub struct IngestStage {
-    /// What to ingest.
+    /// The dataset to ingest.
     pub settings: IngestSettings,
-    /// When.
+    /// The condition for ingesting it again.
     pub rerun: Rerun,
 }
 
@@ -177,7 +148,7 @@ impl Stage for IngestStage {
     }
 }
 
-/// One image file, looked at.
+/// One image file after it was read and decoded.
 struct Probed {
     stamp: FileStamp,
     path: PathBuf,
@@ -189,7 +160,7 @@ impl IngestStage {
         let path = &self.settings.images;
         let error = |source| IngestError::ImageFolder { path: path.clone(), source };
         let folder = path.canonicalize().map_err(error)?;
-        // Also fails where it is no folder or may not be searched: without this every image would seem to be missing.
+        // Fails if the path is not a folder or must not be searched. Otherwise every image would seem to be missing.
         std::fs::read_dir(&folder).map_err(error)?;
         Ok(folder)
     }
@@ -252,7 +223,7 @@ impl IngestStage {
         let probed: Option<Vec<Probed>> = plan.candidates.par_iter().map(probe_one).collect();
         let Some(probed) = probed else {
             let rows = RowCounts { n_in, n_left: n_in, ..RowCounts::default() };
-            let summary = "interrupted; the dataset is as it was".to_owned();
+            let summary = "interrupted; the dataset is unchanged".to_owned();
             return Ok(StageReport { rows, summary, interrupted: true });
         };
         progress.finish();
@@ -265,7 +236,7 @@ impl IngestStage {
         let (n_out, n_rejected) = (images.rows.len() as u64, rejected.len() as u64);
         record.rows = RowCounts { n_in, n_out, n_cached: 0, n_rejected, n_left: 0 };
         let dataset = &self.settings.dataset;
-        // The record comes last: until it agrees with the fingerprint in the part, the dataset is ingested again.
+        // The record is written last. Until it agrees with the fingerprint in the part, the dataset is ingested again.
         rejects::replace(&context.store, STAGE, dataset, &rejected)?;
         agiqa_store::tables::images::replace(&context.store, dataset, &images, Some(record.fingerprint()))?;
         record.write(&context.store, dataset)?;
@@ -298,7 +269,7 @@ fn rejects_path(settings: &IngestSettings) -> String {
     format!("rejects/stage={STAGE}/part-{}.parquet", settings.dataset)
 }
 
-/// `2 missing, 1 bad-mos`, by descending count.
+/// Counts of rejects by kind, in descending order, e.g. `2 missing, 1 bad-mos`.
 fn kinds(rejected: &[RejectRow]) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for reject in rejected {
@@ -309,9 +280,9 @@ fn kinds(rejected: &[RejectRow]) -> String {
     counts.into_iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Reads one file whole and decodes it to its end, which alone shows that it is not cut short.
+/// Reads one file and decodes it to its end. Nothing less shows that it is not cut short.
 fn probe(path: PathBuf, limits: &DecodeLimits) -> Probed {
-    // Taken before the bytes are read, so that a change from here on is seen as one.
+    // Taken before the bytes are read, so that a later change is noticed.
     let stamp = FileStamp::of(&path);
     let image = agiqa_images::read(&path).and_then(|bytes| {
         let (info, _) = agiqa_images::decode(&bytes, limits)?;
@@ -320,7 +291,7 @@ fn probe(path: PathBuf, limits: &DecodeLimits) -> Probed {
     Probed { stamp, path, image }
 }
 
-/// Rows of the table and rejects, both in the order of the dataset's table.
+/// The rows of the `images` table and the rejects, both in the order of the dataset's table.
 fn sort_out(mut plan: Plan, probed: Vec<Probed>) -> (Images, Vec<RejectRow>) {
     let mut rejected = std::mem::take(&mut plan.rejects);
     let mut rows = Vec::with_capacity(probed.len());
@@ -369,7 +340,7 @@ fn sort_out(mut plan: Plan, probed: Vec<Probed>) -> (Images, Vec<RejectRow>) {
     (Images { rows, extra }, rejected)
 }
 
-/// The error with its path, which errors about content do not know.
+/// The error's message with the path, which errors about content lack.
 fn whole_message(error: &ImageError, path: &Path) -> String {
     match error {
         ImageError::Missing { .. } | ImageError::Unreadable { .. } => error.to_string(),

@@ -1,4 +1,4 @@
-//! From a table's text cells to rows that name an image and have a MOS, or to rejects; no image is opened here.
+//! From a table's text cells to rejects and to rows with an image's name and a MOS. No image is opened here.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
@@ -9,12 +9,12 @@ use super::table::{self, RawRow, RawTable, RowProblem, TableFormat};
 use agiqa_store::tables::images::{COLUMNS, ExtraColumn, ExtraValues};
 use agiqa_store::tables::rejects::RejectRow;
 
-/// A row whose cells are sound; its image is still to be looked at.
+/// A row with valid cells. Its image has not been read yet.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Candidate {
     /// Position in the table, from 0.
     pub(super) position: usize,
-    /// Name as the table gives it, without surrounding blanks.
+    /// Name in the table, without surrounding blanks.
     pub(super) name: String,
     /// Path relative to the image folder, without `.` and `..`.
     pub(super) relative: PathBuf,
@@ -25,7 +25,7 @@ pub(super) struct Candidate {
     pub(super) generator: Option<String>,
 }
 
-/// A table, sorted out.
+/// A table, divided into candidates and rejects.
 pub(super) struct Plan {
     /// BLAKE3 (hex) of the table file.
     pub(super) table_hash: String,
@@ -70,7 +70,7 @@ impl Plan {
         Ok(Self { table_hash, candidates, rejects, dataset, table, mapped, mapping })
     }
 
-    /// Data rows of the table.
+    /// Number of data rows of the table.
     pub(super) fn n_rows(&self) -> usize {
         self.table.rows.len()
     }
@@ -90,9 +90,10 @@ impl Plan {
         self.table.rows[candidate.position].number
     }
 
-    /// The columns of `kept` rows that the `images` table does not name: row number, derived ones, the table's others.
+    /// The columns of `kept` rows that the `images` table does not define: row number, derived columns, and the table's
+    /// other columns.
     pub(super) fn extra_columns(&self, kept: &[&Candidate]) -> Vec<ExtraColumn> {
-        // Compared without case, as the engines do that query the tables.
+        // Names are compared without case, as in the engines that query the tables.
         let mut taken: HashSet<String> = COLUMNS.iter().map(|column| column.name.to_ascii_lowercase()).collect();
         let numbers = kept.iter().map(|candidate| Some(self.number(candidate) as f64)).collect();
         let mut extra = Vec::new();
@@ -135,7 +136,7 @@ impl Plan {
     }
 }
 
-/// Numbers where every cell with text is one.
+/// The cells as numbers if every non-empty cell is a number, else as text.
 fn values_of(cells: Vec<Option<String>>) -> ExtraValues {
     let numbers: Option<Vec<Option<f64>>> = cells
         .iter()
@@ -150,7 +151,7 @@ fn values_of(cells: Vec<Option<String>>) -> ExtraValues {
     }
 }
 
-/// The number that `text` is; none where turning it into one would lose something, as with `007` or a long id.
+/// `text` as a number; `None` if the conversion would lose information, as with `007` or a long id.
 fn plain_number(text: &str) -> Option<f64> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let padded = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
@@ -197,7 +198,7 @@ impl MappedColumns {
     }
 }
 
-/// Why a row is rejected before its image is looked at.
+/// Why a row is rejected before its image is read.
 struct Problem {
     kind: &'static str,
     name: Option<String>,
@@ -258,7 +259,7 @@ impl Sorter<'_> {
             (None, Some(index)) => text(index).map(str::to_owned),
             (None, None) => None,
         };
-        // Blanks inside and around a prompt are part of what the generator was given.
+        // The generator was given the prompt with all its blanks, so they are kept.
         let prompt = self.columns.prompt.and_then(|index| cells[index].clone());
         Ok(Candidate { position, name: name.to_owned(), relative, mos, mos_std, mos_align, prompt, generator })
     }
@@ -293,7 +294,7 @@ impl Sorter<'_> {
     }
 }
 
-/// A number; none for an empty cell and for `nan`, which is how some programs write one.
+/// A number; `None` for an empty cell and for `nan`, which some programs write instead.
 fn optional_number(text: Option<&str>) -> Result<Option<f64>, String> {
     match text.map(|text| (text, text.parse::<f64>())) {
         None => Ok(None),
@@ -303,8 +304,8 @@ fn optional_number(text: Option<&str>) -> Result<Option<f64>, String> {
     }
 }
 
-/// The path below the image folder that `name` stands for, by its text alone: links inside the folder may lead out of it,
-/// because whoever put them there may do so, a name in a table may not.
+/// The path of `name` below the image folder, computed from its text alone. A name in a table must not lead out of the
+/// folder. A symbolic link inside the folder may, because the folder's owner put it there.
 fn relative_path(name: &str) -> Result<PathBuf, &'static str> {
     let outside = "leads out of the image folder";
     let mut path = PathBuf::new();
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_is_of_numbers_only_where_nothing_is_lost() {
+    fn a_column_has_numbers_only_if_nothing_is_lost() {
         let cells = |texts: &[&str]| texts.iter().map(|text| (!text.is_empty()).then(|| (*text).to_owned())).collect();
         assert_eq!(values_of(cells(&["1", "", "-0.5"])), ExtraValues::Real(vec![Some(1.0), None, Some(-0.5)]));
         for texts in [["1", "x"], ["007", "1"], ["12345678901234567890", "1"], ["inf", "1"], ["NaN", "1"], ["", ""]] {

@@ -1,5 +1,5 @@
-//! `images/dataset=<dataset>/ingest.json`: what a dataset's table was made from, so that a rerun can tell whether anything
-//! changed without reading a single image.
+//! `images/dataset=<dataset>/ingest.json`: the inputs of a dataset's table. A rerun can tell from them whether anything
+//! has changed without reading a single image.
 
 use std::fs::Metadata;
 use std::path::Path;
@@ -16,7 +16,7 @@ use agiqa_store::store::Store;
 use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::tables::{PartitionName, images};
 
-/// What the last ingest of a dataset was given and what came of it.
+/// Inputs and result of the last ingest of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IngestRecord {
     /// Fingerprint (hex) of the settings and of the rules of this program.
@@ -25,9 +25,9 @@ pub struct IngestRecord {
     pub table: String,
     /// BLAKE3 (hex) over name, size and modification time of every image file that the table names.
     pub files: String,
-    /// Fingerprint (hex) over the three; the part of the `images` table carries it too.
+    /// Fingerprint (hex) over the three fields above. The part of the `images` table carries it, too.
     pub fingerprint: String,
-    /// Where the rows went.
+    /// Numbers of rows.
     pub rows: RowCounts,
 }
 
@@ -66,7 +66,7 @@ impl IngestRecord {
         format!("{}/ingest.json", images::prefix(dataset))
     }
 
-    /// The record of `dataset`; none where it was never ingested, or by a version with another form of record.
+    /// The record of `dataset`; `None` if it was never ingested, or if its record has another version's format.
     pub(super) fn read(store: &Store, dataset: &PartitionName) -> Result<Option<Self>, IngestError> {
         let bytes = store.get_if_exists(&Self::path(dataset))?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
@@ -78,7 +78,7 @@ impl IngestRecord {
     }
 }
 
-/// What tells a changed file from an unchanged one: size and modification time; none where it cannot be looked at.
+/// Size and modification time, which distinguish a changed file from an unchanged one; `None` if they cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileStamp(Option<(u64, u128)>);
 
@@ -104,7 +104,7 @@ impl StampDigest {
         self.0.update(&[found]).update(&n_bytes.to_le_bytes()).update(&modified.to_le_bytes());
     }
 
-    /// Looks at the files that `plan` names below `folder`.
+    /// Digest of the files that `plan` names below `folder`.
     pub(super) fn of_plan(plan: &Plan, folder: &Path) -> Self {
         let mut digest = Self::default();
         for candidate in &plan.candidates {

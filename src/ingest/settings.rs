@@ -1,4 +1,4 @@
-//! What is ingested and how its table is to be understood.
+//! Settings of an ingest: the dataset, and the interpretation of its table.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use agiqa_store::tables::PartitionName;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IngestSettings {
-    /// Whose table it is; decides the column mapping, the generator rule and the MOS scale where they are not given.
+    /// The table's origin. It decides the column mapping, the generator rule and the MOS scale if they are not given.
     pub adapter: Adapter,
     /// Name of the dataset in the store.
     pub dataset: PartitionName,
@@ -22,25 +22,25 @@ pub struct IngestSettings {
     pub table: PathBuf,
     /// Folder that the names in the table are relative to.
     pub images: PathBuf,
-    /// Format of the table; by default what the extension of its name says.
+    /// Format of the table; default: by the extension of its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<TableFormat>,
-    /// Sheet of an xlsx workbook; by default its first one.
+    /// Sheet of an xlsx workbook; default: its first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sheet: Option<String>,
-    /// Which columns of the table hold what; the others are kept under their own names.
+    /// Names of the table's columns by their content. Other columns are kept under their own names.
     #[serde(default)]
     pub columns: ColumnNames,
-    /// How the generator follows from an image's name, where the table has no column for it.
+    /// Rule that derives the generator from an image's name, for tables without a column for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator: Option<NameRule>,
-    /// Further columns that follow from an image's name.
+    /// Further columns derived from an image's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub derive: BTreeMap<String, NameRule>,
-    /// Lowest and highest possible MOS; a row outside is rejected.
+    /// Lowest and highest possible MOS. A row outside this scale is rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mos_scale: Option<[f64; 2]>,
-    /// Most pixels an image may have; larger ones are rejected by their header, before anything is allocated.
+    /// Greatest number of pixels of an image. A larger image is rejected by its header, before anything is allocated.
     #[serde(default = "default_max_pixels")]
     pub max_pixels: u64,
 }
@@ -49,20 +49,21 @@ fn default_max_pixels() -> u64 {
     DecodeLimits::default().max_pixels
 }
 
-/// Whose table format it is.
+/// The origin of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Adapter {
-    /// AGIQA-3K's `data.csv`: MOS from 0 to 5 of quality and of alignment; the generator with its setting is the name up
-    /// to its last `_` (ten of them), the generator alone (six) is kept as the extra column `generator_model`.
+    /// AGIQA-3K's `data.csv`: MOS of quality and of alignment, from 0 to 5. The generator with its setting (ten of
+    /// them) is the name up to its last `_`. The generator alone (six of them) is kept as the extra column
+    /// `generator_model`.
     #[serde(rename = "agiqa-3k")]
     #[value(name = "agiqa-3k")]
     Agiqa3k,
-    /// AIGCQA-20k's `info_train.csv` or its xlsx form: MOS from 0 to 5, the generator is the name up to its last `_`.
+    /// AIGCQA-20k's `info_train.csv` or its xlsx form: MOS from 0 to 5. The generator is the name up to its last `_`.
     #[serde(rename = "aigcqa-20k")]
     #[value(name = "aigcqa-20k")]
     Aigcqa20k,
-    /// Any table; `columns.name`, `columns.mos` and `mos_scale` have to be given.
+    /// Any table. `columns.name`, `columns.mos` and `mos_scale` must be given.
     Generic,
 }
 
@@ -77,7 +78,7 @@ impl Adapter {
     }
 }
 
-/// Names of the table's columns, by what they hold.
+/// Names of the table's columns, by their content.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnNames {
@@ -102,10 +103,10 @@ pub struct ColumnNames {
 }
 
 impl ColumnNames {
-    /// The keys, as TOML and the command line name them.
+    /// The keys in TOML and on the command line.
     pub const KEYS: [&'static str; 6] = ["name", "mos", "mos_std", "mos_align", "prompt", "generator"];
 
-    /// The column that `key`, one of [`Self::KEYS`], is mapped to; none for another key.
+    /// The column name for `key`, which is one of [`Self::KEYS`]; `None` for another key.
     pub fn slot(&mut self, key: &str) -> Option<&mut Option<String>> {
         match key {
             "name" => Some(&mut self.name),
@@ -130,23 +131,23 @@ impl ColumnNames {
     }
 }
 
-/// How a value follows from an image's name; folders and extension do not count, except for `parent-folder`.
+/// Rule that derives a value from an image's name, without its extension and, except for `parent-folder`, its folders.
 ///
-/// In TOML `{ before-last = "_" }`, `{ before-first = "_" }` or `"parent-folder"`; on the command line `before-last=_` and
-/// so on.
+/// In TOML it is `{ before-last = "_" }`, `{ before-first = "_" }` or `"parent-folder"`; on the command line
+/// `before-last=_` and so on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NameRule {
-    /// What stands before the first occurrence of this text; nothing where it does not occur.
+    /// The text before the first occurrence of this separator; nothing if the name does not contain it.
     BeforeFirst(String),
-    /// What stands before the last occurrence of this text; nothing where it does not occur.
+    /// The text before the last occurrence of this separator; nothing if the name does not contain it.
     BeforeLast(String),
-    /// The folder that the image lies in; nothing for images directly in the image folder.
+    /// The image's folder; nothing for images directly in the image folder.
     ParentFolder,
 }
 
 impl NameRule {
-    /// The value for an image of this path, relative to the image folder.
+    /// The value for an image with this path, relative to the image folder.
     pub fn apply(&self, path: &Path) -> Option<String> {
         let stem = path.file_stem().and_then(|stem| stem.to_str());
         let value = match self {
@@ -171,7 +172,7 @@ impl FromStr for NameRule {
     }
 }
 
-/// Settings that make no sense.
+/// Invalid settings.
 #[derive(Debug, thiserror::Error)]
 #[error("ingest setting `{key}`: {problem}")]
 pub struct SettingsError {
@@ -179,7 +180,7 @@ pub struct SettingsError {
     problem: String,
 }
 
-/// Settings with what the adapter says filled in; everything that decides the rows.
+/// Settings that decide the rows, with the adapter's defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Mapping {
     pub(super) name: String,

@@ -1,29 +1,30 @@
-//! The pipeline file: what its tables and keys are, and the settings that they become.
+//! The pipeline file: its tables and keys, and their settings.
 //!
 //! ```toml
 //! name = "example"                  # names its runs
-//! store = "../.demo"                # where tables go, unless --store says otherwise
+//! store = "../.demo"                # the store of the tables; --store overrides it
 //!
-//! [params.root]                     # a value that whoever runs it gives with --set root=…; used as ${root}
+//! [params.root]                     # a value that the user gives with --set root=…; used as ${root}
 //! type = "path"
 //! help = "folder of the dataset"
 //!
-//! [[dataset]]                       # one per dataset: what `agiqa ingest` takes
-//! [features]                        # which extractor fills `semantic`, and which `quality`
-//! [extractor.dinov2-s14]            # settings of one extractor: what `agiqa embed` and `agiqa extract` take
-//! [baseline]                        # what `agiqa baseline` takes: `methods`, `params`, `side`, …
-//! [split]                           # what `agiqa split` takes; `seeds = […]` makes one split per seed
-//! [train]                           # what `agiqa train` takes; `dataset` and `seeds` beside
-//! [predict]                         # `also = ["other"]`: datasets to score beside the one trained on
-//! [evaluate]                        # what `agiqa evaluate` takes
-//! [compare]                         # what `agiqa compare` takes; `dataset` beside; on each split, or on all images
-//! [[variant]]                       # a training of its own: `name`, `train = { … }` over `[train]`, `test` on another dataset
-//! [experiment]                      # `paper_table`: the variants in one table, beside the paper's figures
+//! [[dataset]]                       # settings of `agiqa ingest`, one table per dataset
+//! [features]                        # the extractors of `semantic` and of `quality`
+//! [extractor.dinov2-s14]            # settings of one extractor, as in `agiqa features`
+//! [baseline]                        # settings of `agiqa baseline`: `methods`, `params`, `side`, …
+//! [split]                           # settings of `agiqa split`; `seeds = […]` makes one split per seed
+//! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`
+//! [predict]                         # `also = ["other"]`: further datasets to score
+//! [evaluate]                        # settings of `agiqa evaluate`
+//! [compare]                         # settings of `agiqa compare`, and `dataset`; on each split, or on all images
+//! [[variant]]                       # a separate training: `name`, `train = { … }` over `[train]`, `test` on a dataset
+//! [experiment]                      # `paper_table`: the variants in one table, next to the paper's figures
 //! ```
 //!
-//! `features = "A+B"` (or `"A"` for both) chooses the extractors where the file has the settings of several.
+//! `features = "A+B"` (or `"A"` for both) chooses the extractors if the file has the settings of several.
 //!
-//! Relative paths start from the pipeline's file; those in a `--set` argument from the current folder.
+//! Relative paths in the file start from the file's folder. Relative paths in a `--set` argument start from the current
+//! folder.
 
 use std::path::Path;
 
@@ -51,38 +52,38 @@ pub use training::{TrainSection, Variant};
 /// A pipeline: its file with the `--set` arguments applied, checked and ready to run.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
-    /// Its name, which its runs' names start with.
+    /// Its name. The names of its runs start with it.
     pub name: PartitionName,
     /// The store that its file names.
     pub store: Option<String>,
-    /// Datasets, in the order of the file; at least one.
+    /// Datasets, in the order of the file, at least one.
     pub datasets: Vec<IngestSettings>,
-    /// Where features come from; none where the pipeline ends with `ingest`.
+    /// Extractors of features; `None` without `[features]`.
     pub features: Option<FeaturesSection>,
-    /// Handcrafted scores of every dataset; none where the pipeline has no use for them.
+    /// Handcrafted scores of every dataset; `None` without `[baseline]`.
     pub baseline: Option<BaselineSettings>,
-    /// Splits of the dataset that is trained on or compared on.
+    /// Splits of the datasets for training, testing or comparison.
     pub splits: Vec<SplitSettings>,
-    /// Training; the first variant's where there are variants.
+    /// Training; with variants, the first variant's.
     pub train: Option<TrainSection>,
-    /// Trainings that take the place of the one; empty where the file has none.
+    /// Trainings that replace the single one; empty without `[[variant]]`.
     pub variants: Vec<Variant>,
-    /// The table that they end in.
+    /// The final table of the variants.
     pub experiment: Option<ExperimentSection>,
-    /// Which datasets a trained head scores.
+    /// Datasets that a trained head scores.
     pub predict: PredictSection,
-    /// Metrics; none where the pipeline ends with predictions.
+    /// Metrics; `None` without `[evaluate]`.
     pub evaluate: Option<EvaluateSettings>,
-    /// Comparison of all methods; none where there is none.
+    /// Comparison of all methods; `None` without `[compare]`.
     pub compare: Option<CompareSection>,
 }
 
 /// `[compare]`.
 #[derive(Clone, Debug)]
 pub struct CompareSection {
-    /// The dataset that methods are compared on; the one trained on where there is training.
+    /// The dataset for the comparison. With training, it must be the dataset of the training.
     pub dataset: PartitionName,
-    /// Part and intervals.
+    /// Part of the split, and intervals.
     pub settings: CompareSettings,
 }
 
@@ -90,7 +91,7 @@ pub struct CompareSection {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExperimentSection {
-    /// Number of the paper's table whose figures stand beside.
+    /// Number of the paper's table whose figures are listed next to the variants.
     pub paper_table: u32,
 }
 
@@ -98,11 +99,11 @@ pub struct ExperimentSection {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PredictSection {
-    /// Datasets to score beside the one that was trained on.
+    /// Datasets to score in addition to the dataset of the training.
     pub also: Vec<PartitionName>,
 }
 
-/// The file's tables and keys. Only its key names are used, so that one list says what there is.
+/// Names of the file's tables and top-level keys.
 const KEYS: &[&str] = &[
     "name",
     "store",
@@ -120,7 +121,7 @@ const KEYS: &[&str] = &[
     "experiment",
 ];
 
-/// Keys whose values are paths or store URLs: `*` stands for any position.
+/// Keys whose values are paths or store URLs. `*` matches any key or position.
 const PATHS: &[&str] = &[
     "store",
     "dataset.*.table",
@@ -138,8 +139,8 @@ impl Pipeline {
     /// Reads the pipeline in `path` and lays the `--set` arguments over it.
     ///
     /// # Errors
-    /// Anything in either that cannot be used, with its place: syntax, unknown keys, values of a wrong type, parameters
-    /// without a value, tables that need one another.
+    /// Anything in the file or the arguments that cannot be used, with its place: syntax errors, unknown keys, values
+    /// of a wrong type, parameters without a value, tables without the tables that they need.
     pub fn load(path: &Path, set: &[String]) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
@@ -155,7 +156,7 @@ impl Pipeline {
     }
 }
 
-/// The document while its tables become settings.
+/// Converts the document's tables to settings.
 struct Reader<'a> {
     sources: &'a Sources,
     document: Node,
@@ -235,14 +236,16 @@ impl Reader<'_> {
                 // Splits belong to one dataset.
                 if let Some(train) = train.filter(|train| train.dataset != name) {
                     let problem =
-                        format!("`compare.dataset`: splits are those of `{}`, which is trained on", train.dataset);
+                        format!("`compare.dataset`: the splits belong to the training's dataset, `{}`", train.dataset);
                     return Err(self.wrong(dataset.origin, problem));
                 }
                 name
             }
             (None, Some(train)) => train.dataset.clone(),
             (None, None) if datasets.len() == 1 => datasets[0].dataset.clone(),
-            (None, None) => return Err(self.wrong(node.origin, "`[compare]` needs `dataset`: there are several")),
+            (None, None) => {
+                return Err(self.wrong(node.origin, "`[compare]` needs `dataset`: the pipeline has several"));
+            }
         };
         let settings = de::settings(self.sources, "compare", &node, &["dataset"])?;
         Ok(Some(CompareSection { dataset, settings }))
@@ -258,14 +261,14 @@ impl Reader<'_> {
         for (idx, item) in items.iter().enumerate() {
             let settings: IngestSettings = de::settings(self.sources, &format!("dataset.{idx}"), item, &[])?;
             if datasets.iter().any(|other| other.dataset == settings.dataset) {
-                return Err(self.wrong(item.origin, format!("dataset `{}` is there twice", settings.dataset)));
+                return Err(self.wrong(item.origin, format!("duplicate dataset `{}`", settings.dataset)));
             }
             datasets.push(settings);
         }
         Ok(datasets)
     }
 
-    /// One split per element of `seeds` and of `generators`; the table itself where it has neither.
+    /// One split per element of `seeds` and of `generators`; a single split if the table has neither.
     fn splits(&mut self) -> Result<Vec<SplitSettings>, ConfigError> {
         let Some(mut node) = self.document.remove("split") else { return Ok(Vec::new()) };
         let mut variants = Vec::new();
@@ -294,7 +297,7 @@ impl Reader<'_> {
         for variant in &variants {
             let split: SplitSettings = de::settings(self.sources, "split", variant, &["seeds", "generators"])?;
             if splits.iter().any(|other| other.name() == split.name()) {
-                return Err(self.wrong(variant.origin, format!("split `{}` is there twice", split.name())));
+                return Err(self.wrong(variant.origin, format!("duplicate split `{}`", split.name())));
             }
             splits.push(split);
         }
@@ -352,8 +355,9 @@ impl Reader<'_> {
         Err(self.wrong(origin, problem))
     }
 
-    /// A joint training makes f_1 of the images that it is trained on, by a network that exists once it is over: no step of
-    /// the pipeline could give `dataset` the features that its head reads.
+    /// Refuses to score `dataset` with a head from a joint training on another dataset. The head reads f_1 from a
+    /// network that exists only after the training, so no step of the pipeline could compute these features for
+    /// `dataset`.
     fn check_scored(
         &self,
         path: &str,
@@ -365,17 +369,17 @@ impl Reader<'_> {
             return Ok(());
         }
         let problem = format!(
-            "`{path}`: a joint training makes f_1 of `{}` alone, so its head cannot score `{dataset}` within the pipeline: \
-             leave `{dataset}` out, and once a run is trained, give `{dataset}` the features by `agiqa extract --extractor \
-             maniqa --weights STORE/models/run=RUN/maniqa --dataset {dataset}`, then score it by `agiqa predict --run RUN \
-             --dataset {dataset}`",
+            "`{path}`: a joint training computes f_1 of `{}` alone, so its head cannot score `{dataset}` within the \
+             pipeline: leave `{dataset}` out, and once a run is trained, compute the features of `{dataset}` with \
+             `agiqa extract --extractor maniqa --weights STORE/models/run=RUN/maniqa --dataset {dataset}`, then score it \
+             with `agiqa predict --run RUN --dataset {dataset}`",
             train.dataset
         );
         Err(self.wrong(origin, problem))
     }
 
-    fn required(&mut self, key: &str, what: &str) -> Result<Node, ConfigError> {
-        self.document.remove(key).ok_or_else(|| self.wrong(self.document.origin, format!("`{key}` is missing: {what}")))
+    fn required(&mut self, key: &str, help: &str) -> Result<Node, ConfigError> {
+        self.document.remove(key).ok_or_else(|| self.wrong(self.document.origin, format!("`{key}` is missing: {help}")))
     }
 
     fn wrong(&self, origin: Origin, problem: impl Into<String>) -> ConfigError {
@@ -402,7 +406,7 @@ fn resolve_paths(sources: &Sources, node: &mut Node, key: &[&str]) {
         NodeValue::Table(entries) => {
             entries.iter_mut().for_each(|entry| resolve_paths(sources, &mut entry.node, rest));
         }
-        // Not what belongs here: whoever makes settings of it says so.
+        // A value of a wrong type. Its conversion to settings reports it.
         NodeValue::Text(_) | NodeValue::Integer(_) | NodeValue::Real(_) | NodeValue::Truth(_) => {}
     }
 }

@@ -1,7 +1,7 @@
-//! Settings structs from a [`Node`]: serde errors that say which key, where it was written, and what was meant.
+//! Deserialises settings from a [`Node`]. serde errors get the key, its place in the text, and a suggestion.
 //!
-//! serde tells an unknown key and the valid ones apart only to the deserialiser's own error type, so `toml`'s would
-//! leave us a sentence to take apart again; and its spans know nothing of `--set`.
+//! serde passes an unknown key and the list of valid keys only to the deserialiser's own error type. With the error
+//! type of `toml`, they would have to be parsed from a sentence. Its spans also do not cover `--set` arguments.
 
 use std::fmt::Display;
 
@@ -14,11 +14,12 @@ use serde::de::{
 use super::error::{ConfigError, quoted, suggestion};
 use super::tree::{Entry, Node, NodeValue, Origin, Sources};
 
-/// `node`, which stands at the dotted path `path`, as a `T`.
+/// Deserialises `node` at the dotted path `path` as a `T`.
+///
+/// `more_keys` are keys of this table that the caller has removed from it. They are suggested, too.
 ///
 /// # Errors
-/// Whatever `T` refuses, with its place. `more_keys` are keys of this table that the caller has taken out of it, to be
-/// suggested all the same.
+/// `T` refuses a key or value. The error has its place.
 pub fn settings<T: DeserializeOwned>(
     sources: &Sources,
     path: &str,
@@ -36,7 +37,7 @@ pub fn settings<T: DeserializeOwned>(
     })
 }
 
-/// What serde says, before it is put into words.
+/// A serde error as data, before it is turned into a message.
 #[derive(Debug)]
 pub enum Problem {
     UnknownKey { key: String, valid: &'static [&'static str] },
@@ -65,17 +66,17 @@ impl Problem {
     }
 }
 
-/// The suggestion alone, where the list follows anyway.
+/// The suggestion of a similar name, without the list of names, which the message has already.
 fn nearest(found: &str, valid: &[&str]) -> String {
     let suggestion = suggestion(found, valid);
     if suggestion.ends_with('?') { suggestion } else { String::new() }
 }
 
-/// An error on its way out of nested values.
+/// An error that passes outwards through nested values.
 #[derive(Debug)]
 pub struct NodeError {
     origin: Option<Origin>,
-    /// Keys from the inside out.
+    /// Keys from the innermost to the outermost.
     path: Vec<String>,
     problem: Problem,
 }
@@ -188,7 +189,7 @@ impl<'de> Deserializer<'de> for &Node {
 
 impl Node {
     /// Gives `error` this node's place, unless it has one. serde buffers tagged enums, so an unknown key of theirs
-    /// arrives without a place; this table has it.
+    /// arrives without a place. It is found in this table.
     fn locate(&self, error: NodeError) -> NodeError {
         let key_origin = match &error.problem {
             Problem::UnknownKey { key, .. } => {
@@ -337,7 +338,7 @@ mod tests {
             "p.toml:3:3: unknown key `epocs` in `t`; did you mean `epochs`?",
         );
         fails::<Train>("[t]\nseed = 4", "p.toml:2:1: unknown key `seed` in `t`; did you mean `seeds`?");
-        // serde reads a tagged enum twice, the second time from a copy without places.
+        // serde reads a tagged enum from a copy without places.
         fails::<Split>(
             "[t]\nkind = \"by-prompt\"\nsed = 4",
             "p.toml:3:1: unknown key `sed` in `t`; did you mean `seed`?",

@@ -1,24 +1,20 @@
-//! What is wrong with a pipeline's text, and where.
+//! Errors in a pipeline's text, with their places.
 
 use std::path::PathBuf;
 
-/// A pipeline file, or a `--set` argument, that cannot be used.
+/// A pipeline file or a `--set` argument that cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ConfigError {
     /// The file could not be read.
     #[error("cannot read pipeline `{}`", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
-    /// Something in it is wrong.
+    Read { path: PathBuf, source: std::io::Error },
+    /// A part of the text is wrong.
     #[error("{place}: {problem}")]
     Wrong {
         /// `<file>:<line>:<column>`, or the `--set` argument.
         place: String,
-        /// What is wrong, what was expected, and the next step.
+        /// The problem, the expected value and the next step.
         problem: String,
     },
 }
@@ -30,13 +26,13 @@ impl ConfigError {
     }
 }
 
-/// `; did you mean …?` where one of `known` resembles `given`, else the list of what is known.
+/// `; did you mean …?` if one of `known` resembles `given`, else the list of `known`.
 pub fn suggestion(given: &str, known: &[&str]) -> String {
     let nearest = known
         .iter()
         .map(|name| (strsim::damerau_levenshtein(given, name), *name))
         .min()
-        // Half of the name wrong is a guess no longer.
+        // A name with more than half of its letters wrong is not suggested.
         .filter(|(distance, name)| *distance <= (given.len().max(name.len()) / 2).max(1));
     match nearest {
         Some((_, name)) => format!("; did you mean `{name}`?"),

@@ -4,8 +4,8 @@
 //! file ─ parse ─► tree ─ --set, ${params} ─► tree ─ serde ─► settings of each stage ─► steps ─ plan ─► what to run
 //! ```
 //!
-//! Nothing is ignored in silence: a key, a parameter or a `--set` that no setting takes is an error that says where it
-//! was written and what may have been meant.
+//! Nothing is ignored silently. A key, a parameter or a `--set` argument that no setting takes is an error with its
+//! place and a suggestion.
 
 mod error;
 

@@ -1,4 +1,5 @@
-//! Settings from a command's options and its `--set` arguments: read as a pipeline's tables are, with the same errors.
+//! Settings from a command's options and its `--set` arguments. They are read like a pipeline's tables, with the same
+//! errors.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,10 +14,10 @@ use crate::features::{CommonSettings, ExtractorName, FeatureSettings, NetworkSet
 /// `settings` with the `--set KEY=VALUE` arguments `set` laid over them.
 ///
 /// # Errors
-/// A key that the settings do not have, a value of a wrong type.
+/// A key is unknown, or a value has a wrong type.
 ///
 /// # Panics
-/// If the settings are no plain data, which is a bug.
+/// If the settings are not plain data, which is a bug.
 pub fn overlaid<T: Serialize + DeserializeOwned>(settings: T, set: &[String]) -> Result<T, ConfigError> {
     if set.is_empty() {
         return Ok(settings);
@@ -26,16 +27,16 @@ pub fn overlaid<T: Serialize + DeserializeOwned>(settings: T, set: &[String]) ->
     de::settings(&sources, "", &node, &[])
 }
 
-/// The settings of extractor `name` from `options`, an object with the options that were given, and `set`.
+/// The settings of extractor `name` from `options`, an object with the given options, and `set`.
 ///
 /// # Errors
-/// A key that the extractor does not have, a value of a wrong type.
+/// A key is unknown to the extractor, or a value has a wrong type.
 pub fn feature_settings(name: ExtractorName, options: &Value, set: &[String]) -> Result<FeatureSettings, ConfigError> {
     let (sources, node) = tree_of(options, set)?;
     read_feature_settings(&sources, name, node)
 }
 
-/// The settings of extractor `name` in the table `node`: those of its own, and those that every network takes.
+/// The settings of extractor `name` in the table `node`: its own settings, and the common ones.
 ///
 /// # Errors
 /// As [`feature_settings`].
@@ -85,7 +86,7 @@ fn tree_of(options: &Value, set: &[String]) -> Result<(Sources, Node), ConfigErr
     Ok((sources, node))
 }
 
-/// JSON as a node; null is no value.
+/// JSON as a node; `None` for null.
 fn node_of(origin: Origin, json: &Value) -> Option<Node> {
     let value = match json {
         Value::Null => return None,
@@ -129,7 +130,7 @@ mod tests {
     #[test]
     fn an_unknown_key_and_a_wrong_type_name_the_argument() {
         assert_eq!(with(&["epocs=3"]), Err("--set epocs=3: unknown key `epocs`; did you mean `epochs`?".to_owned()));
-        let wrong = with(&["epochs=many"]).expect_err("it is no number");
+        let wrong = with(&["epochs=many"]).expect_err("it is not a number");
         assert!(wrong.starts_with("--set epochs=many: `epochs`: expected"), "{wrong}");
         assert!(with(&["epochs"]).expect_err("no value").contains("KEY=VALUE"));
     }

@@ -9,35 +9,35 @@ use super::de;
 use super::error::{ConfigError, quoted, suggestion};
 use super::tree::{Node, NodeValue, Sources};
 
-/// What a parameter's value is.
+/// Type of a parameter's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ParamType {
-    /// Any text, put in as it is.
+    /// Any text, inserted unchanged.
     #[default]
     Text,
-    /// A path: a default is relative to the pipeline's file, a value given by `--set` to the current folder.
+    /// A path. A default is relative to the pipeline's file; a value from `--set` is relative to the current folder.
     Path,
 }
 
-/// `[params.<name>]`: a value that whoever runs the pipeline may give.
+/// `[params.<name>]`: a value that the user of the pipeline may give.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Param {
-    /// What it is for; shown where it is missing.
+    /// Its purpose, shown if the value is missing.
     pub help: String,
-    /// What its value is.
+    /// Type of its value.
     #[serde(default, rename = "type")]
     pub kind: ParamType,
-    /// Value where `--set` gives none; without it, one must be given.
+    /// Value if `--set` gives none. Without a default, `--set` must give one.
     #[serde(default)]
     pub default: Option<String>,
 }
 
-/// Lays `--set` arguments over the settings of one command: every key is a key path of theirs.
+/// Lays `--set` arguments over the settings of one command. Every key is a key path in these settings.
 ///
 /// # Errors
-/// An argument that is no `KEY=VALUE`, or whose key lies within something that is no table.
+/// An argument is not `KEY=VALUE`, or its key lies within a value that is not a table.
 pub fn lay_over(sources: &mut Sources, settings: &mut Node, arguments: &[String]) -> Result<(), ConfigError> {
     for argument in arguments {
         let origin = sources.add_argument(argument);
@@ -50,11 +50,11 @@ pub fn lay_over(sources: &mut Sources, settings: &mut Node, arguments: &[String]
     Ok(())
 }
 
-/// Lays the `--set` arguments over `document` and puts parameters in place of every `${name}`. The key of an argument
+/// Lays the `--set` arguments over `document` and replaces every `${name}` with its parameter. The key of an argument
 /// is a parameter, one of `top_keys`, or a dotted path.
 ///
 /// # Errors
-/// An argument that is no `key=value`, names no parameter and no key path, or leaves a parameter without a value.
+/// An argument is not `key=value`, its key is neither a parameter nor a key path, or a parameter has no value.
 pub fn apply(
     sources: &mut Sources,
     document: &mut Node,
@@ -65,7 +65,7 @@ pub fn apply(
         Some(node) => de::settings::<BTreeMap<String, Param>>(sources, "params", node, &[])?,
         None => BTreeMap::new(),
     };
-    let mut given = HashMap::new();
+    let mut values = HashMap::new();
     for argument in arguments {
         let origin = sources.add_argument(argument);
         let wrong = |problem: String| ConfigError::new(sources.place(origin), problem);
@@ -73,15 +73,15 @@ pub fn apply(
             argument.split_once('=').ok_or_else(|| wrong("expected `key=value`, e.g. `train.epochs=3`".to_owned()))?;
         let (key, value) = (key.trim(), value.trim());
         if let Some(param) = declared.get(key) {
-            given.insert(key.to_owned(), resolved(param.kind, value, Path::new(".")));
+            values.insert(key.to_owned(), resolved(param.kind, value, Path::new(".")));
         } else if key.contains('.') || top_keys.contains(&key) {
             let node = Node::parse_argument(sources, origin, value)?;
             set(document, key, node).map_err(wrong)?;
         } else {
             let mut known: Vec<&str> = declared.keys().map(String::as_str).collect();
             known.extend(top_keys);
-            let what = "is neither a parameter of this pipeline nor a key path such as `train.epochs`";
-            return Err(wrong(format!("`{key}` {what}{}", suggestion(key, &known))));
+            let problem = "is neither a parameter of this pipeline nor a key path such as `train.epochs`";
+            return Err(wrong(format!("`{key}` {problem}{}", suggestion(key, &known))));
         }
     }
     let params = document.remove("params");
@@ -93,9 +93,9 @@ pub fn apply(
             let known: Vec<&str> = declared.keys().map(String::as_str).collect();
             let param = declared
                 .get(name)
-                .ok_or_else(|| wrong(format!("`${{{name}}}` is no parameter{}", suggestion(name, &known))))?;
+                .ok_or_else(|| wrong(format!("unknown parameter `${{{name}}}`{}", suggestion(name, &known))))?;
             let default = || param.default.as_deref().map(|value| resolved(param.kind, value, sources.folder(origin)));
-            given.get(name).cloned().or_else(default).ok_or_else(|| {
+            values.get(name).cloned().or_else(default).ok_or_else(|| {
                 wrong(format!("parameter `{name}` has no value ({}): give it with `--set {name}=…`", param.help))
             })
         })?;
@@ -116,7 +116,7 @@ fn resolved(kind: ParamType, value: &str, folder: &Path) -> String {
     }
 }
 
-/// `path` from `folder`, absolute, so that nothing resolves it a second time; URLs stay as they are.
+/// The absolute path of `path` relative to `folder`, so that it is not resolved a second time. URLs stay unchanged.
 pub fn path_below(path: &str, folder: &Path) -> String {
     if path.is_empty() || path.contains("://") {
         return path.to_owned();
@@ -125,13 +125,14 @@ pub fn path_below(path: &str, folder: &Path) -> String {
     std::path::absolute(&joined).unwrap_or(joined).display().to_string()
 }
 
-/// Replaces the value at the dotted path `key`. Keys that are missing are made: only the settings know which exist.
+/// Replaces the value at the dotted path `key`. Missing keys are created, because only the settings know the valid
+/// ones.
 fn set(document: &mut Node, key: &str, node: Node) -> Result<(), String> {
     let mut table = document;
     let mut segments: Vec<&str> = key.split('.').collect();
     let last = segments.pop().unwrap_or_default();
     if last.is_empty() || segments.contains(&"") {
-        return Err(format!("`{key}` is no key path: a name is empty"));
+        return Err(format!("`{key}` is not a key path: a name is empty"));
     }
     for segment in segments {
         if table.get_mut(segment).is_none() {
@@ -163,7 +164,7 @@ fn set(document: &mut Node, key: &str, node: Node) -> Result<(), String> {
     Ok(())
 }
 
-/// `text` with every `${name}` replaced by `value(name)`; `$${` stands for `${`.
+/// `text` with every `${name}` replaced by `value(name)`. `$${` is written for a literal `${`.
 fn interpolated(text: &str, mut value: impl FnMut(&str) -> Result<String, ConfigError>) -> Result<String, ConfigError> {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
@@ -183,14 +184,18 @@ fn interpolated(text: &str, mut value: impl FnMut(&str) -> Result<String, Config
     Ok(result)
 }
 
-/// Refuses a parameter that hides a key of the pipeline, which `--set` could no longer reach.
+/// Refuses a parameter with the name of a pipeline's key, because `--set` could no longer reach that key.
 pub fn check_names(sources: &Sources, document: &Node, keys: &[&str]) -> Result<(), ConfigError> {
     let Some(params) = document.get("params") else { return Ok(()) };
     match params.entries().iter().find(|entry| keys.contains(&entry.key.as_str()) || entry.key.contains('.')) {
         None => Ok(()),
         Some(entry) => Err(ConfigError::new(
             sources.place(entry.key_origin),
-            format!("a parameter cannot be called `{}`: not with a dot, nor {}", entry.key, quoted(keys)),
+            format!(
+                "a parameter cannot be called `{}`: its name must not have a dot or be {}",
+                entry.key,
+                quoted(keys)
+            ),
         )),
     }
 }

@@ -1,30 +1,30 @@
-//! Which stages a pipeline has, in what order, and which of them have something to do.
+//! The stages of a pipeline, their order, and the plan of the stages to run.
 
 use std::fmt;
 
 use agiqa_store::stage::{Freshness, Stage, StageError};
 use agiqa_store::store::Store;
 
-/// The stages there are, by the names of their commands.
+/// Names of the stages, which are the names of their commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StageName {
-    /// MOS tables and images into `images`.
+    /// Turns MOS tables and images into `images`.
     Ingest,
-    /// Images into `semantic` and `quality`: what `embed` and `extract` do.
+    /// Turns images into `semantic` and `quality`.
     Features,
-    /// Images into `baselines`.
+    /// Turns images into `baselines`.
     Baseline,
-    /// Images into `splits`.
+    /// Turns images into `splits`.
     Split,
-    /// Features and splits into models.
+    /// Turns features and splits into models.
     Train,
-    /// Models and features into `predictions`.
+    /// Turns models and features into `predictions`.
     Predict,
-    /// Predictions into `metrics`.
+    /// Turns predictions into `metrics`.
     Evaluate,
-    /// All scores of a dataset into `comparison`.
+    /// Turns all scores of a dataset into `comparison`.
     Compare,
-    /// Metrics of variants into `experiments`.
+    /// Turns metrics of variants into `experiments`.
     Experiment,
 }
 
@@ -42,7 +42,7 @@ impl StageName {
         Self::Experiment,
     ];
 
-    /// The name.
+    /// The stage's name in text.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ingest => "ingest",
@@ -76,7 +76,7 @@ impl std::str::FromStr for StageName {
 
 /// One stage of a pipeline.
 pub struct Step {
-    /// Which stage it is.
+    /// Name of the stage.
     pub name: StageName,
     /// The stage with its settings.
     pub stage: Box<dyn Stage>,
@@ -84,16 +84,16 @@ pub struct Step {
     pub after: Vec<usize>,
 }
 
-/// What is to be done about one step.
+/// Planned action for one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing, for this reason.
+    /// Skip the step, for this reason.
     Skip(String),
-    /// Run it, for this reason.
+    /// Run the step, for this reason.
     Run(String),
-    /// Seen when the stages of these names, at least one, have run: what they write decides.
+    /// Decide after the stages of these names, at least one, have run, because it depends on their output.
     After(Vec<String>),
-    /// Its inputs are missing or broken, as the error beside the plan says.
+    /// The step's inputs are missing or broken. The plan's error says why.
     Blocked,
 }
 
@@ -105,8 +105,8 @@ pub struct PlanError {
     source: StageError,
 }
 
-/// What `steps` would do on `store` as it is; changes nothing. Beside it the first stage whose inputs are missing or
-/// broken: a plan says what there is to do even where not all of it can be done yet.
+/// Plans `steps` on the current `store`. Changes nothing. Also returns the error of the first stage whose inputs are
+/// missing or broken: a plan is useful even if some of its steps cannot run yet.
 pub fn plan(steps: &[Step], store: &Store) -> (Vec<Action>, Option<PlanError>) {
     let mut actions: Vec<Action> = Vec::with_capacity(steps.len());
     let mut first_error = None;
@@ -133,7 +133,7 @@ pub fn plan(steps: &[Step], store: &Store) -> (Vec<Action>, Option<PlanError>) {
     (actions, first_error)
 }
 
-/// The steps of the stages in `only`; all where that is empty. A step that is left out counts as up to date.
+/// The steps of the stages in `only`; all steps if `only` is empty. A step that is left out counts as up to date.
 pub fn select(steps: Vec<Step>, only: &[StageName]) -> Vec<Step> {
     if only.is_empty() {
         return steps;
@@ -141,9 +141,9 @@ pub fn select(steps: Vec<Step>, only: &[StageName]) -> Vec<Step> {
     let mut new_idx = Vec::with_capacity(steps.len());
     let mut selected: Vec<Step> = Vec::new();
     for mut step in steps {
-        let wanted = only.contains(&step.name);
-        new_idx.push(wanted.then_some(selected.len()));
-        if wanted {
+        let is_selected = only.contains(&step.name);
+        new_idx.push(is_selected.then_some(selected.len()));
+        if is_selected {
             step.after = step.after.iter().filter_map(|idx| new_idx[*idx]).collect();
             selected.push(step);
         }

@@ -1,4 +1,4 @@
-//! A pipeline's settings as stages, in the order of the data, each with the stages that it builds on.
+//! Turns a pipeline's settings into stages, in the order of the data, each with the stages that it depends on.
 
 use super::config::{FeaturesSection, Pipeline, TrainSection, Variant};
 use super::plan::{StageName, Step};
@@ -17,10 +17,10 @@ use agiqa_store::stage::Stage;
 use agiqa_store::tables::PartitionName;
 
 impl Pipeline {
-    /// The steps.
+    /// All steps of the pipeline.
     ///
     /// # Errors
-    /// A name that grows too long when it becomes part of a run's.
+    /// A run's name becomes too long.
     pub fn steps(&self) -> Result<Vec<Step>, TrainError> {
         let mut steps = Steps(Vec::new());
         for dataset in &self.datasets {
@@ -77,7 +77,7 @@ impl Pipeline {
         self.compare.as_ref().map(|compare| &compare.dataset)
     }
 
-    /// One per split, or one over all images; none where nothing is compared.
+    /// One stage per split, or one over all images; empty without `[compare]`.
     pub fn compare_stages(&self) -> Vec<CompareStage> {
         let Some(compare) = &self.compare else { return Vec::new() };
         let splits: Vec<Option<PartitionName>> = match self.splits.as_slice() {
@@ -89,10 +89,10 @@ impl Pipeline {
         splits.into_iter().map(stage).collect()
     }
 
-    /// One per group of runs and dataset; none where nothing is evaluated.
+    /// One stage per group of runs and dataset; empty without `[evaluate]`.
     ///
     /// # Errors
-    /// A name that grows too long when it becomes part of a run's.
+    /// A run's name becomes too long.
     pub fn evaluate_stages(&self) -> Result<Vec<EvaluateStage>, TrainError> {
         let mut stages = Vec::new();
         for head in self.heads()? {
@@ -113,10 +113,10 @@ impl Pipeline {
         Ok(stages)
     }
 
-    /// The table that the variants end in; none where the file has no `[experiment]`.
+    /// The stage of the variants' final table; `None` without `[experiment]`.
     ///
     /// # Errors
-    /// A name that grows too long when it becomes part of a run's.
+    /// A run's name becomes too long.
     pub fn experiment_stage(&self) -> Result<Option<ExperimentStage>, TrainError> {
         let (Some(section), Some(features)) = (&self.experiment, &self.features) else { return Ok(None) };
         let mut variants = Vec::new();
@@ -143,10 +143,10 @@ impl Pipeline {
         }))
     }
 
-    /// Names of the runs, each with the name of its variant (that of the pipeline where it has none).
+    /// Names of the runs, each with the name of its variant, or of the pipeline if it has no variants.
     ///
     /// # Errors
-    /// A name that grows too long when it becomes part of a run's.
+    /// A run's name becomes too long.
     pub fn runs(&self) -> Result<Vec<(String, PartitionName)>, TrainError> {
         let mut runs = Vec::new();
         for head in self.heads()? {
@@ -155,7 +155,7 @@ impl Pipeline {
         Ok(runs)
     }
 
-    /// What is trained: one per variant, or the only one.
+    /// The trainings: one per variant, or a single one.
     fn heads(&self) -> Result<Vec<Head>, TrainError> {
         let (Some(features), Some(train)) = (&self.features, &self.train) else { return Ok(Vec::new()) };
         let stage = |name: PartitionName, train: &TrainSection| {
@@ -181,40 +181,40 @@ impl Pipeline {
         self.variants.iter().map(head).collect()
     }
 
-    /// Every split that is needed, with its dataset: of those that are trained, tested or compared on.
+    /// Every needed split with its dataset. Splits are needed of datasets for training, testing or comparison.
     fn split_datasets(&self, heads: &[Head]) -> Vec<(PartitionName, SplitSettings)> {
         let mut datasets: Vec<&PartitionName> = Vec::new();
-        let of_heads = heads.iter().flat_map(|head| [head.train.dataset(), &head.tested]);
-        for dataset in of_heads.chain(self.compare_dataset().filter(|_| heads.is_empty())) {
+        let head_datasets = heads.iter().flat_map(|head| [head.train.dataset(), &head.tested]);
+        for dataset in head_datasets.chain(self.compare_dataset().filter(|_| heads.is_empty())) {
             if !datasets.contains(&dataset) {
                 datasets.push(dataset);
             }
         }
-        let of = |dataset: &PartitionName| {
+        let with_splits = |dataset: &PartitionName| {
             let dataset = dataset.clone();
             self.splits.iter().map(move |split| (dataset.clone(), split.clone())).collect::<Vec<_>>()
         };
-        datasets.into_iter().flat_map(of).collect()
+        datasets.into_iter().flat_map(with_splits).collect()
     }
 }
 
-/// One training of a pipeline and what becomes of it.
+/// One training of a pipeline, and the datasets for its heads.
 struct Head {
     /// Name of the variant, or of the pipeline.
     variant: String,
     train: Training,
-    /// Datasets that its heads score, that of the training first.
+    /// Datasets that its heads score. The dataset of the training comes first.
     scored: Vec<PartitionName>,
-    /// The one whose test part stands in an experiment's table.
+    /// The dataset whose test part is in an experiment's table.
     tested: PartitionName,
 }
 
 /// A training of either kind.
 #[derive(Clone)]
 enum Training {
-    /// Of a head over cached columns.
+    /// Training of a head on cached features.
     Head(TrainStage),
-    /// Of MANIQA with the head.
+    /// Training of MANIQA together with the head.
     Joint(JointStage),
 }
 
@@ -250,7 +250,7 @@ impl FeaturesSection {
 }
 
 impl TrainSection {
-    /// Without seeds of its own, a run takes the one that its split was drawn with.
+    /// The runs on `split`. Without seeds of its own, a run takes the seed of its split.
     fn runs_of(&self, split: &SplitSettings) -> Vec<RunSeed> {
         let seeds = self.seeds.clone().unwrap_or_else(|| vec![split.seed().unwrap_or(0)]);
         seeds.into_iter().map(|seed| RunSeed { split: split.name(), seed }).collect()

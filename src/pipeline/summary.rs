@@ -1,4 +1,4 @@
-//! Where a pipeline's tables are when it is done, and how to ask them more than its metrics say.
+//! The places of a pipeline's tables, and example queries.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use agiqa_store::store::{Store, StoreError};
 
-/// Tables that people query, in the order of the data; the rest of a store is for programs.
+/// Tables that people query, in the order of the data. The rest of a store is for programs.
 const TABLES: &[&str] = &[
     "images",
     "rejects",
@@ -20,31 +20,31 @@ const TABLES: &[&str] = &[
     "experiments",
 ];
 
-/// The tables of a store. As JSON, an event of type `tables`.
+/// The tables of a store. In JSON, they are an event of type `tables`.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename = "tables")]
 pub struct Tables {
-    /// Those that the store has.
+    /// The tables that the store has.
     pub tables: Vec<TablePlace>,
 }
 
-/// Where one table is.
+/// The place of one table.
 #[derive(Clone, Debug, Serialize)]
 pub struct TablePlace {
     /// Its name.
     pub table: &'static str,
-    /// Pattern of its files, as DuckDB and Polars read it.
+    /// Pattern of its files, for DuckDB and Polars.
     pub files: String,
     /// Number of files.
     pub n_files: usize,
-    /// Their size.
+    /// Total size of the files.
     pub n_bytes: u64,
 }
 
 /// The tables that `store` has.
 ///
 /// # Errors
-/// A store that cannot be listed.
+/// The store cannot be listed.
 pub fn tables(store: &Store) -> Result<Tables, StoreError> {
     let mut tables = Vec::new();
     for table in TABLES {

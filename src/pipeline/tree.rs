@@ -1,7 +1,7 @@
-//! A TOML document as a tree in which every key and value knows where it was written.
+//! A TOML document as a tree in which every key and value knows its place in the text.
 //!
-//! Two kinds of text make one tree: the pipeline's file, and the `--set` arguments laid over it. An error in either
-//! says where: `pipelines/example.toml:12:3`, or the argument itself.
+//! A tree combines two kinds of text: the pipeline's file, and the `--set` arguments laid over it. An error names its
+//! place: `pipelines/example.toml:12:3`, or the argument itself.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
 
-/// Where a key or value was written.
+/// The place of a key or value in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     source: usize,
@@ -22,9 +22,9 @@ pub struct Origin {
 struct Source {
     /// `pipelines/example.toml`, or `--set train.epochs=3`.
     name: String,
-    /// None for an argument, which is short enough to need no position.
+    /// `None` for an argument, which is too short to need positions.
     text: Option<String>,
-    /// Folder that relative paths of this text start from.
+    /// Folder at which relative paths of this text start.
     folder: PathBuf,
 }
 
@@ -33,7 +33,7 @@ struct Source {
 pub struct Sources(Vec<Source>);
 
 impl Sources {
-    /// The place of `origin` in words.
+    /// The place of `origin`, in words.
     pub fn place(&self, origin: Origin) -> String {
         let source = &self.0[origin.source];
         let Some(text) = &source.text else { return source.name.clone() };
@@ -44,7 +44,7 @@ impl Sources {
         format!("{}:{line}:{column}", source.name)
     }
 
-    /// Folder that a relative path written at `origin` starts from.
+    /// Folder at which a relative path written at `origin` starts.
     pub fn folder(&self, origin: Origin) -> &Path {
         &self.0[origin.source].folder
     }
@@ -65,23 +65,23 @@ impl Sources {
         Origin { source: self.0.len() - 1, start: 0 }
     }
 
-    /// Adds a `--set` argument. Its relative paths start from the current folder, as a shell completes them.
+    /// Adds a `--set` argument. Its relative paths start from the current folder, like a shell's completions.
     pub fn add_argument(&mut self, argument: &str) -> Origin {
         self.0.push(Source { name: format!("--set {argument}"), text: None, folder: PathBuf::from(".") });
         Origin { source: self.0.len() - 1, start: 0 }
     }
 }
 
-/// A value and where it was written.
+/// A value and its place in the text.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Where; of a table that a header opens, the header.
+    /// Its place. The place of a table with a header is the header.
     pub origin: Origin,
-    /// What.
+    /// The value itself.
     pub value: NodeValue,
 }
 
-/// A value. TOML's dates are refused: nothing here takes one.
+/// A value. TOML's dates are refused, because no setting takes one.
 #[derive(Clone, Debug)]
 pub enum NodeValue {
     /// A string.
@@ -92,7 +92,7 @@ pub enum NodeValue {
     Real(f64),
     /// `true` or `false`.
     Truth(bool),
-    /// An array, also one of tables.
+    /// An array, including arrays of tables.
     Array(Vec<Node>),
     /// A table, in the order of the text.
     Table(Vec<Entry>),
@@ -101,9 +101,9 @@ pub enum NodeValue {
 /// A key of a table with its value.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// The key.
+    /// Name of the key.
     pub key: String,
-    /// Where the key was written.
+    /// The key's place.
     pub key_origin: Origin,
     /// Its value.
     pub node: Node,
@@ -121,11 +121,11 @@ impl Node {
         node_of(sources, to_origin(0..0), value, &to_origin)
     }
 
-    /// The value that the `--set` argument at `origin` gives: TOML where it is that, else a plain string.
+    /// The value of the `--set` argument at `origin`. It is parsed as TOML if possible, else it is a plain string.
     pub fn parse_argument(sources: &Sources, origin: Origin, text: &str) -> Result<Self, ConfigError> {
         let assignment = format!("value = {text}");
         let value = match DeTable::parse(&assignment) {
-            // More than one key means that the text closed the value and opened something else.
+            // More than one key means that the text ended the value and began another key.
             Ok(table) if table.get_ref().len() == 1 => {
                 table.into_inner().into_iter().next().map(|(_, value)| value.into_inner())
             }
@@ -140,12 +140,12 @@ impl Node {
         }
     }
 
-    /// The value of `key` where this is a table that has it.
+    /// The value of `key`, if this is a table that has it.
     pub fn get(&self, key: &str) -> Option<&Self> {
         self.entries().iter().find(|entry| entry.key == key).map(|entry| &entry.node)
     }
 
-    /// As [`Self::get`], to change it.
+    /// The value of `key`, mutable. In an array, `key` is a position.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
         match &mut self.value {
             NodeValue::Table(entries) => entries.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.node),
@@ -154,7 +154,7 @@ impl Node {
         }
     }
 
-    /// Takes `key` out of this table.
+    /// Removes `key` from this table and returns its value.
     pub fn remove(&mut self, key: &str) -> Option<Self> {
         let NodeValue::Table(entries) = &mut self.value else { return None };
         let index = entries.iter().position(|entry| entry.key == key)?;
@@ -170,7 +170,7 @@ impl Node {
         }
     }
 
-    /// The entries of a table; none of anything else.
+    /// The entries of a table; empty for any other value.
     pub fn entries(&self) -> &[Entry] {
         match &self.value {
             NodeValue::Table(entries) => entries,
@@ -182,13 +182,13 @@ impl Node {
         }
     }
 
-    /// The items of an array that has any; none of anything else.
+    /// The items of a non-empty array; `None` for any other value.
     pub fn into_items(self) -> Option<Vec<Self>> {
         let NodeValue::Array(items) = self.value else { return None };
         (!items.is_empty()).then_some(items)
     }
 
-    /// What kind of value this is, in words.
+    /// The kind of this value, in words.
     pub fn kind(&self) -> &'static str {
         match self.value {
             NodeValue::Text(_) => "a string",
@@ -200,7 +200,7 @@ impl Node {
         }
     }
 
-    /// Calls `change` on every string in this tree, with where it was written.
+    /// Calls `change` on every string in this tree, with the string's place.
     pub fn try_for_each_text(
         &mut self,
         change: &mut impl FnMut(Origin, &mut String) -> Result<(), ConfigError>,
@@ -246,7 +246,7 @@ fn node_of(
             let mut entries = Vec::with_capacity(table.len());
             for (key, value) in table {
                 let key_origin = to_origin(key.span());
-                // A table's own span may be empty or that of its first key; a header's key says more.
+                // A table's own span may be empty or cover only its first key. Its header's key is a better place.
                 let origin = if value.get_ref().is_table() { key_origin } else { to_origin(value.span()) };
                 let node = node_of(sources, origin, value.into_inner(), to_origin)?;
                 entries.push(Entry { key: key.into_inner().into_owned(), key_origin, node });

@@ -1,4 +1,4 @@
-//! From images and settings to rows of the `splits` table.
+//! Assigns images to parts: from images and settings to rows of the `splits` table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,19 +7,19 @@ use agiqa_store::identity::ImageId;
 use agiqa_store::tables::images::{ImageRow, Images};
 use agiqa_store::tables::splits::{Part, SplitRow};
 
-/// What a split makes of a dataset.
+/// The result of splitting a dataset.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assignment {
-    /// One row per image that the split knows: training rows, then validation, then test, each in the split's own order.
+    /// One row per image of the split: training rows, then validation, then test, each in the split's own order.
     pub rows: Vec<SplitRow>,
-    /// Names that a published split has and the images table lacks, with their part.
+    /// Names of a published split that the images table lacks, with their parts.
     pub unmatched: Vec<(String, Part)>,
-    /// Images that a published split does not mention; they are in no part.
+    /// Number of images that a published split does not mention. They are not in any part.
     pub n_unassigned: usize,
 }
 
 impl Assignment {
-    /// Rows of `part`.
+    /// Number of rows of `part`.
     pub fn n_in(&self, part: Part) -> usize {
         self.rows.iter().filter(|row| row.part == part).count()
     }
@@ -27,12 +27,12 @@ impl Assignment {
 
 /// Assigns `images` to parts.
 ///
-/// `rejected_rows` are the rows of the dataset's own table (from 1) that ingest rejected. The official shuffle is one of
-/// that table's rows, so it runs over all of them, and the rejected ones drop out of the parts that they fall into: the
-/// parts are then subsets of the published ones. The other splits know the ingested images only.
+/// `rejected_rows` are the numbers (from 1) of the dataset's table rows that ingest rejected. The official split
+/// shuffles all rows of that table, and rejected rows then drop out of their parts, so its parts are subsets of the
+/// published parts. The other splits shuffle only ingested images.
 ///
 /// # Errors
-/// A part that would be empty, a generator or file that is not there, a column that is missing.
+/// A part would be empty, a generator or file is absent, or a column is missing.
 pub fn assign(images: &Images, rejected_rows: &[u64], settings: &SplitSettings) -> Result<Assignment, SplitError> {
     let rows = &images.rows;
     let mut unmatched = Vec::new();
@@ -70,9 +70,11 @@ pub fn assign(images: &Images, rejected_rows: &[u64], settings: &SplitSettings) 
                 "the dataset needs more images (10 at least for 70/10/20), or a split with larger shares"
             }
             SplitSettings::Published { .. } => {
-                "check that the files are those of this dataset and that their `name` column has its file names"
+                "check that the files belong to this dataset and that their `name` column has its file names"
             }
-            SplitSettings::ByPrompt { .. } => "there are too few prompts for whole ones in each part; split at random",
+            SplitSettings::ByPrompt { .. } => {
+                "the dataset has too few prompts to put whole ones into each part; split at random"
+            }
             SplitSettings::HeldOutGenerator { .. } => {
                 "the other generators have too few images to train and validate on"
             }
@@ -92,11 +94,11 @@ fn shuffled_ids<'a>(rows: impl Iterator<Item = &'a ImageRow>, seed: u32) -> Vec<
 }
 
 fn shuffle<T>(values: &mut [T], seed: u32) {
-    // One generator for all seeded splits: the published one, of which `official` is the use on table order.
+    // All seeded splits use the generator of the published code. `official` applies it to the order of the table.
     PythonRandom::new(seed).shuffle(values);
 }
 
-/// The images in the order of the dataset's own table, none where ingest rejected the row.
+/// The images in the order of the dataset's own table. A row that ingest rejected is `None`.
 fn table_rows(rows: &[ImageRow], rejected_rows: &[u64]) -> Vec<Option<ImageId>> {
     let rejected: BTreeSet<u64> = rejected_rows.iter().copied().collect();
     let mut ids = rows.iter().map(|row| row.image_id);
@@ -115,8 +117,8 @@ fn cut<T>(ids: Vec<T>, fractions: Fractions) -> Vec<(T, Part)> {
     ids.into_iter().enumerate().map(|(i, id)| (id, part(i))).collect()
 }
 
-/// Whole prompts, shuffled, laid end to end; each goes where its middle falls. An image without a prompt is a group of
-/// its own.
+/// Shuffles whole prompts and lays them end to end. The middle of a prompt decides its part. An image without a prompt
+/// is a group of its own.
 fn by_prompt(rows: &[ImageRow], seed: u32, fractions: Fractions) -> Result<Vec<(ImageId, Part)>, SplitError> {
     let mut groups: BTreeMap<(Option<&str>, Option<ImageId>), Vec<ImageId>> = BTreeMap::new();
     for row in rows {
@@ -163,7 +165,7 @@ fn held_out(rows: &[ImageRow], generator: &str, seed: u32) -> Result<Vec<(ImageI
         return Err(SplitError::UnknownGenerator { generator: generator.to_owned(), known });
     }
     let rest = shuffled_ids(rest.into_iter(), seed);
-    // Seven to one, as training to validation in 70/10/20.
+    // Seven to one, the ratio of training to validation in 70/10/20.
     let n_train = rest.len() * 7 / 8;
     let mut parts: Vec<(ImageId, Part)> = rest
         .into_iter()
@@ -232,7 +234,7 @@ mod tests {
             ] {
                 match assign(&images, &[], &settings) {
                     Ok(assignment) => prop_assert!(is_partition(&images, &assignment.rows)),
-                    // Few whole prompts or few images may leave a part empty, and nothing else may fail.
+                    // Few whole prompts or few images may leave a part empty. Nothing else may fail.
                     Err(error) => prop_assert!(matches!(error, SplitError::EmptyPart { .. }), "{error}"),
                 }
             }

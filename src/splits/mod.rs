@@ -1,8 +1,8 @@
 //! `split`: assigns the images of a dataset to training, validation and test parts.
 //!
-//! Input: the dataset's `images` table. Output: a `splits` table, one row per image that the split knows. On AGIQA-3K
-//! every prompt and every generator is in all parts of a random split, so a model can profit from having seen them:
-//! [`SplitSettings::ByPrompt`] and [`SplitSettings::HeldOutGenerator`] show how much of a result that is.
+//! Input: the dataset's `images` table. Output: a `splits` table with one row per image of the split. On AGIQA-3K,
+//! every prompt and every generator is in all parts of a random split, so a model can profit from having seen them.
+//! [`SplitSettings::ByPrompt`] and [`SplitSettings::HeldOutGenerator`] measure this advantage.
 
 use std::path::PathBuf;
 
@@ -20,21 +20,21 @@ pub use stage::SplitStage;
 
 use agiqa_store::tables::PartitionName;
 
-/// How images are assigned to parts.
+/// Rules that assign images to parts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum SplitSettings {
-    /// A random part of the images each; the order of the dataset's table does not matter.
+    /// At random. The order of the dataset's table does not matter.
     Random {
         /// Seed of the shuffle.
         seed: u32,
-        /// Shares of the parts; 70/10/20 where not given.
+        /// Shares of the parts; default: 70/10/20.
         #[serde(default)]
         fractions: Fractions,
     },
     /// The shuffle of MA-AGIQA's published training script: Python's `random` over the rows of the dataset's table in
-    /// their order, cut at 70 % and 80 %. The paper's seed is 20. A row that ingest rejected is shuffled along and then
-    /// left out of the part that it falls into, so it moves no other row.
+    /// their order, cut at 70 % and 80 %. The paper's seed is 20. A row that ingest rejected is shuffled with the
+    /// others and then left out of its part, so the other rows keep their places.
     Official {
         /// Seed of Python's `random`.
         #[serde(default = "official_seed")]
@@ -53,11 +53,12 @@ pub enum SplitSettings {
     ByPrompt {
         /// Seed of the shuffle of prompts.
         seed: u32,
-        /// Shares of the parts, met as nearly as whole prompts allow; 70/10/20 where not given.
+        /// Shares of the parts, met as nearly as whole prompts allow; default: 70/10/20.
         #[serde(default)]
         fractions: Fractions,
     },
-    /// One generator's images are the test part; the others are split at random, seven to training for one to validation.
+    /// One generator's images are the test part. The others are split at random, seven for training to one for
+    /// validation.
     HeldOutGenerator {
         /// The generator to test on.
         generator: String,
@@ -73,8 +74,8 @@ fn official_seed() -> u32 {
 impl SplitSettings {
     /// Name of the split in the store, e.g. `random-3`, `official-20`, `published`, `prompt-3`, `held-out-glide-3`.
     ///
-    /// Characters of a generator's name that a partition may not have become `_`. Shares other than 70/10/20 are part
-    /// of the name.
+    /// In a generator's name, characters that a partition name must not contain become `_`. Shares other than 70/10/20
+    /// are part of the name.
     pub fn name(&self) -> PartitionName {
         let name = match self {
             Self::Random { seed, fractions } => format!("random{}-{seed}", fractions.suffix()),
@@ -90,7 +91,7 @@ impl SplitSettings {
         PartitionName::new(&name).expect("short, and made of valid characters")
     }
 
-    /// Seed of the split, where one is drawn.
+    /// Seed of the split; `None` if nothing is drawn at random.
     pub fn seed(&self) -> Option<u32> {
         match self {
             Self::Random { seed, .. }
@@ -108,7 +109,7 @@ impl SplitSettings {
 pub struct Fractions {
     /// Share of the training part, in (0, 1).
     pub train: f64,
-    /// Share of the validation part, in (0, 1); with `train` below 1.
+    /// Share of the validation part, in (0, 1). Its sum with `train` is below 1.
     pub validation: f64,
 }
 
@@ -120,10 +121,10 @@ impl Default for Fractions {
 }
 
 impl Fractions {
-    /// Where training ends and where validation ends, of `n` rows in a row.
+    /// The numbers of rows at which training and validation end, for `n` rows.
     ///
-    /// Rounded down as `int(0.7 * n)` and `int(0.8 * n)` in the published code; the little extra keeps 0.7 + 0.1, which
-    /// is just below 0.8 in binary, from losing a row.
+    /// They are rounded down as `int(0.7 * n)` and `int(0.8 * n)` in the published code. In binary, 0.7 + 0.1 is just
+    /// below 0.8; the small addend prevents the loss of a row.
     fn cuts(self, n: usize) -> (usize, usize) {
         let cut = |share: f64| (share * n as f64 + 1e-9) as usize;
         (cut(self.train), cut(self.train + self.validation))
@@ -135,61 +136,44 @@ impl Fractions {
     }
 
     fn suffix(self) -> String {
-        // `{:?}` writes a tiny or huge share with an exponent: whatever they are, they leave the name short.
+        // `{:?}` writes a tiny or huge share with an exponent, so the name stays short.
         if self == Self::default() { String::new() } else { format!("-{:?}-{:?}", self.train, self.validation) }
     }
 }
 
 /// A split that cannot be made.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum SplitError {
     /// The dataset has no rows.
     #[error("dataset `{dataset}` has no images in this store: run `agiqa ingest` for it first")]
-    NoImages {
-        /// The dataset.
-        dataset: PartitionName,
-    },
-    /// Shares that leave a part empty.
+    NoImages { dataset: PartitionName },
+    /// The shares leave a part empty.
     #[error(
-        "shares {train} (training) and {validation} (validation): both must be above 0 and their sum below 1, the rest \
-         being the test part"
+        "shares {train} (training) and {validation} (validation): both must be above 0 and their sum below 1; the rest \
+         is the test part"
     )]
-    Fractions {
-        /// Share of training.
-        train: f64,
-        /// Share of validation.
-        validation: f64,
-    },
+    Fractions { train: f64, validation: f64 },
     /// A part got no images.
     #[error(
         "split `{split}` leaves a part empty: {n_train} training, {n_validation} validation, {n_test} test images of \
          {n_images}; {hint}"
     )]
     EmptyPart {
-        /// The split.
         split: PartitionName,
-        /// Training images.
         n_train: usize,
-        /// Validation images.
         n_validation: usize,
-        /// Test images.
         n_test: usize,
-        /// Images of the dataset.
         n_images: usize,
-        /// What to do.
         hint: &'static str,
     },
-    /// No image was made by the generator to hold out.
+    /// The generator to hold out has no images.
     #[error("no image was made by generator `{generator}`; there are: {}", known.join(", "))]
-    UnknownGenerator {
-        /// The generator asked for.
-        generator: String,
-        /// The generators there are.
-        known: Vec<String>,
-    },
-    /// No row has the column that the split needs.
+    UnknownGenerator { generator: String, known: Vec<String> },
+    /// The column that the split needs is empty in all rows.
     #[error(
-        "the images have no `{column}`, which this split groups by: ingest the dataset with that column, or split at random"
+        "the images have no `{column}`, which this split groups by: ingest the dataset with that column, or split at \
+         random"
     )]
     NoColumn {
         /// `prompt` or `generator`.

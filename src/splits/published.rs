@@ -9,45 +9,34 @@ use agiqa_store::tables::splits::Part;
 
 /// Published files that cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum PublishedError {
     /// A file could not be opened.
     #[error("cannot read the {part} part's file `{}`", path.display())]
-    Open {
-        /// Part of the split.
-        part: Part,
-        /// The file.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
+    Open { part: Part, path: PathBuf, source: std::io::Error },
     /// A row could not be parsed.
     #[error("`{}`: not a CSV table", path.display())]
     Csv {
-        /// The file.
         path: PathBuf,
-        /// Cause; names the line.
+        /// The cause, which names the line.
         source: csv::Error,
     },
-    /// There is no column `name`.
+    /// The column `name` is missing.
     #[error("`{}`: there is no column `name`; there are: {}", path.display(), columns.join(", "))]
-    NoNameColumn {
-        /// The file.
-        path: PathBuf,
-        /// The columns there are.
-        columns: Vec<String>,
-    },
+    NoNameColumn { path: PathBuf, columns: Vec<String> },
     /// A name is in two parts.
-    #[error("`{}`, row {row}: `{name}` is in the {part} part and already in the {other} part; each image may be in one", path.display())]
+    #[error(
+        "`{}`, row {row}: `{name}` is in the {part} part and already in the {other} part; an image can be in one part \
+         only",
+        path.display()
+    )]
     InTwoParts {
-        /// The file.
         path: PathBuf,
         /// Row of the file, from 1 after the header.
         row: usize,
-        /// The name.
         name: String,
-        /// Part of this file.
         part: Part,
-        /// Part that the name is in already.
+        /// The part that already holds the name.
         other: Part,
     },
 }
@@ -68,7 +57,7 @@ pub(super) fn read(rows: &[ImageRow], files: [(Part, &PathBuf); 3]) -> Result<Fo
                     let row = index + 1;
                     return Err(PublishedError::InTwoParts { path: path.clone(), row, name, part, other });
                 }
-                // The same row twice in one file says nothing new.
+                // A repeated row in one file is ignored.
                 Some(_) => continue,
                 None => {}
             }

@@ -1,4 +1,4 @@
-//! Python's `random` module, as far as a published split needs it: `random.seed(n)` and `random.shuffle`.
+//! The part of Python's `random` module that a published split needs: `random.seed(n)` and `random.shuffle`.
 //!
 //! Source: CPython 3, `Modules/_randommodule.c` (`random_seed`, `getrandbits`) and `Lib/random.py` (`_randbelow`,
 //! `shuffle`): a Mersenne Twister whose key is the seed's 32-bit words, and rejection sampling of just enough bits.
@@ -15,7 +15,7 @@ impl PythonRandom {
         Self(Mt::new_with_key([seed]))
     }
 
-    /// `random._randbelow(n)`: uniform in `0..n`; `n` is positive and below 2³².
+    /// `random._randbelow(n)`: uniform in `0..n`. `n` must be positive.
     fn below(&mut self, n: u32) -> u32 {
         let n_bits = u32::BITS - n.leading_zeros();
         loop {
@@ -29,7 +29,7 @@ impl PythonRandom {
     /// `random.shuffle(values)`.
     ///
     /// # Panics
-    /// Where there are 2³² values or more.
+    /// If there are 2³² values or more.
     pub fn shuffle<T>(&mut self, values: &mut [T]) {
         for i in (1..values.len()).rev() {
             let n = u32::try_from(i + 1).expect("fewer than four thousand million rows");

@@ -11,13 +11,13 @@ use agiqa_store::tables::splits::{self, Part};
 
 /// Writes one split of one dataset.
 ///
-/// Rows in are the images that the split speaks of: those of the dataset, and for a published split the names in its
-/// files; a name without an image is a reject.
+/// Input rows are the images of the dataset. For a published split they are the names in its files, and a name without
+/// an image is a reject.
 #[derive(Clone, Debug)]
 pub struct SplitStage {
-    /// The dataset.
+    /// Name of the dataset.
     pub dataset: PartitionName,
-    /// How to assign its images.
+    /// Rules that assign its images to parts.
     pub settings: SplitSettings,
 }
 
@@ -71,7 +71,7 @@ impl Stage for SplitStage {
         let assignment = self.assignment(store, &images)?;
         let stored = splits::read(store, &self.dataset, &self.settings.name())?;
         if stored.is_empty() {
-            return Ok(Freshness::Stale { reason: "it was not made yet".to_owned() });
+            return Ok(Freshness::Stale { reason: "not made yet".to_owned() });
         }
         if stored != assignment.rows {
             return Ok(Freshness::Stale { reason: "the dataset's images or the split's files changed".to_owned() });
@@ -92,7 +92,7 @@ impl Stage for SplitStage {
             .iter()
             .map(|(name, part)| {
                 let message =
-                    format!("split `{split}` has it in its {part} part, dataset `{}` does not have it", self.dataset);
+                    format!("it is in the {part} part of split `{split}`, but not in dataset `{}`", self.dataset);
                 let mut row = RejectRow::now("not-in-dataset", message);
                 row.dataset = Some(self.dataset.to_string());
                 row.path = Some(name.clone());

@@ -308,7 +308,7 @@ fn safetensors_that_contradict_themselves_are_refused() {
     assert_eq!(checkpoint.bytes("x").expect("there"), [0; 8]);
     assert!(error(&file(header, 7)).contains("is beyond its end"));
     assert!(error(&file(&header.replace("[2]", "[3]"), 12)).contains("do not fill the 8 bytes given"));
-    assert!(error(&file(&header.replace("[2]", "[-2]"), 8)).contains("is no shape"));
+    assert!(error(&file(&header.replace("[2]", "[-2]"), 8)).contains("is not a valid shape"));
     assert!(error(&file(&header.replace("F32", "F99"), 8)).contains("the unknown type `F99`"));
     assert!(error(&file(&header.replace("[0,8]", "[8,0]"), 8)).contains("ends before it begins"));
     assert!(error(&file(&header[..40], 8)).contains("its header"));

@@ -165,7 +165,7 @@ fn a_checkpoint_that_is_not_whole_or_another_is_an_error_that_says_what_to_do() 
         "expected [41, 24] found [40, 24]",
     );
     with("config.json", b"{", "config.json");
-    with("tokenizer.model", b"", "it is no LLaMA tokenizer");
+    with("tokenizer.model", b"", "it is not a LLaMA tokenizer");
     let shard = read(BIN[1]);
     with(BIN[1], &shard[..shard.len() / 2], "it is cut short");
     let index = String::from_utf8(read(SHARDS)).expect("text");
@@ -182,7 +182,7 @@ fn settings_that_make_no_sense_are_refused() {
     embed(&dir, &["--side", "224"]).exits(2).says("unknown key `side` in `extractor.mplug-owl2`");
     embed(&dir, &["--dtype", "f16"]).exits(2).says("f16 is computed on CUDA devices only");
     embed(&dir, &["--prompt", "F A=x"]).exits(2).says("expected a column name");
-    embed(&dir, &["--prompt", "a=x", "--prompt", "a=y"]).exits(2).says("the column is there twice");
+    embed(&dir, &["--prompt", "a=x", "--prompt", "a=y"]).exits(2).says("duplicate column");
     embed(&dir, &["--prompt", "a=<|image|>"]).exits(2).says("without `<|image|>`");
     let extract =
         ["extract", "--extractor", "mplug-owl2", "--weights", "weights", "--images", "images", "--store", "s"];
@@ -271,7 +271,7 @@ fn verifying_hashes_a_file_in_full_though_its_stamp_fits_its_size_and_time() {
             .exits(1)
             .prints("damaged")
             .says("model.safetensors: expected BLAKE3 ")
-            .says("with size and time of modification as they were: the file is damaged; get it again");
+            .says("although size and time of modification are the same: the file is damaged; get it again");
     }
 }
 

@@ -226,7 +226,7 @@ fn what_an_experiment_cannot_use_is_refused_with_its_place() {
     plan(&["train.inputs=[]"]).exits(0);
     plan(&["variant.0.train={ inputs = [] }"]).exits(2).says("`inputs` is []; expected one to three");
     plan(&["variant.0.train={ inputs = [\"f_2\"] }"]).exits(2).says("f_2");
-    plan(&["variant.1.name=f_1"]).exits(2).says("variant `f_1` is there twice");
+    plan(&["variant.1.name=f_1"]).exits(2).says("duplicate variant `f_1`");
     plan(&["variant.1.nam=f_1"]).exits(2).says("unknown key `nam` in `variant.1`; did you mean `name`?");
     plan(&["variant.1.test=agiqa-4k"]).exits(2).says("did you mean `agiqa-3k`?");
     plan(&["experiment.paper_table=6"]).exits(2).says("tables 1 to 5");

@@ -85,9 +85,9 @@ fn a_file_that_is_no_llama_tokenizer_is_refused() {
             if name.ends_with("json") { Tokenizer::read_json(&path) } else { Tokenizer::read_sentencepiece(&path) };
         read.expect_err("refused").to_string()
     };
-    assert!(error("tokenizer.model", "text").contains("it is no sentencepiece model"));
-    assert!(error("tokenizer.model", "").contains("it is no LLaMA tokenizer: expected model_type BPE"));
-    assert!(error("tokenizer.json", "{}").contains("it is no tokenizer"));
+    assert!(error("tokenizer.model", "text").contains("it is not a sentencepiece model"));
+    assert!(error("tokenizer.model", "").contains("it is not a LLaMA tokenizer: expected model_type BPE"));
+    assert!(error("tokenizer.json", "{}").contains("it is not a tokenizer"));
     let message = Tokenizer::find(&dir.path().join("nowhere")).expect_err("absent").to_string();
     assert!(message.contains("holds neither tokenizer.model nor tokenizer.json"), "{message}");
 }

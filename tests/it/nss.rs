@@ -175,7 +175,7 @@ fn a_second_folder_of_the_same_name_does_not_replace_the_first_unless_it_is_told
     let monday = vec![path("mon/images/a.png"), path("mon/images/deeper/c.png")];
     assert_eq!(corpus("images"), monday);
 
-    let refused = extract("tue/images", &[]).exits(2).says("`images` is a corpus of this store already");
+    let refused = extract("tue/images", &[]).exits(2).says("`images` is already a corpus of this store");
     let refused = refused.says(&format!("made from folder `{}`", path("mon/images"))).says(&path("tue/images"));
     refused.says("`--dataset NAME`").says("`--dataset images`");
     assert_eq!(corpus("images"), monday, "what is refused changes nothing");

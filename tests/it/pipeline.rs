@@ -132,7 +132,7 @@ fn a_bad_value_is_refused_with_its_line_and_what_was_expected() {
     plan_with("kind = \"random\"", "kind = \"randon\"").exits(2).says("p.toml:22:8").says("did you mean `random`?");
     plan_with("semantic = \"dinov2-s14\"", "semantic = \"dinov2\"").exits(2).says("p.toml:15:12");
     plan_with("seeds = [0, 1]", "seeds = []").exits(2).says("p.toml:23:9").says("at least one");
-    plan_with("seeds = [0, 1]", "seeds = [0, 0]").exits(2).says("split `random-0` is there twice");
+    plan_with("seeds = [0, 1]", "seeds = [0, 0]").exits(2).says("duplicate split `random-0`");
     plan_with("name = \"small\"", "name = \"a/b\"").exits(2).says("p.toml:1:8").says("`a/b`");
     plan_with("[train]", "[train").exits(2).says("p.toml:25:").says("not valid TOML");
     plan_with("epochs = 2", "epochs = 2020-01-01").exits(2).says("p.toml:26:10").says("is a date");
@@ -153,7 +153,7 @@ fn a_parameter_without_a_value_says_how_to_give_one() {
     dir.agiqa(&["run", "p.toml", "--dry-run"])
         .exits(2)
         .says("parameter `root` has no value (folder of the example data): give it with `--set root=…`");
-    plan_with("${root}/data.csv", "${rot}/data.csv").exits(2).says("`${rot}` is no parameter; did you mean `root`?");
+    plan_with("${root}/data.csv", "${rot}/data.csv").exits(2).says("unknown parameter `${rot}`; did you mean `root`?");
     plan_with("[params.root]", "[params.unused]\nhelp = \"\"\n[params.root]").exits(2).says("is used nowhere");
 }
 
@@ -471,12 +471,12 @@ fn a_joint_training_that_another_dataset_is_to_be_scored_by_is_refused_with_the_
     plan(joint_pipeline()).exits(0).prints("train small with MANIQA on example (2 runs)");
     plan(joint_pipeline() + "\n[predict]\nalso = [\"other\"]\n")
         .exits(2)
-        .says(":42:8: `predict.also`: a joint training makes f_1 of `example` alone")
+        .says(":42:8: `predict.also`: a joint training computes f_1 of `example` alone")
         .says("agiqa extract --extractor maniqa --weights STORE/models/run=RUN/maniqa --dataset other")
         .says("agiqa predict --run RUN --dataset other");
     plan(joint_pipeline() + "\n[[variant]]\nname = \"along\"\ntest = \"other\"\n")
         .exits(2)
-        .says(":43:8: `variant.0.test`: a joint training makes f_1 of `example` alone");
+        .says(":43:8: `variant.0.test`: a joint training computes f_1 of `example` alone");
 
     // Beside heads over cached columns, which may be tested on any dataset that has them.
     let heads = joint_pipeline().replacen("[train.joint]\nside = 56\n\n", "", 1).replacen(

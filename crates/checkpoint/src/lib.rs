@@ -1,6 +1,7 @@
-//! File formats of checkpoints, read without torch: what tensors there are, of which type and shape, and at which
-//! bytes of which file. Nothing here executes what a file says, trusts a length that it claims, or holds more memory
-//! than a small multiple of its headers, or, for a pickle, than 64 MiB or the file's own size.
+//! File formats of checkpoints, read without torch: the name, type and shape of each tensor, its file and its bytes.
+//!
+//! Nothing here executes code from a file or trusts a length that a file claims. Memory stays within a small multiple
+//! of a file's headers; for a pickle, it stays within 64 MiB or the file's size, whichever is larger.
 //!
 //! | file | read by |
 //! |---|---|
@@ -8,7 +9,7 @@
 //! | PyTorch's zip: `.bin`, `.pt`, `.pth` | [`zip`], [`pickle`], [`mod@pytorch`] |
 //! | `*.index.json` and its shards, or a folder | [`shards`] |
 //!
-//! The module depends on nothing else of the project, so that the fuzz target builds without libtorch.
+//! The crate depends on no other crate of the project, so that the fuzz target builds without libtorch.
 
 mod dtype;
 
@@ -38,18 +39,18 @@ pub mod shards;
 
 use std::path::Path;
 
-/// Tensors of one checkpoint file, told by its content: safetensors or PyTorch's zip.
+/// Reads the tensors of one checkpoint file. Its content decides the format: safetensors or PyTorch's zip.
 ///
 /// # Errors
-/// A file of neither format, or a damaged one.
+/// The file has neither format, or is damaged.
 pub fn read_file(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTensor)>, CheckpointError> {
     let n = source.n_bytes().min(16) as usize;
     let head = source.read(path, 0, n)?;
     match head[..] {
         [b'P', b'K', 3, 4, ..] => pytorch::read(path, source),
-        // A header's length in eight bytes, then its JSON.
+        // The header's length in eight bytes, then the header in JSON.
         [_, _, _, _, _, _, 0, 0, b'{', ..] => safetensors::read(path, source),
-        // A pickle without a zip around it, of protocol 2 to 5, or a tar archive of torch before 0.1.
+        // A pickle of protocol 2 to 5 without a zip around it.
         [0x80, 2..=5, ..] => Err(CheckpointError::LegacyPickle { path: path.to_owned() }),
         _ => Err(CheckpointError::UnknownFormat {
             path: path.to_owned(),
@@ -58,11 +59,11 @@ pub fn read_file(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, Stored
     }
 }
 
-/// Compares a file with the sums that it has of itself: the CRC-32 of each member of PyTorch's zip. Safetensors have
-/// none. Reads the whole file, a few MB at a time.
+/// Compares a file with the checksums stored in it: the CRC-32 of each member of PyTorch's zip. Safetensors store none.
+/// Reads the whole file, a few MB at a time.
 ///
 /// # Errors
-/// The first member that is not what its sum says, or a file that is damaged otherwise.
+/// The first member whose checksum differs, or other damage.
 pub fn check_sums(path: &Path, source: &dyn ReadAt) -> Result<(), CheckpointError> {
     let n = source.n_bytes().min(4) as usize;
     match source.read(path, 0, n)?[..] {

@@ -1,9 +1,10 @@
-//! An unpickler with an allow-list: the subset of Python's pickle protocols 2 to 5 that state dicts are made of.
+//! An unpickler with an allow-list: the subset of Python's pickle protocols 2 to 5 that state dicts need.
 //!
-//! A pickle is a program for a stack machine, and Python's own runs whatever it names. This one knows containers,
-//! plain values, and the few classes in [`Class`]; any other opcode or class is refused by name. It executes nothing
-//! and imports nothing. Each instruction makes at most one value, no instruction copies a container, and strings stay
-//! where they are; yet an instruction of one byte makes an object of a hundred, so memory is counted and bounded.
+//! A pickle is a program for a stack machine. Python's machine calls any function that the pickle names. This machine
+//! knows containers, plain values, and the few classes in [`Class`]; it refuses any other opcode or class by name. It
+//! executes nothing and imports nothing. Each instruction makes at most one value. No instruction copies a container,
+//! and strings are borrowed from the file. Yet an instruction of one byte makes an object of a hundred bytes, so memory
+//! is counted and bounded.
 //!
 //! Opcodes and their meaning: CPython's `Lib/pickletools.py` at v3.12.0.
 
@@ -11,7 +12,7 @@ use std::collections::HashMap;
 
 use super::Dtype;
 
-/// A value; containers are indices into [`Unpickled::objects`], so that cycles and sharing cost nothing.
+/// A value. Containers are indices into [`Unpickled::objects`], so that cycles and sharing cost nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
     /// `None`.
@@ -20,7 +21,7 @@ pub enum Value<'a> {
     Bool(bool),
     /// An integer of up to 64 bits.
     Int(i64),
-    /// An integer that does not fit, which no field that is read here needs.
+    /// An integer of more than 64 bits. No field that is read here needs one.
     BigInt,
     /// A float.
     Float(f64),
@@ -62,20 +63,20 @@ impl Class {
     }
 }
 
-/// What a [`Value::Object`] is.
+/// The object behind a [`Value::Object`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object<'a> {
     /// A tuple, or a `torch.Size`.
     Tuple(Vec<Value<'a>>),
     /// A list.
     List(Vec<Value<'a>>),
-    /// A dict or `OrderedDict`, in order; a key may come twice, the last one holds.
+    /// A dict or `OrderedDict`, in order. A key may repeat; its last value holds.
     Dict(Vec<(Value<'a>, Value<'a>)>),
-    /// A storage: `torch.save` keeps its values outside the pickle, under `key`.
+    /// A storage. `torch.save` writes its values outside the pickle, under `key`.
     Storage {
         /// Number type.
         dtype: Dtype,
-        /// Member of the archive that holds its values.
+        /// Name of the archive's member that holds its values.
         key: &'a str,
         /// Number of values.
         numel: i64,
@@ -84,7 +85,7 @@ pub enum Object<'a> {
     Tensor {
         /// Index of the storage among the objects.
         storage: usize,
-        /// First value.
+        /// Index of the first value in the storage.
         offset: i64,
         /// Shape.
         size: Vec<i64>,
@@ -94,7 +95,7 @@ pub enum Object<'a> {
 }
 
 impl Object<'_> {
-    /// Memory of what it holds, without its own.
+    /// Memory of its content, without the object itself.
     fn n_held_bytes(&self) -> usize {
         match self {
             Self::Tuple(items) | Self::List(items) => items.capacity() * size_of::<Value>(),
@@ -110,7 +111,7 @@ impl Object<'_> {
 pub struct Unpickled<'a> {
     /// Containers and tensors, which values point to.
     pub objects: Vec<Object<'a>>,
-    /// What the pickle evaluates to.
+    /// The pickle's result.
     pub root: Value<'a>,
 }
 
@@ -119,14 +120,14 @@ pub struct Unpickled<'a> {
 pub struct Refusal {
     /// Position of the instruction.
     pub at: usize,
-    /// The opcode or class, and what is wrong with it.
+    /// The opcode or class, and the problem with it.
     pub problem: String,
 }
 
 /// Evaluates a pickle in about `max_memory` bytes at most.
 ///
 /// # Errors
-/// An opcode or class outside the list, a program that contradicts itself or ends early, or one that takes more memory.
+/// An opcode or class outside the list, or a program that contradicts itself, ends early, or takes more memory.
 pub fn unpickle(bytes: &[u8], max_memory: u64) -> Result<Unpickled<'_>, Refusal> {
     let mut machine = Machine {
         bytes,
@@ -151,7 +152,7 @@ pub fn unpickle(bytes: &[u8], max_memory: u64) -> Result<Unpickled<'_>, Refusal>
     }
 }
 
-/// Most dimensions that a size or stride may have.
+/// Greatest number of dimensions of a size or stride.
 const MAX_DIMS: usize = super::tensors::MAX_DIMS;
 
 struct Machine<'a> {
@@ -162,14 +163,14 @@ struct Machine<'a> {
     marks: Vec<usize>,
     memo: HashMap<u32, Value<'a>>,
     objects: Vec<Object<'a>>,
-    /// Memory of what the objects hold.
+    /// Memory of the objects' content.
     n_held_bytes: usize,
 }
 
 type Step<T> = Result<T, String>;
 
 impl<'a> Machine<'a> {
-    /// Memory of stack, marks, memo and objects, about.
+    /// Approximate memory of stack, marks, memo and objects.
     fn n_bytes(&self) -> u64 {
         let stack = self.stack.capacity() * size_of::<Value>() + self.marks.capacity() * size_of::<usize>();
         let memo = self.memo.capacity() * size_of::<(u32, Value)>();
@@ -177,7 +178,7 @@ impl<'a> Machine<'a> {
         (stack + memo + objects) as u64
     }
 
-    /// Executes one instruction; gives the result at `STOP`.
+    /// Executes one instruction. Returns the pickle's result at `STOP`.
     fn step(&mut self) -> Step<Option<Value<'a>>> {
         let opcode = self.take(1)?[0];
         match opcode {
@@ -321,7 +322,7 @@ impl<'a> Machine<'a> {
                 let items = self.pop_n(2)?;
                 self.reduce(items[0], items[1])?;
             }
-            // BUILD sets attributes; those of an OrderedDict (`_metadata`) or a parameter carry no values.
+            // BUILD sets attributes. The attributes of an OrderedDict (`_metadata`) or a parameter hold no tensors.
             b'b' => {
                 self.pop()?;
                 match self.stack.last() {
@@ -364,7 +365,7 @@ impl<'a> Machine<'a> {
     fn line(&mut self) -> Step<&'a str> {
         let rest = &self.bytes[self.at..];
         let n = rest.iter().position(|&byte| byte == b'\n').ok_or("it ends within a GLOBAL")?;
-        let line = std::str::from_utf8(&rest[..n]).map_err(|_| "GLOBAL of a name that is no text".to_owned())?;
+        let line = std::str::from_utf8(&rest[..n]).map_err(|_| "GLOBAL of a name that is not UTF-8".to_owned())?;
         self.at += n + 1;
         Ok(line)
     }
@@ -397,7 +398,7 @@ impl<'a> Machine<'a> {
         self.objects.push(object);
     }
 
-    /// The top of the stack, which must be above the last mark.
+    /// Pops the top of the stack, which must be above the last mark.
     fn pop(&mut self) -> Step<Value<'a>> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
@@ -435,7 +436,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// The container below what was popped.
+    /// The container on top of the stack, below the values just popped.
     fn target(&mut self) -> Step<&mut Object<'a>> {
         match self.stack.last() {
             Some(&Value::Object(object)) => Ok(&mut self.objects[object]),
@@ -489,15 +490,15 @@ impl<'a> Machine<'a> {
             .iter()
             .map(|item| match item {
                 Value::Int(value) => Ok(*value),
-                _ => Err("a size that is no integer".to_owned()),
+                _ => Err("a size that is not an integer".to_owned()),
             })
             .collect()
     }
 
-    /// Calls of the functions on the list.
+    /// Calls a function on the list.
     fn reduce(&mut self, function: Value<'a>, arguments: Value<'a>) -> Step<()> {
         let Value::Class(class) = function else {
-            return Err("REDUCE of something that is no class".to_owned());
+            return Err("REDUCE of something other than a class".to_owned());
         };
         let arguments = self.tuple(arguments)?;
         match (class, arguments) {
@@ -547,7 +548,7 @@ impl<'a> Machine<'a> {
                 self.object(storage);
                 Ok(())
             }
-            _ => Err("a persistent id that is no storage".to_owned()),
+            _ => Err("a persistent id that does not name a storage".to_owned()),
         }
     }
 }
@@ -559,7 +560,7 @@ fn pairs<'a>(items: &[Value<'a>]) -> Step<Vec<(Value<'a>, Value<'a>)>> {
     Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
-/// Name of an opcode that is refused.
+/// Name of a refused opcode.
 fn opcode_name(opcode: u8) -> String {
     let name = match opcode {
         b'i' => "INST",
@@ -584,7 +585,7 @@ fn opcode_name(opcode: u8) -> String {
         b'V' => "UNICODE",
         b'p' => "PUT",
         b'g' => "GET",
-        _ => return format!("0x{opcode:02x}, which is none"),
+        _ => return format!("0x{opcode:02x}, which does not exist"),
     };
     format!("{name} (0x{opcode:02x})")
 }

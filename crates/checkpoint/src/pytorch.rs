@@ -6,8 +6,8 @@
 //! NAME/byteorder    `little`; absent before torch 2.1
 //! ```
 //!
-//! State dicts may lie in dictionaries; names are joined by dots. Leaves that are no tensors (epoch, arguments,
-//! versions) are ignored.
+//! State dicts may lie inside other dictionaries; the keys on the way are joined by dots. Leaves other than tensors
+//! (epoch, arguments, versions) are ignored.
 
 use std::path::Path;
 
@@ -15,19 +15,20 @@ use super::pickle::{Object, Refusal, Unpickled, Value, unpickle};
 use super::zip::Directory;
 use super::{CheckpointError, ReadAt, StoredTensor, TensorInfo};
 
-/// Longest pickle that is read; that of a model of 100,000 tensors has some 20 MB.
+/// Longest pickle that is read. A model of 100,000 tensors has a pickle of some 20 MB.
 const MAX_PICKLE_BYTES: u64 = 256 << 20;
 
-/// Memory that a pickle may take in any case, however small its file is.
+/// Memory that every pickle may take, even if its file is small.
 pub const LEAST_PICKLE_MEMORY: u64 = 64 << 20;
 
-/// Memory of an item on the walk through the dictionaries, about, without its name.
+/// Approximate memory of an item on the walk through the dictionaries, without its name.
 const ITEM_BYTES: u64 = 128;
 
 /// Deepest nesting of dictionaries.
 const MAX_DEPTH: usize = 16;
 
-/// Bytes of all names together per byte of the pickle; sharing could multiply them without end otherwise.
+/// Greatest total length of all names per byte of the pickle. Without it, shared dictionaries could multiply names
+/// without end.
 const NAME_BYTES_PER_PICKLE_BYTE: usize = 16;
 
 /// The tensors of a file, named by their path through the dictionaries.
@@ -61,7 +62,8 @@ pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTenso
     }
     let pickle = source.read(path, start, n_bytes as usize)?;
     let refused = |Refusal { at, problem }| CheckpointError::Refused { path: path.to_owned(), at, problem };
-    // An opcode of one byte makes an object of a hundred; that of a state dict is small beside the values in its file.
+    // An opcode of one byte makes an object of a hundred bytes. A state dict's objects are small compared to its
+    // values.
     let max_memory = source.n_bytes().max(LEAST_PICKLE_MEMORY);
     let unpickled = unpickle(&pickle, max_memory).map_err(refused)?;
     let leaves = leaves(&unpickled, pickle.len(), max_memory).map_err(damaged)?;
@@ -85,7 +87,7 @@ pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTenso
     Ok(tensors)
 }
 
-/// Names and objects of all tensors below the root, each name once: the last one holds, as in Python.
+/// Names and objects of all tensors below the root, in the order of the file. Equal names keep their order.
 fn leaves<'p, 'a>(
     unpickled: &'p Unpickled<'a>,
     n_pickle_bytes: usize,
@@ -93,7 +95,7 @@ fn leaves<'p, 'a>(
 ) -> Result<Vec<(String, &'p Object<'a>)>, String> {
     let mut leaves = Vec::new();
     let mut name_bytes_left = n_pickle_bytes.saturating_mul(NAME_BYTES_PER_PICKLE_BYTE);
-    // Items visited, so that shared dictionaries cannot make the walk exponential.
+    // Items that may still be visited. The limit keeps shared dictionaries from making the walk exponential.
     let mut n_left = n_pickle_bytes;
     let mut memory_left = max_memory;
     let mut pending = vec![(String::new(), unpickled.root, 0)];
@@ -123,7 +125,8 @@ fn leaves<'p, 'a>(
             Object::Tuple(_) | Object::List(_) | Object::Storage { .. } => {}
         }
     }
-    // Popped from the back: reversed, they stand as in the file, and of equal names the last comes last.
+    // The walk pops from the back. Reversed, the leaves stand in the order of the file, and the last of equal names is
+    // last.
     leaves.reverse();
     Ok(leaves)
 }

@@ -12,10 +12,10 @@ use super::{CheckpointError, Dtype, ReadAt, StoredTensor, TensorInfo};
 /// Longest header that is read, as in the format's own library.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// Key of the header's only entry that is no tensor.
+/// Key of the header's only entry that is not a tensor.
 const METADATA: &str = "__metadata__";
 
-/// A tensor, as the header has it.
+/// A tensor's entry in the header.
 #[derive(Deserialize)]
 struct Entry {
     dtype: String,
@@ -23,7 +23,8 @@ struct Entry {
     data_offsets: (u64, u64),
 }
 
-/// The tensors of a header, in its order. Read as what they are: any JSON as a tree takes many times its length.
+/// The tensors of a header, in its order. They are read directly: a tree of JSON values would take many times its
+/// length.
 struct Header(Vec<(String, Entry)>);
 
 impl<'de> Deserialize<'de> for Header {
@@ -59,7 +60,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 /// The tensors of a file.
 ///
 /// # Errors
-/// A file that is cut short, a header that is no JSON or contradicts itself or the file, a number type unknown here.
+/// The file is cut short, the header is not JSON or contradicts itself or the file, or a number type is unknown.
 pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTensor)>, CheckpointError> {
     let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
     let length = source.read(path, 0, 8)?;

@@ -1,4 +1,4 @@
-//! Which files make up a checkpoint: one file, or an index that names the shard of each tensor.
+//! The files of a checkpoint: a single file, or an index that names the shard of each tensor.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -21,7 +21,7 @@ pub struct Files {
     pub path: PathBuf,
     /// The files that hold tensors, sorted.
     pub shards: Vec<PathBuf>,
-    /// The shard of each tensor, where an index says so.
+    /// The shard of each tensor, if the checkpoint has an index.
     pub shard_of: Option<BTreeMap<String, usize>>,
 }
 
@@ -33,7 +33,8 @@ struct Index {
 /// The files of the checkpoint at `path`: a file, an index, or a folder with one of [`NAMES`].
 ///
 /// # Errors
-/// Nothing there, an index that is no JSON, or one that names a file outside its folder or one that is absent.
+/// No checkpoint at `path`, an index that is not JSON, or an index that names a file outside its folder or an absent
+/// file.
 pub fn find(path: &Path) -> Result<Files, CheckpointError> {
     let path = match path.is_dir() {
         true => NAMES
@@ -54,7 +55,7 @@ pub fn find(path: &Path) -> Result<Files, CheckpointError> {
     }
     let index = std::fs::read(&path).map_err(io_error)?;
     let index: Index =
-        serde_json::from_slice(&index).map_err(|error| problem(format!("it is no index of shards: {error}")))?;
+        serde_json::from_slice(&index).map_err(|error| problem(format!("it is not an index of shards: {error}")))?;
     let mut names: Vec<&String> = index.weight_map.values().collect();
     names.sort();
     names.dedup();

@@ -1,4 +1,4 @@
-//! Bytes at a place of a file.
+//! Reading bytes at an offset of a file.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::CheckpointError;
 
-/// A file, or what stands for one in tests.
+/// A file, or its stand-in in tests.
 pub trait ReadAt {
     /// Length of the file.
     fn n_bytes(&self) -> u64;
@@ -15,13 +15,13 @@ pub trait ReadAt {
     /// Fills `buffer` from the bytes at `offset` on; the caller has checked that they exist.
     ///
     /// # Errors
-    /// What the system says, also where the file has become shorter since.
+    /// The system's error, also if the file has become shorter since it was opened.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// The `n` bytes at `offset`; memory is taken only after they are known to exist. `path` is for messages.
+    /// The `n` bytes at `offset`. Memory is taken only if the file is long enough. `path` appears in messages.
     ///
     /// # Errors
-    /// A file that ends before, or cannot be read.
+    /// The file ends before them, or cannot be read.
     fn read(&self, path: &Path, offset: u64, n: usize) -> Result<Vec<u8>, CheckpointError> {
         if offset.checked_add(n as u64).is_none_or(|end| end > self.n_bytes()) {
             return Err(CheckpointError::Truncated {
@@ -51,10 +51,10 @@ impl FileSource {
     /// Opens `path`.
     ///
     /// # Errors
-    /// No such file, no right to read it, or no regular file.
+    /// The file does not exist, must not be read, or is not a regular file.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let error = |source| CheckpointError::Io { action: "open", path: path.to_owned(), source };
-        // Asked before opening, which waits for ever on a pipe.
+        // Checked first, because opening a pipe waits for ever.
         let metadata = std::fs::metadata(path).map_err(error)?;
         if !metadata.is_file() {
             return Err(error(io::Error::other("it is not a regular file")));

@@ -1,10 +1,10 @@
-//! Where a tensor's values lie in a file.
+//! The place of a tensor's values in a file.
 
 use std::path::Path;
 
 use super::{CheckpointError, Dtype, ReadAt};
 
-/// Most dimensions of a tensor; more is damage, not a network.
+/// Greatest number of dimensions of a tensor. More dimensions mean damage.
 pub const MAX_DIMS: usize = 16;
 
 /// Type and shape of a tensor.
@@ -16,21 +16,22 @@ pub struct TensorInfo {
     pub shape: Vec<i64>,
 }
 
-/// A tensor in a file: its values are at `offset + Σ index · stride`, all of them inside the file.
+/// A tensor in a file. Its values are at `offset + Σ index · stride`, all of them inside the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTensor {
     info: TensorInfo,
-    /// Distance between neighbours along each dimension, in values; none where the values are dense and row-major.
+    /// Distance between neighbours along each dimension, in values; `None` if the values are dense and row-major.
     strides: Option<Vec<usize>>,
     /// First byte of the first value.
     offset: u64,
     /// Number of values.
     numel: usize,
-    /// Values from the first to the last in the file, those between them included.
+    /// Number of stored values from the first to the last in the file, values in between included.
     span: usize,
 }
 
-/// The number of values of `shape`; none where it is negative somewhere, has too many dimensions, or overflows.
+/// The number of values of `shape`; `None` if a size is negative, the dimensions are too many, or the product
+/// overflows.
 pub fn numel(shape: &[i64]) -> Option<usize> {
     if shape.len() > MAX_DIMS {
         return None;
@@ -43,9 +44,9 @@ impl StoredTensor {
     /// A dense, row-major tensor whose values fill bytes `start .. start + n_bytes` of its file.
     ///
     /// # Errors
-    /// What is wrong, in words, where type and shape ask for another number of bytes.
+    /// The problem, in words, if type and shape need another number of bytes.
     pub fn dense(info: TensorInfo, start: u64, n_bytes: u64) -> Result<Self, String> {
-        let numel = numel(&info.shape).ok_or_else(|| format!("shape {:?} is no shape", info.shape))?;
+        let numel = numel(&info.shape).ok_or_else(|| format!("{:?} is not a valid shape", info.shape))?;
         let wanted = (numel as u64).checked_mul(info.dtype.n_bytes() as u64);
         if wanted != Some(n_bytes) {
             return Err(format!("{} of shape {:?} do not fill the {n_bytes} bytes given", info.dtype, info.shape));
@@ -56,15 +57,15 @@ impl StoredTensor {
     /// A view of a storage of `n_stored` values at byte `start` of its file: PyTorch's size, stride and offset.
     ///
     /// # Errors
-    /// What is wrong, in words: a view that leaves its storage, or repeats its values (it could then be of any size).
+    /// The problem, in words: the view leaves its storage, or repeats its values, which would allow any size.
     pub fn view(info: TensorInfo, strides: &[i64], first: i64, n_stored: u64, start: u64) -> Result<Self, String> {
         let shape = info.shape.clone();
-        let what = || format!("size {shape:?}, stride {strides:?} and offset {first}");
-        let numel = numel(&shape).ok_or_else(|| format!("{} are no tensor", what()))?;
+        let view = || format!("size {shape:?}, stride {strides:?} and offset {first}");
+        let numel = numel(&shape).ok_or_else(|| format!("{} do not describe a tensor", view()))?;
         if strides.len() != shape.len() {
-            return Err(format!("{} differ in length", what()));
+            return Err(format!("{} differ in length", view()));
         }
-        let outside = || format!("{} leave the storage of {n_stored} values", what());
+        let outside = || format!("{} leave the storage of {n_stored} values", view());
         let strides: Vec<usize> =
             strides.iter().map(|&stride| usize::try_from(stride).ok()).collect::<Option<_>>().ok_or_else(outside)?;
         let first = u64::try_from(first).map_err(|_| outside())?;
@@ -78,7 +79,7 @@ impl StoredTensor {
             return Err(outside());
         }
         if numel as u64 > n_stored {
-            return Err(format!("{} repeat values of a storage of {n_stored}, which is not supported", what()));
+            return Err(format!("{} repeat values of a storage of {n_stored}, which is not supported", view()));
         }
         let offset = first
             .checked_mul(info.dtype.n_bytes() as u64)
@@ -99,7 +100,7 @@ impl StoredTensor {
         self.numel
     }
 
-    /// First byte and number of bytes of the values, where they are dense and row-major.
+    /// First byte and number of bytes of the values, if they are dense and row-major.
     pub fn dense_bytes(&self) -> Option<(u64, usize)> {
         self.strides.is_none().then(|| (self.offset, self.numel * self.info.dtype.n_bytes()))
     }
@@ -115,7 +116,7 @@ impl StoredTensor {
     /// The values' bytes, little-endian and row-major.
     ///
     /// # Errors
-    /// A file that ends before, or cannot be read.
+    /// The file ends before them, or cannot be read.
     pub fn read(&self, path: &Path, source: &dyn ReadAt) -> Result<Vec<u8>, CheckpointError> {
         let n_bytes = self.info.dtype.n_bytes();
         let stored = source.read(path, self.offset, self.span * n_bytes)?;
@@ -125,7 +126,7 @@ impl StoredTensor {
         for _ in 0..self.numel {
             let at: usize = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
             bytes.extend_from_slice(&stored[at * n_bytes..][..n_bytes]);
-            // The last dimension counts fastest.
+            // The last dimension varies fastest.
             for (i, &size) in index.iter_mut().zip(&self.info.shape).rev() {
                 *i += 1;
                 if (*i as i64) < size {
@@ -138,7 +139,7 @@ impl StoredTensor {
     }
 }
 
-/// Whether `strides` are those of dense, row-major values; the stride of a dimension of size 1 says nothing.
+/// Whether `strides` describe dense, row-major values. The stride of a dimension of size 1 does not matter.
 fn is_dense(shape: &[i64], strides: &[usize]) -> bool {
     let mut expected = 1;
     shape.contains(&0)

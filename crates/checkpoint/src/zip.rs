@@ -1,33 +1,33 @@
-//! The directory of a zip archive whose members are stored, not compressed: what `torch.save` writes.
+//! The directory of a zip archive whose members are stored, not compressed, as `torch.save` writes them.
 //!
 //! ```text
 //! archive   = { local header, member's bytes } directory [ zip64 end, zip64 locator ] end
 //! directory = { entry }           46 bytes, name, extra fields (zip64 sizes and offset), comment
 //! ```
 //!
-//! A member's bytes are found without copying them, which is why this is not the `zip` crate: that reads a member as
-//! a stream. Offsets and lengths are checked against the file before anything is read.
+//! A member's bytes are located without copying them. The `zip` crate would read each member as a stream. Offsets and
+//! lengths are checked against the file before anything is read.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use super::{CheckpointError, ReadAt};
 
-/// Where a member's bytes are.
+/// The place of a member's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Offset of its local header.
     header_offset: u64,
     /// Number of its bytes.
     pub n_bytes: u64,
-    /// CRC-32 of its bytes by the directory; 0 where none was computed, which PyTorch can be told.
+    /// CRC-32 of its bytes, from the directory; 0 if none was computed, which is an option of PyTorch.
     crc32: u32,
 }
 
 /// The members of an archive, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
-    /// Name and place of each.
+    /// Place of each member, by name.
     pub members: HashMap<String, Member>,
 }
 
@@ -37,27 +37,27 @@ const ZIP64_END: u32 = 0x0606_4b50;
 const ENTRY: u32 = 0x0201_4b50;
 const LOCAL: u32 = 0x0403_4b50;
 
-/// Bytes of the end record without its comment; the comment is at most 65535 more.
+/// Bytes of the end record without its comment, which has at most 65535 bytes.
 const END_BYTES: usize = 22;
 const ENTRY_BYTES: usize = 46;
 const LOCAL_BYTES: u64 = 30;
 const LOCATOR_BYTES: u64 = 20;
 const ZIP64_END_BYTES: usize = 56;
 
-/// Largest directory that is read; that of 100,000 storages has some 10 MB.
+/// Largest directory that is read. 100,000 storages have a directory of some 10 MB.
 const MAX_DIRECTORY_BYTES: u64 = 256 << 20;
 
-/// Bytes of a member that are read at once for its sum.
+/// Bytes of a member that are read at once for its checksum.
 const CHUNK_BYTES: u64 = 4 << 20;
 
-/// Id of the extra field that holds what 32 bits do not.
+/// Id of the extra field for numbers that do not fit into 32 bits.
 const ZIP64_EXTRA: u16 = 1;
 
 impl Directory {
     /// Reads the directory of the archive `source`, called `path` in messages.
     ///
     /// # Errors
-    /// An archive that is cut short, contradicts itself, spans disks, or has a member that is compressed or encrypted.
+    /// The archive is cut short, contradicts itself, spans disks, or has a compressed or encrypted member.
     pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Self, CheckpointError> {
         let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
         let place = locate(path, source)?;
@@ -89,11 +89,11 @@ impl Directory {
             let wide = Wide::of(extra);
             let stored = wide.or_narrow(u32_at(fixed, 24));
             let (n_bytes, wide) = stored.ok_or_else(|| damaged(format!("the size of member `{name}` is missing")))?;
-            // The compressed size, equal for a stored member, precedes the offset in the extra field.
+            // The compressed size precedes the offset in the extra field. A stored member's two sizes are equal.
             let (_, wide) = wide
                 .or_narrow(u32_at(fixed, 20))
                 .filter(|(n, _)| *n == n_bytes)
-                .ok_or_else(|| damaged(format!("member `{name}` is stored in another number of bytes than it has")))?;
+                .ok_or_else(|| damaged(format!("member `{name}` is stored uncompressed, but its two sizes differ")))?;
             let (header_offset, _) = wide
                 .or_narrow(u32_at(fixed, 42))
                 .ok_or_else(|| damaged(format!("the offset of member `{name}` is missing")))?;
@@ -103,16 +103,16 @@ impl Directory {
             }
             let member = Member { header_offset, n_bytes, crc32: u32_at(fixed, 16) };
             if members.insert(name.clone(), member).is_some() {
-                return Err(damaged(format!("there are two members `{name}`")));
+                return Err(damaged(format!("duplicate member `{name}`")));
             }
         }
         Ok(Self { members })
     }
 
-    /// Offset of the first byte of the member `name`; its local header is read for it.
+    /// Offset of the first byte of the member `name`, computed from its local header.
     ///
     /// # Errors
-    /// A local header that is none, or bytes beyond the file's end.
+    /// The local header is missing, or the bytes reach beyond the file's end.
     pub fn start_of(
         &self,
         path: &Path,
@@ -134,13 +134,13 @@ impl Directory {
         Ok(start)
     }
 
-    /// Compares the bytes of every member with the CRC-32 that the directory has of them; reads the whole file.
+    /// Compares the bytes of every member with their CRC-32 in the directory. Reads the whole file.
     ///
     /// # Errors
     /// The first member, in the order of the file, that has another CRC-32, or that cannot be read.
     pub fn check_sums(&self, path: &Path, source: &dyn ReadAt) -> Result<(), CheckpointError> {
         let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
-        // Members on top of each other would make the work a multiple of the file.
+        // Overlapping members would multiply the work.
         let n_bytes = self.members.values().fold(0_u64, |n, member| n.saturating_add(member.n_bytes));
         if n_bytes > source.n_bytes() {
             return Err(damaged(format!("its members have {n_bytes} bytes together, more than the file")));
@@ -166,7 +166,7 @@ impl Directory {
     }
 }
 
-/// Where the directory is, and how many entries it says it has.
+/// The place of the directory and the number of entries that it claims.
 struct Place {
     offset: u64,
     n_bytes: usize,
@@ -205,7 +205,7 @@ fn locate(path: &Path, source: &dyn ReadAt) -> Result<Place, CheckpointError> {
             (n_entries, n_bytes, offset) = (u64_at(&wide, 32), u64_at(&wide, 40), u64_at(&wide, 48));
         }
     } else if disk != 0 || directory_disk != 0 {
-        return Err(damaged("it is a part of a zip archive of several"));
+        return Err(damaged("it is one part of a zip archive in several parts"));
     }
     if offset.checked_add(n_bytes).is_none_or(|end| end > end_offset) {
         return Err(truncated("its zip directory is beyond its end"));
@@ -219,7 +219,7 @@ fn locate(path: &Path, source: &dyn ReadAt) -> Result<Place, CheckpointError> {
     Ok(Place { offset, n_bytes: n_bytes as usize, n_entries })
 }
 
-/// What is left of the zip64 extra field: 64-bit values, in a fixed order, of those fields that say `0xffff_ffff`.
+/// The rest of the zip64 extra field: 64-bit values, in a fixed order, of the fields that say `0xffff_ffff`.
 #[derive(Clone, Copy)]
 struct Wide<'a> {
     values: &'a [u8],
@@ -238,7 +238,8 @@ impl<'a> Wide<'a> {
         Self { values: &[] }
     }
 
-    /// A field's value, from here where the narrow field says so; and what is left then.
+    /// A field's value and the rest of the extra field. The value comes from the extra field if the narrow field says
+    /// so.
     fn or_narrow(self, narrow: u32) -> Option<(u64, Self)> {
         if narrow != u32::MAX {
             return Some((u64::from(narrow), self));

@@ -1,9 +1,9 @@
 //! BRISQUE: 36 natural scene statistics of the whole image, mapped to a score by support vector regression.
 //!
-//! Source: Mittal, Moorthy, Bovik, "No-reference image quality assessment in the spatial domain", IEEE TIP 2012, and the
-//! authors' release: zero padding around the image, both scales, `brisque_allmodel` and `brisque_allrange`. The release
-//! passes features through text files, which rounds them to six decimals; this does not. Lower is better; scores may lie
-//! below 0 and above 100.
+//! Source: Mittal, Moorthy, Bovik, "No-reference image quality assessment in the spatial domain", IEEE TIP 2012, and
+//! the authors' release: zero padding around the image, both scales, `brisque_allmodel` and `brisque_allrange`. The
+//! release passes features through text files, which rounds them to six decimals. This port does not round them. Lower
+//! is better. Scores may lie below 0 and above 100.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use agiqa_images::RgbImage8;
 /// Number of features.
 pub const N_FEATURES: usize = 36;
 
-/// Smallest side: the 7 × 7 window fits in at half the size.
+/// Smallest side. At half this size the 7 × 7 window still fits into the image.
 const MIN_SIDE_PX: u32 = 13;
 
 /// Files of the release.
@@ -35,7 +35,7 @@ impl Brisque {
     /// Reads [`FILES`] in `folder`.
     ///
     /// # Errors
-    /// A file that is missing, damaged, of another kind or for another number of features.
+    /// A file is missing, damaged, of another kind, or made for another number of features.
     pub fn load(folder: &Path) -> Result<Self, ParamsError> {
         let [model, ranges] = FILES.map(|name| ParamsFile::read(folder, name));
         Ok(Self { model: Regression::parse(&model?, N_FEATURES)?, ranges: Ranges::parse(&ranges?, N_FEATURES)? })
@@ -44,18 +44,18 @@ impl Brisque {
     /// The score of `image`.
     ///
     /// # Errors
-    /// An image whose statistics are undefined, see [`features`].
+    /// The image's statistics are undefined, see [`features`].
     pub fn score(&self, image: &RgbImage8) -> Result<f64, ScoreError> {
         let features = features(image)?;
         Ok(self.model.predict(&self.ranges.scale(&features)))
     }
 }
 
-/// The 36 features of `image`: per scale the symmetric fit's shape and mean square; then for the neighbours on the right,
-/// below, below right and below left the product's shape, mean, and mean squares of both sides.
+/// The 36 features of `image`. Per scale they are the symmetric fit's shape and mean square; then, for the neighbours
+/// on the right, below, below right and below left, the product's shape, mean, and mean squares of both sides.
 ///
 /// # Errors
-/// An image smaller than the window at half size; one so flat that a fit is undefined.
+/// The image at half size is smaller than the window, or it is so flat that a fit is undefined.
 pub fn features(image: &RgbImage8) -> Result<[f64; N_FEATURES], ScoreError> {
     if image.width_px.min(image.height_px) < MIN_SIDE_PX {
         return Err(ScoreError::too_small(image, MIN_SIDE_PX, MIN_SIDE_PX));

@@ -1,4 +1,4 @@
-//! Gaussian derivatives of a plane, fitted block by block without being kept.
+//! Gaussian derivatives of a plane. They are fitted block by block and not kept.
 
 use super::elementary::ln;
 use super::gaussians::Asymmetric;
@@ -13,7 +13,8 @@ const N_TAPS: usize = 11;
 /// Taps on one side of the middle.
 const REACH: usize = N_TAPS / 2;
 
-/// Kernels `x exp(-(x² + y²) / 2s²)` and the same for y, as the factors `smooth` and `slope`; not normalised.
+/// Kernels `x exp(-(x² + y²) / 2s²)` and `y exp(-(x² + y²) / 2s²)`, as the factors `smooth` and `slope`, not
+/// normalised.
 pub(super) struct Gradient {
     /// `exp(-x² / 2s²)`.
     smooth: [f64; N_TAPS],
@@ -22,7 +23,7 @@ pub(super) struct Gradient {
 }
 
 impl Gradient {
-    /// Kernels of standard deviation `sigma`, whose half width `⌈3 sigma⌉` is 5.
+    /// Kernels of standard deviation `sigma`. Their half width `⌈3 sigma⌉` is 5.
     pub(super) fn new(sigma: f64) -> Self {
         debug_assert_eq!((3.0 * sigma).ceil() as usize, REACH, "both scales have 11 taps");
         let smooth = |x: f64| (-x * x / (2.0 * sigma * sigma)).exp();
@@ -36,17 +37,18 @@ impl Gradient {
 /// Fits to a block's derivatives.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DerivativeFits {
-    /// Along x.
+    /// Fit to the derivative along x.
     pub(super) x: Asymmetric,
-    /// Along y.
+    /// Fit to the derivative along y.
     pub(super) y: Asymmetric,
-    /// To their magnitude.
+    /// Fit to the gradient's magnitude.
     pub(super) magnitude: Weibull,
 }
 
-/// Fits to the derivatives of `plane` in blocks of `block_px` × `block_px`, column by column. Beyond the edge lie zeros.
+/// Fits to the derivatives of `plane` in blocks of `block_px` × `block_px`, column by column. Pixels beyond the edge
+/// are 0.
 ///
-/// Signs of the derivatives do not matter: every fit that is used is symmetric in the two sides.
+/// Signs of the derivatives do not matter, because every fit that is used is symmetric in the two sides.
 #[inline(always)]
 pub(super) fn derivative_fits(plane: &Plane, gradient: &Gradient, block_px: usize) -> Vec<DerivativeFits> {
     let (n_across, n_down) = (plane.width / block_px, plane.height / block_px);
@@ -62,7 +64,7 @@ pub(super) fn derivative_fits(plane: &Plane, gradient: &Gradient, block_px: usiz
                 let (dx, dy) = (&rows.dx[start..][..block_px], &rows.dy[start..][..block_px]);
                 sums[0].add(dx);
                 sums[1].add(dy);
-                // A loop and no `extend`, which is a function of its own and would not get the wide vectors.
+                // A loop instead of `extend`, which is a separate function and would not get the wide vectors.
                 for (log, (dx, dy)) in logs[y * block_px..][..block_px].iter_mut().zip(dx.iter().zip(dy)) {
                     *log = ln((dx * dx + dy * dy).sqrt() + f64::EPSILON);
                 }
@@ -73,11 +75,11 @@ pub(super) fn derivative_fits(plane: &Plane, gradient: &Gradient, block_px: usiz
             fits.push(DerivativeFits { x, y, magnitude: Weibull::fit_logs(logs) });
         }
     }
-    // Row by row so far.
+    // The fits lie row by row; the caller gets them column by column.
     (0..n_across * n_down).map(|index| fits[index % n_down * n_across + index / n_down]).collect()
 }
 
-/// One row of both derivatives, and what it is computed from.
+/// One row of both derivatives, and the intermediate rows of its computation.
 struct DerivativeRows {
     dx: Vec<f64>,
     dy: Vec<f64>,
@@ -140,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn derivatives_are_those_of_the_two_dimensional_kernel() {
+    fn derivatives_agree_with_the_two_dimensional_kernel() {
         let (width, height, sigma) = (23, 19, 1.66);
         let values = (0..width * height).map(|i| f64::from((i * i % 97) as u32)).collect();
         let plane = Plane { width, height, values };

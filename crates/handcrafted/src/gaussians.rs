@@ -8,10 +8,10 @@ use std::sync::LazyLock;
 
 use super::moments::Moments;
 
-/// Values of the grid.
+/// Number of values of the grid.
 const N_SHAPES: usize = 9801;
 
-/// What depends on the shape `a` alone, per grid value.
+/// A grid value `a` and the quantities that depend on it alone.
 #[derive(Clone, Copy)]
 struct Shape {
     /// `a`.
@@ -39,15 +39,15 @@ static SHAPES: LazyLock<Vec<Shape>> = LazyLock::new(|| {
         .collect()
 });
 
-/// The grid value with the least `distance`; `order` tells where a grid value's ratio stands to the one wanted.
+/// The grid value with the least `distance`. `order` compares a grid value's ratio with the wanted ratio.
 fn nearest(order: impl Fn(&Shape) -> Ordering, distance: impl Fn(&Shape) -> f64) -> &'static Shape {
     let above = SHAPES.partition_point(|shape| order(shape) == Ordering::Less).min(N_SHAPES - 1);
     let below = above.saturating_sub(1);
-    // The first of two that are equally near, as MATLAB's `min` has it.
+    // Of two equally near values the first wins, as in MATLAB's `min`.
     if distance(&SHAPES[below]) <= distance(&SHAPES[above]) { &SHAPES[below] } else { &SHAPES[above] }
 }
 
-/// An asymmetric generalised Gaussian. NaN where the samples have no negative or no positive side.
+/// An asymmetric generalised Gaussian. Its scales and mean are NaN if the samples have no negative or no positive side.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Asymmetric {
     /// Shape.
@@ -80,7 +80,7 @@ impl Asymmetric {
 
 /// Shape of the generalised Gaussian with zero mean that fits samples with these moments.
 pub(super) fn symmetric_shape(moments: &Moments) -> f64 {
-    // Distances are between inverse ratios here, so ties and near ties fall as in the reference.
+    // Distances between inverse ratios resolve ties and near ties as the reference does.
     let ratio = moments.mean_square / (moments.mean_magnitude * moments.mean_magnitude);
     if ratio.is_nan() {
         return SHAPES[0].alpha;

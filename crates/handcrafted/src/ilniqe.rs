@@ -1,9 +1,10 @@
 //! ILNIQE: distances between the patches of an image and pristine ones, in an enriched feature space.
 //!
 //! Source: Zhang, Zhang, Bovik, "A feature-enriched completely blind image quality evaluator", IEEE TIP 2015, and the
-//! authors' release with `ilniqe_templateModel.mat`. The image is resized to 524 × 524 and cut to 6 × 6 blocks of 84 × 84,
-//! 42 × 42 at half size. Per scale a block has 234 features: NIQE's 18 of the luminance, statistics of its gradients, of the
-//! logarithmic colours and of the responses to log-Gabor filters with their gradients. Lower is better.
+//! authors' release with `ilniqe_templateModel.mat`. The image is resized to 524 × 524 and cut into 6 × 6 blocks of 84
+//! × 84, or 42 × 42 at half size. Per scale a block has 234 features: NIQE's 18 of the luminance, and statistics of the
+//! gradients, of the logarithmic colours, and of the responses to log-Gabor filters with their gradients. Lower is
+//! better.
 
 use std::path::Path;
 
@@ -48,16 +49,16 @@ const BLOCK_PX: usize = 84;
 /// Features after projection.
 const N_PROJECTED: usize = 430;
 
-/// Blocks with defined features that a covariance needs.
+/// Least number of blocks with defined features for a covariance.
 const MIN_BLOCKS: usize = 2;
 
 /// Added to a colour level before its logarithm.
 const LOG_OFFSET: f64 = 1e-5;
 
-/// What an infinite feature becomes, such as the shape of samples that are all equal.
+/// Replaces an infinite feature, such as the shape of samples that are all equal.
 const INSTEAD_OF_INFINITY: f64 = 10_000.0;
 
-/// Features of all blocks, column by column from the left; a block with an undefined feature has a NaN.
+/// Features of all blocks, column by column from the left. An undefined feature is NaN.
 pub type BlockFeatures = Vec<[f64; N_FEATURES]>;
 
 /// The distribution of the features of pristine photographs, and the filters.
@@ -65,9 +66,9 @@ pub struct Ilniqe {
     extractor: Extractor,
     /// Mean of the features before projection.
     template_mean: DVector<f64>,
-    /// Takes features to projected ones, in which the pristine covariance is the identity.
+    /// Maps features to projected features, in which the pristine covariance is the identity.
     whitening: DMatrix<f64>,
-    /// The pristine mean there.
+    /// The pristine mean in the projected space.
     whitened_mean: DVector<f64>,
 }
 
@@ -75,7 +76,7 @@ impl Ilniqe {
     /// Reads [`FILE`] in `folder` and prepares the filters.
     ///
     /// # Errors
-    /// A file that is missing, damaged, of another kind or for another number of features.
+    /// A file is missing, damaged, of another kind, or made for another number of features.
     pub fn load(folder: &Path) -> Result<Self, ParamsError> {
         let file = ParamsFile::read(folder, FILE)?;
         let sizes = [(1, N_PROJECTED), (N_PROJECTED, N_PROJECTED), (N_FEATURES, 1), (N_FEATURES, N_PROJECTED)];
@@ -95,8 +96,8 @@ impl Ilniqe {
         let mut next = || matrices.next().expect("as many matrices as sizes");
         let (mean, covariance, template_mean, directions) = (next()?, next()?, next()?, next()?);
         let not_definite = || {
-            let expected = "a covariance, positive definite";
-            file.wrong("variable `templateModel{2}`", expected, "a matrix that is none")
+            let expected = "a positive definite covariance";
+            file.wrong("variable `templateModel{2}`", expected, "a matrix that is not positive definite")
         };
         let factor = covariance.cholesky().ok_or_else(not_definite)?.unpack();
         let whitening = factor.solve_lower_triangular(&directions.transpose()).ok_or_else(not_definite)?;
@@ -109,20 +110,20 @@ impl Ilniqe {
         })
     }
 
-    /// The score of `image`: mean over its blocks of the Mahalanobis distance to the pristine mean under the average of
-    /// both covariances.
+    /// The score of `image`: the mean over its blocks of the Mahalanobis distance to the pristine mean, under the
+    /// average of both covariances.
     ///
     /// # Errors
-    /// An image with fewer than two blocks whose statistics are defined.
+    /// Fewer than two of the image's blocks have defined statistics.
     pub fn score(&self, image: &RgbImage8) -> Result<f64, ScoreError> {
         let distances = self.distances(&self.extractor.features(image))?;
         Ok(distances.iter().sum::<f64>() / distances.len() as f64)
     }
 
-    /// Distance of each block. A block with an undefined feature stands where the mean of the others is.
+    /// Distance of each block. A block with an undefined feature takes the position of the other blocks' mean.
     ///
-    /// In whitened space the average covariance is `(I + AᵀA) / 2`, with a row of A per block; so by Woodbury's identity a
-    /// distance needs a system of the size of the number of blocks instead of the number of features.
+    /// In whitened space the average covariance is `(I + AᵀA) / 2`, with a row of A per block. So, by Woodbury's
+    /// identity, the system to solve has as many equations as blocks instead of features.
     pub(super) fn distances(&self, blocks: &[[f64; N_FEATURES]]) -> Result<Vec<f64>, ScoreError> {
         let is_usable = |block: &&[f64; N_FEATURES]| block.iter().all(|value| value.is_finite());
         let usable: Vec<f64> = blocks.iter().filter(is_usable).flatten().copied().collect();
@@ -166,7 +167,7 @@ struct Scale {
     block_px: usize,
 }
 
-/// Computes features; needs no parameters but its own constants.
+/// Computes features. It needs no parameter file.
 pub struct Extractor {
     scales: [Scale; 2],
 }
@@ -183,12 +184,12 @@ impl Default for Extractor {
 }
 
 impl Extractor {
-    /// The features of the blocks of `image`, of any size.
+    /// The features of the blocks of `image`, which may have any size.
     ///
     /// Per scale: NIQE's 18; scale and shape of the gradient magnitudes of O1, O2, O3; mean and variance of intensity,
-    /// blue-yellow and red-green; shape and mean scale of the derivatives (x, y) of O1, O2, O3, of the 12 responses (real,
-    /// imaginary) and of their derivatives (x and y of real, then of imaginary); scale and shape of their gradient
-    /// magnitudes.
+    /// blue-yellow and red-green; shape and mean scale of the derivatives (x, y) of O1, O2, O3, of the 12 responses
+    /// (real, imaginary) and of their derivatives (x and y of real, then of imaginary); scale and shape of their
+    /// gradient magnitudes.
     pub fn features(&self, image: &RgbImage8) -> BlockFeatures {
         let resized = imresize::resize(image, SIDE_PX, SIDE_PX);
         let side = N_ACROSS * BLOCK_PX;
@@ -232,7 +233,7 @@ fn combine([red, green, blue]: &[Plane; 3], weights: [f64; 3]) -> Plane {
     Plane { width: red.width, height: red.height, values: sums.collect() }
 }
 
-// Where each group of features of a scale starts.
+// Index of the first feature of each group within a scale.
 const OPPONENT_GRADIENTS: usize = 18;
 const COLOURS: usize = OPPONENT_GRADIENTS + 6;
 const OPPONENT_DERIVATIVES: usize = COLOURS + 6;
@@ -284,7 +285,7 @@ impl Scale {
         }
     }
 
-    /// Mean and variance of the logarithmic colours, each about its mean over the image.
+    /// Mean and variance of the logarithmic colours, after their mean over the image is subtracted.
     fn colours(&self, colours: &[Plane; 3], features: &mut [[f64; N_SCALE_FEATURES]]) {
         let [red, green, blue] = colours.each_ref().map(|plane| {
             wide::dispatch(

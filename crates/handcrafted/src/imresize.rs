@@ -1,13 +1,14 @@
 //! MATLAB's `imresize` with its default bicubic kernel, as the reference pipelines call it.
 //!
-//! Keys' cubic with a = -0.5, stretched when shrinking; weights normalised; beyond the edge the image is mirrored with its
-//! edge pixels repeated. Floating-point planes are neither rounded nor clipped; 8-bit images are, after each axis.
+//! The kernel is Keys' cubic with a = -0.5, stretched when an image shrinks. Weights are normalised. Beyond the edge,
+//! the image is mirrored with its edge pixels repeated. 8-bit images are rounded and clipped after each axis;
+//! floating-point planes are not.
 
 use super::plane::Plane;
 use agiqa_images::RgbImage8;
 
-/// Keys' cubic convolution kernel, a = -0.5; in MATLAB's own order of operations, because pixels that lie half way between
-/// two levels are rounded by the last bit.
+/// Keys' cubic convolution kernel, a = -0.5, in MATLAB's order of operations: the last bit decides how a pixel half way
+/// between two levels is rounded.
 fn cubic(x: f64) -> f64 {
     let x = x.abs();
     let (x2, x3) = (x * x, x * x * x);
@@ -28,7 +29,7 @@ fn mirrored(at: i64, n: usize) -> usize {
     usize::try_from(inside).unwrap_or(0)
 }
 
-/// What each pixel of a resized axis is made of: source pixels and their weights.
+/// Source pixels and their weights for each pixel of a resized axis.
 fn contributions(n_in: usize, n_out: usize) -> Vec<Vec<(usize, f64)>> {
     let scale = n_out as f64 / n_in as f64;
     let stretch = scale.min(1.0);
@@ -52,7 +53,7 @@ fn contributions(n_in: usize, n_out: usize) -> Vec<Vec<(usize, f64)>> {
         .collect()
 }
 
-/// `imresize(plane, 0.5)`: the upper half of an odd side counts.
+/// `imresize(plane, 0.5)`. Half of an odd side is rounded up.
 #[inline(always)]
 pub(super) fn halve(plane: &Plane) -> Plane {
     const N_TAPS: usize = 8;
@@ -63,7 +64,7 @@ pub(super) fn halve(plane: &Plane) -> Plane {
     let reach = N_TAPS / 2 - 1;
     let mut halved = Plane::zeros(plane.width.div_ceil(2), plane.height.div_ceil(2));
     let source = |position: usize, n: usize| mirrored(position as i64 - reach as i64, n);
-    // Room for the taps of the last pixel, which lies half outside where the width is odd.
+    // Room for the taps of the last pixel, which lies half outside if the width is odd.
     let mut padded = vec![0.0; 2 * halved.width + N_TAPS - 2];
     for y in 0..halved.height {
         let rows: [&[f64]; N_TAPS] = std::array::from_fn(|tap| plane.row(source(2 * y + tap, plane.height)));
@@ -86,7 +87,8 @@ pub(super) fn halve(plane: &Plane) -> Plane {
     halved
 }
 
-/// `imresize(image, [height width])`: rounded and clipped to 8 bits after each axis, the one that shrinks most first.
+/// `imresize(image, [height width])`, rounded and clipped to 8 bits after each axis. The axis that shrinks most is
+/// first.
 pub(super) fn resize(image: &RgbImage8, width_px: u32, height_px: u32) -> RgbImage8 {
     let by_width = f64::from(width_px) / f64::from(image.width_px);
     let by_height = f64::from(height_px) / f64::from(image.height_px);

@@ -1,10 +1,11 @@
 //! Handcrafted methods: BRISQUE, NIQE and ILNIQE, in float64, from the authors' published parameter files.
 //!
-//! Each gives an 8-bit RGB image a score by natural scene statistics, lower for better quality, or says why it cannot:
-//! images too small for the method's blocks, and flat ones, where a distribution has no samples on one side of zero.
+//! Each method scores an 8-bit RGB image by natural scene statistics. A lower score means better quality. Two kinds of
+//! images have no score: images too small for the method's blocks, and flat images, whose distributions have no samples
+//! on one side of zero.
 //!
-//! The parameter files are the authors' own, placed by hand: [`mod@agiqa_weights::params`] knows their names, hashes and
-//! origins.
+//! The parameter files are the authors' own and are placed by hand. [`mod@agiqa_weights::params`] lists their names,
+//! hashes and origins.
 
 mod elementary;
 

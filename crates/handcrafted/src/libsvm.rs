@@ -1,8 +1,9 @@
-//! Support vector regression from libsvm's text files: a model (`svm-train`) and the ranges of its features (`svm-scale`).
+//! Support vector regression from libsvm's text files: a model (`svm-train`) and the ranges of its features
+//! (`svm-scale`).
 
 use super::params::{ParamsError, ParamsFile};
 
-/// Features as the model wants them: each mapped linearly from its own range to a common one, without clipping.
+/// Maps each feature linearly from its own range to the model's common range, without clipping.
 pub(super) struct Ranges {
     target: (f64, f64),
     /// Per feature: least and greatest value in training.
@@ -13,7 +14,7 @@ impl Ranges {
     /// Parses `file` for `n_features` features.
     ///
     /// # Errors
-    /// Anything but a range file of `svm-scale` with each feature once, in order, with the line.
+    /// The file is not a range file of `svm-scale` with each feature once and in order. The error names the line.
     pub(super) fn parse(file: &ParamsFile, n_features: usize) -> Result<Self, ParamsError> {
         let mut lines = file.text()?.lines().enumerate();
         match lines.next() {
@@ -73,8 +74,8 @@ impl Regression {
     /// Parses `file` as a model over `n_features` features.
     ///
     /// # Errors
-    /// Another kind of machine or kernel, another number of features or of support vectors than the header says; with
-    /// the line.
+    /// The machine or kernel is of another kind, or the numbers of features or support vectors differ from the header.
+    /// The error names the line.
     pub(super) fn parse(file: &ParamsFile, n_features: usize) -> Result<Self, ParamsError> {
         let mut lines = file.text()?.lines().enumerate();
         let (mut gamma, mut rho, mut n_vectors) = (None, None, None);
@@ -114,7 +115,7 @@ impl Regression {
             coefficients.push(coefficient.ok_or_else(|| file.wrong(&place, "a coefficient first", quoted(line)))?);
             let start = vectors.len();
             vectors.resize(start + n_features, 0.0);
-            // Features that are zero may be left out; svm-scale writes the others in ascending order.
+            // Features of value zero may be left out. svm-scale writes the others in ascending order.
             for word in words {
                 let entry = word
                     .split_once(':')
@@ -153,7 +154,7 @@ impl Regression {
     }
 }
 
-/// The beginning of `line`, for people.
+/// The beginning of `line`, for messages.
 fn quoted(line: &str) -> String {
     let head: String = line.chars().take(40).collect();
     if head.len() < line.len() { format!("`{head}…`") } else { format!("`{head}`") }
@@ -181,19 +182,19 @@ mod tests {
 
     #[test]
     fn models_that_are_cut_short_or_of_another_kind_are_refused_with_the_place() {
-        let said = |text: &str, n_features: usize| match Regression::parse(&file(text), n_features) {
+        let message = |text: &str, n_features: usize| match Regression::parse(&file(text), n_features) {
             Ok(_) => panic!("accepted: {text}"),
             Err(error) => error.to_string(),
         };
-        let cut = said(&MODEL[..MODEL.len() - 8], 2);
+        let cut = message(&MODEL[..MODEL.len() - 8], 2);
         assert!(cut.contains("expected 2 support vectors, found 1"), "{cut}");
-        let other = said(&MODEL.replace("epsilon_svr", "c_svc"), 2);
+        let other = message(&MODEL.replace("epsilon_svr", "c_svc"), 2);
         assert!(other.contains("line 1: expected `svm_type epsilon_svr`, found `svm_type c_svc`"), "{other}");
-        let fewer = said(MODEL, 3);
+        let fewer = message(MODEL, 3);
         assert!(fewer.contains("3 features"), "{fewer}");
-        let more = said(MODEL, 1);
+        let more = message(MODEL, 1);
         assert!(more.contains("line 8") && more.contains("`2:1`"), "{more}");
-        assert!(said("", 2).contains("found none"));
+        assert!(message("", 2).contains("found none"));
     }
 
     #[test]

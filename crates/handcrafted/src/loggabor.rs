@@ -10,25 +10,26 @@ use super::nss::snapped;
 use super::plane::Plane;
 use super::wide;
 
-/// Wavelengths.
+/// Number of wavelengths.
 const N_WAVELENGTHS: usize = 3;
 
-/// Orientations.
+/// Number of orientations per wavelength.
 const N_ORIENTATIONS: usize = 4;
 
-/// Filters of a bank: orientations of the first wavelength, of the second, of the third.
+/// Number of filters of a bank. The orientations of the first wavelength come first, then the second's, then the
+/// third's.
 pub(super) const N_FILTERS: usize = N_WAVELENGTHS * N_ORIENTATIONS;
 
-/// Ratio of one wavelength to the one before.
+/// Ratio of each wavelength to the previous one.
 const WAVELENGTH_STEP: f64 = 1.31;
 
-/// Ratio of the radial Gaussian's deviation to the centre frequency, as log-Gabor filters have it.
+/// Ratio of the radial Gaussian's deviation to the centre frequency, a parameter of log-Gabor filters.
 const SIGMA_ON_F: f64 = 0.55;
 
 /// Ratio of the angle between orientations to the angular Gaussian's deviation.
 const ANGLE_ON_SIGMA: f64 = 1.10;
 
-/// Side of the tiles in which a plane is transposed; two tiles stay in the first cache.
+/// Side of the tiles in which a plane is transposed. Two tiles fit into the first-level cache.
 const TILE: usize = 24;
 
 /// Filters for planes of one size, with the transforms' plans.
@@ -36,14 +37,14 @@ pub(super) struct Bank {
     side: usize,
     forward: Arc<dyn Fft<f64>>,
     backward: Arc<dyn Fft<f64>>,
-    /// Per filter: gains by horizontal (row of this) and vertical frequency (column), with the transform's `1/n²`.
+    /// Per filter: gains by horizontal frequency (row) and vertical frequency (column), with the transform's `1/n²`.
     gains: Vec<Vec<f64>>,
 }
 
-/// The Fourier transform of a plane, transposed: a row per horizontal frequency.
+/// The Fourier transform of a plane, transposed: each row holds one horizontal frequency.
 pub(super) struct Spectrum(Vec<Complex64>);
 
-/// Space that responses are computed in, kept from one to the next.
+/// Buffers for the computation of responses, reused from one filter to the next.
 pub(super) struct Workspace {
     product: Vec<Complex64>,
     transposed: Vec<Complex64>,
@@ -51,7 +52,7 @@ pub(super) struct Workspace {
 }
 
 impl Bank {
-    /// Filters for `side` × `side` planes, the shortest wavelength being `shortest` pixels. `side` is even.
+    /// Filters for `side` × `side` planes. The shortest wavelength is `shortest` pixels. `side` must be even.
     pub(super) fn new(side: usize, shortest: f64) -> Self {
         let mut planner = FftPlanner::new();
         let frequency = |index: usize| {
@@ -70,7 +71,7 @@ impl Bank {
         Self { side, forward: planner.plan_fft_forward(side), backward: planner.plan_fft_inverse(side), gains }
     }
 
-    /// Space for this bank's responses.
+    /// Buffers for this bank's responses.
     pub(super) fn workspace(&self) -> Workspace {
         let zeros = |n| vec![Complex64::new(0.0, 0.0); n];
         let n_pixels = self.side * self.side;
@@ -81,7 +82,7 @@ impl Bank {
     /// The transform of `plane`.
     ///
     /// # Panics
-    /// Where `plane` is of another size.
+    /// If `plane` has another size.
     pub(super) fn spectrum(&self, plane: &Plane, workspace: &mut Workspace) -> Spectrum {
         assert_eq!((plane.width, plane.height), (self.side, self.side), "a bank filters planes of its own size");
         let Workspace { product: rows, scratch, .. } = workspace;
@@ -95,7 +96,7 @@ impl Bank {
         Spectrum(columns)
     }
 
-    /// Writes the response of filter number `filter` to `real` and `imaginary`; rounding noise is 0.
+    /// Writes the response of filter number `filter` to `real` and `imaginary`. Rounding noise becomes 0.
     pub(super) fn respond(
         &self,
         spectrum: &Spectrum,
@@ -128,7 +129,8 @@ impl Bank {
     }
 }
 
-/// Gain at a frequency (horizontal, vertical; cycles a pixel). Source: Kovesi's `gaborconvolve`, without its low-pass.
+/// Gain at a frequency (horizontal, vertical; cycles per pixel). Source: Kovesi's `gaborconvolve`, without its
+/// low-pass.
 fn gain((fx, fy): (f64, f64), wavelength: f64, orientation: f64) -> f64 {
     let radius = fx.hypot(fy);
     if radius == 0.0 {

@@ -1,6 +1,6 @@
-//! Reading matrices of doubles from MATLAB v5 files, compressed or not, also inside cell arrays.
+//! Reads matrices of doubles from MATLAB v5 files, compressed or not, also inside cell arrays.
 //!
-//! Layout: a header of 128 bytes, then elements `(type u32, length u32, data padded to 8 bytes)`, where short data may share
+//! Layout: a header of 128 bytes, then elements `(type u32, length u32, data padded to 8 bytes)`. Short data may share
 //! the tag's eight bytes. Source: MathWorks, "MAT-File Format". Version 7.3 files are HDF5 and are refused.
 
 use std::io::Read;
@@ -10,18 +10,18 @@ use super::params::{ParamsError, ParamsFile};
 /// A matrix of doubles.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Matrix {
-    /// Rows.
+    /// Number of rows.
     pub(super) n_rows: usize,
-    /// Columns.
+    /// Number of columns.
     pub(super) n_columns: usize,
     /// Column-major, all finite.
     pub(super) values: Vec<f64>,
 }
 
-/// A variable, or a cell of one.
+/// A variable, or a cell of a cell array.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
-    /// Full, real, of class double.
+    /// A full, real matrix of class double.
     Matrix(Matrix),
     /// A cell array, column by column.
     Cells(Vec<Value>),
@@ -43,16 +43,16 @@ const COMPRESSED: u32 = 15;
 
 const HEADER_BYTES: usize = 128;
 
-/// Most bytes that one compressed variable may unpack to; the largest published one has 3 MB.
+/// Greatest size of an unpacked variable. The largest published one has 3 MB.
 const MAX_UNPACKED: u64 = 64 << 20;
 
-/// Cell arrays inside cell arrays that are followed.
+/// Deepest nesting of cell arrays that is followed.
 const MAX_DEPTH: u32 = 4;
 
 /// The variable `name` of `file`.
 ///
 /// # Errors
-/// No MATLAB v5 file, a damaged or shortened one, or one without that variable; the error lists those there are.
+/// The file is not a MATLAB v5 file, is damaged or cut short, or lacks the variable. The error lists its variables.
 pub(super) fn variable(file: &ParamsFile, name: &str) -> Result<Value, ParamsError> {
     let mut found = Vec::new();
     for (variable, value) in variables(file)? {
@@ -61,12 +61,12 @@ pub(super) fn variable(file: &ParamsFile, name: &str) -> Result<Value, ParamsErr
         }
         found.push(format!("`{variable}`"));
     }
-    let found = if found.is_empty() { "none at all".to_owned() } else { found.join(", ") };
+    let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
     Err(file.wrong("the variables", format!("one called `{name}`"), found))
 }
 
 impl Value {
-    /// The matrix, which must have the given size; `name` goes into the error.
+    /// The matrix, which must have the given size. `name` appears in the error.
     pub(super) fn matrix(
         self,
         file: &ParamsFile,
@@ -155,7 +155,7 @@ impl Reader<'_> {
         }
         let (first, second) = (self.u32(rest), self.u32(&rest[4..]));
         if first >> 16 != 0 {
-            // The small format: length, type and up to four bytes of data in one tag.
+            // The small format has length, type and up to four bytes of data in one tag.
             let n_bytes = (first >> 16) as usize;
             if n_bytes > 4 {
                 return Err(self.file.wrong(place, "at most 4 bytes in a tag", n_bytes.to_string()));
@@ -166,7 +166,7 @@ impl Reader<'_> {
         }
         let n_bytes = second as usize;
         let data = rest.get(8..8 + n_bytes).ok_or_else(|| cut(rest.len() - 8, n_bytes))?;
-        // Compressed elements are not padded, and the last one of a file need not be.
+        // Compressed elements are not padded. The last element of a file need not be padded.
         let padded = if first == COMPRESSED { n_bytes } else { n_bytes.next_multiple_of(8) };
         *rest = rest.get(8 + padded..).unwrap_or_default();
         Ok(Element { ty: first, data })
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn another_size_or_name_is_refused_with_what_there_is() {
+    fn another_size_or_name_is_refused_with_the_size_or_name_found() {
         let file = file(example(true));
         let value = variable(&file, "m").expect("a valid file");
         let error = value.matrix(&file, "m", 36, 36).expect_err("another size").to_string();
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_version_7_3_is_refused_with_what_to_do() {
+    fn a_file_of_version_7_3_is_refused_with_advice() {
         let mut bytes = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".to_vec();
         bytes.resize(512, b' ');
         bytes.extend(b"\x89HDF\r\n\x1a\n");
@@ -328,7 +328,7 @@ mod tests {
             let bytes = example(is_compressed);
             for n in 0..bytes.len() - 4 {
                 if n == HEADER_BYTES {
-                    continue; // A whole header and no variables: valid, and `m` is missing from it.
+                    continue; // A complete header without variables is a valid file, which lacks `m`.
                 }
                 assert!(variable(&file(bytes[..n].to_vec()), "m").is_err(), "cut to {n} of {} bytes", bytes.len());
             }

@@ -1,4 +1,4 @@
-//! The methods there are, and what each needs.
+//! The methods and their parameter files.
 
 use std::fmt;
 use std::path::Path;
@@ -12,28 +12,28 @@ use super::niqe::{self, Niqe};
 use super::{ParamsError, ScoreError};
 use agiqa_images::RgbImage8;
 
-/// A handcrafted scorer; lower scores mean better quality for all of them.
+/// A handcrafted method. For every method, lower scores mean better quality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// 36 statistics of the whole image and a support vector regression.
     Brisque,
-    /// Distance of 96 × 96 blocks' statistics from those of pristine photographs.
+    /// Distance between the statistics of 96 × 96 blocks and of pristine photographs.
     Niqe,
-    /// The same in an enriched feature space, block by block, at 524 × 524.
+    /// Like NIQE, but in an enriched feature space, block by block, at 524 × 524.
     Ilniqe,
 }
 
 /// A word that names no method.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no baseline: expected brisque, niqe or ilniqe")]
+#[error("unknown baseline `{0}`: expected brisque, niqe or ilniqe")]
 pub struct MethodError(String);
 
 impl Method {
     /// Every method, in the order of the paper's table.
     pub const ALL: &[Self] = &[Self::Brisque, Self::Niqe, Self::Ilniqe];
 
-    /// The name, as in commands and store paths.
+    /// The name in commands and store paths.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Brisque => "brisque",
@@ -42,7 +42,7 @@ impl Method {
         }
     }
 
-    /// Counts changes of its code that change numbers; part of the fingerprint.
+    /// Version of the method's code, raised if its numbers change. It is part of the fingerprint.
     pub fn code_version(self) -> u32 {
         match self {
             Self::Brisque | Self::Niqe => 1,
@@ -50,7 +50,7 @@ impl Method {
         }
     }
 
-    /// Its parameter files, as the authors' release names them.
+    /// Names of its parameter files.
     pub fn files(self) -> &'static [&'static str] {
         match self {
             Self::Brisque => &brisque::FILES,
@@ -62,7 +62,7 @@ impl Method {
     /// Reads its parameters in `folder`.
     ///
     /// # Errors
-    /// A file that is missing, damaged, of another kind or for another number of features.
+    /// A file is missing, damaged, of another kind, or made for another number of features.
     pub fn load(self, folder: &Path) -> Result<Box<dyn Scorer>, ParamsError> {
         Ok(match self {
             Self::Brisque => Box::new(Brisque::load(folder)?),
@@ -86,12 +86,12 @@ impl FromStr for Method {
     }
 }
 
-/// A method with its parameters; any thread may use it.
+/// A method with its parameters. Any thread may use it.
 pub trait Scorer: Send + Sync {
-    /// The score of `image`; finite.
+    /// The score of `image`, a finite number.
     ///
     /// # Errors
-    /// An image that has no score by this method.
+    /// The method cannot score the image.
     fn score(&self, image: &RgbImage8) -> Result<f64, ScoreError>;
 }
 

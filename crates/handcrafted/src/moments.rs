@@ -1,9 +1,9 @@
-//! Sums over samples that the fits of asymmetric generalised Gaussians need.
+//! Sums over samples, for fits of asymmetric generalised Gaussians.
 
-/// Samples handled side by side. Sums have a fixed order, so a wider vector unit gives the same bits.
+/// Number of samples handled in parallel. Sums have a fixed order, so a wider vector unit gives the same bits.
 const LANES: usize = 8;
 
-/// Running sums over samples; zeros belong to neither side.
+/// Running sums over samples. Zeros belong to neither side.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
     n: usize,
@@ -12,8 +12,8 @@ pub(super) struct Sums {
 
 /// The sums, [`LANES`] of each.
 ///
-/// A row is added to a copy of them on the stack, without branches: only so do they stay in registers. As fields behind a
-/// reference, they were loaded and stored under a mask for every chunk, at four times the cost.
+/// A row is added to a copy of the sums on the stack, without branches, so that they stay in registers. As fields
+/// behind a reference, they were loaded and stored under a mask for every chunk, at four times the cost.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lanes {
     n_negative: [u64; LANES],
@@ -38,12 +38,12 @@ impl Lanes {
     }
 }
 
-/// What [`Sums`] amount to.
+/// Moments computed from [`Sums`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Moments {
-    /// Root mean square of the negative samples; NaN where there are none.
+    /// Root mean square of the negative samples; NaN without any.
     pub(super) left: f64,
-    /// Root mean square of the positive samples; NaN where there are none.
+    /// Root mean square of the positive samples; NaN without any.
     pub(super) right: f64,
     /// Mean of `|x|`.
     pub(super) mean_magnitude: f64,
@@ -70,7 +70,7 @@ impl Sums {
         self.lanes = lanes;
     }
 
-    /// The moments of what has been added.
+    /// The moments of the samples added so far.
     pub(super) fn moments(&self) -> Moments {
         let Lanes { n_negative, n_positive, squares_negative, squares_positive, magnitudes } = self.lanes;
         let [n_negative, n_positive] = [n_negative, n_positive].map(|lanes| lanes.iter().sum::<u64>() as f64);
@@ -94,7 +94,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sums_are_those_of_the_definition(xs in proptest::collection::vec(-4_i32..5, 1..70)) {
+        fn sums_agree_with_the_definition(xs in proptest::collection::vec(-4_i32..5, 1..70)) {
             let xs: Vec<f64> = xs.into_iter().map(f64::from).collect();
             let mut sums = Sums::default();
             sums.add(&xs[..xs.len() / 3]);

@@ -1,8 +1,8 @@
-//! NIQE: distance between the patch statistics of an image and those of pristine photographs.
+//! NIQE: distance between the patch statistics of an image and of pristine photographs.
 //!
-//! Source: Mittal, Soundararajan, Bovik, "Making a completely blind image quality analyzer", IEEE SPL 2013, and the authors'
-//! release with `niqe_modelparameters.mat`: blocks of 96 × 96 at full and 48 × 48 at half size, replicated borders, no
-//! selection of sharp blocks when scoring. Lower is better.
+//! Source: Mittal, Soundararajan, Bovik, "Making a completely blind image quality analyzer", IEEE SPL 2013, and the
+//! authors' release with `niqe_modelparameters.mat`: blocks of 96 × 96 at full and 48 × 48 at half size, replicated
+//! borders, and no selection of sharp blocks for scoring. Lower is better.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub const FILE: &str = "niqe_modelparameters.mat";
 /// Side of a block at full size, pixels.
 const BLOCK_PX: usize = 96;
 
-/// Blocks with defined features that a covariance needs.
+/// Least number of blocks with defined features for a covariance.
 const MIN_BLOCKS: usize = 2;
 
 /// Distribution of the features of pristine photographs.
@@ -35,14 +35,14 @@ pub struct Niqe {
     covariance: DMatrix<f64>,
 }
 
-/// Features of the blocks of an image, column by column from the left; NaN where a fit is undefined.
+/// Features of the blocks of an image, column by column from the left. An undefined feature is NaN.
 pub type BlockFeatures = Vec<[f64; N_FEATURES]>;
 
 impl Niqe {
     /// Reads [`FILE`] in `folder`.
     ///
     /// # Errors
-    /// A file that is missing, damaged, of another kind or for another number of features.
+    /// A file is missing, damaged, of another kind, or made for another number of features.
     pub fn load(folder: &Path) -> Result<Self, ParamsError> {
         let file = ParamsFile::read(folder, FILE)?;
         let matrix = |name: &str, n_rows| {
@@ -51,16 +51,16 @@ impl Niqe {
         let mean = DVector::from_vec(matrix("mu_prisparam", 1)?.values);
         let covariance = DMatrix::from_vec(N_FEATURES, N_FEATURES, matrix("cov_prisparam", N_FEATURES)?.values);
         if covariance.clone().cholesky().is_none() {
-            let expected = "a covariance, positive definite";
-            return Err(file.wrong("variable `cov_prisparam`", expected, "a matrix that is none"));
+            let expected = "a positive definite covariance";
+            return Err(file.wrong("variable `cov_prisparam`", expected, "a matrix that is not positive definite"));
         }
         Ok(Self { mean, covariance })
     }
 
-    /// The score of `image`: Mahalanobis distance of its blocks' mean under the average of both covariances.
+    /// The score of `image`: the Mahalanobis distance of its blocks' mean under the average of both covariances.
     ///
     /// # Errors
-    /// An image with fewer than two blocks, or with fewer than two whose statistics are defined.
+    /// The image has fewer than two blocks, or fewer than two blocks with defined statistics.
     pub fn score(&self, image: &RgbImage8) -> Result<f64, ScoreError> {
         let blocks = features(image)?;
         let mean = column_means(&blocks)?;
@@ -84,10 +84,10 @@ impl Niqe {
     }
 }
 
-/// Mean of each feature over the blocks where it is defined.
+/// Mean of each feature over the blocks in which it is defined.
 ///
 /// # Errors
-/// A feature that no block has.
+/// A feature is undefined in every block.
 pub fn column_means(blocks: &[[f64; N_FEATURES]]) -> Result<[f64; N_FEATURES], ScoreError> {
     let means = std::array::from_fn(|index| {
         let defined = blocks.iter().map(|block| block[index]).filter(|value| !value.is_nan());
@@ -99,11 +99,11 @@ pub fn column_means(blocks: &[[f64; N_FEATURES]]) -> Result<[f64; N_FEATURES], S
 
 /// The features of the blocks of `image`, cut from its top left.
 ///
-/// Per scale: shape and mean scale of the samples; for the neighbours on the right, below, below right and below left the
-/// product's shape, mean, left and right scale.
+/// Per scale: shape and mean scale of the samples; then, for the neighbours on the right, below, below right and below
+/// left, the product's shape, mean, left and right scale.
 ///
 /// # Errors
-/// An image with fewer than two blocks.
+/// The image has fewer than two blocks.
 pub fn features(image: &RgbImage8) -> Result<BlockFeatures, ScoreError> {
     let (width, height) = (image.width_px as usize, image.height_px as usize);
     let (n_across, n_down) = (width / BLOCK_PX, height / BLOCK_PX);

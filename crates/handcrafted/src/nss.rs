@@ -1,16 +1,16 @@
-//! Natural scene statistics: locally normalised pixels (MSCN) and the fits to them and to products of neighbours.
+//! Natural scene statistics: locally normalised pixels (MSCN), and fits to them and to products of neighbours.
 
 use super::gaussians::{Asymmetric, symmetric_shape};
 use super::moments::Sums;
 use super::plane::{self, Border, Plane, before, horizontal_symmetric, pad, padded_len, rows_around};
 
-/// Below this, `x - mean` is rounding noise of a constant neighbourhood.
+/// A smaller `x - mean` is rounding noise of a constant neighbourhood.
 ///
-/// It would add nothing to any sum, but its sign would decide on which side a sample is counted: the order of summation
-/// alone would move BRISQUE by up to 8 and NIQE by 0.7. So such a difference is exactly 0 and counts on neither side.
+/// Noise adds nothing to any sum, but its sign would decide on which side a sample is counted: the order of summation
+/// alone would move BRISQUE by up to 8 and NIQE by 0.7. So such a difference is set to 0 and counts on neither side.
 pub(super) const NOISE: f64 = 1e-9;
 
-/// `(x - mu) / (sigma + 1)` with mean and deviation under the `N` × `N` window that is the product of `taps` with itself.
+/// `(x - mu) / (sigma + 1)`, with mean and deviation under the `N` × `N` window `tapsᵀ taps`.
 #[inline(always)]
 pub(super) fn mscn<const N: usize>(plane: &Plane, taps: &[f64; N], border: Border) -> Plane {
     let width = plane.width;
@@ -36,7 +36,7 @@ pub(super) fn mscn<const N: usize>(plane: &Plane, taps: &[f64; N], border: Borde
     normalised
 }
 
-/// `x`, or 0 where it is [`NOISE`].
+/// `x`, or 0 if it is smaller than [`NOISE`].
 #[inline(always)]
 pub(super) fn snapped(x: f64) -> f64 {
     if x.abs() < NOISE { 0.0 } else { x }
@@ -93,7 +93,7 @@ impl<'a> Block<'a> {
     }
 }
 
-/// The fits that the three methods arrange in their own ways.
+/// The fits from which each of the three methods selects its features.
 pub(super) struct Fits {
     /// Shape of the symmetric fit to the samples.
     pub(super) symmetric_alpha: f64,
@@ -106,7 +106,7 @@ pub(super) struct Fits {
     pub(super) products: [(Asymmetric, [f64; 2]); 4],
 }
 
-/// Which neighbour a pixel is multiplied with.
+/// The neighbour that a pixel is multiplied with.
 #[derive(Clone, Copy)]
 enum Neighbour {
     Right,
@@ -115,11 +115,11 @@ enum Neighbour {
     BelowLeft,
 }
 
-/// In the order in which all three methods have them.
+/// The neighbours in the order of all three methods.
 const NEIGHBOURS: [Neighbour; 4] = [Neighbour::Right, Neighbour::Below, Neighbour::BelowRight, Neighbour::BelowLeft];
 
 impl Neighbour {
-    /// Products of the pixels of `row` with this neighbour of each, in `row` or in the one `below`; it wraps around.
+    /// Multiplies each pixel of `row` with this neighbour, which lies in `row` or in `below`. Rows wrap around.
     #[inline(always)]
     fn multiply(self, row: &[f64], below: &[f64], products: &mut [f64]) {
         let last = row.len() - 1;
@@ -174,8 +174,8 @@ pub(super) fn fits(block: &Block<'_>) -> Fits {
     }
 }
 
-/// NIQE's 18 values of `block`, which ILNIQE shares: shape and mean scale of the samples; per product shape, mean and
-/// both scales.
+/// NIQE's 18 values of `block`, which ILNIQE shares: shape and mean scale of the samples; then, per product, shape,
+/// mean and both scales.
 #[inline(always)]
 pub(super) fn block_features(block: &Block<'_>) -> [f64; 18] {
     let Fits { symmetric_alpha: _, mean_square: _, samples, products } = fits(block);
@@ -198,7 +198,7 @@ mod tests {
         let normalised = mscn(&plane, &window_7(), Border::Replicate);
         assert!(normalised.values.iter().all(|value| *value == 0.0));
         let padded = mscn(&plane, &window_7(), Border::Zero);
-        assert!(padded.values[0] > 0.0, "beyond the edge lies black");
+        assert!(padded.values[0] > 0.0, "pixels beyond the edge are black");
         assert_eq!(padded.values[10 * 20 + 10], 0.0);
     }
 

@@ -1,36 +1,25 @@
-//! Reading the published parameter files: what can be wrong with them, said in one place.
+//! Reading the published parameter files, and their errors.
 
 use std::path::{Path, PathBuf};
 
 /// Why a parameter file cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ParamsError {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("there is no parameter file `{}`{}", path.display(), hint(path))]
-    Missing {
-        /// The file looked for.
-        path: PathBuf,
-    },
+    Missing { path: PathBuf },
     /// The file cannot be read.
     #[error("cannot read parameter file `{}`", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
-    /// The file is not what its name says.
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// The file's content does not fit its name.
     #[error("`{}`: {place}: expected {expected}, found {found}; {next_step}", path.display())]
     Content {
-        /// The file.
         path: PathBuf,
         /// Line, variable or byte.
         place: String,
-        /// What should be there.
         expected: String,
-        /// What is there.
         found: String,
-        /// What to do about it.
         next_step: &'static str,
     },
 }
@@ -41,18 +30,18 @@ fn hint(path: &Path) -> String {
     agiqa_weights::params::of_file(name).map(|params| format!("\nhint: {}", params.how_to_get())).unwrap_or_default()
 }
 
-/// Advice for a file that is damaged or another one.
+/// Advice for a damaged or wrong file.
 pub(super) const GET_AGAIN: &str = "get the published file again";
 
-/// One parameter file, read whole.
+/// One parameter file with its whole content.
 pub struct ParamsFile {
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
     /// Its content.
     pub bytes: Vec<u8>,
 }
 
-/// Largest parameter file that is read; the largest published one has 3 MB.
+/// Largest parameter file that is read. The largest published one has 3 MB.
 const MAX_BYTES: u64 = 64 << 20;
 
 impl ParamsFile {
@@ -82,7 +71,7 @@ impl ParamsFile {
         self.wrong_but(place, expected, found, GET_AGAIN)
     }
 
-    /// The same with another advice.
+    /// An error about this file's content, with advice other than [`GET_AGAIN`].
     pub(super) fn wrong_but(
         &self,
         place: impl Into<String>,
@@ -102,6 +91,6 @@ impl ParamsFile {
     /// The content as text.
     pub(super) fn text(&self) -> Result<&str, ParamsError> {
         std::str::from_utf8(&self.bytes)
-            .map_err(|error| self.wrong(format!("byte {}", error.valid_up_to()), "text", "bytes that are no UTF-8"))
+            .map_err(|error| self.wrong(format!("byte {}", error.valid_up_to()), "text", "bytes that are not UTF-8"))
     }
 }

@@ -1,4 +1,4 @@
-//! Planes of float64 and the separable filters that all three methods are made of.
+//! Planes of float64, and the separable filters of all three methods.
 
 use agiqa_images::RgbImage8;
 
@@ -32,7 +32,7 @@ impl Plane {
     /// The `width` × `height` pixels at the top left.
     ///
     /// # Panics
-    /// Where the plane is smaller.
+    /// If the plane is smaller.
     pub fn top_left(&self, width: usize, height: usize) -> Self {
         assert!(width <= self.width && height <= self.height, "a crop lies inside its plane");
         let values = (0..height).flat_map(|y| &self.row(y)[..width]).copied().collect();
@@ -42,7 +42,7 @@ impl Plane {
 
 /// Luma of BRISQUE and NIQE: MATLAB's `rgb2gray`, rounded half up to 8 bits.
 ///
-/// Its weights are the first row of the inverse of the NTSC matrix, which is why they are not quite 0.299, 0.587, 0.114.
+/// Its weights are the first row of the inverse of the NTSC matrix, so they differ slightly from 0.299, 0.587, 0.114.
 #[inline(always)]
 pub fn luma(image: &RgbImage8) -> Plane {
     let [red, green, blue] = LUMA_WEIGHTS.map(|weight| std::array::from_fn::<f64, 256, _>(|v| weight * v as f64));
@@ -59,13 +59,13 @@ const LUMA_WEIGHTS: [f64; 3] = {
     let [a, b] = [0.956, 0.621];
     let [c, d] = [-0.272, -0.647];
     let [e, f] = [-1.106, 1.703];
-    // Cofactors of the first column, whose entries are all 1: their sum is the determinant.
+    // Cofactors of the first column. Its entries are all 1, so the cofactors' sum is the determinant.
     let cofactors = [c * f - d * e, b * e - a * f, a * d - b * c];
     let determinant = cofactors[0] + cofactors[1] + cofactors[2];
     [cofactors[0] / determinant, cofactors[1] / determinant, cofactors[2] / determinant]
 };
 
-/// What a filter finds beyond the edge of a plane.
+/// The pixels beyond the edge of a plane, as a filter sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Border {
     /// Zeros.
@@ -84,7 +84,8 @@ pub fn gaussian<const N: usize>(sigma: f64) -> [f64; N] {
     taps.map(|tap| tap / sum)
 }
 
-/// Rows that an `N`-tap vertical filter reads for row `y`; an even filter has its extra tap below.
+/// Rows that an `N`-tap vertical filter reads for row `y`. A filter with an even number of taps has its extra tap
+/// below.
 #[inline(always)]
 pub(super) fn rows_around<'a, const N: usize>(
     plane: &'a Plane,
@@ -100,12 +101,12 @@ pub(super) fn rows_around<'a, const N: usize>(
     })
 }
 
-/// Taps before the one that lies on the pixel itself.
+/// Number of taps before the tap on the pixel itself.
 pub(super) const fn before(n_taps: usize) -> usize {
     (n_taps - 1) / 2
 }
 
-/// Length of a row with room for the `n_taps - 1` pixels that a horizontal filter reads beyond it.
+/// Length of a row and of the `n_taps - 1` pixels that a horizontal filter reads beyond it.
 pub(super) const fn padded_len(width: usize, n_taps: usize) -> usize {
     width + n_taps - 1
 }
@@ -122,7 +123,7 @@ pub(super) fn pad<const N: usize>(padded: &mut [f64], width: usize, border: Bord
     padded[start + width..].fill(right);
 }
 
-/// `out[x] = Σ taps[i] · padded[x + i]`, for taps that are symmetric about their middle. `N` is odd.
+/// `out[x] = Σ taps[i] · padded[x + i]`, for taps that are symmetric about their middle. `N` must be odd.
 #[inline(always)]
 pub(super) fn horizontal_symmetric<const N: usize>(padded: &[f64], taps: &[f64; N], out: &mut [f64]) {
     for (window, value) in padded.array_windows::<N>().zip(out) {
@@ -134,7 +135,7 @@ pub(super) fn horizontal_symmetric<const N: usize>(padded: &[f64], taps: &[f64; 
     }
 }
 
-/// Filters with an `N` × `N` Gaussian and keeps every second sample from the first on, each way.
+/// Filters with an `N` × `N` Gaussian and keeps every second row and column, starting with the first.
 pub(super) fn blur_and_halve<const N: usize>(plane: &Plane, taps: &[f64; N]) -> Plane {
     let (width, height) = (plane.width.div_ceil(2), plane.height.div_ceil(2));
     let mut halved = Plane::zeros(width, height);
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn luma_weights_are_those_of_matlab() {
+    fn luma_weights_agree_with_matlab() {
         let expected = [0.298936021, 0.587043074, 0.114020904];
         for (weight, expected) in LUMA_WEIGHTS.iter().zip(expected) {
             assert!((weight - expected).abs() < 1e-9, "{weight} {expected}");

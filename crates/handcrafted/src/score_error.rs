@@ -1,28 +1,20 @@
-//! Why an image has no score.
+//! Images without a score.
 
 use agiqa_images::RgbImage8;
 
 /// Why an image has no score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ScoreError {
-    /// The image has fewer pixels than the method's statistics need.
+    /// The image is too small for the method's statistics.
     #[error(
         "the image has {width_px} × {height_px} pixels, the method needs at least {min_width_px} × {min_height_px}"
     )]
-    TooSmall {
-        /// Its width.
-        width_px: u32,
-        /// Its height.
-        height_px: u32,
-        /// Least width.
-        min_width_px: u32,
-        /// Least height.
-        min_height_px: u32,
-    },
-    /// The image is constant, or nearly everywhere: its statistics are undefined.
+    TooSmall { width_px: u32, height_px: u32, min_width_px: u32, min_height_px: u32 },
+    /// The image is constant, completely or nearly, so its statistics are undefined.
     #[error(
-        "the image is so flat that its statistics are undefined: samples on one side of zero, or none at all, have no \
-         distribution to fit; it has no score by this method"
+        "the image is so flat that its statistics are undefined: a distribution cannot be fitted to samples on one side \
+         of zero only; this method cannot score it"
     )]
     Flat,
 }

@@ -1,31 +1,31 @@
 //! Maximum likelihood fit of a Weibull distribution.
 //!
-//! With `l = ln x`, the shape `k` is the root of `Σ l e^(k l) / Σ e^(k l) - 1/k - mean(l)`, which increases with `k`, and the
-//! scale is `mean(x^k)^(1/k)`. Everything is a function of the logarithms, which are taken once.
+//! With `l = ln x`, the shape `k` is the root of `Σ l e^(k l) / Σ e^(k l) - 1/k - mean(l)`, which increases with `k`.
+//! The scale is `mean(x^k)^(1/k)`. Both depend on the logarithms alone, which are computed once.
 
 use super::elementary::exp;
 
-/// Samples handled side by side.
+/// Number of samples handled in parallel.
 const LANES: usize = 8;
 
-/// Largest exponent below zero; what is smaller adds nothing to a sum that holds a 1.
+/// Least exponent. The power of a smaller one adds nothing to a sum that contains a 1.
 const FLOOR: f64 = -700.0;
 
-/// A relative step of the shape after which the error is far below 1e-8: steps are of third order.
+/// After a relative step of the shape this small, the error is far below 1e-8, because steps are of third order.
 const SMALL_STEP: f64 = 2e-3;
 
-/// The same for a fit to some of the samples, which only serves as a start.
+/// The relative step at which the fit to some of the samples ends. That fit only serves as a start.
 const SMALL_COARSE_STEP: f64 = 5e-2;
 
-/// Of so many samples one is in the first fit. Neighbouring samples are much alike, so what it finds is near the shape of
-/// all, and one or two steps over all samples are left to do instead of three. No divisor of the width of a block, so that
-/// columns take turns.
+/// The first fit takes one sample of this many. Neighbouring samples are much alike, so its shape is near the shape of
+/// all samples, and one or two steps over all samples remain instead of three. The number does not divide the width of
+/// a block, so that the samples come from all columns.
 const COARSENESS: usize = 5;
 
-/// Samples from which on it is worth it.
+/// Least number of samples for which the first fit pays off.
 const MIN_COARSE: usize = 1000;
 
-/// Steps after which the fit is taken as it is; images need a few.
+/// Greatest number of steps. Images need a few.
 const MAX_STEPS: u32 = 100;
 
 /// A Weibull distribution.
@@ -33,11 +33,11 @@ const MAX_STEPS: u32 = 100;
 pub(super) struct Weibull {
     /// Scale.
     pub(super) scale: f64,
-    /// Shape; infinite where all samples are equal.
+    /// Shape; infinite if all samples are equal.
     pub(super) shape: f64,
 }
 
-/// `Σ u^j e^(k u)` for j = 0 to 3, of `us` that are not positive.
+/// `Σ u^j e^(k u)` for j = 0 to 3. No `u` is positive.
 #[inline(always)]
 fn power_sums(us: &[f64], k: f64) -> [f64; 4] {
     let mut sums = [[0.0; LANES]; 4];
@@ -66,7 +66,7 @@ fn power_sums(us: &[f64], k: f64) -> [f64; 4] {
     sums
 }
 
-/// Subtracts the greatest of `logs` from all of them and returns it, with mean and variance of what is left.
+/// Subtracts the greatest of `logs` from all of them. Returns it, with mean and variance of the differences.
 #[inline(always)]
 fn shift(logs: &mut [f64]) -> (f64, f64, f64) {
     let n = logs.len() as f64;
@@ -98,12 +98,12 @@ fn shift(logs: &mut [f64]) -> (f64, f64, f64) {
 }
 
 impl Weibull {
-    /// The fit to samples with the natural logarithms `logs`, which are left with their maximum subtracted.
+    /// The fit to samples with the natural logarithms `logs`. Subtracts the maximum from `logs`.
     #[inline(always)]
     pub(super) fn fit_logs(logs: &mut [f64]) -> Self {
         let n = logs.len() as f64;
         let (greatest, mean, variance) = shift(logs);
-        // Equal samples differ by rounding at most.
+        // The logarithms of equal samples differ by rounding at most.
         if variance.is_nan() || variance <= 1e-24 {
             return Self { scale: greatest.exp(), shape: f64::INFINITY };
         }
@@ -115,7 +115,7 @@ impl Weibull {
             let (_, mean, variance) = shift(&mut some);
             if variance > 1e-24 {
                 let (shape, _) = root(&some, mean, guess(variance), SMALL_COARSE_STEP);
-                // Where the samples in between are quite others, it is no better than the first guess.
+                // If the samples in between are very different, this start is no better than the first guess.
                 start = shape.clamp(start / 4.0, start * 4.0);
             }
         }
@@ -124,7 +124,7 @@ impl Weibull {
     }
 }
 
-/// The shape where the likelihood of `us` with this `mean` is greatest, and `Σ e^(shape u)`; `us` have maximum 0.
+/// The shape of greatest likelihood for `us` with this `mean`, and `Σ e^(shape u)`. The maximum of `us` is 0.
 #[inline(always)]
 fn root(us: &[f64], mean: f64, start: f64, small_step: f64) -> (f64, f64) {
     let mut k = start;

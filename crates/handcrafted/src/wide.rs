@@ -1,9 +1,9 @@
-//! Running a computation with the vector instructions that this processor has.
+//! Runs a computation with this processor's vector instructions.
 
-/// Runs `work` compiled for the widest vectors that are known here and present on this machine.
+/// Runs `work`, compiled for the widest vectors of this machine that `pulp` supports.
 ///
-/// That reaches whatever is inlined into `work`. Results do not depend on it: sums are kept in lanes of a fixed number and
-/// multiplications are fused with additions only where the code says so.
+/// All code inlined into `work` uses them. Results do not depend on them: sums have a fixed number of lanes, and only
+/// an explicit `mul_add` fuses a multiplication with an addition.
 #[inline(always)]
 pub(super) fn dispatch<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)

@@ -11,10 +11,10 @@ use super::{DecodeLimits, ImageError, ImageInfo, RgbImage8};
 /// Adobe's marker in JPEG files, which tells that CMYK values are stored inverted.
 const ADOBE: Marker = Marker::APP(14);
 
-/// Identifies and decodes an image file's `bytes`; see the module documentation for what becomes of which kind of file.
+/// Identifies and decodes an image file's `bytes`. The crate's documentation says how each kind of file is decoded.
 ///
 /// # Errors
-/// Whatever the file's content is, this returns: a decoder that panics on hostile input is an error of that file.
+/// Content that cannot be decoded. A decoder that panics on hostile input gives an error, too.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<(ImageInfo, RgbImage8), ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
@@ -39,10 +39,10 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<(ImageInfo, RgbImag
     })
 }
 
-/// What the header of an image file's `bytes` says; no pixel is decoded, so the file may still be cut short.
+/// Reads the header of an image file's `bytes`. No pixel is decoded, so the file may still be cut short.
 ///
 /// # Errors
-/// Content that is no image of a known format, or whose header is damaged.
+/// Content that is not an image of a known format, or whose header is damaged.
 pub fn probe(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
@@ -82,15 +82,16 @@ fn check_size(width_px: u32, height_px: u32, limits: &DecodeLimits) -> Result<()
     Ok(())
 }
 
-/// What the reader of [`JpegBytes`] says when libjpeg wants bytes that the file does not have.
+/// Error message of [`JpegBytes`] if libjpeg asks for bytes that the file does not have.
 const EARLY_END: &str = "the file ends early";
 
 fn is_early_end(reason: &str) -> bool {
-    // libjpeg's JERR_FILE_READ, which is how it passes the reader's error on.
+    // libjpeg passes the reader's error on as JERR_FILE_READ.
     reason.contains("Input file read error") || reason.contains(EARLY_END)
 }
 
-/// A file's bytes for libjpeg, whose end is an error: libjpeg would fill the rest of the image with grey.
+/// A file's bytes for libjpeg. Reading beyond their end is an error: libjpeg would fill the rest of the image with
+/// grey.
 struct JpegBytes<'a>(&'a [u8]);
 
 impl Read for JpegBytes<'_> {
@@ -136,7 +137,7 @@ fn decode_jpeg(bytes: &[u8], limits: &DecodeLimits) -> Result<(ImageInfo, RgbIma
         _ => {
             let mut started = decompress.rgb().map_err(jpeg_error)?;
             let rgb = started.read_scanlines::<u8>().map_err(jpeg_error)?;
-            // Reads on to the end marker, which a file that lost its last bytes does not have.
+            // Reads as far as the end marker, which a file that lost its last bytes does not have.
             started.finish().map_err(jpeg_error)?;
             rgb
         }
@@ -147,7 +148,7 @@ fn decode_jpeg(bytes: &[u8], limits: &DecodeLimits) -> Result<(ImageInfo, RgbIma
     Ok((ImageInfo { format, width_px, height_px }, RgbImage8 { width_px, height_px, pixels }))
 }
 
-/// Pillow's `cmyk2rgb`: each colour is what ink and black leave of white, `(255 - k) - c (255 - k) / 255`, rounded.
+/// Pillow's `cmyk2rgb`: each colour is the white that ink and black leave, `(255 - k) - c (255 - k) / 255`, rounded.
 fn rgb_from_cmyk(cmyk: &[u8], inverted: bool) -> Vec<u8> {
     let flip = if inverted { 0xFF } else { 0 };
     let mut rgb = Vec::with_capacity(cmyk.len() / 4 * 3);
@@ -186,7 +187,7 @@ fn decode_other(
     };
     let mut reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| crate_error(error.into()))?;
-    // The widest pixel is four 32-bit floats; the rest is for metadata, which can be a bomb of its own.
+    // The widest pixel is four 32-bit floats. The rest is for metadata, which can be a decompression bomb, too.
     let mut allocations = image::Limits::default();
     allocations.max_alloc = Some(limits.max_pixels.saturating_mul(16).saturating_add(64 << 20));
     reader.limits(allocations);
@@ -200,7 +201,7 @@ fn decode_other(
     Ok((ImageInfo { format, width_px, height_px }, RgbImage8 { width_px, height_px, pixels }))
 }
 
-/// Whether a WebP file is shorter than its own header says; its decoder only knows that the bits make no sense.
+/// Whether a WebP file is shorter than its own header says. The decoder reports such a file as damaged.
 fn is_riff_cut_short(bytes: &[u8]) -> bool {
     match bytes {
         [b'R', b'I', b'F', b'F', a, b, c, d, ..] => {
@@ -211,7 +212,7 @@ fn is_riff_cut_short(bytes: &[u8]) -> bool {
     }
 }
 
-/// `to_rgb8` drops alpha, repeats grey and scales depth: value / 257 rounded for 16 bits.
+/// 8-bit RGB: alpha is dropped, grey is repeated, and 16-bit values are divided by 257 and rounded.
 fn rgb8_of(image: DynamicImage) -> Vec<u8> {
     image.into_rgb8().into_raw()
 }

@@ -1,9 +1,10 @@
 //! Bicubic interpolation as OpenCV's `cv2.resize(…, INTER_CUBIC)` computes it on 8-bit images.
 //!
-//! Other than [`super::resize`] it does not widen its kernel when it shrinks, so it aliases, and its cubic has a = -0.75:
-//! that is what the networks trained behind OpenCV expect. Arithmetic is that of OpenCV's portable code, bit for bit:
-//! weights are rounded to 1/2048, rows are summed in integers, columns in f32 with fused multiply-adds. (The default build for
-//! x86-64 calls a library of its maker that keeps weights whole; it differs by one level in 2 to 4 % of the values.)
+//! Unlike [`super::resize`], it does not widen its kernel when it shrinks an image, so it aliases, and its cubic has a
+//! = -0.75. Networks trained on images resized by OpenCV expect this. The arithmetic follows OpenCV's portable code bit
+//! for bit: weights are rounded to 1/2048, rows are summed in integers, columns in f32 with fused multiply-adds.
+//! (OpenCV's default build for x86-64 calls Intel's library, which does not round the weights; 2 to 4 % of its values
+//! differ by one level.)
 
 use super::RgbImage8;
 
@@ -13,7 +14,7 @@ const A: f32 = -0.75;
 /// One over the step that weights are rounded to.
 const WEIGHT_ONE: f32 = 2048.0;
 
-/// Where a target pixel's four source pixels lie and how much each counts.
+/// Positions and weights of a target pixel's four source pixels.
 struct Taps {
     /// Indices, clamped to the edge.
     at: [usize; 4],
@@ -21,7 +22,7 @@ struct Taps {
     weights: [i32; 4],
 }
 
-/// Taps of each of `n_target` pixels along an axis of `n_source`.
+/// Taps of each of `n_target` pixels along an axis of `n_source` pixels.
 fn taps(n_source: u32, n_target: u32) -> Vec<Taps> {
     let scale = f64::from(n_source) / f64::from(n_target);
     let last = i64::from(n_source) - 1;
@@ -42,10 +43,10 @@ fn taps(n_source: u32, n_target: u32) -> Vec<Taps> {
         .collect()
 }
 
-/// `image` at `width_px` × `height_px`, both axes on their own, without regard to the aspect ratio.
+/// Resizes `image` to `width_px` × `height_px`. The aspect ratio may change.
 ///
 /// # Panics
-/// Where a side of the target or of the image is 0.
+/// If a side of the target or of the image is 0.
 pub fn interpolate_bicubic(image: &RgbImage8, width_px: u32, height_px: u32) -> RgbImage8 {
     assert!(width_px > 0 && height_px > 0 && image.width_px > 0 && image.height_px > 0, "an image has a pixel");
     if (image.width_px, image.height_px) == (width_px, height_px) {
@@ -53,7 +54,7 @@ pub fn interpolate_bicubic(image: &RgbImage8, width_px: u32, height_px: u32) -> 
     }
     let (columns, rows) = (taps(image.width_px, width_px), taps(image.height_px, height_px));
     let (source_row, target_row) = (3 * image.width_px as usize, 3 * width_px as usize);
-    // Sums along the rows that are read, exact in f32: at most 255 * 2048 * 1.6.
+    // Sums along the rows that are read. They are exact in f32: at most 255 * 2048 * 1.6.
     let mut summed: Vec<Vec<f32>> = vec![Vec::new(); image.height_px as usize];
     let mut pixels = Vec::with_capacity(target_row * height_px as usize);
     let mut n_forgotten = 0;

@@ -1,13 +1,13 @@
 //! Image files: identification by content, decoding to 8-bit RGB, resizing.
 //!
-//! Decoding follows what the networks' reference pipelines do with Pillow's `convert("RGB")`:
+//! Decoding follows the networks' reference pipelines, which call Pillow's `convert("RGB")`:
 //!
-//! | file | what happens |
+//! | file | decoded as |
 //! |---|---|
 //! | JPEG | libjpeg-turbo's defaults (accurate integer DCT, fancy upsampling): pixels equal Pillow's |
 //! | grey | the value is repeated in all three channels |
 //! | palette | colours are looked up |
-//! | CMYK or YCCK JPEG | converted to RGB by Pillow's rule, inverted first where an Adobe marker is present |
+//! | CMYK or YCCK JPEG | converted to RGB by Pillow's rule, inverted first if the file has an Adobe marker |
 //! | 16 bits a channel, float | scaled to 8 bits |
 //! | alpha | dropped, not composited over anything |
 //! | EXIF rotation | ignored: pixels as they are stored |
@@ -27,13 +27,14 @@ pub use interpolate::interpolate_bicubic;
 pub use pillow::{pad_to_square, resize_as_pillow};
 pub use resize::{ResizeFilter, resize};
 
-/// Version of the decoding and resizing rules; part of every extractor's fingerprint, raised when pixels change.
+/// Version of the decoding and resizing rules. It is part of every extractor's fingerprint and is raised if pixels
+/// change.
 pub const DECODER_VERSION: u32 = 1;
 
-/// Bounds on what is decoded.
+/// Limits of decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeLimits {
-    /// Most pixels an image may have; checked against the header before anything is allocated.
+    /// Greatest number of pixels of an image. The header is checked against it before anything is allocated.
     pub max_pixels: u64,
 }
 
@@ -44,18 +45,18 @@ impl Default for DecodeLimits {
     }
 }
 
-/// What a file says of its image.
+/// Properties of an image, from its file's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageInfo {
     /// Format by content: `jpeg`, `png`, `webp`, `bmp`, `gif`, `tiff` or `pnm`.
     pub format: &'static str,
-    /// Width, pixels, as stored.
+    /// Width as stored, pixels.
     pub width_px: u32,
-    /// Height, pixels, as stored.
+    /// Height as stored, pixels.
     pub height_px: u32,
 }
 
-/// An image of 8-bit RGB.
+/// An 8-bit RGB image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RgbImage8 {
     /// Width, pixels.
@@ -68,66 +69,41 @@ pub struct RgbImage8 {
 
 /// Why a file gives no image.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ImageError {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("there is no file `{}`", path.display())]
-    Missing {
-        /// The path looked for.
-        path: PathBuf,
-    },
+    Missing { path: PathBuf },
     /// The file cannot be read.
     #[error("cannot read `{}`: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: std::io::Error },
     /// The file has no bytes.
     #[error("the file is empty")]
     Empty,
-    /// The content is no image of a known format.
+    /// The content is not an image of a known format.
     #[error(
-        "the content is of no known image format (jpeg, png, webp, bmp, gif, tiff, pnm); it starts with {starts_with}"
+        "the content is not in a known image format (jpeg, png, webp, bmp, gif, tiff, pnm); it starts with \
+         {starts_with}"
     )]
     NotAnImage {
-        /// First bytes, for people.
+        /// The first bytes, hexadecimal.
         starts_with: String,
     },
     /// The data ends before the image does.
     #[error("the {format} data ends before the image does: the file is cut short; copy it again")]
-    Truncated {
-        /// Format by content.
-        format: &'static str,
-    },
+    Truncated { format: &'static str },
     /// The data contradicts itself.
     #[error("the {format} data is damaged: {reason}")]
-    Damaged {
-        /// Format by content.
-        format: &'static str,
-        /// The decoder's words.
-        reason: String,
-    },
+    Damaged { format: &'static str, reason: String },
     /// The image has more pixels than the limit allows.
     #[error(
-        "the image claims {width_px} × {height_px} pixels, over the limit of {max_pixels}; raise `max_pixels` if it is real"
+        "the image claims {width_px} × {height_px} pixels, over the limit of {max_pixels}; raise `max_pixels` if it is \
+         real"
     )]
-    TooLarge {
-        /// Claimed width.
-        width_px: u32,
-        /// Claimed height.
-        height_px: u32,
-        /// The limit.
-        max_pixels: u64,
-    },
+    TooLarge { width_px: u32, height_px: u32, max_pixels: u64 },
     /// A valid file that uses something the decoders lack.
     #[error("the {format} file uses a feature that is not supported: {reason}")]
-    Unsupported {
-        /// Format by content.
-        format: &'static str,
-        /// The decoder's words.
-        reason: String,
-    },
+    Unsupported { format: &'static str, reason: String },
 }
 
 impl ImageError {
@@ -146,14 +122,14 @@ impl ImageError {
     }
 }
 
-/// Largest image file that is read; a larger one is unreadable rather than a reason to run out of memory.
+/// Largest image file that is read. A larger file counts as unreadable, so that it cannot exhaust the memory.
 const MAX_FILE_BYTES: u64 = 2 << 30;
 
-/// Reads an image file whole.
+/// Reads a whole image file.
 ///
 /// # Errors
-/// [`ImageError::Missing`], or [`ImageError::Unreadable`] also for what is no regular file (opening a pipe would wait for
-/// ever) and for files over 2 GiB.
+/// [`ImageError::Missing`] or [`ImageError::Unreadable`]. A path that is not a regular file is unreadable, because
+/// opening a pipe would wait for ever. A file over 2 GiB is unreadable, too.
 pub fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
     let unreadable = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => ImageError::Missing { path: path.to_owned() },
@@ -178,22 +154,23 @@ pub struct FindError {
     source: walkdir::Error,
 }
 
-/// File name extensions that [`find`] takes for images.
+/// File name extensions of images, which [`find`] looks for.
 pub const EXTENSIONS: [&str; 12] =
     ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "jfif"];
 
-/// Image files below `folder`, by extension, sorted by path. Symbolic links are followed, loops are harmless.
+/// Finds the image files below `folder` by extension and sorts them by path. It follows symbolic links. Loops are
+/// harmless.
 ///
 /// # Errors
-/// Where `folder` itself cannot be read; an unreadable folder inside is an error too, because its images would vanish.
+/// `folder` or a folder inside it cannot be read. To skip an unreadable folder would silently lose its images.
 pub fn find(folder: &Path) -> Result<Vec<PathBuf>, FindError> {
     let mut paths = Vec::new();
     for entry in walkdir::WalkDir::new(folder).follow_links(true) {
         let entry = match entry {
             Ok(entry) => entry,
-            // The walk does not enter the loop; everything in it is reached by its own path.
+            // The walk does not enter the loop. It reaches every file in it by another path.
             Err(error) if error.loop_ancestor().is_some() => continue,
-            // A dangling link names no file that could be lost; it is met by name if a table names it.
+            // A dangling link leads to no file, so no image is lost. If a table names it, the ingest reports it.
             Err(error) if is_dangling_link(&error) => continue,
             Err(source) => return Err(FindError { folder: folder.to_owned(), source }),
         };

@@ -1,8 +1,8 @@
-//! Pillow's resize, bit for bit: what networks were trained with whose preprocessing is Python's.
+//! Pillow's resize, bit for bit. Networks whose preprocessing is written in Python were trained with it.
 //!
-//! A port of the 8-bit path of `libImaging/Resample.c` at Pillow 10.4.0: coefficients in 22 bits of fixed point,
-//! computed in f64; the horizontal pass first, each pass rounded and clipped to 8 bits. `fast_image_resize` has the same
-//! kernel with other fixed-point widths, and differs by a level in a tenth of the values.
+//! A port of the 8-bit path of `libImaging/Resample.c` at Pillow 10.4.0. Coefficients are computed in f64 and have 22
+//! bits of fixed point. The horizontal pass comes first. Each pass rounds and clips to 8 bits. `fast_image_resize` has
+//! the same kernel with other fixed-point widths; a tenth of its values differ by one level.
 
 use super::RgbImage8;
 
@@ -25,13 +25,13 @@ fn bicubic(x: f64) -> f64 {
     }
 }
 
-/// Which inputs make up an output, and with what weights.
+/// The inputs of one output: index of the first, and the weight of each.
 struct Taps {
     first: usize,
     weights: Vec<i32>,
 }
 
-/// `precompute_coeffs` and `normalize_coeffs_8bpc`; the kernel is stretched when shrinking (antialiasing).
+/// `precompute_coeffs` and `normalize_coeffs_8bpc`. When an image shrinks, the kernel is stretched (antialiasing).
 fn taps(n_in: usize, n_out: usize) -> Vec<Taps> {
     let scale = n_in as f64 / n_out as f64;
     let filter_scale = scale.max(1.0);
@@ -59,10 +59,10 @@ fn clip(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// `image` at `width_px` × `height_px` by Pillow's `resize(…, BICUBIC)`.
+/// Resizes `image` to `width_px` × `height_px` as Pillow's `resize(…, BICUBIC)` does.
 ///
 /// # Panics
-/// Where a side of the target is 0.
+/// If a side of the target is 0.
 pub fn resize_as_pillow(image: &RgbImage8, width_px: u32, height_px: u32) -> RgbImage8 {
     assert!(width_px > 0 && height_px > 0, "an image has at least one pixel");
     let (w_in, h_in) = (image.width_px as usize, image.height_px as usize);
@@ -107,7 +107,8 @@ pub fn resize_as_pillow(image: &RgbImage8, width_px: u32, height_px: u32) -> Rgb
     RgbImage8 { width_px, height_px, pixels }
 }
 
-/// `image` in the middle of a square of `colour`; of an odd difference the extra row or column goes after it.
+/// Pads `image` with `colour` on both sides to a square. If the padding is odd, the extra row or column follows the
+/// image.
 pub fn pad_to_square(image: &RgbImage8, colour: [u8; 3]) -> RgbImage8 {
     let (w, h) = (image.width_px as usize, image.height_px as usize);
     if w == h {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RgbImage8;
 
-/// Convolution kernel; each is stretched by the scale when shrinking (antialiasing).
+/// Convolution kernel. When an image shrinks, the kernel is stretched by the scale (antialiasing).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResizeFilter {
@@ -18,10 +18,10 @@ pub enum ResizeFilter {
     Lanczos3,
 }
 
-/// `image` at `width_px` × `height_px`, both axes on their own, without regard to the aspect ratio.
+/// Resizes `image` to `width_px` × `height_px`. The aspect ratio may change.
 ///
 /// # Panics
-/// Where a side of the target is 0.
+/// If a side of the target is 0.
 pub fn resize(image: &RgbImage8, width_px: u32, height_px: u32, filter: ResizeFilter) -> RgbImage8 {
     assert!(width_px > 0 && height_px > 0, "an image has at least one pixel");
     if (image.width_px, image.height_px) == (width_px, height_px) {

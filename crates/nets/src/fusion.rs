@@ -1,6 +1,6 @@
 //! The adaptive fusion module of MA-AGIQA (§3.3): three feature vectors, each with a gate of its own, become one score.
 //!
-//! Semantics are those of the authors' code (MA-AGIQA, commit 11c0cda, `MA_AGIQA.forward`), parameters have its names:
+//! Semantics and parameter names follow the authors' code (MA-AGIQA, commit 11c0cda, `MA_AGIQA.forward`):
 //!
 //! ```text
 //! g_semantic  = dropout(ReLU(fc4096_784_a2(f_a)))
@@ -11,27 +11,28 @@
 //! score       = output_fc(fused)
 //! ```
 //!
-//! For the paper's ablations a head may read any of the three vectors, and may put their projections side by side instead
-//! of weighing them: what is left out has width 0, here and in checkpoints, and the formulas stay as they are.
+//! For the paper's ablations, a head may read any of the three vectors, and may concatenate their projections instead
+//! of weighting them. An unread vector has width 0, here and in checkpoints, and the formulas stay the same.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-/// What the gate's linear layer is followed by.
+/// The function after the gate's linear layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Gate {
-    /// A sigmoid, as in the paper: each alpha is in (0, 1).
+    /// A sigmoid, as in the paper. Each alpha is in (0, 1).
     #[default]
     Sigmoid,
-    /// Nothing, as in the published code: an alpha may be negative or above 1.
+    /// No function, as in the published code. An alpha may be negative or above 1.
     Linear,
-    /// No gate: the projections are concatenated, and `output_fc` reads all of them. The paper's Table 5 without experts.
+    /// No gate. The projections are concatenated, and `output_fc` reads all of them (the paper's Table 5, without
+    /// experts).
     Concat,
 }
 
 impl Gate {
-    /// Name as in settings.
+    /// The name in settings.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sigmoid => "sigmoid",
@@ -44,15 +45,15 @@ impl Gate {
 /// Sizes and kind of a fusion module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FusionConfig {
-    /// Width of f_a; 0 where the head does not read it.
+    /// Width of f_a; 0 if the head does not read it.
     pub semantic_dim: i64,
-    /// Width of f_b; 0 where the head does not read it.
+    /// Width of f_b; 0 if the head does not read it.
     pub coherence_dim: i64,
-    /// Width of f_1; 0 where the head does not read it.
+    /// Width of f_1; 0 if the head does not read it.
     pub quality_dim: i64,
-    /// Width that each is projected to; 784 in the paper.
+    /// Width of each projection; 784 in the paper.
     pub width: i64,
-    /// What follows the gate's linear layer, or that there is none.
+    /// The kind of gate.
     pub gate: Gate,
 }
 
@@ -77,12 +78,12 @@ impl FusionConfig {
         [semantic_dim, coherence_dim, quality_dim]
     }
 
-    /// Widths of their projections: 0 for what is not read.
+    /// Widths of the projections of f_a, f_b and f_1; 0 for a vector that is not read.
     pub fn projected(&self) -> [i64; 3] {
         self.dims().map(|dim| if dim > 0 { self.width } else { 0 })
     }
 
-    /// Width of all projections side by side, of the gate's output, and of what `output_fc` reads.
+    /// Widths of the concatenated projections, of the gate's output, and of the input of `output_fc`.
     fn inner_widths(&self) -> [i64; 3] {
         let all = self.projected().iter().sum();
         match self.gate {
@@ -112,7 +113,7 @@ impl FusionConfig {
         ]
     }
 
-    /// Fan-in of the layer that each parameter belongs to, in the order of [`PARAMETER_NAMES`].
+    /// Fan-in of each parameter's layer, in the order of [`PARAMETER_NAMES`].
     pub fn fan_ins(&self) -> [i64; 10] {
         let [semantic, coherence, quality] = self.dims();
         let [gate, _, output] = self.inner_widths();
@@ -150,22 +151,22 @@ pub struct FusionHead {
     pub coherence: Linear,
     /// Projection of f_1.
     pub quality: Linear,
-    /// From the projections that there are, concatenated, to an alpha for each.
+    /// From the concatenated projections to an alpha for each.
     pub gate: Linear,
     /// From the fused vector to the score.
     pub output: Linear,
 }
 
-/// Multipliers that dropout puts on the projections: 0 or 1 / (1 - p) per value, `(b, width)` each.
+/// Dropout's multipliers of the projections: 0 or 1 / (1 - p) per value, `(b, width)` each.
 #[derive(Debug)]
 pub struct ProjectionMasks {
-    /// On g_semantic.
+    /// Multipliers of g_semantic.
     pub semantic: Tensor,
-    /// On g_coherence.
+    /// Multipliers of g_coherence.
     pub coherence: Tensor,
 }
 
-/// Every stage of a forward pass. The width of a projection that the head does not have is 0.
+/// Every stage of a forward pass. A projection that the head lacks has width 0.
 #[derive(Debug)]
 pub struct FusionOutput {
     /// Projected f_a, `(b, width)`.
@@ -176,11 +177,12 @@ pub struct FusionOutput {
     pub quality: Tensor,
     /// The projections in this order, `(b, 3 * width)`.
     pub concatenated: Tensor,
-    /// Gates of semantic, coherence, quality, `(b, 3)`: 0 for what the head does not read; without a gate 1 for the others.
+    /// Gates of semantic, coherence, quality, `(b, 3)`: 0 for a vector that the head does not read. Without a gate, the
+    /// others are 1.
     pub alpha: Tensor,
-    /// Weighted sum, `(b, width)`; without a gate `concatenated` again.
+    /// Weighted sum, `(b, width)`; without a gate it equals `concatenated`.
     pub fused: Tensor,
-    /// Scores, `(b,)`, on the scale that the head was trained on.
+    /// Scores, `(b,)`, on the scale of the head's training.
     pub score: Tensor,
 }
 
@@ -188,7 +190,7 @@ impl FusionHead {
     /// A head of ten parameters in the order of [`PARAMETER_NAMES`].
     ///
     /// # Panics
-    /// Where a shape is not that of `config`; whoever reads parameters from outside checks them first.
+    /// If a shape disagrees with `config`. A caller that reads parameters from a file must check them first.
     pub fn new(config: FusionConfig, parameters: [Tensor; 10]) -> Self {
         for ((name, shape), tensor) in PARAMETER_NAMES.iter().zip(config.shapes()).zip(&parameters) {
             assert_eq!(tensor.size(), shape, "shape of `{name}`");
@@ -221,10 +223,10 @@ impl FusionHead {
         ]
     }
 
-    /// Scores a batch. `masks` are the dropout of a training step; none means evaluation.
+    /// Scores a batch. `masks` are the dropout of a training step; `None` means evaluation.
     ///
     /// # Shapes
-    /// - `f_a`, `f_b`, `f_1`: `(b, semantic_dim)`, `(b, coherence_dim)`, `(b, quality_dim)`; those of width 0 are not read
+    /// - `f_a`, `f_b`, `f_1`: `(b, semantic_dim)`, `(b, coherence_dim)`, `(b, quality_dim)`; width 0 means unread
     pub fn forward(&self, f_a: &Tensor, f_b: &Tensor, f_1: &Tensor, masks: Option<&ProjectionMasks>) -> FusionOutput {
         let dropped = |projection: Tensor, mask: Option<&Tensor>| match mask {
             Some(mask) => projection * mask,
@@ -260,11 +262,11 @@ impl FusionHead {
     }
 }
 
-/// Gradients with respect to what the layers put out, from which each parameter's gradient is one product.
+/// Gradients with respect to the layers' outputs. Each parameter's gradient is one product with one of them.
 ///
-/// They are worked out here rather than by autograd so that the optimiser can form a weight's gradient block by block
-/// and use it while it is in cache: at batch 8 to 64 a step is bound by memory traffic over the parameters, and a stored
-/// gradient adds two fifths to it.
+/// They are computed here rather than by autograd, so that the optimiser can form a weight's gradient block by block
+/// and use it while it is in the cache. At batch 8 to 64, memory traffic over the parameters limits a step, and a
+/// stored gradient would add two fifths to the traffic.
 #[derive(Debug)]
 pub struct FusionGradients {
     /// With respect to the semantic layer's output, `(b, width)`.
@@ -282,7 +284,7 @@ pub struct FusionGradients {
 impl FusionHead {
     /// Gradients of a loss, given its gradient with respect to the scores, `(b,)`.
     ///
-    /// `masks` are those of the forward pass that gave `output`.
+    /// `masks` must be the masks of the forward pass that gave `output`.
     pub fn backward(
         &self,
         output: &FusionOutput,
@@ -303,11 +305,11 @@ impl FusionHead {
                         (i, product.sum_dim_intlist([1_i64].as_slice(), true, Kind::Float))
                     })
                     .collect();
-                let of_read = |parts: &[Tensor]| Tensor::cat(parts, 1); // (b, inputs that are read)
-                let d_alpha = of_read(&parts.iter().map(|(_, part)| part.shallow_clone()).collect::<Vec<_>>());
+                let side_by_side = |parts: &[Tensor]| Tensor::cat(parts, 1); // (b, inputs that are read)
+                let d_alpha = side_by_side(&parts.iter().map(|(_, part)| part.shallow_clone()).collect::<Vec<_>>());
                 Some(if self.config.gate == Gate::Sigmoid {
                     let alpha: Vec<Tensor> = parts.iter().map(|(i, _)| output.alpha.narrow(1, *i, 1)).collect();
-                    let alpha = of_read(&alpha);
+                    let alpha = side_by_side(&alpha);
                     d_alpha * (&alpha * (1.0 - &alpha))
                 } else {
                     d_alpha
@@ -327,7 +329,7 @@ impl FusionHead {
                 _ => own,
             }
         }; // (b, width)
-        // A projection is zero where ReLU or dropout made it so, and there nothing flows back.
+        // Where ReLU or dropout set a projection to 0, its gradient is 0.
         let through_relu = |gradient: Tensor, projection: &Tensor, mask: Option<&Tensor>| {
             let gradient = match mask {
                 Some(mask) => gradient * mask,
@@ -345,7 +347,7 @@ impl FusionHead {
     }
 }
 
-/// `gates`, one column per input that is read, as one column per input: 0 for the others.
+/// Spreads `gates` (one column per input that is read) to one column per input. The other columns are 0.
 fn spread(gates: Tensor, read: [bool; 3]) -> Tensor {
     if read == [true; 3] {
         return gates;

@@ -1,7 +1,8 @@
-//! Layers that several networks are built of, and how they find their tensors in a checkpoint.
+//! Layers that several networks share, and the lookup of their tensors in a checkpoint.
 //!
-//! A layer keeps the tensors of its checkpoint where they are to be trained (`Scope::get` gives what requires a gradient
-//! as it is), and what is fastest where they are not: the compute kind, a layer scale folded in, oneDNN's own layout.
+//! A layer keeps the tensors of its checkpoint where they are to be trained (`Scope::get` gives what requires a
+//! gradient as it is), and what is fastest where they are not: the compute kind, a layer scale folded in, oneDNN's own
+//! layout.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -13,46 +14,31 @@ use super::processor::Processor;
 
 /// Why a network could not be built from the tensors given.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum NetworkError {
     /// A tensor is absent.
-    #[error("the checkpoint has no tensor `{name}`{}", nearest.as_ref().map_or_else(String::new, |n| format!("; the nearest is `{n}`")))]
-    Missing {
-        /// Its name.
-        name: String,
-        /// The most similar name there is.
-        nearest: Option<String>,
-    },
+    #[error(
+        "the checkpoint has no tensor `{name}`{}",
+        nearest.as_ref().map_or_else(String::new, |n| format!("; the nearest is `{n}`"))
+    )]
+    Missing { name: String, nearest: Option<String> },
     /// A tensor has another shape.
     #[error("tensor `{name}`: expected shape {expected:?}, found {found:?}; this is a checkpoint of another geometry")]
-    Shape {
-        /// Its name.
-        name: String,
-        /// The shape that the configuration asks for.
-        expected: Vec<i64>,
-        /// Its own shape.
-        found: Vec<i64>,
-    },
-    /// A configuration that no network has.
+    Shape { name: String, expected: Vec<i64>, found: Vec<i64> },
+    /// The number of heads does not divide the width.
     #[error("a width of {dim} does not divide into {n_heads} attention heads")]
-    Heads {
-        /// Width of a token.
-        dim: i64,
-        /// Attention heads.
-        n_heads: i64,
-    },
+    Heads { dim: i64, n_heads: i64 },
     /// libtorch refused, e.g. for want of memory.
     #[error("placing the network on {device:?}")]
     Torch {
-        /// Where it should have gone.
         device: Device,
-        /// What libtorch said.
         #[source]
         source: tch::TchError,
     },
 }
 
 impl NetworkError {
-    /// The same of a network whose tensors stand under `prefix` in its checkpoint.
+    /// The same error, with `prefix` before the tensors' names.
     pub(super) fn below(self, prefix: &str) -> Self {
         match self {
             Self::Missing { name, nearest } => Self::Missing {
@@ -65,16 +51,16 @@ impl NetworkError {
     }
 }
 
-/// Named tensors of a checkpoint. Tensors that no layer asks for are ignored.
+/// Named tensors of a checkpoint. Tensors that no layer uses are ignored.
 pub type NamedTensors = HashMap<String, Tensor>;
 
-/// A prefix of names within a checkpoint, and where and as what its tensors are placed.
+/// A prefix of names within a checkpoint, and the device and kind of the tensors below it.
 pub(super) struct Scope<'a> {
     tensors: &'a NamedTensors,
     prefix: String,
-    /// Where its tensors go.
+    /// The device of its tensors.
     pub(super) device: Device,
-    /// What products are computed in.
+    /// The kind of products.
     pub(super) kind: Kind,
 }
 
@@ -84,12 +70,12 @@ impl<'a> Scope<'a> {
         Self { tensors, prefix: String::new(), device, kind }
     }
 
-    /// The tensors whose names go on with `name` and a dot.
+    /// The tensors whose names continue with `name` and a dot.
     pub(super) fn sub(&self, name: impl std::fmt::Display) -> Scope<'a> {
         Scope { tensors: self.tensors, prefix: format!("{}{name}.", self.prefix), device: self.device, kind: self.kind }
     }
 
-    /// The tensor `name` as `kind`; one that requires a gradient as it is, so that training changes what is used.
+    /// The tensor `name` as `kind`. A tensor that requires a gradient is shared unchanged, so that training updates it.
     pub(super) fn get(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, NetworkError> {
         let name = format!("{}{name}", self.prefix);
         let Some(tensor) = self.tensors.get(&name) else {
@@ -110,22 +96,22 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// Where layers find their tensors: a place in the names of tensors in memory ([`Scope`]) or of files
+/// A source of layers' tensors: a prefix of the names of tensors in memory ([`Scope`]) or in files
 /// ([`checkpoint::Scope`]).
 pub(super) trait Parameters: Sized {
-    /// Why a tensor cannot be had.
+    /// Error of loading a tensor.
     type Error;
 
     /// One level down in the names.
     fn below(&self, name: impl Display) -> Self;
 
-    /// The tensor `name` at this place, of this shape, as `kind`.
+    /// The tensor `name` below this prefix, of this shape, as `kind`.
     fn tensor(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, Self::Error>;
 
-    /// Where tensors are placed.
+    /// The device that tensors are placed on.
     fn device(&self) -> Device;
 
-    /// What weights of products are converted to.
+    /// The kind that weights of products are converted to.
     fn kind(&self) -> Kind;
 }
 
@@ -187,7 +173,7 @@ impl Linear {
         Ok(Self { weight: p.tensor("weight", &[d_out, d_in], p.kind())?, bias: None, gamma: None })
     }
 
-    /// Scales each output channel by `gamma`; where nothing is trained, that costs nothing at run time.
+    /// Scales each output channel by `gamma`. If nothing is trained, the weights absorb the scale at no cost.
     pub(super) fn scaled<P: Parameters>(
         p: &P,
         d_in: i64,
@@ -204,8 +190,8 @@ impl Linear {
         Ok(Self { weight: weight.to_kind(p.kind()), bias: Some(bias.to_kind(p.kind())), gamma: None })
     }
 
-    /// The layer for inference with inputs and outputs that are plain: in oneDNN's layout where that pays although both
-    /// are converted, else as it is.
+    /// The fastest form of the layer for inference with plain inputs and outputs: in oneDNN's layout if that pays
+    /// although inputs and outputs are converted, else unchanged.
     pub(super) fn fastest(self, device: Device) -> Self {
         match opaque_is_faster(self.weight.kind(), device) && !self.is_trained() {
             true => self.opaque(),
@@ -213,7 +199,7 @@ impl Linear {
         }
     }
 
-    /// `xs` as this layer reads it: for several layers over the same input, so that it is converted once.
+    /// Converts `xs` to the layout of this layer, so that several layers over the same input convert it only once.
     pub(super) fn prepare(&self, xs: &Tensor) -> Tensor {
         match self.weight.is_mkldnn() && !xs.is_mkldnn() {
             true => xs.to_mkldnn(),
@@ -222,19 +208,19 @@ impl Linear {
     }
 
     /// # Shapes
-    /// - xs: `(.., in)`, plain, or as [`Self::prepare`] gives it
+    /// - xs: `(.., in)`, plain or from [`Self::prepare`]
     /// - returns: `(.., out)`, plain
     pub(super) fn forward(&self, xs: &Tensor) -> Tensor {
         dense(&self.forward_raw(xs))
     }
 
-    /// As [`Self::forward`], but opaque where the weight is.
+    /// As [`Self::forward`], but the result is opaque if the weight is.
     fn forward_raw(&self, xs: &Tensor) -> Tensor {
         if self.weight.is_mkldnn() {
             return self.prepare(xs).mkldnn_linear(&self.weight, self.bias.as_ref());
         }
-        // No copies unless weights are of another kind than products: f32 ones that are trained, or bf16 ones where f32
-        // products are faster.
+        // Weights are copied only if their kind differs from the products': f32 weights in training, or bf16 weights if
+        // f32 products are faster.
         let kind = xs.kind();
         let ys = xs.linear(&self.weight.to_kind(kind), self.bias.as_ref().map(|bias| bias.to_kind(kind)));
         match &self.gamma {
@@ -243,7 +229,7 @@ impl Linear {
         }
     }
 
-    /// Whether a training may change it.
+    /// Whether training may change the layer.
     pub(super) fn is_trained(&self) -> bool {
         self.weight.requires_grad() || self.bias.as_ref().is_some_and(Tensor::requires_grad) || self.gamma.is_some()
     }
@@ -267,14 +253,15 @@ pub(super) fn opaque_is_possible(kind: Kind, device: Device) -> bool {
     (kind, device) == (Kind::Float, Device::Cpu) && tch::utils::has_mkldnn()
 }
 
-/// Whether products of `kind` on `device` are fastest in oneDNN's opaque tensors: f32 on the CPU, where plain ones go
-/// through MKL, which is slower on CPUs that are not Intel's. On Intel's the rates are equal, and converting costs.
+/// Whether products of `kind` on `device` are fastest in oneDNN's opaque tensors. They are for f32 on CPUs other than
+/// Intel's: plain tensors go through MKL, which is slower there. On Intel's CPUs the rates are equal, and conversion
+/// costs time.
 pub(super) fn opaque_is_faster(kind: Kind, device: Device) -> bool {
     opaque_is_possible(kind, device) && !Processor::of_this_machine().mkl_is_fast
 }
 
-/// The kind in which to multiply with weights of `weights`: theirs, but f32 for bf16 where the CPU multiplies f32 faster.
-/// Weights stay bf16 in memory; [`Linear::forward`] widens them one at a time.
+/// The kind of products with weights of kind `weights`. It is `weights`, with one exception: f32 for bf16 weights if
+/// the CPU multiplies f32 faster. Weights stay bf16 in memory; [`Linear::forward`] widens them one at a time.
 pub fn products_of(weights: Kind, device: Device) -> Kind {
     Processor::of_this_machine().products_of(weights, device)
 }
@@ -325,22 +312,22 @@ impl LayerNorm {
     }
 }
 
-/// What stands between two layers.
+/// The activation between two layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Activation {
-    /// `x Φ(x)`, by the error function.
+    /// `x Φ(x)`, computed by the error function.
     Gelu,
-    /// `x · sigmoid(1.702 x)`, CLIP's.
+    /// `x · sigmoid(1.702 x)`, as in CLIP.
     QuickGelu,
 }
 
 impl Activation {
     /// # Shapes
-    /// - xs: any, plain or opaque; may be overwritten
-    /// - returns: the same
+    /// - xs: any shape, plain or opaque; may be overwritten
+    /// - returns: the shape and layout of `xs`
     fn apply(self, mut xs: Tensor) -> Tensor {
-        // In place saves memory traffic; autograd would keep a copy, so a new tensor costs no more there, and oneDNN has
-        // no such operation.
+        // Working in place saves memory traffic. Under autograd a new tensor costs no more, because autograd would keep
+        // a copy. oneDNN lacks operations in place.
         let is_new = xs.requires_grad() || xs.is_mkldnn();
         match self {
             Self::Gelu if is_new => xs.gelu("none"),
@@ -360,7 +347,7 @@ pub(super) struct Mlp {
 }
 
 impl Mlp {
-    /// Widths `d`, `hidden` and `d`; `gamma` scales the output's channels.
+    /// Layers of widths `d`, `hidden` and `d`. `gamma` scales the output's channels.
     pub(super) fn new<P: Parameters>(
         p: &P,
         d: i64,
@@ -375,24 +362,27 @@ impl Mlp {
         Ok(if opaque_is_faster(p.kind(), p.device()) && !is_trained { mlp.opaque() } else { mlp })
     }
 
-    /// The same in oneDNN's opaque tensors; staying opaque through both layers saves the copies that would eat the gain.
-    /// Plain tensors are what a gradient needs, what bf16 is fastest with, and what every device has.
+    /// The same layers in oneDNN's opaque tensors. Values stay opaque through both layers, because conversions in
+    /// between would cost the gain. Plain tensors are needed for gradients, fastest for bf16, and available on every
+    /// device.
     fn opaque(&self) -> Self {
         Self { fc1: self.fc1.opaque(), fc2: self.fc2.opaque(), activation: self.activation }
     }
 
-    /// The hidden layer after its activation; [`dense`] makes it readable.
+    /// The hidden layer after its activation. [`dense`] makes it readable.
     ///
     /// # Shapes
     /// - xs: `(.., d)`, compute kind
     /// - returns: `(.., m)`, compute kind
     pub(super) fn hidden(&self, xs: &Tensor) -> Tensor {
-        // Opaque tensors carry no gradient: what is before this layer is not trained either, or is plain.
+        // Opaque tensors carry no gradient. They are used only if nothing is trained.
         self.activation.apply(self.fc1.forward_raw(xs))
     }
 
+    /// The output layer.
+    ///
     /// # Shapes
-    /// - hidden: `(.., m)`, as [`Self::hidden`] gives it
+    /// - hidden: `(.., m)`, from [`Self::hidden`]
     /// - returns: `(.., d)`, compute kind
     pub(super) fn project(&self, hidden: &Tensor) -> Tensor {
         self.fc2.forward(hidden)
@@ -412,7 +402,7 @@ impl Mlp {
     }
 }
 
-/// The same values as a plain tensor, where `xs` is one of oneDNN's opaque ones.
+/// `xs` as a plain tensor. It is converted if it is one of oneDNN's opaque tensors.
 pub(super) fn dense(xs: &Tensor) -> Tensor {
     if xs.is_mkldnn() { xs.to_dense(None::<Kind>, false) } else { xs.shallow_clone() }
 }
@@ -421,7 +411,7 @@ pub(super) fn dense(xs: &Tensor) -> Tensor {
 mod tests {
     use super::*;
 
-    /// Whatever this processor is fastest with, both ways are the same formula.
+    /// On every processor, both ways follow the same formula.
     #[test]
     fn opaque_layers_equal_plain_ones() {
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.3;

@@ -1,10 +1,14 @@
-//! The networks, each beside its configuration and nothing else: no flags, no tables.
+//! The networks and their configurations. Command-line flags and tables belong elsewhere.
 //!
-//! [`onnx`] reads the file format that the default extractor's weights come in, [`checkpoint`] those that networks are
-//! published in; [`layers`] is what several networks are built of; [`vit`] is the transformer that image networks here
-//! are built on; [`dinov2`] is that transformer with the weights of DINOv2 ViT-S/14. [`maniqa`] reads quality from such a
-//! transformer; [`mplug_owl2`] is the multimodal language model of the paper. [`fusion`] is the head that turns features
-//! into a score, [`ma_agiqa`] is MANIQA with that head on it.
+//! - [`onnx`] reads the file format of the default extractor's weights.
+//! - [`checkpoint`] reads the other formats in which networks are published.
+//! - [`layers`] holds layers that several networks share.
+//! - [`vit`] is the vision transformer under the image networks.
+//! - [`dinov2`] loads DINOv2 ViT-S/14 into that transformer.
+//! - [`maniqa`] predicts quality from the transformer's activations.
+//! - [`mplug_owl2`] is the multimodal language model of the paper.
+//! - [`fusion`] is the head that turns features into a score.
+//! - [`ma_agiqa`] is MANIQA with that head.
 
 pub mod onnx;
 

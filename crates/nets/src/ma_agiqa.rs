@@ -1,8 +1,9 @@
-//! MA-AGIQA whole (Wang et al. 2024, arXiv 2404.17762): MANIQA, and the fusion module over its `f_1` and the two semantic
-//! vectors of a frozen multimodal model. Names and semantics are those of the authors' `MA_AGIQA` (commit 11c0cda).
+//! The whole network MA-AGIQA (Wang et al. 2024, arXiv 2404.17762): MANIQA, and the fusion module over its `f_1` and
+//! the two semantic vectors of a frozen multimodal model. Names and semantics follow the authors' `MA_AGIQA` (commit
+//! 11c0cda).
 //!
-//! Their module has a quarter more parameters than its forward pass reads. What it does not read is neither read here nor
-//! trained, so it gets no weight decay either.
+//! The authors' module has a quarter more parameters than its forward pass reads. The unread parameters are neither
+//! read nor trained here, so they get no weight decay.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +16,12 @@ use super::maniqa::{Maniqa, ManiqaConfig, ManiqaOutput, Mode, dropout};
 /// Probability with which training drops a value of the two semantic projections.
 const DROPOUT: f64 = 0.1;
 
-/// Sizes of the whole.
+/// Sizes of the whole network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MaAgiqaConfig {
-    /// Of the quality half.
+    /// Sizes of the quality half.
     pub maniqa: ManiqaConfig,
-    /// Of the fusion; `quality_dim` is MANIQA's number of tokens.
+    /// Sizes of the fusion. `quality_dim` is MANIQA's number of tokens.
     pub fusion: FusionConfig,
 }
 
@@ -39,12 +40,12 @@ impl MaAgiqaConfig {
     }
 }
 
-/// What the whole says of a batch.
+/// Output of the whole network for a batch.
 #[derive(Debug)]
 pub struct MaAgiqaOutput {
-    /// Of the quality half.
+    /// Output of the quality half.
     pub maniqa: ManiqaOutput,
-    /// Of the fusion, the score among it.
+    /// Output of the fusion, which contains the score.
     pub fusion: FusionOutput,
 }
 
@@ -56,11 +57,11 @@ pub struct MaAgiqa {
 }
 
 impl MaAgiqa {
-    /// Builds the network from tensors named as in [`MaAgiqaConfig::parameters`]; those that require a gradient are used
-    /// as they are. The fusion is f32 whatever `kind` is.
+    /// Builds the network from tensors named as in [`MaAgiqaConfig::parameters`]. Tensors that require a gradient are
+    /// used unchanged. The fusion is f32 for every `kind`.
     ///
     /// # Errors
-    /// A tensor that is absent or of another shape, or want of memory.
+    /// A tensor is absent or has another shape, or memory is short.
     pub fn new(
         config: &MaAgiqaConfig,
         tensors: &NamedTensors,
@@ -88,6 +89,8 @@ impl MaAgiqa {
         &self.fusion
     }
 
+    /// Scores a batch.
+    ///
     /// # Shapes
     /// - pixels: `(b, 3, side, side)`, normalised, f32
     /// - f_a, f_b: `(b, semantic_dim)`, `(b, coherence_dim)`, f32

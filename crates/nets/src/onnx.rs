@@ -1,8 +1,8 @@
-//! Reads the graph and the initializers of an ONNX file; runs nothing.
+//! Reads the graph and the initializers of an ONNX file. It runs nothing.
 //!
-//! An ONNX file is one protocol-buffers message, `ModelProto`. Only the fields that loading weights needs are declared
-//! here, with their numbers from `onnx/onnx.proto3` at onnx v1.17.0 (IR version 10); prost skips all others. Raw
-//! tensor data stays a slice of the file's own bytes until a caller takes it, so the peak is one file plus one tensor.
+//! An ONNX file is one protocol-buffers message, `ModelProto`. This module declares only the fields needed for weights,
+//! with their numbers from `onnx/onnx.proto3` at onnx v1.17.0 (IR version 10); prost skips all others. Raw tensor data
+//! stays a slice of the file's bytes until a caller takes it, so the memory peak is one file plus one tensor.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use prost::Message;
 use tch::Tensor;
 
-/// A protocol-buffers message cannot be larger (its lengths are 31 bits), so a larger file is something else.
+/// Greatest size of a protocol-buffers message, whose lengths have 31 bits. A larger file cannot be an ONNX file.
 const MAX_FILE_BYTES: u64 = (1 << 31) - 1;
 
 /// `TensorProto.DataType.FLOAT`.
@@ -69,115 +69,76 @@ struct TensorProto {
 
 /// Why an ONNX file, or a tensor in it, could not be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum OnnxError {
     /// The file could not be read.
     #[error("reading the ONNX file {}", path.display())]
     Io {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },
-    /// Larger than any ONNX file can be.
-    #[error("{}: {n_bytes} bytes, and an ONNX file holds at most {MAX_FILE_BYTES}; this is something else", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        n_bytes: u64,
-    },
-    /// Not a protocol-buffers message of the expected form, or cut short.
-    #[error("{} is no ONNX file, or is cut short; `agiqa weights verify` tells which files are damaged", path.display())]
+    /// The file is larger than any ONNX file can be.
+    #[error(
+        "{}: {n_bytes} bytes, and an ONNX file holds at most {MAX_FILE_BYTES}; this is something else",
+        path.display()
+    )]
+    TooLarge { path: PathBuf, n_bytes: u64 },
+    /// The file is not a protocol-buffers message of the expected form, or is cut short.
+    #[error(
+        "{} is not an ONNX file, or is cut short; `agiqa weights verify` tells which files are damaged",
+        path.display()
+    )]
     Malformed {
-        /// The file.
         path: PathBuf,
-        /// Where decoding stopped.
         #[source]
         source: prost::DecodeError,
     },
-    /// A message that decodes, but holds no graph.
-    #[error("{} holds no graph; an empty file and other formats read so", path.display())]
-    NoGraph {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Two initializers of one name.
-    #[error("{}: two initializers are called `{name}`", path.display())]
-    Duplicate {
-        /// The file.
-        path: PathBuf,
-        /// Their name.
-        name: String,
-    },
-    /// No initializer of that name.
-    #[error("{}: no initializer `{name}` among the {n_initializers} there are{}", path.display(), hint(nearest))]
-    Missing {
-        /// The file.
-        path: PathBuf,
-        /// The name asked for.
-        name: String,
-        /// How many initializers there are.
-        n_initializers: usize,
-        /// The most similar name there is.
-        nearest: Option<String>,
-    },
-    /// An initializer of another element type.
+    /// The message decodes, but holds no graph.
+    #[error("{} holds no graph; it may be empty or of another format", path.display())]
+    NoGraph { path: PathBuf },
+    /// Two initializers have the same name.
+    #[error("{}: duplicate initializer `{name}`", path.display())]
+    Duplicate { path: PathBuf, name: String },
+    /// An initializer is absent.
+    #[error("{}: no initializer `{name}` among its {n_initializers}{}", path.display(), hint(nearest))]
+    Missing { path: PathBuf, name: String, n_initializers: usize, nearest: Option<String> },
+    /// An initializer has another element type.
     #[error("{}: initializer `{name}`: expected element type {expected}, found ONNX data type {found}", path.display())]
     DataType {
-        /// The file.
         path: PathBuf,
-        /// The initializer.
         name: String,
-        /// The type asked for, in words.
+        /// The wanted type, in words.
         expected: &'static str,
         /// `TensorProto.DataType` of the initializer.
         found: i32,
     },
-    /// An initializer of another shape.
+    /// An initializer has another shape.
     #[error("{}: initializer `{name}`: expected shape {expected:?}, found {found:?}", path.display())]
-    Shape {
-        /// The file.
-        path: PathBuf,
-        /// The initializer.
-        name: String,
-        /// The shape asked for.
-        expected: Vec<i64>,
-        /// Its own shape.
-        found: Vec<i64>,
-    },
-    /// An initializer whose data do not fill its shape.
-    #[error("{}: initializer `{name}` of shape {shape:?} needs {expected} bytes of data and has {found}", path.display())]
+    Shape { path: PathBuf, name: String, expected: Vec<i64>, found: Vec<i64> },
+    /// An initializer's data do not fill its shape.
+    #[error(
+        "{}: initializer `{name}` of shape {shape:?} needs {expected} bytes of data and has {found}",
+        path.display()
+    )]
     DataLength {
-        /// The file.
         path: PathBuf,
-        /// The initializer.
         name: String,
-        /// Its shape.
         shape: Vec<i64>,
-        /// Bytes that the shape needs, as text because a hostile shape may need more than fits in 64 bits.
+        /// Bytes that the shape needs. It is text because a hostile shape may need a number of more than 64 bits.
         expected: String,
-        /// Bytes that are there.
         found: usize,
     },
-    /// An initializer whose data lie in another file.
+    /// An initializer's data lie in another file.
     #[error("{}: initializer `{name}` keeps its data in another file, which is not supported", path.display())]
-    ExternalData {
-        /// The file.
-        path: PathBuf,
-        /// The initializer.
-        name: String,
-    },
-    /// A value that is not a finite number.
-    #[error("{}: initializer `{name}`, element {element}: {value} is no finite number", path.display())]
+    ExternalData { path: PathBuf, name: String },
+    /// A value is not a finite number.
+    #[error("{}: initializer `{name}`, element {element}: {value} is not a finite number", path.display())]
     NotFinite {
-        /// The file.
         path: PathBuf,
-        /// The initializer.
         name: String,
         /// Flat index of the element.
         element: usize,
-        /// The value.
         value: f32,
     },
 }
@@ -189,13 +150,13 @@ fn hint(name: &Option<String>) -> String {
 /// One operation of the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its own name; may be empty.
+    /// Its own name, possibly empty.
     pub name: String,
-    /// Which operation, e.g. `MatMul`.
+    /// Name of the operation, e.g. `MatMul`.
     pub op_type: String,
-    /// Names of values it reads: outputs of other nodes, graph inputs or initializers.
+    /// Names of the values that it reads: outputs of other nodes, graph inputs or initializers.
     pub inputs: Vec<String>,
-    /// Names of values it makes.
+    /// Names of the values that it computes.
     pub outputs: Vec<String>,
 }
 
@@ -211,7 +172,7 @@ impl OnnxFile {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    /// An unreadable file, one that is no ONNX file or is cut short, or two initializers of one name.
+    /// The file is unreadable, not an ONNX file or cut short, or has two initializers of the same name.
     pub fn read(path: &Path) -> Result<Self, OnnxError> {
         let io = |source| OnnxError::Io { path: path.to_owned(), source };
         let n_bytes = std::fs::metadata(path).map_err(io)?.len();
@@ -221,7 +182,7 @@ impl OnnxFile {
         Self::parse(Bytes::from(std::fs::read(path).map_err(io)?), path)
     }
 
-    /// Reads a file's bytes; `path` is for messages.
+    /// Reads a file's bytes. `path` appears in messages.
     ///
     /// # Errors
     /// As [`OnnxFile::read`].
@@ -248,17 +209,17 @@ impl OnnxFile {
         &self.path
     }
 
-    /// The operations, in the file's order, which is an order of execution.
+    /// The operations in the file's order, which is a valid order of execution.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// Whether there is an initializer `name`.
+    /// Whether the file has an initializer `name`.
     pub fn has(&self, name: &str) -> bool {
         self.initializers.contains_key(name)
     }
 
-    /// Names of the initializers, in no order.
+    /// Names of the initializers, in any order.
     pub fn initializer_names(&self) -> impl Iterator<Item = &str> {
         self.initializers.keys().map(String::as_str)
     }
@@ -266,7 +227,7 @@ impl OnnxFile {
     /// Shape of the initializer `name`.
     ///
     /// # Errors
-    /// No such initializer.
+    /// The initializer is absent.
     pub fn shape(&self, name: &str) -> Result<&[i64], OnnxError> {
         Ok(&self.find(name)?.dims)
     }
@@ -274,7 +235,8 @@ impl OnnxFile {
     /// The f32 initializer `name` as a tensor on the CPU.
     ///
     /// # Errors
-    /// No such initializer, another type or shape, data that do not fill the shape, or a value that is not finite.
+    /// The initializer is absent or has another type or shape, its data do not fill the shape, or a value is not
+    /// finite.
     pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, OnnxError> {
         let values = self.floats(name, shape)?;
         Ok(Tensor::from_slice(&values).view(shape))
@@ -306,10 +268,10 @@ impl OnnxFile {
         }
     }
 
-    /// Values of the int64 initializer `name`, row-major, whatever its shape.
+    /// Values of the int64 initializer `name`, row-major. It may have any shape.
     ///
     /// # Errors
-    /// No such initializer, another type, or data that do not fill its shape.
+    /// The initializer is absent or has another type, or its data do not fill its shape.
     pub fn int64s(&self, name: &str) -> Result<Vec<i64>, OnnxError> {
         let tensor = self.checked(name, INT64, "int64")?;
         self.elements(tensor, &tensor.int64_data, i64::from_le_bytes)
@@ -339,7 +301,7 @@ impl OnnxFile {
         Ok(tensor)
     }
 
-    /// The elements from `typed` where the file stored them so, else from the raw little-endian bytes.
+    /// The elements, from the raw little-endian bytes, or from `typed` if the file has no raw bytes.
     fn elements<T: Copy, const N: usize>(
         &self,
         tensor: &TensorProto,
@@ -416,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_tensor_what_was_expected_and_what_was_found() {
+    fn errors_name_the_tensor_and_the_expected_and_found_values() {
         let onnx = parse(file(vec![
             float("w", &[2, 2], &[0.0; 4]),
             float("short", &[2, 2], &[0.0; 3]),
@@ -433,10 +395,8 @@ mod tests {
         );
         assert!(message("huge", &[i64::MAX, i64::MAX]).contains("more than 2^64"));
         assert!(message("negative", &[-1, 4]).contains("has 16"));
-        assert_eq!(message("nan", &[2]), "net.onnx: initializer `nan`, element 1: NaN is no finite number");
-        assert!(
-            message("shart", &[1]).ends_with("no initializer `shart` among the 5 there are; the nearest is `short`")
-        );
+        assert_eq!(message("nan", &[2]), "net.onnx: initializer `nan`, element 1: NaN is not a finite number");
+        assert!(message("shart", &[1]).ends_with("no initializer `shart` among its 5; the nearest is `short`"));
         assert!(onnx.int64s("w").expect_err("refused").to_string().contains("expected element type int64"));
     }
 
@@ -444,7 +404,7 @@ mod tests {
     fn files_cut_short_and_files_of_other_kinds_are_errors() {
         let whole = file(vec![float("w", &[64], &[0.5; 64])]);
         for n_bytes in 1..whole.len() {
-            // Cut between two fields it may still decode; then the graph or the tensor is missing.
+            // A file cut between two fields may still decode. Then the graph or the tensor is missing.
             if let Ok(onnx) = parse(whole[..n_bytes].to_vec()) {
                 assert!(onnx.tensor("w", &[64]).is_err(), "{n_bytes} of {} bytes", whole.len());
             }

@@ -1,8 +1,8 @@
-//! A trained head as it is kept: the fusion module, the standardisation of its inputs and the scale of its labels.
+//! A trained head and its file: the fusion module, the standardisation of its inputs and the scale of its labels.
 //!
 //! `head.safetensors` holds the parameters under their names in [`PARAMETER_NAMES`], `input.<i>.mean` and
-//! `input.<i>.scale` for f_a, f_b, f_1 (i = 0, 1, 2), and `label`, the two numbers that turn the head's output into a MOS
-//! (`score = output * label[0] + label[1]`). Metadata key `agiqa.head` holds the [`FusionConfig`] as JSON.
+//! `input.<i>.scale` for f_a, f_b, f_1 (i = 0, 1, 2), and `label`, the two numbers that turn the head's output into a
+//! MOS (`score = output * label[0] + label[1]`). Metadata key `agiqa.head` holds the [`FusionConfig`] as JSON.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,15 +13,15 @@ use tch::{Kind, Tensor};
 
 use super::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
 
-/// Images per forward pass when scoring, always: the last batch is padded. Products over batches of one shape round alike,
-/// so that a score does not depend on which images share the batch.
+/// Number of images per forward pass for scoring. The last batch is padded to it. Products over batches of one shape
+/// round alike, so a score does not depend on the other images of its batch.
 pub const SCORE_BATCH: usize = 64;
 
-/// Bytes that are no trained head.
+/// Bytes that do not hold a trained head.
 #[derive(Debug, thiserror::Error)]
 pub enum HeadError {
     /// Not safetensors, or cut short.
-    #[error("the file is damaged or no safetensors file; train again")]
+    #[error("the file is damaged or not a safetensors file; train again")]
     Damaged(#[from] safetensors::SafeTensorError),
     /// A tensor or metadata entry is missing or of another shape.
     #[error("{0}; train again with this version")]
@@ -33,18 +33,18 @@ pub enum HeadError {
 pub struct Standardisation {
     /// Mean over the training part, `(d,)`.
     pub mean: Tensor,
-    /// One over the standard deviation over the training part, `(d,)`; 0 for a constant dimension, which says nothing.
+    /// One over the standard deviation over the training part, `(d,)`; 0 for a constant dimension.
     pub scale: Tensor,
 }
 
 impl Standardisation {
-    /// Leaves inputs as they are.
+    /// The standardisation that leaves inputs unchanged.
     pub fn identity(dim: i64) -> Self {
         let options = (Kind::Float, tch::Device::Cpu);
         Self { mean: Tensor::zeros([dim], options), scale: Tensor::ones([dim], options) }
     }
 
-    /// Mean and standard deviation (of the population) of the columns of `xs`, `(n, d)`, n positive.
+    /// Fits mean and population standard deviation to the columns of `xs`, `(n, d)`. `n` must be positive.
     ///
     /// A dimension whose deviation is lost in the rounding of its mean counts as constant.
     pub fn fit(xs: &Tensor) -> Self {
@@ -57,7 +57,7 @@ impl Standardisation {
         Self { mean: mean.squeeze_dim(0).to_kind(Kind::Float), scale: scale.squeeze_dim(0).to_kind(Kind::Float) }
     }
 
-    /// Another handle on the same tensors.
+    /// Shares the same tensors.
     pub fn share(&self) -> Self {
         Self { mean: self.mean.shallow_clone(), scale: self.scale.shallow_clone() }
     }
@@ -82,13 +82,13 @@ pub struct LabelScale {
 pub struct TrainedHead {
     /// The fusion module.
     pub head: FusionHead,
-    /// Of f_a, f_b, f_1.
+    /// Standardisation of f_a, f_b and f_1.
     pub inputs: [Standardisation; 3],
-    /// Of the output.
+    /// Scale of the output.
     pub labels: LabelScale,
 }
 
-/// Scores of some images, one value per image each.
+/// Scores of some images. Each list holds one entry per image.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores {
     /// Predicted MOS.
@@ -98,7 +98,7 @@ pub struct Scores {
 }
 
 impl TrainedHead {
-    /// Another handle on the same tensors, for another thread.
+    /// Shares the same tensors with another thread.
     pub fn share(&self) -> Self {
         let parameters = self.head.parameters().map(Tensor::shallow_clone);
         let [f_a, f_b, f_1] = &self.inputs;
@@ -123,7 +123,7 @@ impl TrainedHead {
                 .zip(&self.inputs)
                 .zip(self.head.config.dims())
                 .map(|((features, standardisation), dim)| {
-                    // Of what the head does not read, nothing.
+                    // An input that the head does not read has width 0.
                     let features = if dim == 0 { features.narrow(1, 0, 0) } else { features.shallow_clone() };
                     let xs = standardisation.apply(&features.narrow(0, start, n_rows));
                     if n_rows == batch { xs } else { xs.constant_pad_nd([0, 0, 0, batch - n_rows]) }
@@ -164,7 +164,7 @@ impl TrainedHead {
     /// Reads the bytes of `head.safetensors`.
     ///
     /// # Errors
-    /// Damaged bytes, tensors missing or of another shape.
+    /// The bytes are damaged, or a tensor is missing or has another shape.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, HeadError> {
         let (mut tensors, metadata) = tensors_from_bytes(bytes)?;
         let config =
@@ -196,7 +196,7 @@ impl TrainedHead {
     }
 }
 
-/// Serialises named f32, f64 and i64 tensors; equal tensors give equal bytes.
+/// Serialises named f32, f64 and i64 tensors. Equal tensors give equal bytes.
 pub fn tensors_to_bytes(tensors: &[(String, &Tensor)], metadata: HashMap<String, String>) -> Vec<u8> {
     let views: Vec<(&str, Serialised<'_>)> = tensors
         .iter()
@@ -205,7 +205,7 @@ pub fn tensors_to_bytes(tensors: &[(String, &Tensor)], metadata: HashMap<String,
                 Kind::Float => Dtype::F32,
                 Kind::Double => Dtype::F64,
                 Kind::Int64 => Dtype::I64,
-                kind => panic!("tensor `{name}` is {kind:?}, and only f32, f64 and i64 ones are kept"),
+                kind => panic!("tensor `{name}` is {kind:?}, but only f32, f64 and i64 can be stored"),
             };
             let shape = tensor.size().into_iter().map(|size| usize::try_from(size).expect("sizes are positive"));
             (name.as_str(), Serialised { tensor, dtype, shape: shape.collect() })
@@ -214,7 +214,7 @@ pub fn tensors_to_bytes(tensors: &[(String, &Tensor)], metadata: HashMap<String,
     safetensors::serialize(views, Some(metadata)).expect("tensors in memory always serialise")
 }
 
-/// A tensor whose bytes are made when they are written, so that one is held beside the file and not all.
+/// A tensor whose bytes are made when they are written, so that memory holds one serialised tensor at a time.
 struct Serialised<'a> {
     tensor: &'a Tensor,
     dtype: Dtype,
@@ -244,13 +244,13 @@ impl View for Serialised<'_> {
     }
 }
 
-/// Tensors of a file by name, and its metadata.
+/// The tensors of a file by name, and the file's metadata.
 pub type NamedTensors = (HashMap<String, Tensor>, HashMap<String, String>);
 
-/// Reads what [`tensors_to_bytes`] wrote.
+/// Reads the bytes from [`tensors_to_bytes`].
 ///
 /// # Errors
-/// Damaged bytes, tensors of another kind.
+/// The bytes are damaged, or a tensor has another kind.
 pub fn tensors_from_bytes(bytes: &[u8]) -> Result<NamedTensors, HeadError> {
     let (_, metadata) = SafeTensors::read_metadata(bytes)?;
     let file = SafeTensors::deserialize(bytes)?;
@@ -263,7 +263,7 @@ pub fn tensors_from_bytes(bytes: &[u8]) -> Result<NamedTensors, HeadError> {
             other => return Err(HeadError::Content(format!("tensor `{name}` is {other:?}, expected f32, f64 or i64"))),
         };
         let shape: Vec<i64> = view.shape().iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
-        // What a head does not have is a tensor without values.
+        // A part that a head lacks is stored as a tensor without values.
         let is_empty = view.data().is_empty();
         let options = (kind, tch::Device::Cpu);
         let tensor =

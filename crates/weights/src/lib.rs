@@ -1,8 +1,8 @@
-//! Checkpoints: the [`mod@manifest`], the folder they lie in, and whether a file there is what the manifest says.
+//! Checkpoints: the [`mod@manifest`], the weights folder, and the comparison of the files there with the manifest.
 //!
-//! A file counts as verified when its BLAKE3 has been computed and equals the manifest's. That takes a moment for large
-//! files, so the result is kept in a stamp beside the file (`<file>.verified`) with the file's size and
-//! time of modification; a file that changed since is hashed again.
+//! A file counts as verified if its BLAKE3 has been computed and equals the manifest's. Hashing takes a moment for
+//! large files, so the result is kept in a stamp next to the file (`<file>.verified`) with the file's size and time of
+//! modification. A file that has changed since is hashed again.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -33,65 +33,46 @@ pub fn folder() -> PathBuf {
 
 /// Why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum WeightsError {
-    /// The manifest knows no such name.
+    /// The name is not in the manifest.
     #[error("no weights are called `{name}`; there are: {}", known.join(", "))]
-    Unknown {
-        /// The name asked for.
-        name: String,
-        /// The names there are.
-        known: Vec<String>,
-    },
-    /// A file is not there.
+    Unknown { name: String, known: Vec<String> },
+    /// A file is absent.
     #[error("weights `{name}`: {} is absent; run `agiqa weights fetch {name}`", path.display())]
-    Absent {
-        /// The checkpoint.
-        name: String,
-        /// Where its file should be.
-        path: PathBuf,
-    },
-    /// A file is shorter or longer than it should be.
+    Absent { name: String, path: PathBuf },
+    /// A file is shorter or longer than the manifest says.
     #[error(
         "weights `{name}`: {}: expected {expected} bytes, found {found}: the file is {}; \
          run `agiqa weights fetch {name}` to replace it",
         path.display(), if found < expected { "truncated" } else { "another one" }
     )]
     Size {
-        /// The checkpoint.
         name: String,
-        /// The file.
         path: PathBuf,
         /// Size in the manifest.
         expected: u64,
-        /// Its size.
         found: u64,
     },
-    /// A file's content is not that of the manifest.
+    /// A file's content differs from the manifest.
     #[error(
         "weights `{name}`: {}: expected BLAKE3 {expected}, found {found}: the file is damaged or another one; \
          run `agiqa weights fetch {name}` to replace it",
         path.display()
     )]
     Hash {
-        /// The checkpoint.
         name: String,
-        /// The file.
         path: PathBuf,
         /// Hash in the manifest, hexadecimal.
         expected: String,
-        /// Its hash.
         found: String,
     },
     /// A file could not be read or written.
     #[error("weights `{name}`: cannot {action} {}", path.display())]
     Io {
-        /// The checkpoint.
         name: String,
-        /// What was being done.
         action: &'static str,
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },
@@ -113,12 +94,12 @@ pub fn find(name: &str) -> Result<&'static Checkpoint, WeightsError> {
     })
 }
 
-/// Path of the (first) file of the checkpoint `name`, verified.
+/// Path of the first file of the checkpoint `name`. All its files are verified.
 ///
-/// Quick where the file has been verified before and did not change since; else it is hashed once.
+/// A file that has been verified before and has not changed since is not hashed again.
 ///
 /// # Errors
-/// An unknown name; a file that is absent, of another size or of another hash, with what to do about it.
+/// The name is unknown, or a file is absent or has another size or hash. The message says what to do.
 pub fn locate(name: &str) -> Result<PathBuf, WeightsError> {
     let checkpoint = find(name)?;
     for file in &checkpoint.files {
@@ -127,10 +108,9 @@ pub fn locate(name: &str) -> Result<PathBuf, WeightsError> {
     Ok(checkpoint.files[0].path_in(&folder(), &checkpoint.name))
 }
 
-/// What identifies the checkpoint `name` in a fingerprint: the BLAKE3 of the manifest's hashes of its files.
+/// Identifies the checkpoint `name` in a fingerprint: the file's BLAKE3, or the BLAKE3 of all its files' hashes.
 ///
-/// Needs no file: the numbers that a checkpoint gives follow from the content that the manifest promises, and
-/// [`locate`] refuses any other content.
+/// Reads no file. The hashes come from the manifest, and [`locate`] refuses any other content.
 ///
 /// # Errors
 /// An unknown name.
@@ -146,8 +126,8 @@ pub fn content_hash(name: &str) -> Result<String, WeightsError> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// BLAKE3 of any file, hexadecimal: of a checkpoint that the manifest has no hash of. Computed once per content: a stamp
-/// beside the file keeps it, or this process where the folder is not ours to write.
+/// BLAKE3 of any file, hexadecimal, for checkpoints without a hash in the manifest. It is computed once per content and
+/// kept in a stamp next to the file, or in this process if the folder is read-only.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -170,19 +150,19 @@ pub fn hash_of_file(path: &Path) -> std::io::Result<String> {
     Ok(hash)
 }
 
-/// How sure [`check`] makes.
+/// How thoroughly [`check`] looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
-    /// A stamp of an earlier verification serves where the file did not change since.
+    /// The stamp of an earlier verification is enough if the file has not changed since.
     StampServes,
-    /// The file is hashed whatever the stamp says.
+    /// The file is hashed even if it has a stamp.
     Full,
 }
 
-/// Whether `file` of `checkpoint` in `folder` is what the manifest says.
+/// Checks that `file` of `checkpoint` in `folder` agrees with the manifest.
 ///
 /// # Errors
-/// It is absent, of another size, of another hash, or cannot be read.
+/// The file is absent, has another size or hash, or cannot be read.
 pub fn check(
     checkpoint: &Checkpoint,
     file: &CheckpointFile,
@@ -209,7 +189,7 @@ pub fn check(
     if found != file.blake3 {
         return Err(WeightsError::Hash { name, path, expected: file.blake3.clone(), found });
     }
-    // Without a stamp (a folder that is not ours to write) the next check only takes longer.
+    // Writing fails in a read-only folder. Without a stamp, the next check only takes longer.
     let _ = stamp::write(&path, &metadata, &found);
     Ok(())
 }

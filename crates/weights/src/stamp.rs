@@ -1,5 +1,5 @@
-//! The stamp beside a verified file: `<file>.verified`, one JSON object with the file's size, time of modification
-//! and BLAKE3. It vouches for the file as long as size and time are those it has.
+//! The stamp next to a verified file: `<file>.verified`, one JSON object with the file's size, time of modification
+//! and BLAKE3. It vouches for the file as long as the file's size and time of modification equal the stamp's.
 
 use std::fs::Metadata;
 use std::io::{Error, Result};
@@ -37,24 +37,25 @@ pub(super) fn hash(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Whether the stamp says that the file with `metadata` at `path` has the hash `blake3`. A broken stamp says nothing.
+/// Whether the stamp says that the file with `metadata` at `path` has the hash `blake3`. A broken stamp does not count.
 pub(super) fn vouches(path: &Path, metadata: &Metadata, blake3: &str) -> bool {
     let stamp = std::fs::read(path_of(path)).ok().and_then(|bytes| serde_json::from_slice::<Stamp>(&bytes).ok());
     stamp.is_some() && stamp == Stamp::of(metadata, blake3).ok()
 }
 
-/// The hash in the stamp, where the stamp is of the file with `metadata` at `path`.
+/// The hash in the stamp of `path`, if the stamp fits `metadata`.
 pub(super) fn recall(path: &Path, metadata: &Metadata) -> Option<String> {
     let stamp: Stamp = serde_json::from_slice(&std::fs::read(path_of(path)).ok()?).ok()?;
     let is_current = stamp == Stamp::of(metadata, &stamp.blake3).ok()?;
     (is_current && blake3::Hash::from_hex(&stamp.blake3).is_ok()).then_some(stamp.blake3)
 }
 
-/// Writes the stamp of the file with `metadata` at `path`, whose hash was found to be `blake3`.
+/// Writes the stamp of the file with `metadata` at `path`, whose hash is `blake3`.
 pub(super) fn write(path: &Path, metadata: &Metadata, blake3: &str) -> Result<()> {
     let bytes = serde_json::to_vec(&Stamp::of(metadata, blake3)?)?;
     let folder = path.parent().ok_or_else(|| Error::other("a file lies in a folder"))?;
-    // Readable to whom the file itself is: a weights folder may be shared, and temporary files are private by default.
+    // The stamp gets the file's own permissions: a weights folder may be shared, and temporary files are private by
+    // default.
     let mut aside = tempfile::Builder::new().permissions(metadata.permissions()).tempfile_in(folder)?;
     std::io::Write::write_all(&mut aside, &bytes)?;
     aside.persist(path_of(path))?;

@@ -1,4 +1,4 @@
-//! CSV and TSV. A quoted cell may hold delimiters, line breaks and doubled quotes; line ends are LF, CR LF or CR.
+//! CSV and TSV. A quoted cell may hold delimiters, line breaks and doubled quotes. Line ends are LF, CR LF or CR.
 
 use std::io::Read;
 
@@ -6,8 +6,8 @@ use csv::{ByteRecord, ReaderBuilder};
 
 use super::{RawRow, RawTable, RowProblem};
 
-/// A last line of our own: where it does not arrive as a record by itself, a quote before it was never closed and has
-/// swallowed rows.
+/// A last line added to the file. If it does not arrive as a record of its own, an earlier quote was never closed and
+/// has swallowed rows.
 const LAST_LINE: &str = "\u{1}end of table\u{1}";
 
 pub(super) fn read(bytes: &[u8], delimiter: u8) -> Result<RawTable, String> {
@@ -46,7 +46,7 @@ pub(super) fn read(bytes: &[u8], delimiter: u8) -> Result<RawTable, String> {
     }
 }
 
-/// Counts lines as an editor does; the reader's own count is late by one after CR LF and does not know of blank lines.
+/// Counts lines as an editor does. The reader's own count is late by one after CR LF and leaves out blank lines.
 struct Lines<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -54,7 +54,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// Line of the first character from `offset` on that ends no line; offsets come in ascending order.
+    /// Line of the first character at or after `offset` that is not a line end. Offsets must ascend from call to call.
     fn line_of(&mut self, offset: u64) -> u64 {
         let ends_line = |at: usize| self.bytes.get(at).is_some_and(|byte| matches!(byte, b'\r' | b'\n'));
         let mut start = usize::try_from(offset).map_or(self.bytes.len(), |offset| offset.min(self.bytes.len()));

@@ -70,7 +70,7 @@ impl Rows {
         self.rows.push(RawRow { number: self.rows.len() as u64 + 1, place, cells });
     }
 
-    /// Rows from before a column first appeared get an empty cell for it.
+    /// Adds empty cells to rows that precede a column's first appearance.
     fn finish(mut self) -> RawTable {
         for row in &mut self.rows {
             if let Ok(cells) = &mut row.cells {

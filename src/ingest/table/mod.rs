@@ -1,4 +1,4 @@
-//! The tables that users bring, read as text cells whatever the file format.
+//! Users' tables in several file formats, all read as text cells.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub enum TableFormat {
 }
 
 impl TableFormat {
-    /// The format that a file name's extension stands for.
+    /// The format of a file name's extension.
     pub fn of_extension(extension: &str) -> Option<Self> {
         match extension.to_ascii_lowercase().as_str() {
             "csv" => Some(Self::Csv),
@@ -40,10 +40,10 @@ impl TableFormat {
     }
 }
 
-/// A table as it is in its file. Cells are text; an empty one, a null and a missing key are none.
+/// A table with the cells of its file as text. An empty cell, a null and a missing key are `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RawTable {
-    /// Names of the columns; may be empty or repeated.
+    /// Names of the columns. A name may be empty or repeated.
     pub(super) columns: Vec<String>,
     /// Data rows in the order of the file.
     pub(super) rows: Vec<RawRow>,
@@ -52,9 +52,9 @@ pub(super) struct RawTable {
 /// One data row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RawRow {
-    /// From 1, after the header.
+    /// Number of the row, from 1 after the header.
     pub(super) number: u64,
-    /// Where it starts in the file, as an editor counts: `line 7`, `sheet row 7`; none where a file has no lines.
+    /// Place of its start in the file, as an editor counts: `line 7`, `sheet row 7`; `None` if the format has no lines.
     pub(super) place: Option<String>,
     /// One cell per column, or why the row cannot be understood.
     pub(super) cells: Result<Vec<Option<String>>, RowProblem>,
@@ -65,16 +65,16 @@ pub(super) struct RawRow {
 pub(super) enum RowProblem {
     /// It has more or fewer cells than the header.
     Ragged { expected: usize, found: usize },
-    /// It is not text in UTF-8.
+    /// It is not UTF-8 text.
     NotUtf8 { column: usize },
     /// It is not an object.
     NotAnObject { found: String },
 }
 
-/// Reads a table of `format` from a file's `bytes`; `sheet` names the sheet of a workbook.
+/// Reads a table of `format` from a file's `bytes`. `sheet` names the sheet of a workbook.
 ///
 /// # Errors
-/// The reason in words where the file as a whole cannot be understood.
+/// The reason, in words, if the file as a whole cannot be understood.
 pub(super) fn read(bytes: Vec<u8>, format: TableFormat, sheet: Option<&str>) -> Result<RawTable, String> {
     match format {
         TableFormat::Csv => delimited::read(text_bytes(&bytes)?, b','),
@@ -86,7 +86,7 @@ pub(super) fn read(bytes: Vec<u8>, format: TableFormat, sheet: Option<&str>) -> 
     }
 }
 
-/// `bytes` without a byte order mark of UTF-8.
+/// `bytes` without UTF-8's byte order mark.
 fn text_bytes(bytes: &[u8]) -> Result<&[u8], String> {
     if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
         return Err("it is text in UTF-16; save it as UTF-8".to_owned());
@@ -94,7 +94,7 @@ fn text_bytes(bytes: &[u8]) -> Result<&[u8], String> {
     Ok(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes))
 }
 
-/// The decoders of binary formats may panic on damaged files, which is an error of that file.
+/// Runs a decoder of a binary format. A panic on a damaged file becomes an error of that file.
 fn contained(read: impl FnOnce() -> Result<RawTable, String>) -> Result<RawTable, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it is damaged".to_owned()))
 }

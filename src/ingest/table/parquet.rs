@@ -30,7 +30,7 @@ pub(super) fn read(bytes: Vec<u8>) -> Result<RawTable, String> {
 
 fn texts_of(array: &ArrayRef) -> Result<Vec<Option<String>>, ArrowError> {
     let array = match array.data_type() {
-        // 3.6 stored in 32 bits is not 3.6; the stored number is what counts.
+        // 3.6 stored in 32 bits is not exactly 3.6. The text is the exact stored number.
         DataType::Float16 | DataType::Float32 => cast(array, &DataType::Float64)?,
         _ => array.clone(),
     };

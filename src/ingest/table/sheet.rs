@@ -1,4 +1,4 @@
-//! Excel workbooks (xlsx): the first row with a filled cell is the header, rows without one are no data.
+//! Excel workbooks (xlsx). The first row with a filled cell is the header. Rows without a filled cell are skipped.
 
 use std::io::Cursor;
 

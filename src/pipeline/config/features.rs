@@ -1,4 +1,4 @@
-//! `[features]` and `[extractor.…]`: which extractors fill which table.
+//! `[features]` and `[extractor.…]`: the extractors of each table.
 
 use serde::Deserialize;
 
@@ -13,20 +13,21 @@ use agiqa_store::tables::features::FeatureSet;
 /// `[features]` with the `[extractor.…]` tables that it names.
 #[derive(Clone, Debug)]
 pub struct FeaturesSection {
-    /// Fills `semantic`.
+    /// The extractor that fills `semantic`.
     pub semantic: FeatureSettings,
-    /// Fill `quality`; the same extractor as `semantic` fills both in one pass. Several are joined; none where every
-    /// training is joint, in which MANIQA makes the quality features itself.
+    /// The extractors that fill `quality`. If the extractor is the same as in `semantic`, it fills both tables in one
+    /// pass. Several are joined. The list is empty if every training is joint, because MANIQA then computes the quality
+    /// features.
     pub qualities: Vec<FeatureSettings>,
-    /// Makes one `f_1` of several.
+    /// Joins the `f_1` of several extractors.
     pub join: Option<JoinStage>,
-    /// What is trained on as f_a and f_b.
+    /// The set with f_a and f_b for training.
     pub semantic_set: FeatureSet,
-    /// What is trained on as f_1, where MANIQA does not make it in training.
+    /// The set with f_1 for training; `None` if every training is joint.
     pub quality_set: Option<FeatureSet>,
 }
 
-/// `[features]` as written: names of extractors.
+/// The names of extractors written in `[features]`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FeatureNames {
@@ -44,7 +45,7 @@ enum OneOrSeveral {
 }
 
 impl OneOrSeveral {
-    /// What a list that `,` separates says; a single name is a list of one.
+    /// Parses names that are separated by `,`.
     fn of_text(text: &str) -> Self {
         Self::Several(text.split(',').map(|name| name.trim().to_owned()).collect())
     }
@@ -86,7 +87,7 @@ impl Reader<'_> {
         }
         let used: Vec<&str> = std::iter::once(&names.semantic).chain(qualities).map(String::as_str).collect();
         let is_unused = |entry: &&Entry| !used.contains(&entry.key.as_str());
-        // A choice leaves others unchosen; what they say must make sense all the same.
+        // A choice leaves some extractors unused. Their settings must be valid, too.
         for entry in extractors.entries().iter().filter(is_unused).filter(|_| is_choice) {
             self.extractor(&entry.key, &entry.node, entry.key_origin)?;
         }
@@ -100,7 +101,7 @@ impl Reader<'_> {
             let table = extractors.get(name).cloned().unwrap_or_else(|| empty(origin));
             let settings = self.extractor(name, &table, origin)?;
             let path = format!("extractor.{name}");
-            // Fingerprints need no weights, so what an extractor refuses is told before anything runs.
+            // Fingerprints do not need loaded weights, so invalid settings are reported before anything runs.
             resolve(&settings)
                 .map_err(|error| self.wrong(table.origin, format!("`{path}`: {}", with_causes(&error))))?;
             Ok(settings)
@@ -122,7 +123,8 @@ impl Reader<'_> {
         Ok(Some(FeaturesSection { semantic, qualities, join, semantic_set, quality_set }))
     }
 
-    /// Whoever trains a head alone needs an extractor of f_1; whoever only trains MANIQA with it must not name one.
+    /// Checks `features.quality`. Training a head alone needs an extractor of f_1. If all trainings are joint, the file
+    /// must not name one.
     pub(super) fn check_quality(
         &self,
         features: &FeaturesSection,
@@ -137,7 +139,7 @@ impl Reader<'_> {
         let n_joint = trainings.iter().filter(|train| train.settings.joint.is_some()).count();
         let problem = match &features.quality_set {
             None if n_joint < trainings.len() => {
-                "`features.quality` is missing: the extractor of f_1 (only a joint training, `[train.joint]`, makes its own)"
+                "`features.quality` is missing: the extractor of f_1 (only a joint training, `[train.joint]`, has none)"
             }
             Some(_) if n_joint == trainings.len() => {
                 "`[train.joint]` trains MANIQA from the images: leave `features.quality` out"
@@ -151,14 +153,14 @@ impl Reader<'_> {
     fn extractor(&self, name: &str, table: &Node, origin: Origin) -> Result<FeatureSettings, ConfigError> {
         let name = name.parse::<ExtractorName>().map_err(|_| {
             let names: Vec<&str> = ExtractorName::ALL.iter().map(|name| name.as_str()).collect();
-            let problem = format!("`{name}` is no extractor{}", suggestion(name, &names));
+            let problem = format!("unknown extractor `{name}`{}", suggestion(name, &names));
             self.wrong(origin, problem)
         })?;
         read_feature_settings(self.sources, name, table.clone())
     }
 }
 
-/// An error and its causes in one line, as the command line prints them.
+/// An error and its causes in one line, in the format of the command line.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

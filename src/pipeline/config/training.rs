@@ -1,4 +1,4 @@
-//! `[train]` and `[[variant]]`: what is trained.
+//! `[train]` and `[[variant]]`: the trainings.
 
 use super::Reader;
 use crate::ingest::IngestSettings;
@@ -11,22 +11,23 @@ use agiqa_store::tables::PartitionName;
 /// `[train]`.
 #[derive(Clone, Debug)]
 pub struct TrainSection {
-    /// The dataset that is trained on.
+    /// The dataset of the training.
     pub dataset: PartitionName,
     /// Hyperparameters.
     pub settings: TrainSettings,
-    /// Seeds of initialisation, image order and dropout: every split is trained on with each. None: with its own seed.
+    /// Seeds of initialisation, image order and dropout. Every split is trained on with each seed. `None` means the
+    /// split's own seed.
     pub seeds: Option<Vec<u32>>,
 }
 
 /// `[[variant]]`: a training under a name of its own.
 #[derive(Clone, Debug)]
 pub struct Variant {
-    /// Its name, which its runs' names go on with.
+    /// Its name, which is part of its runs' names.
     pub name: PartitionName,
-    /// `[train]` with the variant's own keys over it.
+    /// `[train]`, overridden by the variant's own keys.
     pub train: TrainSection,
-    /// The dataset whose test part its heads are judged on.
+    /// The dataset whose test part its heads are evaluated on.
     pub test: PartitionName,
 }
 
@@ -54,11 +55,11 @@ impl Reader<'_> {
                 return Err(self.wrong(entry.key_origin, problem));
             }
             let name_node = item.remove("name").ok_or_else(|| {
-                self.wrong(item.origin, format!("`variant.{idx}.name` is missing: its runs are named by it"))
+                self.wrong(item.origin, format!("`variant.{idx}.name` is missing: the runs' names contain it"))
             })?;
             let name: PartitionName = de::settings(self.sources, &format!("variant.{idx}.name"), &name_node, &[])?;
             if variants.iter().any(|other| other.name == name) {
-                return Err(self.wrong(name_node.origin, format!("variant `{name}` is there twice")));
+                return Err(self.wrong(name_node.origin, format!("duplicate variant `{name}`")));
             }
             let mut node = base.clone();
             if let Some(own) = item.remove("train") {
@@ -120,7 +121,7 @@ impl Reader<'_> {
                 name
             }
             None if datasets.len() == 1 => datasets[0].dataset.clone(),
-            None => return Err(self.wrong(node.origin, "`[train]` needs `dataset`: there are several")),
+            None => return Err(self.wrong(node.origin, "`[train]` needs `dataset`: the pipeline has several")),
         };
         let settings: TrainSettings = de::settings(self.sources, "train", &node, &["dataset", "seeds"])?;
         settings.check().map_err(|error| self.wrong(node.origin, format!("`train`: {error}")))?;

@@ -138,7 +138,7 @@ fn an_interrupted_ingest_exits_130_and_leaves_the_dataset_as_it_was() {
     let output = child.wait_with_output().expect("a child of this process");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{stderr}");
-    assert!(stderr.contains("interrupted; the dataset is as it was"), "{stderr}");
+    assert!(stderr.contains("interrupted; the dataset is unchanged"), "{stderr}");
     let rows = written(&dir).0.rows;
     assert_eq!((rows.len(), rows[0].mos), (1, Some(1.0)));
 }

@@ -1,9 +1,9 @@
-//! Checkpoints as they are published: safetensors or PyTorch's zip, in one file or in shards with an index.
+//! Checkpoints in their published formats: safetensors or PyTorch's zip, in one file or in shards with an index.
 //!
-//! [`agiqa_checkpoint`] finds out what is where; this module turns it into tensors. A tensor of the type and on the device that
-//! it is wanted in is a view of the file, mapped privately: nothing is read until it is used, nothing is held twice,
-//! and the mapping lives as long as a tensor does (libtorch counts the references). Any other is read into memory one
-//! at a time, converted and placed.
+//! [`agiqa_checkpoint`] locates the tensors; this module loads them. A tensor that is wanted on the CPU in its stored
+//! type is a view of the file, which is mapped privately: nothing is read until it is used, memory holds no second
+//! copy, and the mapping lives as long as a tensor does (libtorch counts the references). Any other tensor is read into
+//! memory, converted and placed, one at a time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub struct Checkpoint {
 struct Shard {
     path: PathBuf,
     source: FileSource,
-    /// The file as bytes; mapped when a tensor is first viewed.
+    /// The file's bytes, mapped when a tensor is first viewed.
     map: RefCell<Option<Tensor>>,
 }
 
@@ -46,7 +46,7 @@ impl Checkpoint {
     /// Opens a checkpoint: a file, an index of shards, or a folder with one of [`shards::NAMES`]. Reads headers only.
     ///
     /// # Errors
-    /// A file that is missing, cut short, damaged, of no known format, or a pickle that asks for more than tensors.
+    /// A file is missing, cut short, damaged or of an unknown format, or a pickle asks for more than tensors.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let files = shards::find(path)?;
         let mut tensors = BTreeMap::new();
@@ -54,7 +54,7 @@ impl Checkpoint {
         for (shard_idx, path) in files.shards.into_iter().enumerate() {
             let source = FileSource::open(&path)?;
             for (name, stored) in agiqa_checkpoint::read_file(&path, &source)? {
-                // An index decides; what a shard holds beside it is not part of the checkpoint.
+                // If the checkpoint has an index, a tensor that it does not list is not part of the checkpoint.
                 if files.shard_of.as_ref().is_none_or(|shard_of| shard_of.get(&name) == Some(&shard_idx)) {
                     tensors.insert(name, Entry { shard: shard_idx, stored, is_used: Cell::new(false) });
                 }
@@ -85,13 +85,13 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Whether there is a tensor `name`.
+    /// Whether the checkpoint has a tensor `name`.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
-    /// What stands before the name of a tensor that a network calls `name`: nothing, `module.`, `state_dict.`, ….
-    /// None where no tensor's name ends so, or several do.
+    /// The prefix that the checkpoint puts before a network's tensor `name`: nothing, `module.`, `state_dict.`, ….
+    /// `None` if the names of no tensor or of several tensors end with `name`.
     pub fn prefix_of(&self, name: &str) -> Option<&str> {
         let mut prefixes = self.names().filter_map(|other| {
             let prefix = other.strip_suffix(name)?;
@@ -103,18 +103,18 @@ impl Checkpoint {
         }
     }
 
-    /// Type and shape of a tensor; does not count as use.
+    /// Type and shape of a tensor. The tensor does not count as used.
     ///
     /// # Errors
-    /// There is no such tensor.
+    /// The tensor is absent.
     pub fn info(&self, name: &str) -> Result<&TensorInfo, CheckpointError> {
         Ok(self.entry(name)?.stored.info())
     }
 
-    /// The values' bytes, little-endian and row-major, in memory of their own.
+    /// A copy of the values' bytes, little-endian and row-major.
     ///
     /// # Errors
-    /// There is no such tensor, or its file cannot be read.
+    /// The tensor is absent, or its file cannot be read.
     pub fn bytes(&self, name: &str) -> Result<Vec<u8>, CheckpointError> {
         let entry = self.entry(name)?;
         entry.is_used.set(true);
@@ -122,11 +122,11 @@ impl Checkpoint {
         entry.stored.read(&shard.path, &shard.source)
     }
 
-    /// A tensor in its stored type on the CPU: a view of the file where its values are dense, else a copy. Never
-    /// write into it.
+    /// A tensor in its stored type on the CPU: a view of the file if its values are dense, else a copy. The caller must
+    /// not write into it.
     ///
     /// # Errors
-    /// There is no such tensor, it has another shape, or its file cannot be read.
+    /// The tensor is absent or has another shape, or its file cannot be read.
     pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, CheckpointError> {
         let entry = self.shaped(name, shape)?;
         match self.view(entry) {
@@ -135,10 +135,11 @@ impl Checkpoint {
         }
     }
 
-    /// A tensor as `kind` on `device`: a view of the file where it is stored so, else a converted copy.
+    /// A tensor as `kind` on `device`: a view of the file if it is stored as `kind` and `device` is the CPU, else a
+    /// converted copy.
     ///
     /// # Errors
-    /// As [`Self::tensor`]; also integers where floats are asked for, and a device without room.
+    /// As [`Self::tensor`]. Also, the tensor holds integers although `kind` is a float, or the device lacks memory.
     pub fn load(&self, name: &str, shape: &[i64], device: Device, kind: Kind) -> Result<Tensor, CheckpointError> {
         let entry = self.shaped(name, shape)?;
         let stored = entry.stored.info().dtype;
@@ -148,31 +149,31 @@ impl Checkpoint {
         if device == Device::Cpu && kind == kind_of(stored) {
             return self.tensor(name, shape);
         }
-        // Not from the map: its pages would count as this process's memory beside the copy.
+        // Not read from the map: its pages would count as this process's memory in addition to the copy.
         let place = |source: tch::TchError| CheckpointError::Place { name: name.to_owned(), source: source.into() };
         self.copy(name, entry)?.f_to_device(device).and_then(|tensor| tensor.f_to_kind(kind)).map_err(place)
     }
 
-    /// Where a network's blocks find their tensors, to be placed on `device` as `kind`.
+    /// The scope of all tensors, to be placed on `device` as `kind`.
     pub fn root(&self, device: Device, kind: Kind) -> Scope<'_> {
         Scope::new(self, device, kind)
     }
 
-    /// Names of tensors that nothing asked for, sorted.
+    /// Names of the tensors that have not been used, sorted.
     pub fn unused(&self) -> Vec<&str> {
         self.tensors.iter().filter(|(_, entry)| !entry.is_used.get()).map(|(name, _)| name.as_str()).collect()
     }
 
-    /// Checks a whole list of names and shapes of weights, so that one message lists all that is amiss.
+    /// Checks a whole list of names and shapes of weights, so that one message lists all problems.
     ///
     /// # Errors
-    /// Tensors are missing, have another shape, or are no floating-point numbers.
+    /// Tensors are missing, have another shape, or do not hold floating-point numbers.
     pub fn require(&self, wanted: &[(String, Vec<i64>)]) -> Result<(), CheckpointError> {
         let mut misfit = Misfit { missing: Vec::new(), misshapen: Vec::new(), unused: Vec::new() };
         for (name, shape) in wanted {
             match self.tensors.get(name).map(|entry| entry.stored.info()) {
                 None => misfit.missing.push(name.clone()),
-                // Integers would be converted without a word, and the scales that belong to them be left out.
+                // Integers would be converted silently, without the scales that belong to them.
                 Some(found) if found.shape != *shape || !found.dtype.is_float() => {
                     misfit.misshapen.push((name.clone(), shape.clone(), found.clone()));
                 }
@@ -182,7 +183,7 @@ impl Checkpoint {
         if misfit.missing.is_empty() && misfit.misshapen.is_empty() {
             return Ok(());
         }
-        // What is there under another name says more than what is missing.
+        // Tensors under unknown names help to recognise the checkpoint.
         let is_wanted = |name: &&str| wanted.iter().any(|(wanted, _)| wanted == name);
         misfit.unused = self.names().filter(|name| !is_wanted(name)).map(str::to_owned).collect();
         Err(CheckpointError::Unfit { path: self.path.clone(), misfit })
@@ -200,7 +201,7 @@ impl Checkpoint {
         })
     }
 
-    /// The entry of `name`, which counts as used from here on.
+    /// The entry of `name` with a checked shape. It counts as used from now on.
     fn shaped(&self, name: &str, shape: &[i64]) -> Result<&Entry, CheckpointError> {
         let entry = self.entry(name)?;
         let TensorInfo { dtype, shape: found } = entry.stored.info();
@@ -217,8 +218,8 @@ impl Checkpoint {
         Ok(entry)
     }
 
-    /// The tensor as a view of its mapped file; none where its values are strided or not aligned to their size, or the
-    /// file cannot be mapped.
+    /// The tensor as a view of its mapped file. `None` if its values are strided or not aligned to their size, or if
+    /// the file cannot be mapped.
     fn view(&self, entry: &Entry) -> Option<Tensor> {
         let (offset, n_bytes) = entry.stored.dense_bytes()?;
         let TensorInfo { dtype, shape } = entry.stored.info();
@@ -229,7 +230,7 @@ impl Checkpoint {
         let mut map = shard.map.borrow_mut();
         if map.is_none() {
             let n_file = i64::try_from(shard.source.n_bytes()).ok()?;
-            // `false`: private, so that even a write in place would never reach the file.
+            // `false` maps the file privately, so that even a write in place would never reach it.
             let options = (Kind::Uint8, Device::Cpu);
             *map = Some(Tensor::f_from_file(shard.path.to_str()?, false, n_file, options).ok()?);
         }
@@ -237,7 +238,7 @@ impl Checkpoint {
         bytes.f_view_dtype(kind_of(*dtype)).ok()?.f_view(shape.as_slice()).ok()
     }
 
-    /// The tensor in memory of its own.
+    /// A copy of the tensor in memory.
     fn copy(&self, name: &str, entry: &Entry) -> Result<Tensor, CheckpointError> {
         let shard = &self.shards[entry.shard];
         let TensorInfo { dtype, shape } = entry.stored.info();

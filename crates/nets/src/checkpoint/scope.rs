@@ -1,4 +1,4 @@
-//! A place in a checkpoint's names, as a network's blocks walk through them.
+//! A prefix of a checkpoint's tensor names. A network's blocks find their tensors below it.
 
 use std::fmt::Display;
 
@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Checkpoint, CheckpointError};
 
-/// A prefix of names, and where and as what the tensors below it are placed.
+/// A prefix of names, and the device and kind of the tensors loaded below it.
 #[derive(Clone, Debug)]
 pub struct Scope<'a> {
     checkpoint: &'a Checkpoint,
@@ -21,7 +21,7 @@ impl<'a> Scope<'a> {
         Self { checkpoint, prefix: String::new(), device, kind }
     }
 
-    /// One level down: `sub("blocks").sub(0)` is `blocks.0.`. An empty name, and a dot at its end, change nothing.
+    /// One level down: `sub("blocks").sub(0)` is `blocks.0.`. An empty name changes nothing, nor does a dot at its end.
     pub fn sub(&self, name: impl Display) -> Self {
         let mut prefix = format!("{}{name}", self.prefix);
         if !prefix.is_empty() && !prefix.ends_with('.') {
@@ -46,12 +46,12 @@ impl<'a> Scope<'a> {
         self.checkpoint.load(&self.name(name), shape, self.device, kind)
     }
 
-    /// Whether there is a tensor `name` below this prefix.
+    /// Whether the checkpoint has a tensor `name` below this prefix.
     pub fn has(&self, name: &str) -> bool {
         self.checkpoint.contains(&self.name(name))
     }
 
-    /// The whole name of `name` below this prefix.
+    /// The full name of the tensor `name` below this prefix.
     pub fn name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
@@ -61,12 +61,12 @@ impl<'a> Scope<'a> {
         self.checkpoint
     }
 
-    /// Where tensors are placed.
+    /// The device that tensors are placed on.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// What tensors are converted to.
+    /// The kind that tensors are converted to.
     pub fn kind(&self) -> Kind {
         self.kind
     }

@@ -1,4 +1,5 @@
-//! Attention between channels: MANIQA's "transposed attention block" (`TABlock` of MA-AGIQA's `MANIQA.py`, commit 11c0cda).
+//! Attention between channels: MANIQA's "transposed attention block" (`TABlock` of MA-AGIQA's `MANIQA.py`, commit
+//! 11c0cda).
 
 use tch::{Kind, Tensor};
 
@@ -9,39 +10,40 @@ use crate::layers::{Linear, NetworkError, Scope, dense, opaque_is_faster, opaque
 /// Probability with which training drops a value of the product.
 const DROPOUT: f64 = 0.1;
 
-/// Attention whose sequence is the channels, each described by its values at the `n` tokens; one head.
+/// Attention with one head over the channels. Each channel is described by its values at the `n` tokens.
 ///
 /// ```text
 /// P = softmax(q kᵀ / √n) v                              (c, n), with q, k, v linear in the rows of xs
 /// ys = xs + reshape(Pᵀ, (c, n))                         element (i, j) is Pᵀ at flat position i n + j
 /// ```
 ///
-/// The reshape takes the place of a transposition back; it is what the published weights were trained with.
+/// The reshape is not a transposition back. The published weights were trained with it.
 #[derive(Debug)]
 pub(super) enum ChannelAttention {
-    /// As the formula says: what a gradient needs, what bf16 is fastest with, and what every device has.
+    /// Computed literally by the formula. This form is needed for gradients, fastest for bf16, and available on every
+    /// device.
     Plain { q: Linear, k: Linear, v: Linear },
-    /// With what does not depend on the input worked out beforehand.
+    /// Products of weights are computed beforehand.
     Merged(Merged),
 }
 
-/// How the two large products of [`Merged`] are computed; both ways are the same formula.
+/// The way of computing the two large products of [`Merged`]. Both ways follow the same formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Products {
-    /// libtorch's fused kernel, which never holds all c × c weights and multiplies with MKL: on one Intel core 136 GFLOP/s
-    /// against 113 of the other way, of 150 that a product alone reaches.
+    /// libtorch's fused kernel, which never holds all c × c weights and multiplies with MKL. On one Intel core it
+    /// reaches 136 GFLOP/s, the other way 113, and a product alone 150.
     Fused,
-    /// oneDNN's opaque tensors: on AMD's processors twice as fast as MKL.
+    /// oneDNN's opaque tensors, which are twice as fast as MKL on AMD's processors.
     Opaque,
 }
 
-/// `q kᵀ = (xs W_qᵀ + b_q)(xs W_kᵀ + b_k)ᵀ`; what a row has in common is nothing to a softmax, which leaves
-/// `(xs W_qᵀ W_k + b_q W_k) xsᵀ`: one product with a matrix of weights instead of two. The rows of the softmax sum to 1,
-/// so the bias of `v` can be added at the end.
+/// `q kᵀ = (xs W_qᵀ + b_q)(xs W_kᵀ + b_k)ᵀ`. A term that is constant along a row does not change its softmax. This
+/// leaves `(xs W_qᵀ W_k + b_q W_k) xsᵀ`: one product with a matrix of weights instead of two. The rows of the softmax
+/// sum to 1, so the bias of `v` can be added at the end.
 #[derive(Debug)]
 pub(super) struct Merged {
     products: Products,
-    /// `W_kᵀ W_q / √n`, `(n, n)`, perhaps opaque, as the next two.
+    /// `W_kᵀ W_q / √n`, `(n, n)`, possibly opaque, like the next two.
     logit_weight: Tensor,
     /// `b_q W_k / √n`, `(n,)`.
     logit_bias: Tensor,
@@ -67,7 +69,7 @@ impl ChannelAttention {
         let n = q.weight.size()[0];
         let bias = |part: &Linear| part.bias.as_ref().expect("these layers have one").shallow_clone();
         let v_bias = bias(&v);
-        // In f64: a rounding here would be one of every image.
+        // In f64, because a rounding error here would affect every image.
         let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
         let scale = (n as f64).powf(-0.5);
         let key = double(&k.weight) * scale; // (n, n)
@@ -84,7 +86,7 @@ impl ChannelAttention {
         })
     }
 
-    /// Over the same weights in memory.
+    /// Shares the same weights in memory.
     pub(super) fn share(&self) -> Self {
         match self {
             Self::Plain { q, k, v } => Self::Plain { q: q.share(), k: k.share(), v: v.share() },
@@ -111,8 +113,8 @@ impl ChannelAttention {
                 let input = xs.to_kind(kind);
                 let (q, k, v) = (q.forward(&input), k.forward(&input), v.forward(&input)); // (b, c, n)
                 let product = if q.requires_grad() {
-                    // Forward and backward together take a tenth less than the fused kernel's, whose heads are narrow ones;
-                    // the logits that are kept for it are 9 MB per image at 1536 channels.
+                    // Forward and backward together take a tenth less time than the fused kernel, which is made for
+                    // narrow heads. The logits kept for the backward pass have 9 MB per image at 1536 channels.
                     let logits = (q * (n as f64).powf(-0.5)).matmul(&k.transpose(1, 2)); // (b, c, c)
                     logits.softmax(-1, None::<Kind>).matmul(&v) // (b, c, n)
                 } else {
@@ -122,7 +124,7 @@ impl ChannelAttention {
                 product.transpose(1, 2).reshape([b, c, n]).to_kind(Kind::Float)
             }
             Self::Merged(merged) => {
-                // One image after the other: what one leaves in the cache the next need not fetch.
+                // One image after the other, so that the weights stay in the cache.
                 let images: Vec<Tensor> = (0..b).map(|i| merged.product(&xs.get(i))).collect(); // (n, c) each
                 Tensor::stack(&images, 0).view([b, c, n])
             }
@@ -150,12 +152,12 @@ impl Merged {
         let queries = xs.linear(&self.logit_weight, Some(&self.logit_bias)); // (c, n)
         let values = xs.linear(&self.value_weight, None::<&Tensor>); // (c, n)
         let (q, k, v) = (one_head(&queries), one_head(xs), one_head(&values));
-        // Scaled beforehand.
+        // The logits are scaled already, so the kernel's scale is 1.
         let product = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, Some(1.0), false);
         product.squeeze_dim(0).squeeze_dim(0).tr() // (n, c)
     }
 
-    /// All products are `a bᵀ`, oneDNN's inner product, so that nothing is transposed.
+    /// All products have the form `a bᵀ`, oneDNN's inner product, so that nothing is transposed.
     fn opaque(&self, xs: &Tensor) -> Tensor {
         let none = None::<&Tensor>;
         let xs = xs.contiguous().to_mkldnn();
@@ -174,9 +176,9 @@ mod tests {
 
     use super::*;
 
-    /// Whatever this processor is fastest with, all ways are the same formula.
+    /// On every processor, all ways follow the same formula.
     #[test]
-    fn merged_weights_give_what_the_formula_says_either_way() {
+    fn merged_weights_agree_with_the_formula_either_way() {
         let (b, c, n) = (2, 12, 9);
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.4;
         let mut tensors: HashMap<String, Tensor> = HashMap::new();

@@ -1,4 +1,4 @@
-//! Geometry of MANIQA, as `config.json` beside its weights gives it.
+//! Geometry of MANIQA, from the `config.json` next to its weights.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,40 +7,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::vit::VitConfig;
 
-/// A description that no network has, or none at all.
+/// A missing or impossible description of a network.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read `{}`: expected the sizes of the network there, as `config.json` beside its weights", path.display())]
+    #[error(
+        "cannot read `{}`: expected the sizes of the network in a `config.json` next to its weights",
+        path.display()
+    )]
     Read {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },
-    /// The file is no description of MANIQA.
+    /// The file does not describe a MANIQA network.
     #[error("`{}` does not describe a MANIQA network", path.display())]
     Parse {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         source: serde_json::Error,
     },
-    /// Sizes that do not fit together.
+    /// The sizes do not fit together.
     #[error("`{key}` is {found}; expected {expected}")]
-    Value {
-        /// The entry.
-        key: &'static str,
-        /// Its value.
-        found: String,
-        /// What it should be.
-        expected: String,
-    },
+    Value { key: &'static str, found: String, expected: String },
 }
 
-/// The vision transformer under MANIQA, in timm's words.
+/// The vision transformer under MANIQA, in timm's terms.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackboneConfig {
     /// Side of the square input, pixels.
@@ -49,20 +42,21 @@ pub struct BackboneConfig {
     pub patch_size: i64,
     /// Width of a token.
     pub embed_dim: i64,
-    /// Blocks in the checkpoint; those after the last tap are neither read nor computed.
+    /// Number of blocks in the checkpoint. Blocks after the last tap are neither read nor computed.
     pub depth: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub num_heads: i64,
-    /// Width of a block's hidden layer over that of a token.
+    /// Ratio of the width of a block's hidden layer to the width of a token.
     pub mlp_ratio: f64,
-    /// 1e-6 in timm and DINOv2; PyTorch's own 1e-5 shows in the fourth digit.
+    /// Constant added to the variance in layer norms: 1e-6 in timm and DINOv2. PyTorch's default of 1e-5 would change
+    /// the fourth digit.
     pub layer_norm_eps: f64,
-    /// Blocks whose outputs are read, from 0, ascending.
+    /// Indices of the blocks whose outputs are read, from 0, ascending.
     pub taps: Vec<usize>,
     /// Whether branches are scaled per channel, as in DINOv2 (`ls1.gamma`).
     #[serde(default)]
     pub layer_scale: bool,
-    /// Side of the grid that the position table was trained on, where it is not that of `img_size`.
+    /// Side of the grid that the position table was trained on, if it differs from the grid of `img_size`.
     #[serde(default)]
     pub position_grid: Option<i64>,
 }
@@ -72,24 +66,24 @@ pub struct BackboneConfig {
 pub struct ManiqaConfig {
     /// The transformer underneath.
     pub vit: BackboneConfig,
-    /// Width `C` that the taps are reduced to; half of it in the second stage.
+    /// Width `C` that the taps are reduced to. The second stage has half of it.
     pub embed_dim: i64,
-    /// Blocks per layer of each Swin stage.
+    /// Number of blocks per layer of each Swin stage.
     pub depths: Vec<usize>,
-    /// Heads per layer of each Swin stage.
+    /// Number of heads per layer of each Swin stage.
     pub num_heads: Vec<i64>,
     /// Side of an attention window, tokens.
     pub window_size: i64,
     /// Width of the hidden layers of the Swin blocks, in both stages.
     pub dim_mlp: i64,
-    /// Attention blocks between channels before each stage.
+    /// Number of blocks of attention between channels before each stage.
     pub num_tab: usize,
-    /// What the branch of a Swin layer is multiplied with; the shortcut is not.
+    /// Factor of a Swin layer's branch. The shortcut is not scaled.
     pub scale: f64,
-    /// Mean of red, green and blue on a scale of 0 to 1: inputs are `(pixel / 255 − mean) / std`.
+    /// Mean of red, green and blue on a scale of 0 to 1. Inputs are `(pixel / 255 − mean) / std`.
     #[serde(default = "half")]
     pub pixel_mean: [f32; 3],
-    /// Standard deviation of red, green and blue on that scale.
+    /// Standard deviation of red, green and blue on the same scale.
     #[serde(default = "half")]
     pub pixel_std: [f32; 3],
 }
@@ -102,7 +96,7 @@ impl ManiqaConfig {
     /// Reads and checks `config.json`.
     ///
     /// # Errors
-    /// A file that is absent or no description, sizes that do not fit together.
+    /// The file is absent or not a description of MANIQA, or the sizes do not fit together.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -139,7 +133,8 @@ impl ManiqaConfig {
         }
     }
 
-    /// The same on DINOv2 ViT-S/14 at `side_px` (392 gives the paper's 28 × 28 tokens), all widths halved.
+    /// DINOv2 ViT-S/14 at `side_px` (392 gives the paper's 28 × 28 tokens) with the sizes of the paper, all widths
+    /// halved.
     pub fn dinov2_s14(side_px: i64) -> Self {
         let dinov2 = crate::dinov2::vit_s14();
         let paper = Self::vit_b8();
@@ -164,7 +159,7 @@ impl ManiqaConfig {
     /// Checks that the sizes fit together.
     ///
     /// # Errors
-    /// The first entry that does not.
+    /// The first entry that does not fit.
     pub fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key, found: &dyn std::fmt::Debug, expected: String| {
             Err(ConfigError::Value { key, found: format!("{found:?}"), expected })
@@ -224,7 +219,7 @@ impl ManiqaConfig {
         self.vit.img_size / self.vit.patch_size
     }
 
-    /// Patches, hence values of `f_1`.
+    /// Number of patches, which is the number of values of `f_1`.
     pub fn n_tokens(&self) -> i64 {
         self.grid() * self.grid()
     }
@@ -245,7 +240,7 @@ impl ManiqaConfig {
         }
     }
 
-    /// Names and shapes of the parameters that the network reads, those of the transformer under `vit.`.
+    /// Names and shapes of the parameters that the network reads. The transformer's names begin with `vit.`.
     pub fn parameters(&self) -> BTreeMap<String, Vec<i64>> {
         let mut names = BTreeMap::new();
         let mut put = |name: String, shape: &[i64]| _ = names.insert(name, shape.to_vec());

@@ -1,5 +1,5 @@
-//! MANIQA (Yang et al. 2022, arXiv 2204.08958), the quality half of MA-AGIQA: from four taps of a vision transformer,
-//! attention between channels and between windows of tokens give each patch a score and a weight.
+//! MANIQA (Yang et al. 2022, arXiv 2204.08958), the quality half of MA-AGIQA. From four taps of a vision transformer,
+//! attention between channels and within windows of tokens computes a score and a weight for each patch.
 //!
 //! ```text
 //! pixels ─ ViT blocks 0..=9 ─► taps 6, 7, 8, 9 ─ concatenate on channels ─► (b, 4d, n)
@@ -8,9 +8,9 @@
 //!   ─► S = ReLU(fc(ReLU(fc))), W = sigmoid(fc(ReLU(fc))) per token;  f_1 = S W,  rating = Σ S W / Σ W
 //! ```
 //!
-//! Semantics and parameter names are those of MA-AGIQA's code (commit 11c0cda), where MANIQA is a part of the network;
-//! MANIQA's own code (commit f573d86) differs in nothing but the rating. What that code computes and does not use (blocks
-//! after the last tap, the transformer's final norm) is not computed here.
+//! Semantics and parameter names follow MA-AGIQA's code (commit 11c0cda), in which MANIQA is a part of the network.
+//! MANIQA's own code (commit f573d86) differs only in the rating. That code also computes values that it does not use
+//! (blocks after the last tap, the transformer's final norm). They are not computed here.
 
 use tch::{Device, Kind, Tensor};
 
@@ -31,7 +31,7 @@ use swin::{StageConfig, SwinStage};
 /// Probability with which training drops a hidden value of the two heads.
 const DROPOUT: f64 = 0.1;
 
-/// Whether values are dropped, as the reference does while it trains. They are drawn from libtorch's generator.
+/// Whether values are dropped, as in the reference's training. The choice is drawn from libtorch's generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Nothing is dropped.
@@ -40,7 +40,7 @@ pub enum Mode {
     Train,
 }
 
-/// Drops each value with probability `p` where `mode` says so, and scales what is left.
+/// In training, drops each value with probability `p` and scales the others.
 pub(super) fn dropout(xs: Tensor, p: f64, mode: Mode) -> Tensor {
     match mode {
         Mode::Evaluate => xs,
@@ -55,40 +55,40 @@ pub enum Stage {
     Taps,
     /// Output of an attention block between channels, `(b, c, n)`.
     Channels {
-        /// 1 or 2.
+        /// Number of the stage, 1 or 2.
         stage: usize,
-        /// From 0.
+        /// Index of the block, from 0.
         block: usize,
     },
     /// Output of a 1 × 1 convolution, `(b, c, h, w)`.
     Reduced {
-        /// 1 or 2.
+        /// Number of the stage, 1 or 2.
         stage: usize,
     },
     /// Output of a Swin block, `(b, n, c)`.
     SwinBlock {
-        /// 1 or 2.
+        /// Number of the stage, 1 or 2.
         stage: usize,
-        /// From 0.
+        /// Index of the layer, from 0.
         layer: usize,
-        /// From 0.
+        /// Index of the block, from 0.
         block: usize,
     },
     /// A Swin layer after convolution and ReLU, before it joins the residual stream, `(b, n, c)`.
     SwinLayer {
-        /// 1 or 2.
+        /// Number of the stage, 1 or 2.
         stage: usize,
-        /// From 0.
+        /// Index of the layer, from 0.
         layer: usize,
     },
     /// Output of a Swin stage, `(b, n, c)`.
     Swin {
-        /// 1 or 2.
+        /// Number of the stage, 1 or 2.
         stage: usize,
     },
 }
 
-/// What MANIQA says of a batch.
+/// Output of MANIQA for a batch.
 #[derive(Debug)]
 pub struct ManiqaOutput {
     /// Score S of each patch, 0 or more, `(b, n)`, f32.
@@ -107,7 +107,7 @@ impl ManiqaOutput {
     }
 }
 
-/// Channels to reduce, and what follows.
+/// One of the two halves: attention between channels, the convolution that reduces them, and a Swin stage.
 #[derive(Debug)]
 struct Half {
     channels: Vec<ChannelAttention>,
@@ -140,7 +140,7 @@ impl Half {
         })
     }
 
-    /// Over the same weights in memory.
+    /// Shares the same weights in memory.
     fn share(&self) -> Self {
         let Self { channels, conv_weight, conv_bias, swin } = self;
         Self {
@@ -172,14 +172,14 @@ impl Half {
     }
 }
 
-/// What a forward pass is told.
+/// Settings of a forward pass.
 struct Run<'a> {
     kind: Kind,
     mode: Mode,
     each: &'a mut dyn FnMut(Stage, &Tensor),
 }
 
-/// A value per token.
+/// A head that computes a value per token.
 #[derive(Debug)]
 struct TokenHead {
     hidden: Linear,
@@ -191,7 +191,7 @@ impl TokenHead {
         Ok(Self { hidden: Linear::new(&p.sub("0"), d, d)?, output: Linear::new(&p.sub("3"), d, 1)? })
     }
 
-    /// Over the same weights in memory.
+    /// Shares the same weights in memory.
     fn share(&self) -> Self {
         Self { hidden: self.hidden.share(), output: self.output.share() }
     }
@@ -217,14 +217,15 @@ pub struct Maniqa {
 }
 
 impl Maniqa {
-    /// Builds the network from tensors named as in [`ManiqaConfig::parameters`]; those that require a gradient are used
-    /// as they are, so that training changes them, the others are converted for speed.
+    /// Builds the network from tensors named as in [`ManiqaConfig::parameters`]. Tensors that require a gradient are
+    /// used unchanged, so that training updates them. The others are converted for speed.
     ///
-    /// `kind` is the compute kind of the matrix products; norms, sums and the two heads are f32. For bf16 on a CPU that
-    /// multiplies f32 faster (Intel's without AMX: 300 against 165 GFLOP/s on two cores) it is f32.
+    /// `kind` is the compute kind of the matrix products. Norms, sums and the two heads are f32. If `kind` is bf16 and
+    /// the CPU multiplies f32 faster (Intel's without AMX: 300 against 165 GFLOP/s on two cores), products are f32,
+    /// too.
     ///
     /// # Errors
-    /// A tensor that is absent or of another shape, or want of memory.
+    /// A tensor is absent or has another shape, or memory is short.
     pub fn new(
         config: &ManiqaConfig,
         tensors: &NamedTensors,
@@ -251,7 +252,7 @@ impl Maniqa {
         })
     }
 
-    /// A second network over the same weights in memory, for another thread; see [`Vit`].
+    /// A second network over the same weights in memory, for another thread. See [`Vit`].
     pub fn share(&self) -> Self {
         let Self { config, kind, vit, halves, scores, weights } = self;
         Self {
@@ -277,16 +278,16 @@ impl Maniqa {
     /// Scores and weights of the patches.
     ///
     /// # Shapes
-    /// - pixels: `(b, 3, side, side)`, normalised, f32; the side is that of the configuration
+    /// - pixels: `(b, 3, side, side)`, normalised, f32; `side` is `vit.img_size` of the configuration
     pub fn forward(&self, pixels: &Tensor, mode: Mode) -> ManiqaOutput {
         self.forward_observed(pixels, mode, |_, _| {})
     }
 
-    /// As [`Self::forward`]; hands what arises at each [`Stage`] to `each`.
+    /// As [`Self::forward`]. Calls `each` with the values at each [`Stage`].
     pub fn forward_observed(&self, pixels: &Tensor, mode: Mode, mut each: impl FnMut(Stage, &Tensor)) -> ManiqaOutput {
         let taps: Vec<Tap> = self.config.vit.taps.iter().map(|block| Tap::Block(*block)).collect();
         let mut tapped = Vec::with_capacity(taps.len());
-        // Tokens innermost, and without the class token.
+        // Tokens come innermost, without the class token.
         self.vit.forward_taps(pixels, &taps, |_, xs| tapped.push(xs.slice(1, 1, None, 1).transpose(1, 2)));
         let mut xs = Tensor::cat(&tapped, 1).contiguous(); // (b, 4d, n)
         drop(tapped);

@@ -1,26 +1,27 @@
 //! The Swin stages of MANIQA: attention within windows, a convolution, a scaled residual (`swin.py` of MA-AGIQA, commit
-//! 11c0cda). No final norm and no merging of patches: the `downsample` convolutions of the checkpoints are never called.
+//! 11c0cda). They have no final norm and do not merge patches: the checkpoints' `downsample` convolutions are never
+//! called.
 
 use tch::{Kind, Tensor};
 
 use super::{Mode, Stage, dropout};
 use crate::layers::{Activation, LayerNorm, Linear, Mlp, NetworkError, Scope};
 
-/// Of the norms of the Swin blocks; the transformer underneath has 1e-6.
+/// Constant added to the variance in the Swin blocks' norms. The transformer underneath has 1e-6.
 const LAYER_NORM_EPS: f64 = 1e-5;
 
 /// Probability with which training drops a value of a stage's input.
 const DROPOUT: f64 = 0.1;
 
-/// Probability with which training skips a branch of a stage's last block; it grows linearly from 0 at the first.
+/// Probability with which training skips a branch of a stage's last block. It grows linearly from 0 at the first block.
 const DROP_PATH: f64 = 0.1;
 
-/// Logit between tokens of different regions of a window that the shift put together. A softmax makes 0 of it.
+/// Logit between tokens of different regions, which the shift put into one window. A softmax turns it into 0.
 const OTHER_REGION: f64 = -100.0;
 
 /// Sizes of a stage.
 pub(super) struct StageConfig<'a> {
-    /// 1 or 2.
+    /// Number of the stage, 1 or 2.
     pub(super) stage: usize,
     /// Width of a token.
     pub(super) dim: i64,
@@ -30,20 +31,20 @@ pub(super) struct StageConfig<'a> {
     pub(super) window: i64,
     /// Width of the hidden layers.
     pub(super) hidden: i64,
-    /// Blocks and heads per layer.
+    /// Numbers of blocks and heads per layer.
     pub(super) layers: &'a [(usize, i64)],
-    /// What a layer's branch is multiplied with.
+    /// Factor of a layer's branch.
     pub(super) scale: f64,
 }
 
-/// Tokens of a grid, window by window.
+/// The order of a grid's tokens, window by window.
 #[derive(Debug)]
 struct Windows {
-    /// Token at each place, window by window, `(n,)`.
+    /// Index of the token at each place, window by window, `(n,)`.
     order: Tensor,
     /// Place of each token, `(n,)`.
     inverse: Tensor,
-    /// 0, or [`OTHER_REGION`] between tokens that are no neighbours, `(windows, 1, w², w²)`; none without a shift.
+    /// 0, or [`OTHER_REGION`] between tokens of different regions, `(windows, 1, w², w²)`; `None` without a shift.
     mask: Option<Tensor>,
 }
 
@@ -51,7 +52,7 @@ impl Windows {
     /// Windows of side `w` of a grid of side `grid`, after a cyclic shift by `shift` up and to the left.
     fn new(p: &Scope, grid: i64, w: i64, shift: i64) -> Self {
         let n = (grid * grid) as usize;
-        // The shift brings the first rows behind the last: three regions per axis.
+        // The shift moves the first rows behind the last, which makes three regions per axis.
         let region = |at: i64| i64::from(at >= grid - w) + i64::from(at >= grid - shift);
         let (mut order, mut inverse, mut regions) = (Vec::with_capacity(n), vec![0_i64; n], Vec::with_capacity(n));
         for (window_row, window_column) in pairs(grid / w) {
@@ -77,10 +78,10 @@ fn pairs(n: i64) -> impl Iterator<Item = (i64, i64)> {
     (0..n).flat_map(move |a| (0..n).map(move |b| (a, b)))
 }
 
-/// What is added to the logits of a block's windows.
+/// The term added to the logits of a block's windows.
 #[derive(Debug)]
 enum Bias {
-    /// `(windows or 1, heads, w², w²)`, f32.
+    /// Relative position bias and mask, `(windows or 1, heads, w², w²)`, f32.
     Fixed(Tensor),
     /// The table `((2w − 1)², heads)`, which training changes.
     Trained(Tensor),
@@ -94,7 +95,7 @@ struct Block {
     norm2: LayerNorm,
     mlp: Mlp,
     windows: Windows,
-    /// Row of the table for query i and key j, flat, `(w⁴,)`.
+    /// The table's row for query i and key j, flat, `(w⁴,)`.
     bias_index: Tensor,
     bias: Bias,
     n_heads: i64,
@@ -148,7 +149,7 @@ impl Block {
         }
     }
 
-    /// Over the same weights in memory.
+    /// Shares the same weights in memory.
     fn share(&self) -> Self {
         let Self { norm1, qkv, proj, norm2, mlp, windows, bias_index, bias, n_heads, window, drop_path } = self;
         let Windows { order, inverse, mask } = windows;
@@ -195,7 +196,7 @@ impl Block {
                 let bias = per_image(bias.shallow_clone());
                 Tensor::scaled_dot_product_attention(&q, &k, &v, Some(&bias), 0.0, false, None, false)
             }
-            // The fused kernel has no gradient for what is added to the logits.
+            // The fused kernel has no gradient for the term added to the logits.
             Bias::Trained(table) => {
                 let logits = (q * ((d / heads) as f64).powf(-0.5)).matmul(&k.transpose(-2, -1));
                 (logits + per_image(self.bias_of(table))).softmax(-1, None::<Kind>).matmul(&v)
@@ -232,8 +233,8 @@ struct Layer {
     conv_bias: Tensor,   // (d,), compute kind
 }
 
-/// The same weight, laid out as the tokens that it meets, so that no call reorders it (an eighth of the convolution's
-/// time); as it is where it is trained.
+/// The same weight in the tokens' memory layout, so that no call reorders it, which would take an eighth of the
+/// convolution's time. A trained weight stays unchanged.
 fn channels_innermost(weight: Tensor) -> Tensor {
     if weight.requires_grad() {
         return weight;
@@ -260,7 +261,7 @@ impl SwinStage {
             let p = p.sub("layers").sub(i);
             let mut blocks = Vec::with_capacity(*depth);
             for j in 0..*depth {
-                // A window as large as the grid leaves nothing to shift.
+                // A window as large as the grid cannot shift.
                 let shift = if j % 2 == 1 && config.grid > config.window { config.window / 2 } else { 0 };
                 let drop_path = DROP_PATH * n_before as f64 / (n_blocks.max(2) - 1) as f64;
                 blocks.push(Block::new(&p.sub("blocks").sub(j), config, *n_heads, shift, drop_path)?);
@@ -276,7 +277,7 @@ impl SwinStage {
         Ok(Self { stage: config.stage, grid: config.grid, scale: config.scale, layers })
     }
 
-    /// Over the same weights in memory.
+    /// Shares the same weights in memory.
     pub(super) fn share(&self) -> Self {
         let layer = |Layer { blocks, conv_weight, conv_bias }: &Layer| Layer {
             blocks: blocks.iter().map(Block::share).collect(),
@@ -287,7 +288,7 @@ impl SwinStage {
         Self { stage: *stage, grid: *grid, scale: *scale, layers: layers.iter().map(layer).collect() }
     }
 
-    /// 1 or 2.
+    /// Number of the stage, 1 or 2.
     pub(super) fn stage(&self) -> usize {
         self.stage
     }
@@ -309,13 +310,13 @@ impl SwinStage {
                 ys = block.forward(&ys, kind, mode);
                 each(Stage::SwinBlock { stage: self.stage, layer: i, block: j }, &ys);
             }
-            // Tokens row by row are an image whose channels lie innermost, which oneDNN's convolutions take as it is.
+            // Tokens row by row form an image whose channels lie innermost. oneDNN's convolutions accept this layout.
             let ys = ys.to_kind(kind).view([b, self.grid, self.grid, d]).permute([0, 3, 1, 2]); // (b, d, h, w)
             let (weight, bias) = (layer.conv_weight.to_kind(kind), layer.conv_bias.to_kind(kind));
             let ys = ys.conv2d(&weight, Some(&bias), [1, 1], [1, 1], [1, 1], 1).relu(); // (b, d, h, w)
             let ys = ys.permute([0, 2, 3, 1]).reshape([b, n, d]).to_kind(Kind::Float);
             each(Stage::SwinLayer { stage: self.stage, layer: i }, &ys);
-            // Not in place: what came in may be the caller's, and autograd may want it.
+            // Not in place: the input may belong to the caller, and autograd may need it.
             xs = &xs + ys * self.scale;
         }
         xs

@@ -1,5 +1,5 @@
-//! Weights of MANIQA and MA-AGIQA as their authors publish them: state dicts with official names, often under a prefix
-//! that a training framework left (`module.`), and with tensors that no forward pass reads.
+//! Weights of MANIQA and MA-AGIQA in their authors' format: state dicts with official names, often under a prefix from
+//! a training framework (`module.`), and with tensors that no forward pass reads.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,19 +7,20 @@ use std::path::Path;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::layers::NamedTensors;
 
-/// A tensor that every such checkpoint has; what stands before its name stands before the others'.
+/// A tensor that every such checkpoint has. The prefix of its name is the prefix of all names.
 const LANDMARK: &str = "conv1.weight";
 
-/// A tensor that the vision transformers of timm have under this name, MANIQA's under `vit.`.
+/// A tensor of timm's vision transformers. In MANIQA its name begins with `vit.`.
 const VIT_LANDMARK: &str = "patch_embed.proj.weight";
 
 /// File name extensions of checkpoints.
 const EXTENSIONS: [&str; 5] = ["safetensors", "pt", "pth", "bin", "ckpt"];
 
-/// Opens the checkpoint in `folder`: the only file there that can be one, whatever its name, else one of the usual names.
+/// Opens the checkpoint in `folder`. If the folder has only one file with a checkpoint's extension, that file is
+/// opened, else a file with one of the usual names.
 ///
 /// # Errors
-/// None is there, or it cannot be read.
+/// The folder has no checkpoint, or it cannot be read.
 pub fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
     let is_checkpoint = |path: &Path| {
         let extension = path.extension().and_then(|extension| extension.to_str());
@@ -33,10 +34,11 @@ pub fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
     }
 }
 
-/// Reads the tensors `parameters` of `checkpoint`, which may all stand under one prefix.
+/// Reads the tensors `parameters` of `checkpoint`. All names may share one prefix.
 ///
 /// # Errors
-/// A transformer alone, as timm publishes them; tensors that are absent or of another shape, all of them in one error.
+/// The checkpoint holds a transformer alone, as timm publishes them, or tensors are absent or have another shape. One
+/// error lists all such tensors.
 pub fn read(checkpoint: &Checkpoint, parameters: &BTreeMap<String, Vec<i64>>) -> Result<NamedTensors, CheckpointError> {
     let wanted = wanted(checkpoint, parameters)?;
     parameters
@@ -46,8 +48,8 @@ pub fn read(checkpoint: &Checkpoint, parameters: &BTreeMap<String, Vec<i64>>) ->
         .collect()
 }
 
-/// What identifies the tensors `parameters` of `checkpoint` in a fingerprint: their names, types and values, whatever
-/// file format they come in and whatever else is in it. Hexadecimal.
+/// Hash of the names, types and values of the tensors `parameters` of `checkpoint`, hexadecimal, for fingerprints. It
+/// does not depend on the file format or on other tensors.
 ///
 /// # Errors
 /// As [`read`].
@@ -65,7 +67,7 @@ pub fn content_hash(
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Names in the checkpoint, with shapes; all of them are there.
+/// Names of `parameters` in the checkpoint, with shapes. All of them are present.
 fn wanted(
     checkpoint: &Checkpoint,
     parameters: &BTreeMap<String, Vec<i64>>,

@@ -1,5 +1,5 @@
-//! The visual abstractor: learnt queries that read the vision tower, as `mplug_owl2/model/visual_encoder.py`
-//! (`MplugOwlVisualAbstractorModel`) of the published code has it.
+//! The visual abstractor: learnt queries that read the vision tower, as in the published code
+//! (`MplugOwlVisualAbstractorModel` of `mplug_owl2/model/visual_encoder.py`).
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,7 +8,7 @@ use crate::attention::attend;
 use crate::checkpoint::{CheckpointError, Scope};
 use crate::layers::{LayerNorm, Linear, products_of};
 
-/// PyTorch's default, which the published code leaves in all norms but that within the MLP.
+/// PyTorch's default, which the published code uses in all norms except the MLP's.
 const NORM_EPS: f64 = 1e-5;
 
 fn linear(p: &Scope, d_in: i64, d_out: i64) -> Result<Linear, CheckpointError> {
@@ -109,14 +109,14 @@ impl Layer {
     }
 }
 
-/// Sine and cosine tables, which the published code keeps as buffers and computes at construction.
+/// Tables of sines and cosines. The published code computes them at construction, too, and keeps them as buffers.
 #[derive(Debug)]
 struct Positions {
     of_queries: Tensor, // (n, d), f32
-    of_keys: Tensor,    // (n + 1 + g², d), f32: the queries', nothing for the class token, the patches'
+    of_keys: Tensor,    // (n + 1 + g², d), f32: the queries' positions, zeros for the class token, the patches'
 }
 
-/// `[sin(p ω), cos(p ω)]` with `ω_i = 10000^(-i / (d/2))`, halves one after the other.
+/// `[sin(p ω), cos(p ω)]` with `ω_i = 10000^(-i / (d/2))`: first all sines, then all cosines.
 fn sines(position: f64, d: i64) -> Vec<f32> {
     let half = d / 2;
     let angle = |i: i64| position * 10_000_f64.powf(-(i as f64) / half as f64);
@@ -166,7 +166,7 @@ impl Abstractor {
         })
     }
 
-    /// Tokens that an image becomes.
+    /// Number of tokens of an image.
     pub(super) fn n_tokens(&self) -> i64 {
         self.query_embeds.size()[1] + 1
     }

@@ -1,5 +1,5 @@
-//! `config.json` of a checkpoint: the sizes of the network. Unknown keys are ignored, absent and null ones have the
-//! defaults of the published code, and what that code does not do either is refused.
+//! `config.json` of a checkpoint: the sizes of the network. Unknown keys are ignored. Absent keys and nulls get the
+//! defaults of the published code. Values that the published code does not support are refused.
 
 use std::path::{Path, PathBuf};
 
@@ -19,19 +19,19 @@ pub struct Config {
 /// Sizes of the vision tower.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VisionConfig {
-    /// Side of its square input, a multiple of the patch.
+    /// Side of its square input, pixels, a multiple of `patch_px`.
     pub image_px: i64,
-    /// Side of a patch.
+    /// Side of a patch, pixels.
     pub patch_px: i64,
     /// Width of a token.
     pub dim: i64,
     /// Width of a layer's hidden layer.
     pub mlp_dim: i64,
-    /// Layers.
+    /// Number of layers.
     pub n_layers: i64,
-    /// Attention heads.
+    /// Number of attention heads.
     pub n_heads: i64,
-    /// Added to the variance in its norms.
+    /// Constant added to the variance in its norms.
     pub layer_norm_eps: f64,
 }
 
@@ -42,30 +42,30 @@ pub struct AbstractorConfig {
     pub dim: i64,
     /// Width of a layer's hidden layer.
     pub mlp_dim: i64,
-    /// Layers.
+    /// Number of layers.
     pub n_layers: i64,
-    /// Attention heads.
+    /// Number of attention heads.
     pub n_heads: i64,
-    /// Learnt queries; the network gives one token more.
+    /// Number of learnt queries. The network outputs one token more.
     pub n_queries: i64,
-    /// Added to the variance in the norm within the MLP; its other norms have PyTorch's 1e-5.
+    /// Constant added to the variance in the MLP's norm. The other norms have PyTorch's 1e-5.
     pub layer_norm_eps: f64,
 }
 
 /// Sizes of the language model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
-    /// Rows of the token table.
+    /// Number of rows of the token table.
     pub vocab_size: i64,
     /// Width of a token.
     pub dim: i64,
     /// Width of a layer's hidden layer.
     pub mlp_dim: i64,
-    /// Layers.
+    /// Number of layers.
     pub n_layers: i64,
-    /// Attention heads.
+    /// Number of attention heads.
     pub n_heads: i64,
-    /// Added to the mean square in its norms.
+    /// Constant added to the mean square in its norms.
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
@@ -73,36 +73,21 @@ pub struct DecoderConfig {
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ConfigError {
     /// The file could not be read.
     #[error("cannot read {}", path.display())]
     Io {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },
-    /// The file is no JSON, or lacks a size.
+    /// The file is not JSON, or lacks a size.
     #[error("{}: {problem}", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// Where and what.
-        problem: String,
-    },
-    /// A network that this is not.
+    Malformed { path: PathBuf, problem: String },
+    /// The file describes another network.
     #[error("{}: `{key}` is {found}, expected {expected}", path.display())]
-    Unsupported {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        found: String,
-        /// What this network has.
-        expected: String,
-    },
+    Unsupported { path: PathBuf, key: &'static str, found: String, expected: String },
 }
 
 #[derive(Deserialize)]
@@ -160,14 +145,14 @@ struct AbstractorFile {
 /// Largest file that is read.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// Default of the published classes.
+/// Default of the published classes for the constants in norms.
 const EPS: f64 = 1e-6;
 
 impl Config {
     /// Reads `config.json`.
     ///
     /// # Errors
-    /// A file that cannot be read, is no JSON, lacks a size, or describes another network.
+    /// The file cannot be read, is not JSON, lacks a size, or describes another network.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let io_error = |source| ConfigError::Io { path: path.to_owned(), source };
         let malformed = |problem: String| ConfigError::Malformed { path: path.to_owned(), problem };
@@ -176,7 +161,7 @@ impl Config {
             return Err(malformed(format!("{n_bytes} bytes are over the limit of {MAX_FILE_BYTES}")));
         }
         let bytes = std::fs::read(path).map_err(io_error)?;
-        // The type first: another network's file lacks other keys, which would say less.
+        // The type comes first. Another network's file lacks keys, too, but that message would say less.
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
         let unsupported = |(key, found, expected): (&'static str, String, String)| ConfigError::Unsupported {
             path: path.to_owned(),
@@ -193,19 +178,19 @@ impl Config {
         file.config().map_err(unsupported)
     }
 
-    /// Tokens that an image becomes: the queries and the end token.
+    /// Number of tokens of an image: the queries and the end token.
     pub fn n_visual_tokens(&self) -> i64 {
         self.abstractor.n_queries + 1
     }
 }
 
 impl VisionConfig {
-    /// Patches on a side.
+    /// Number of patches on a side.
     pub fn grid(&self) -> i64 {
         self.image_px / self.patch_px
     }
 
-    /// The class token and the patches.
+    /// Number of tokens: the class token and the patches.
     pub fn n_tokens(&self) -> i64 {
         1 + self.grid() * self.grid()
     }
@@ -269,7 +254,7 @@ impl File {
             }
         }
         for (key, dim, n_heads, unit) in [
-            // Rotary embeddings turn pairs of values; position tables have halves of halves.
+            // Rotary embeddings rotate pairs of values. Position tables halve the width twice.
             ("num_attention_heads", self.hidden_size, self.num_attention_heads, 2),
             ("visual_model.num_attention_heads", vision.hidden_size, vision.num_attention_heads, 1),
             ("visual_abstractor.num_attention_heads", abstractor.hidden_size, abstractor.num_attention_heads, 1),
@@ -285,7 +270,7 @@ impl File {
         }
         check("visual_abstractor.encoder_hidden_size", abstractor.encoder_hidden_size, vision.hidden_size)?;
         check("visual_abstractor.hidden_size", Some(abstractor.hidden_size), vision.hidden_size)?;
-        // The published default of 32 is that of 448 px in patches of 14.
+        // The published default is 32, for 448 px in patches of 14.
         check(
             "visual_abstractor.grid_size",
             Some(abstractor.grid_size.unwrap_or(32)),

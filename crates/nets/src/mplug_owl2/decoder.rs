@@ -1,9 +1,10 @@
-//! The language model: LLaMA whose norms before attention and MLP and whose key and value projections come twice, for
-//! text and for visual positions (`mplug_owl2/model/modeling_llama2.py`, `MultiwayNetwork`, of the published code).
+//! The language model, a LLaMA with two branches. Text positions and visual positions have their own norms before
+//! attention and MLP, and their own key and value projections (`MultiwayNetwork` in
+//! `mplug_owl2/model/modeling_llama2.py` of the published code).
 //!
-//! A sequence is a list of [`Segment`]s, text or visual, the same for all sequences of a batch. Rows are kept segment by
-//! segment (all sequences' first segment, then all their second), so that what differs between the two kinds works
-//! on contiguous rows and what does not works on all rows at once; nothing is gathered or scattered.
+//! A sequence is a list of [`Segment`]s, text or visual, the same for all sequences of a batch. Rows are ordered
+//! segment by segment: first the first segments of all sequences, then their second segments. So each branch works on
+//! contiguous rows, and the layers that both branches share work on all rows at once. Nothing is gathered or scattered.
 
 use tch::{Device, Kind, Tensor};
 
@@ -12,7 +13,7 @@ use crate::attention::attend;
 use crate::checkpoint::{CheckpointError, Scope};
 use crate::layers::{Linear, RmsNorm, products_of};
 
-/// Which of two branches positions take.
+/// The branch that positions take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Branch {
     /// Text: `multiway.0`.
@@ -28,27 +29,27 @@ pub(super) struct Segment {
     pub(super) n_tokens: i64,
 }
 
-/// Keys and values of positions that all sequences of a group begin with.
+/// Keys and values of the positions at the beginning of all sequences of a group.
 #[derive(Debug)]
 pub(super) struct Prefix {
-    /// Positions.
+    /// Number of positions.
     pub(super) n_tokens: i64,
     /// Sum of the final hidden states over these positions, `(d,)`, f32.
     pub(super) hidden_sum: Tensor,
-    /// Per layer: keys, rotated, and values, `(1, h, p, d/h)`.
+    /// Per layer: rotated keys, and values, `(1, h, p, d/h)`.
     layers: Vec<(Tensor, Tensor)>,
 }
 
-/// Sequences of a batch that begin alike.
+/// Sequences of a batch with the same prefix.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group<'a> {
     /// Number of sequences.
     pub(super) n_sequences: i64,
-    /// What stands before them; nothing where they start at position 0.
+    /// The prefix before them; `None` if they start at position 0.
     pub(super) prefix: Option<&'a Prefix>,
 }
 
-/// A pair of blocks, one per branch.
+/// A pair of layers, one per branch.
 #[derive(Debug)]
 struct Multiway<T> {
     text: T,
@@ -69,7 +70,7 @@ impl<T> Multiway<T> {
     }
 }
 
-/// The segments' places among the rows.
+/// The arrangement of segments in rows.
 struct Rows<'a> {
     segments: &'a [Segment],
     n_sequences: i64,
@@ -79,32 +80,32 @@ impl Rows<'_> {
     /// Applies `f` to each segment's rows.
     fn each<T>(&self, xs: &Tensor, mut f: impl FnMut(Segment, Tensor) -> T) -> Vec<T> {
         let mut start = 0;
-        let of_segment = |segment: &Segment| {
+        let call = |segment: &Segment| {
             let n_rows = segment.n_tokens * self.n_sequences;
             let rows = xs.narrow(0, start, n_rows);
             start += n_rows;
             f(*segment, rows)
         };
-        self.segments.iter().map(of_segment).collect()
+        self.segments.iter().map(call).collect()
     }
 
-    /// Rows, `(Σ rows, d)`, as sequences, `(b, n, d)`.
+    /// Converts rows, `(Σ rows, d)`, to sequences, `(b, n, d)`.
     fn sequences(&self, xs: &Tensor) -> Tensor {
         let b = self.n_sequences;
         let parts = self.each(xs, |segment, rows| rows.view([b, segment.n_tokens, -1]));
         Tensor::cat(&parts, 1)
     }
 
-    /// Sequences, `(b, n, d)`, as rows.
+    /// Converts sequences, `(b, n, d)`, to rows.
     fn rows(&self, xs: &Tensor) -> Tensor {
         let d = xs.size()[2];
         let mut start = 0;
-        let of_segment = |segment: &Segment| {
+        let segment_rows = |segment: &Segment| {
             let part = xs.narrow(1, start, segment.n_tokens).reshape([-1, d]);
             start += segment.n_tokens;
             part
         };
-        Tensor::cat(&self.segments.iter().map(of_segment).collect::<Vec<_>>(), 0)
+        Tensor::cat(&self.segments.iter().map(segment_rows).collect::<Vec<_>>(), 0)
     }
 }
 
@@ -186,7 +187,7 @@ impl Rotary {
     ///
     /// # Shapes
     /// - xs: `(b, h, n, d_head)`, at positions `start ..`
-    /// - returns: the same, in the kind of `xs`
+    /// - returns: the shape and kind of `xs`
     fn forward(&self, xs: &Tensor, start: i64) -> Tensor {
         let n = xs.size()[2];
         let (cos, sin) = (self.cos.narrow(0, start, n), self.sin.narrow(0, start, n));
@@ -196,15 +197,16 @@ impl Rotary {
     }
 }
 
-/// What a pass through the layers gives.
+/// Result of a pass through the layers.
 pub(super) struct Passed {
     /// Final hidden states after the last norm, `(b, n, d)`, f32.
     pub(super) hidden: Tensor,
-    /// Per layer: keys, rotated, and values of the positions computed, `(b, h, n, d/h)`; only where asked for.
+    /// Per layer: rotated keys, and values, of the computed positions, `(b, h, n, d/h)`; empty with [`Keep::Nothing`].
     layers: Vec<(Tensor, Tensor)>,
 }
 
-/// Most rows of a pass over prefixes, padding included, which bounds its memory: 90 MB in the widest layer of 7B.
+/// Greatest number of rows of a pass over prefixes, padding included. It limits the memory: 90 MB in the widest layer
+/// of 7B.
 const MAX_PREFIX_ROWS: i64 = 2048;
 
 /// Whether a pass keeps keys and values.
@@ -226,7 +228,7 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    /// Builds it for sequences of at most `n_positions`.
+    /// Builds the language model for sequences of at most `n_positions`.
     pub(super) fn new(p: &Scope, config: &DecoderConfig, n_positions: i64) -> Result<Self, CheckpointError> {
         let layers = p.sub("layers");
         Ok(Self {
@@ -239,8 +241,8 @@ impl Decoder {
         })
     }
 
-    /// Computes, of each list of tokens, what is the same for all sequences that begin with it. In one pass where they
-    /// are as short as questions are, so that weights are read once, and widened once where they must be.
+    /// Computes the prefix of each list of tokens. Short lists, such as questions, share one pass, so that weights are
+    /// read and widened only once.
     ///
     /// # Shapes
     /// - xs: each `(p, d)`, f32, embedded text
@@ -262,29 +264,29 @@ impl Decoder {
 
     fn prefixes_at_once(&self, xs: &[Tensor]) -> Vec<Prefix> {
         let n_max = xs.iter().map(|xs| xs.size()[0]).max().unwrap_or(0);
-        // No position sees a later one, so what stands after a list's end changes nothing before it.
+        // A position does not see later positions, so the padding after a list's end does not change the list.
         let padded: Vec<Tensor> = xs.iter().map(|xs| xs.constant_pad_nd([0, 0, 0, n_max - xs.size()[0]])).collect();
         let segments = [Segment { branch: Branch::Text, n_tokens: n_max }];
         let groups = [Group { n_sequences: xs.len() as i64, prefix: None }];
         let Passed { hidden, layers } = self.pass(&Tensor::cat(&padded, 0), &segments, &groups, Keep::KeysAndValues);
-        let of_list = |(i, xs): (i64, &Tensor)| {
+        let prefix = |(i, xs): (i64, &Tensor)| {
             let n_tokens = xs.size()[0];
-            let of = |kept: &Tensor| kept.narrow(0, i, 1).narrow(2, 0, n_tokens);
+            let unpadded = |kept: &Tensor| kept.narrow(0, i, 1).narrow(2, 0, n_tokens);
             let hidden = hidden.get(i).narrow(0, 0, n_tokens); // (p, d)
             let hidden_sum = hidden.sum_dim_intlist([0_i64].as_slice(), false, Kind::Float);
             Prefix {
                 n_tokens,
                 hidden_sum,
-                layers: layers.iter().map(|(keys, values)| (of(keys), of(values))).collect(),
+                layers: layers.iter().map(|(keys, values)| (unpadded(keys), unpadded(values))).collect(),
             }
         };
-        (0..).zip(xs).map(of_list).collect()
+        (0..).zip(xs).map(prefix).collect()
     }
 
-    /// Final hidden states of sequences, whose positions follow those of their groups' prefixes.
+    /// Final hidden states of sequences. Their positions follow their groups' prefixes.
     ///
     /// # Shapes
-    /// - xs: `(Σ rows, d)`, f32: of each segment the tokens of all sequences, groups one after the other
+    /// - xs: `(Σ rows, d)`, f32: for each segment, the tokens of all sequences, groups one after the other
     /// - returns: `(b, n, d)`, f32
     pub(super) fn forward(&self, xs: &Tensor, segments: &[Segment], groups: &[Group]) -> Tensor {
         self.pass(xs, segments, groups, Keep::Nothing).hidden
@@ -298,7 +300,7 @@ impl Decoder {
         let mut xs = xs.shallow_clone();
         for (i, layer) in self.layers.iter().enumerate() {
             let (attended, keys_and_values) = self.attend(layer, i, &xs, &rows, groups, &masks);
-            // Never in place: what comes in is the caller's.
+            // Not in place: the first input belongs to the caller.
             xs = &xs + attended;
             if keep == Keep::KeysAndValues {
                 kept.push(keys_and_values);
@@ -319,7 +321,7 @@ impl Decoder {
         hidden.triu(p + 1).to_kind(self.kind)
     }
 
-    /// The attention of a layer, and the keys and values of the positions computed, `(b, h, n, d/h)`.
+    /// The attention of a layer, and the keys and values of the computed positions, `(b, h, n, d/h)`.
     fn attend(
         &self,
         layer: &Layer,
@@ -347,11 +349,11 @@ impl Decoder {
         let (mut attended, mut keys) = (Vec::new(), Vec::new());
         for (group, mask) in groups.iter().zip(masks) {
             let b = group.n_sequences;
-            let of_group = |xs: &Tensor| xs.narrow(0, first, b);
+            let in_group = |xs: &Tensor| xs.narrow(0, first, b);
             let start = group.prefix.map_or(0, |prefix| prefix.n_tokens);
-            let q = self.rotary.forward(&of_group(&q), start);
-            let k = self.rotary.forward(&of_group(&k), start);
-            let v = of_group(&v);
+            let q = self.rotary.forward(&in_group(&q), start);
+            let k = self.rotary.forward(&in_group(&k), start);
+            let v = in_group(&v);
             let after = |before: &Tensor, xs: &Tensor| {
                 let (h, p, d) = (before.size()[1], before.size()[2], before.size()[3]);
                 Tensor::cat(&[before.expand([b, h, p, d], false), xs.shallow_clone()], 2)

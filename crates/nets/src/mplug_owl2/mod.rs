@@ -1,10 +1,10 @@
-//! mPLUG-Owl2 (Ye et al. 2023, arXiv 2311.04257) as a prompt embedder: an image and a question in, the mean of the
-//! language model's last hidden states out (MA-AGIQA, §3.2).
+//! mPLUG-Owl2 (Ye et al. 2023, arXiv 2311.04257) as a prompt embedder. Its inputs are an image and a question. Its
+//! output is the mean of the language model's last hidden states (MA-AGIQA, §3.2).
 //!
-//! The reference is the published MA-AGIQA extraction with transformers 4.31; tensors have the checkpoint's names. What
-//! the embedding does not need is not computed: no output head, one pass of the vision tower for all prompts, and what
-//! stands before the image in a prompt only once per run. Of the layers themselves nothing can be left out: the mean
-//! is over all positions.
+//! The reference is the published MA-AGIQA extraction with transformers 4.31. Tensors have the checkpoint's names. Work
+//! that the embedding does not need is left out: the output head is not computed, the vision tower runs once for all
+//! prompts, and the text before the image is computed once per run. All layers are needed, because the mean is taken
+//! over all positions.
 //!
 //! ```text
 //! pixels ─ vision tower ─ abstractor ─► visual tokens ─┐
@@ -50,37 +50,37 @@ use vision::VisionTower;
 
 /// Why the network could not be loaded.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum LoadError {
-    /// Its sizes.
+    /// `config.json` is unusable.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Its tensors.
+    /// The tensors are unusable.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Its tokenizer.
+    /// The tokenizer is unusable.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// Its preprocessor.
+    /// `preprocessor_config.json` is unusable.
     #[error(transparent)]
     Preprocess(#[from] PreprocessError),
-    /// Files of different checkpoints in one folder.
-    #[error("{}: {problem}: these files are not of one checkpoint", folder.display())]
+    /// The folder holds files of different checkpoints.
+    #[error("{}: {problem}: these files belong to different checkpoints", folder.display())]
     Mismatch {
-        /// The folder.
         folder: PathBuf,
-        /// Which files, and what differs.
+        /// The files, and the difference between them.
         problem: String,
     },
 }
 
-/// The files of a checkpoint's folder that are small: what prompts and images become, and how large everything is.
+/// The small files of a checkpoint's folder: sizes, tokenizer and preprocessing.
 #[derive(Clone, Debug)]
 pub struct Frontend {
-    /// Sizes.
+    /// Sizes of the network.
     pub config: Config,
-    /// Tokenizer.
+    /// The tokenizer of prompts.
     pub tokenizer: Tokenizer,
-    /// Preprocessing.
+    /// The preprocessing of images.
     pub preprocessing: Preprocessing,
 }
 
@@ -88,7 +88,7 @@ impl Frontend {
     /// Reads `config.json`, `preprocessor_config.json` and `tokenizer.model` or `tokenizer.json` from `folder`.
     ///
     /// # Errors
-    /// A file that is absent or unusable, and files that do not fit each other.
+    /// A file is absent or unusable, or the files do not fit each other.
     pub fn read(folder: &Path) -> Result<Self, LoadError> {
         let config = Config::read(&folder.join("config.json"))?;
         let preprocessing = Preprocessing::read(&folder.join("preprocessor_config.json"))?;
@@ -103,7 +103,7 @@ impl Frontend {
         }
         if i64::from(preprocessing.side_px) != config.vision.image_px {
             return Err(mismatch(format!(
-                "preprocessor_config.json makes images of {} px and config.json wants {}",
+                "preprocessor_config.json makes images of {} px and config.json expects {}",
                 preprocessing.side_px, config.vision.image_px
             )));
         }
@@ -111,7 +111,7 @@ impl Frontend {
     }
 }
 
-/// A prompt, ready to be put to any image.
+/// A prompt, ready for any image.
 #[derive(Debug)]
 struct Question {
     prefix: Prefix,
@@ -124,22 +124,22 @@ pub struct MplugOwl2 {
     abstractor: Abstractor,
     decoder: Decoder,
     questions: Vec<Question>,
-    /// What stands after the image, `(t, d)`, f32.
+    /// The text after the image, `(t, d)`, f32.
     suffix: Tensor,
     embedded_before: Vec<Tensor>,
     device: Device,
 }
 
 impl MplugOwl2 {
-    /// Builds the network from a checkpoint on `device`, its weights in `kind`, for these prompts. Matrix products are in
-    /// that kind, or in f32 where weights are bf16 and the CPU multiplies f32 faster. Residuals, norms and what is returned
-    /// are f32 in any case.
+    /// Builds the network from a checkpoint on `device`, with weights in `kind`, for these prompts. Matrix products are
+    /// in `kind`, or in f32 if weights are bf16 and the CPU multiplies f32 faster. Residuals, norms and results are
+    /// always f32.
     ///
     /// # Errors
-    /// Tensors that are missing, of another shape or no floating-point numbers, or too little memory.
+    /// Tensors are missing, have another shape or do not hold floating-point numbers, or memory is short.
     ///
     /// # Panics
-    /// Without prompts, or with ids beyond the vocabulary: the caller's bug.
+    /// Without prompts, or with ids beyond the vocabulary. Both are the caller's bugs.
     pub fn new(
         checkpoint: &Checkpoint,
         config: &Config,
@@ -168,7 +168,7 @@ impl MplugOwl2 {
         })
     }
 
-    /// Positions that prompt `i` is the mean over.
+    /// Number of positions of prompt `i`, over which its embedding is the mean.
     pub fn n_positions(&self, i: usize) -> i64 {
         self.questions[i].prefix.n_tokens + self.abstractor.n_tokens() + self.suffix.size()[0]
     }
@@ -182,8 +182,9 @@ impl MplugOwl2 {
         self.embed_first(pixels, pixels.size()[0])
     }
 
-    /// As [`Self::embed`], of the first `n_real` images: the others only keep the language model's products at one size, on
-    /// which their rounding depends, and on a CPU, where images are seen one by one, are not looked at.
+    /// As [`Self::embed`], for the first `n_real` images. The others are padding: rounding in the language model's
+    /// products depends on the size of the batch, and padding keeps it constant. A CPU sees images one by one, so there
+    /// the vision tower skips the padding.
     ///
     /// # Shapes
     /// - pixels: `(b, 3, s, s)`, f32, normalised
@@ -200,9 +201,9 @@ impl MplugOwl2 {
         };
         let hidden = self.read(&visual);
         let mean = |(i, question): (usize, &Question)| {
-            let of_prompt = hidden.narrow(0, i as i64 * b, n_real); // (n_real, n, d)
-            let n = question.prefix.n_tokens + of_prompt.size()[1];
-            let sum = of_prompt.sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
+            let prompt_hidden = hidden.narrow(0, i as i64 * b, n_real); // (n_real, n, d)
+            let n = question.prefix.n_tokens + prompt_hidden.size()[1];
+            let sum = prompt_hidden.sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
             (sum + &question.prefix.hidden_sum) / n as f64
         };
         self.questions.iter().enumerate().map(mean).collect()
@@ -210,7 +211,8 @@ impl MplugOwl2 {
 
     /// Visual tokens of images, the end token last.
     ///
-    /// On a CPU one image after the other: its activations stay in the caches, and no image sees the others' number.
+    /// On a CPU, images are computed one after the other, so that activations stay in the caches and an image's numbers
+    /// do not depend on the size of the batch.
     ///
     /// # Shapes
     /// - pixels: `(b, 3, s, s)`, f32, normalised
@@ -237,7 +239,7 @@ impl MplugOwl2 {
         self.vision.forward(&pixels.to_device(self.device))
     }
 
-    /// Final hidden states of the positions from the image on, prompts one after the other.
+    /// Final hidden states of the image's positions and all later ones, prompts one after the other.
     ///
     /// # Shapes
     /// - visual: `(b, v, d)`, f32
@@ -246,16 +248,16 @@ impl MplugOwl2 {
         let _no_grad = tch::no_grad_guard();
         let (b, v, d) = visual.size3().expect("visual tokens are (b, v, d)");
         let (p, t) = (self.questions.len() as i64, self.suffix.size()[0]);
-        let of_images = visual.unsqueeze(0).expand([p, b, v, d], false).reshape([-1, d]);
-        let of_text = self.suffix.unsqueeze(0).expand([p * b, t, d], false).reshape([-1, d]);
+        let image_rows = visual.unsqueeze(0).expand([p, b, v, d], false).reshape([-1, d]);
+        let text_rows = self.suffix.unsqueeze(0).expand([p * b, t, d], false).reshape([-1, d]);
         let segments = [Segment { branch: Branch::Visual, n_tokens: v }, Segment { branch: Branch::Text, n_tokens: t }];
         let groups: Vec<Group> =
             self.questions.iter().map(|question| Group { n_sequences: b, prefix: Some(&question.prefix) }).collect();
-        self.decoder.forward(&Tensor::cat(&[of_images, of_text], 0), &segments, &groups)
+        self.decoder.forward(&Tensor::cat(&[image_rows, text_rows], 0), &segments, &groups)
     }
 
-    /// Final hidden states of all positions under prompt `i`, by the plain forward without a prefix: what
-    /// [`Self::embed`] must equal the mean of.
+    /// Final hidden states of all positions under prompt `i`, by a plain forward pass without a prefix. Their mean must
+    /// equal the result of [`Self::embed`].
     ///
     /// # Shapes
     /// - visual: `(b, v, d)`, f32
@@ -272,7 +274,7 @@ impl MplugOwl2 {
     }
 }
 
-/// Rows of the token table, `(n, d)`, f32; the table itself is never loaded.
+/// Rows of the token table, `(n, d)`, f32. The whole table is never loaded.
 fn embed_tokens(p: &Scope, config: &Config, ids: &[i64]) -> Result<Tensor, CheckpointError> {
     let sizes = &config.decoder;
     assert!(ids.iter().all(|id| (0..sizes.vocab_size).contains(id)), "ids are below the vocabulary's size");

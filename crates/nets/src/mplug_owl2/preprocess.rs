@@ -1,4 +1,4 @@
-//! How an image becomes the network's input: `preprocessor_config.json` and the published code's
+//! The steps from an image to the network's input: `preprocessor_config.json`, and the published code's
 //! `mplug_owl2/mm_utils.py` (`expand2square`, then the image processor).
 
 use std::path::{Path, PathBuf};
@@ -12,24 +12,18 @@ const BICUBIC: i64 = 3;
 
 /// Why a preprocessor cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum PreprocessError {
     /// The file could not be read.
     #[error("cannot read {}", path.display())]
     Io {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },
-    /// The file is something else, or asks for other steps.
+    /// The file is not a preprocessor, or asks for other steps.
     #[error("{}: {problem}", path.display())]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and what was expected.
-        problem: String,
-    },
+    Unusable { path: PathBuf, problem: String },
 }
 
 #[derive(Deserialize)]
@@ -70,7 +64,7 @@ impl Side {
 /// The steps' settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocessing {
-    /// Side of the network's input.
+    /// Side of the network's input, pixels.
     pub side_px: u32,
     mean: [f32; 3],
     std: [f32; 3],
@@ -81,14 +75,14 @@ impl Preprocessing {
     /// Reads `preprocessor_config.json`.
     ///
     /// # Errors
-    /// A file that cannot be read, is no JSON, or asks for steps that the published preprocessing does not have.
+    /// The file cannot be read, is not JSON, or asks for steps that the published preprocessing does not have.
     pub fn read(path: &Path) -> Result<Self, PreprocessError> {
         let bytes = std::fs::read(path).map_err(|source| PreprocessError::Io { path: path.to_owned(), source })?;
         let unusable = |problem: String| PreprocessError::Unusable { path: path.to_owned(), problem };
         let file: File = serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?;
         let side_px = match (file.size.px(), file.crop_size.px()) {
             (Some(size), Some(crop)) if size == crop && (1..=4096).contains(&size) => size,
-            _ => return Err(unusable("`size` and `crop_size` are expected to be one and the same square".to_owned())),
+            _ => return Err(unusable("expected `size` and `crop_size` to be the same square".to_owned())),
         };
         if !file.do_resize || !file.do_normalize || file.resample.is_some_and(|resample| resample != BICUBIC) {
             return Err(unusable(format!("expected `do_resize`, `do_normalize`, and `resample` {BICUBIC} (bicubic)")));
@@ -96,7 +90,7 @@ impl Preprocessing {
         if file.image_mean.iter().chain(&file.image_std).any(|value| !(0.0..=1.0).contains(value))
             || file.image_std.contains(&0.0)
         {
-            return Err(unusable("`image_mean` and `image_std` are expected on a scale of 0 to 1".to_owned()));
+            return Err(unusable("expected `image_mean` and `image_std` on a scale of 0 to 1".to_owned()));
         }
         Ok(Self {
             side_px,
@@ -107,7 +101,7 @@ impl Preprocessing {
         })
     }
 
-    /// The image at the network's size, 8 bits.
+    /// The image at the network's size, in 8 bits.
     pub fn resized(&self, image: &RgbImage8) -> RgbImage8 {
         resize_as_pillow(&pad_to_square(image, self.pad_colour), self.side_px, self.side_px)
     }
@@ -117,7 +111,8 @@ impl Preprocessing {
         let resized = self.resized(image);
         let n_pixels = input.len() / 3;
         for (channel, plane) in input.chunks_exact_mut(n_pixels).enumerate() {
-            // 256 values instead of a division per pixel; the same expression, so the same bits.
+            // A table of 256 values replaces a division per pixel. The expression is the same, so the bits are the
+            // same.
             let level = |level: u8| (f32::from(level) / 255.0 - self.mean[channel]) / self.std[channel];
             let table: Vec<f32> = (0..=255_u8).map(level).collect();
             for (value, pixel) in plane.iter_mut().zip(resized.pixels.chunks_exact(3)) {

@@ -4,13 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use super::tokenizer::Tokenizer;
 
-/// What stands before a question.
+/// Text before a question.
 const BEFORE: &str = "USER: ";
 
-/// Where the visual tokens go; everything after it is the same for every prompt.
+/// Marks the place of the visual tokens. The text after it is the same for every prompt.
 const IMAGE_MARKER: &str = "<|image|>";
 
-/// What stands after a question.
+/// Text after a question.
 const AFTER: &str = "\n<|image|> ASSISTANT:";
 
 /// A prompt: a name for its column, and its question.
@@ -19,7 +19,7 @@ const AFTER: &str = "\n<|image|> ASSISTANT:";
 pub struct Prompt {
     /// Name of the vector column that its embeddings fill.
     pub column: String,
-    /// The question, put into the template `USER: {question}\n<|image|> ASSISTANT:`.
+    /// The question, which goes into the template `USER: {question}\n<|image|> ASSISTANT:`.
     pub question: String,
 }
 
@@ -42,7 +42,7 @@ impl Prompt {
         format!("{BEFORE}{}{AFTER}", self.question)
     }
 
-    /// Whether the question holds the marker that the template puts once.
+    /// Whether the question contains the image marker, which only the template may contain.
     pub fn has_marker(&self) -> bool {
         self.question.contains(IMAGE_MARKER)
     }
@@ -51,18 +51,18 @@ impl Prompt {
 /// Token ids on both sides of the visual tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptIds {
-    /// Ids before the image, the beginning of the sequence first.
+    /// Ids before the image. The first one marks the beginning of the sequence.
     pub before: Vec<i64>,
     /// Ids after the image.
     pub after: Vec<i64>,
 }
 
 impl PromptIds {
-    /// Encodes a prompt: the text is split at the marker, each part is encoded by itself, and the second part's
-    /// beginning of a sequence is dropped.
+    /// Encodes a prompt. The text is split at the marker, each part is encoded by itself, and the second part's
+    /// beginning-of-sequence token is dropped.
     ///
     /// # Panics
-    /// Where [`Prompt::has_marker`]: settings refuse such a question.
+    /// If [`Prompt::has_marker`]. Settings refuse such a question.
     pub fn of(prompt: &Prompt, tokenizer: &Tokenizer) -> Self {
         assert!(!prompt.has_marker(), "a question without the marker");
         let text = prompt.text();

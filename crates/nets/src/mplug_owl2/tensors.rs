@@ -1,8 +1,8 @@
-//! Names and shapes of all tensors that the network reads: for checking a checkpoint at once, and for making one.
+//! Names and shapes of all tensors that the network reads. They serve to check a checkpoint at once, and to make one.
 
 use super::Config;
 
-/// Every parameter of a checkpoint with these sizes, without the output head and the buffers, which nothing reads.
+/// Every parameter of a checkpoint with these sizes, without the output head and the buffers, which are not read.
 pub fn tensors(config: &Config) -> Vec<(String, Vec<i64>)> {
     let mut list = List(Vec::new());
     let (vision, abstractor, decoder) = (&config.vision, &config.abstractor, &config.decoder);

@@ -1,4 +1,5 @@
-//! The vision tower: CLIP's ViT as `mplug_owl2/model/visual_encoder.py` (`MplugOwlVisionModel`) of the published code has it.
+//! The vision tower: CLIP's ViT, as in the published code (`MplugOwlVisionModel` of
+//! `mplug_owl2/model/visual_encoder.py`).
 
 use tch::{Kind, Tensor};
 
@@ -29,7 +30,7 @@ impl Attention {
     /// - returns: `(b, n, d)`, compute kind
     fn forward(&self, xs: &Tensor) -> Tensor {
         let (b, n, d) = xs.size3().expect("tokens are (b, n, d)");
-        // The rows of the weight are ordered head, then q, k, v, then dimension.
+        // The weight's rows are ordered by head, then by q, k, v, then by dimension.
         let qkv = self.query_key_value.forward(xs).view([b, n, self.n_heads, 3, d / self.n_heads]);
         let qkv = qkv.permute([3, 0, 2, 1, 4]); // (3, b, h, n, d/h)
         self.dense.forward(&attend(&qkv.get(0), &qkv.get(1), &qkv.get(2), None))
@@ -101,7 +102,7 @@ impl VisionTower {
     /// - returns: `(b, 1 + g², d)`, f32: the class token, then the patches row by row
     pub(super) fn forward(&self, pixels: &Tensor) -> Tensor {
         let patch = [self.patch_px, self.patch_px];
-        // In f32 whatever the compute kind: it is a hundredth of the work, and rounded pixels cost accuracy everywhere.
+        // Always in f32: it is a hundredth of the work, and rounded pixels would cost accuracy everywhere.
         let xs = pixels.conv2d(&self.patch_embed, None::<Tensor>, patch, [0, 0], [1, 1], 1); // (b, d, g, g)
         let (b, d) = (xs.size()[0], xs.size()[1]);
         let xs = xs.flatten(2, 3).transpose(1, 2); // (b, g², d)

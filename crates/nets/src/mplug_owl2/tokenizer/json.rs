@@ -1,4 +1,4 @@
-//! `tokenizer.json` of Hugging Face's tokenizers: the same merges as a list instead of scores.
+//! `tokenizer.json` of Hugging Face's tokenizers. It has a list of merges instead of scores.
 
 use std::collections::HashMap;
 
@@ -41,7 +41,7 @@ enum Merge {
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Vocabulary, String> {
-    let file: File = serde_json::from_slice(bytes).map_err(|error| format!("it is no tokenizer: {error}"))?;
+    let file: File = serde_json::from_slice(bytes).map_err(|error| format!("it is not a tokenizer: {error}"))?;
     let normalizer = serde_json::json!({ "type": "Sequence", "normalizers": [
         { "type": "Prepend", "prepend": "▁" },
         { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
@@ -54,16 +54,17 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vocabulary, String> {
         ("special added tokens only", file.added_tokens.iter().all(|token| token.special)),
     ];
     if let Some((rule, _)) = rules.into_iter().find(|(_, holds)| !holds) {
-        return Err(format!("it is no LLaMA tokenizer: expected {rule}"));
+        return Err(format!("it is not a LLaMA tokenizer: expected {rule}"));
     }
     let specials: Vec<(String, i64)> = file.added_tokens.into_iter().map(|token| (token.content, token.id)).collect();
-    // The list holds every split of a piece, by falling score of the piece, so the first one gives the piece's rank.
+    // The list holds every split of a piece and is sorted by falling score of the piece, so the first split has its
+    // rank.
     let mut ranks: HashMap<String, usize> = HashMap::with_capacity(file.model.merges.len());
     for (rank, merge) in file.model.merges.into_iter().enumerate() {
         let merged = match merge {
             Merge::Pair(a, b) => a + &b,
             Merge::Joined(pair) => {
-                let (a, b) = pair.split_once(' ').ok_or_else(|| format!("merge {rank} is no pair: `{pair}`"))?;
+                let (a, b) = pair.split_once(' ').ok_or_else(|| format!("merge {rank} is not a pair: `{pair}`"))?;
                 format!("{a}{b}")
             }
         };
@@ -73,14 +74,16 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vocabulary, String> {
     let mut vocabulary = Vocabulary { pieces: Vec::new(), bytes: Vec::new(), specials, n_tokens };
     for (piece, id) in file.model.vocab {
         if usize::try_from(id).is_ok_and(|id| id >= n_tokens) || id < 0 {
-            return Err(format!("piece `{piece}` has the id {id}, beyond the {n_tokens} pieces there are"));
+            return Err(format!(
+                "piece `{piece}` has the id {id}: expected one below {n_tokens}, the number of pieces"
+            ));
         }
         if vocabulary.specials.iter().any(|(special, _)| *special == piece) {
             continue;
         }
         match (byte_of(&piece), ranks.get(&piece)) {
             (Some(byte), None) => vocabulary.bytes.push((byte, id)),
-            // A piece that no merge gives is a single character; its score is never asked for.
+            // A piece that no merge gives is a single character. Its score is never used.
             (_, rank) => vocabulary.pieces.push((piece, id, rank.map_or(f32::NEG_INFINITY, |&rank| -(rank as f32)))),
         }
     }

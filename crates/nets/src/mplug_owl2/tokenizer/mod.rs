@@ -1,9 +1,10 @@
 //! LLaMA's tokenizer, from a checkpoint's own `tokenizer.model` or `tokenizer.json`.
 //!
-//! This is the behaviour that Hugging Face calls legacy, which the published features were made with: text is cut at the
-//! special tokens, each piece between them is encoded by itself, and each gets the dummy space in front. Encoding is
-//! byte-pair merging as in sentencepiece's `bpe_model.cc` (v0.1.99): of all neighbours whose concatenation is a piece,
-//! the one of the highest score is merged, the leftmost of equals; what is no piece in the end is spelled in bytes.
+//! The published features were made with the behaviour that Hugging Face calls legacy. Text is cut at the special
+//! tokens, each part between them is encoded by itself, and each part gets a dummy space in front. Encoding is
+//! byte-pair merging as in sentencepiece's `bpe_model.cc` (v0.1.99). Of all neighbours whose concatenation is a piece,
+//! the pair with the highest score is merged first; of equal scores, the leftmost. A symbol that is not a piece in the
+//! end is spelled in bytes.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,45 +12,36 @@ use std::path::{Path, PathBuf};
 mod json;
 mod sentencepiece;
 
-/// What stands for a space.
+/// The character that replaces a space.
 const SPACE: char = '\u{2581}';
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum TokenizerError {
-    /// Neither file is there.
+    /// Neither file exists.
     #[error("{} holds neither tokenizer.model nor tokenizer.json; copy one from the checkpoint", folder.display())]
-    NotFound {
-        /// The checkpoint's folder.
-        folder: PathBuf,
-    },
+    NotFound { folder: PathBuf },
     /// A file could not be read.
     #[error("cannot read {}", path.display())]
     Io {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },
-    /// A file that is something else.
+    /// A file is not a tokenizer of this kind.
     #[error("{}: {problem}", path.display())]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and what was expected.
-        problem: String,
-    },
+    Unusable { path: PathBuf, problem: String },
 }
 
 /// A tokenizer.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    /// Id and score of every piece that merging may give.
+    /// Id and score of every piece that merging can give.
     pieces: HashMap<String, (i64, f32)>,
     /// Ids of the 256 bytes.
     bytes: Vec<i64>,
-    /// Special tokens, which are matched whole in the text.
+    /// Special tokens, which are searched for in the text.
     specials: Vec<(String, i64)>,
     bos: i64,
     n_tokens: usize,
@@ -62,7 +54,7 @@ impl Tokenizer {
     /// The tokenizer in a checkpoint's folder: `tokenizer.model`, else `tokenizer.json`.
     ///
     /// # Errors
-    /// Neither is there, or the one that is cannot be used.
+    /// Neither file exists, or the one found cannot be used.
     pub fn find(folder: &Path) -> Result<Self, TokenizerError> {
         let (model, json) = (folder.join("tokenizer.model"), folder.join("tokenizer.json"));
         if model.exists() {
@@ -77,7 +69,7 @@ impl Tokenizer {
     /// Reads a `tokenizer.model` of sentencepiece.
     ///
     /// # Errors
-    /// A file that cannot be read, is none, or asks for rules other than LLaMA's.
+    /// The file cannot be read, is not a tokenizer, or asks for rules other than LLaMA's.
     pub fn read_sentencepiece(path: &Path) -> Result<Self, TokenizerError> {
         let unusable = |problem| TokenizerError::Unusable { path: path.to_owned(), problem };
         sentencepiece::parse(&read(path)?).and_then(Vocabulary::tokenizer).map_err(unusable)
@@ -86,23 +78,23 @@ impl Tokenizer {
     /// Reads a `tokenizer.json` of Hugging Face's tokenizers.
     ///
     /// # Errors
-    /// A file that cannot be read, is none, or asks for rules other than LLaMA's.
+    /// The file cannot be read, is not a tokenizer, or asks for rules other than LLaMA's.
     pub fn read_json(path: &Path) -> Result<Self, TokenizerError> {
         let unusable = |problem| TokenizerError::Unusable { path: path.to_owned(), problem };
         json::parse(&read(path)?).and_then(Vocabulary::tokenizer).map_err(unusable)
     }
 
-    /// Number of tokens; ids are below it.
+    /// Number of tokens. Ids are below it.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
     }
 
-    /// Ids of `text`, after that of the beginning of a sequence.
+    /// The id of the beginning of a sequence, followed by the ids of `text`.
     pub fn encode(&self, text: &str) -> Vec<i64> {
         let mut ids = vec![self.bos];
         let mut rest = text;
         while !rest.is_empty() {
-            // The special token that comes first; of several at one place the longest.
+            // The special token that comes first; of several at one place, the longest.
             let next = self
                 .specials
                 .iter()
@@ -124,7 +116,7 @@ impl Tokenizer {
         let mut normal = String::with_capacity(text.len() + 4);
         normal.push(SPACE);
         normal.extend(text.chars().map(|c| if c == ' ' { SPACE } else { c }));
-        // Ends of the symbols so far: characters at first.
+        // Ends of the symbols, which are single characters at first.
         let mut ends: Vec<usize> = normal.char_indices().map(|(at, c)| at + c.len_utf8()).collect();
         loop {
             let start = |i: usize| if i == 0 { 0 } else { ends[i - 1] };
@@ -161,9 +153,9 @@ fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
     std::fs::read(path).map_err(io_error)
 }
 
-/// What either file gives.
+/// The content of either file.
 struct Vocabulary {
-    /// Pieces that merging may give: text, id, score.
+    /// Pieces that merging can give: text, id, score.
     pieces: Vec<(String, i64, f32)>,
     /// Pieces `<0x00>` to `<0xFF>`: byte and id.
     bytes: Vec<(u8, i64)>,
@@ -175,14 +167,14 @@ struct Vocabulary {
 impl Vocabulary {
     fn tokenizer(self) -> Result<Tokenizer, String> {
         for (text, id) in &self.specials {
-            // Found in every text, it would be found for ever.
+            // An empty token matches everywhere, so encoding would never end.
             if text.is_empty() {
                 return Err(format!("the special token of id {id} is empty: expected a text such as `<s>`"));
             }
             if !usize::try_from(*id).is_ok_and(|id| id < self.n_tokens) {
                 let n_tokens = self.n_tokens;
                 return Err(format!(
-                    "special token `{text}` has the id {id}: expected one below {n_tokens}, the pieces there are"
+                    "special token `{text}` has the id {id}: expected one below {n_tokens}, the number of pieces"
                 ));
             }
         }
@@ -204,7 +196,7 @@ impl Vocabulary {
     }
 }
 
-/// The byte that a piece like `<0x0A>` stands for.
+/// The byte that a piece like `<0x0A>` encodes.
 fn byte_of(piece: &str) -> Option<u8> {
     let digits = piece.strip_prefix("<0x")?.strip_suffix('>')?;
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()

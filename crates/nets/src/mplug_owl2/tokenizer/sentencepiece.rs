@@ -1,4 +1,4 @@
-//! `tokenizer.model`: sentencepiece's `ModelProto`, of which the fields that decide ids are declared here, with their
+//! `tokenizer.model`: sentencepiece's `ModelProto`. Only the fields that decide ids are declared here, with their
 //! numbers from `sentencepiece_model.proto` at v0.1.99.
 
 use prost::Message;
@@ -58,10 +58,10 @@ struct NormalizerSpec {
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Vocabulary, String> {
-    let model = ModelProto::decode(bytes).map_err(|error| format!("it is no sentencepiece model: {error}"))?;
+    let model = ModelProto::decode(bytes).map_err(|error| format!("it is not a sentencepiece model: {error}"))?;
     let trainer = model.trainer_spec.unwrap_or_default();
     let normalizer = model.normalizer_spec.unwrap_or_default();
-    // Absent ones have the schema's defaults.
+    // Absent fields have the schema's defaults.
     let rules = [
         ("model_type BPE", trainer.model_type == Some(BPE)),
         ("byte_fallback", trainer.byte_fallback),
@@ -72,7 +72,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vocabulary, String> {
         ("escape_whitespaces", normalizer.escape_whitespaces.unwrap_or(true)),
     ];
     if let Some((rule, _)) = rules.into_iter().find(|(_, holds)| !holds) {
-        return Err(format!("it is no LLaMA tokenizer: expected {rule}"));
+        return Err(format!("it is not a LLaMA tokenizer: expected {rule}"));
     }
     let n_tokens = model.pieces.len();
     let mut vocabulary = Vocabulary { pieces: Vec::new(), bytes: Vec::new(), specials: Vec::new(), n_tokens };
@@ -81,16 +81,16 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vocabulary, String> {
         let id = id as i64;
         match kind.unwrap_or(NORMAL) {
             NORMAL => vocabulary.pieces.push((piece, id, score)),
-            // LLaMA's control pieces and its unknown piece are special tokens to the legacy tokenizer.
+            // The legacy tokenizer treats LLaMA's control pieces and its unknown piece as special tokens.
             CONTROL | UNKNOWN => vocabulary.specials.push((piece, id)),
             BYTE => {
                 let byte = byte_of(&piece).ok_or_else(|| format!("piece `{piece}` is marked as a byte"))?;
                 vocabulary.bytes.push((byte, id));
             }
             USER_DEFINED => {
-                return Err(format!("piece `{piece}` is user-defined, which LLaMA's tokenizer has none of"));
+                return Err(format!("piece `{piece}` is user-defined: LLaMA's tokenizer has no such pieces"));
             }
-            kind => return Err(format!("piece `{piece}` is of type {kind}, which LLaMA's tokenizer has none of")),
+            kind => return Err(format!("piece `{piece}` has type {kind}: LLaMA's tokenizer has no such pieces")),
         }
     }
     Ok(vocabulary)
