@@ -295,12 +295,12 @@ fn memory() -> Memory {
     }
 }
 
-fn disk(what: &'static str, path: &Path) -> Disk {
+fn disk(purpose: &'static str, path: &Path) -> Disk {
     // A folder that does not exist yet will be on the disk of its nearest existing ancestor.
     let existing = path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
     let space = rustix::fs::statvfs(existing).ok();
     Disk {
-        what,
+        what: purpose,
         path: path.to_owned(),
         free_bytes: space.map(|space| space.f_bavail.saturating_mul(space.f_frsize)),
         writable: path.is_dir().then(|| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()),

@@ -85,7 +85,7 @@ fn stage(
 ) -> anyhow::Result<EvaluateStage> {
     let runs = match (&group, runs.is_empty()) {
         (Some(group), true) => evaluate::runs_of_group(store, group)?,
-        (None, true) => anyhow::bail!("name what to evaluate: --run RUN (several times) or --group NAME"),
+        (None, true) => anyhow::bail!("name the runs to evaluate: --run RUN (repeatable) or --group NAME"),
         (_, false) => runs,
     };
     let infos = runs.iter().map(|run| RunInfo::read(store, run)).collect::<Result<Vec<_>, _>>()?;

@@ -303,10 +303,10 @@ fn train(
 /// The feature set of kind `kind` that `given` (`NAME` or `NAME@FINGERPRINT`) selects.
 fn feature_set(sets: &[FeatureSet], given: &str, kind: FeatureKind, url: &str) -> anyhow::Result<FeatureSet> {
     let (name, digits) = given.split_once('@').unwrap_or((given, ""));
-    let of_kind: Vec<&FeatureSet> = sets.iter().filter(|set| set.kind == kind).collect();
+    let same_kind: Vec<&FeatureSet> = sets.iter().filter(|set| set.kind == kind).collect();
     let named = |set: &FeatureSet| format!("`{}@{}`", set.extractor, set.fingerprint.short());
     let list = |sets: &[&FeatureSet]| sets.iter().map(|set| named(set)).collect::<Vec<_>>().join(", ");
-    let matching: Vec<&FeatureSet> = of_kind
+    let matching: Vec<&FeatureSet> = same_kind
         .iter()
         .copied()
         .filter(|set| set.extractor.as_str() == name && set.fingerprint.to_string().starts_with(digits))
@@ -317,10 +317,10 @@ fn feature_set(sets: &[FeatureSet], given: &str, kind: FeatureKind, url: &str) -
     };
     match matching.as_slice() {
         [set] => Ok((*set).clone()),
-        [] if of_kind.is_empty() => {
+        [] if same_kind.is_empty() => {
             anyhow::bail!("there are no {kind_name} features in store `{url}`: run `agiqa features` first")
         }
-        [] => anyhow::bail!("no {kind_name} features `{given}` in store `{url}`; there are: {}", list(&of_kind)),
+        [] => anyhow::bail!("no {kind_name} features `{given}` in store `{url}`; there are: {}", list(&same_kind)),
         several => anyhow::bail!(
             "`{given}` may be any of several {kind_name} features in store `{url}`; name one with its fingerprint: {}",
             list(several)

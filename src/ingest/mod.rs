@@ -168,7 +168,7 @@ impl IngestStage {
     fn look(&self, store: &Store) -> Result<Freshness, IngestError> {
         let stale = |reason: &str| Ok(Freshness::Stale { reason: reason.to_owned() });
         if self.rerun == Rerun::Always {
-            return stale("asked for in any case");
+            return stale("asked for explicitly");
         }
         let (plan, folder) = (Plan::of(&self.settings)?, self.image_folder()?);
         let dataset = &self.settings.dataset;

@@ -347,11 +347,11 @@ impl Reader<'_> {
         name: &PartitionName,
         origin: Origin,
     ) -> Result<(), ConfigError> {
-        let known: Vec<&str> = datasets.iter().map(|settings| settings.dataset.as_str()).collect();
-        if known.contains(&name.as_str()) {
+        let names: Vec<&str> = datasets.iter().map(|settings| settings.dataset.as_str()).collect();
+        if names.contains(&name.as_str()) {
             return Ok(());
         }
-        let problem = format!("`{path}`: the pipeline has no dataset `{name}`{}", suggestion(name.as_str(), &known));
+        let problem = format!("`{path}`: the pipeline has no dataset `{name}`{}", suggestion(name.as_str(), &names));
         Err(self.wrong(origin, problem))
     }
 
@@ -371,8 +371,8 @@ impl Reader<'_> {
         let problem = format!(
             "`{path}`: a joint training computes f_1 of `{}` alone, so its head cannot score `{dataset}` within the \
              pipeline: leave `{dataset}` out, and once a run is trained, compute the features of `{dataset}` with \
-             `agiqa extract --extractor maniqa --weights STORE/models/run=RUN/maniqa --dataset {dataset}`, then score it \
-             with `agiqa predict --run RUN --dataset {dataset}`",
+             `agiqa extract --extractor maniqa --weights STORE/models/run=RUN/maniqa --dataset {dataset}`, then score \
+             it with `agiqa predict --run RUN --dataset {dataset}`",
             train.dataset
         );
         Err(self.wrong(origin, problem))

@@ -78,10 +78,10 @@ pub fn apply(
             let node = Node::parse_argument(sources, origin, value)?;
             set(document, key, node).map_err(wrong)?;
         } else {
-            let mut known: Vec<&str> = declared.keys().map(String::as_str).collect();
-            known.extend(top_keys);
+            let mut keys: Vec<&str> = declared.keys().map(String::as_str).collect();
+            keys.extend(top_keys);
             let problem = "is neither a parameter of this pipeline nor a key path such as `train.epochs`";
-            return Err(wrong(format!("`{key}` {problem}{}", suggestion(key, &known))));
+            return Err(wrong(format!("`{key}` {problem}{}", suggestion(key, &keys))));
         }
     }
     let params = document.remove("params");
@@ -90,10 +90,10 @@ pub fn apply(
         let wrong = |problem: String| ConfigError::new(sources.place(origin), problem);
         *text = interpolated(text, |name| {
             used.insert(name.to_owned());
-            let known: Vec<&str> = declared.keys().map(String::as_str).collect();
+            let names: Vec<&str> = declared.keys().map(String::as_str).collect();
             let param = declared
                 .get(name)
-                .ok_or_else(|| wrong(format!("unknown parameter `${{{name}}}`{}", suggestion(name, &known))))?;
+                .ok_or_else(|| wrong(format!("unknown parameter `${{{name}}}`{}", suggestion(name, &names))))?;
             let default = || param.default.as_deref().map(|value| resolved(param.kind, value, sources.folder(origin)));
             values.get(name).cloned().or_else(default).ok_or_else(|| {
                 wrong(format!("parameter `{name}` has no value ({}): give it with `--set {name}=…`", param.help))

@@ -159,10 +159,10 @@ fn held_out(rows: &[ImageRow], generator: &str, seed: u32) -> Result<Vec<(ImageI
     let (test, rest): (Vec<&ImageRow>, Vec<&ImageRow>) =
         rows.iter().partition(|row| row.generator.as_deref() == Some(generator));
     if test.is_empty() {
-        let mut known: Vec<String> = rows.iter().filter_map(|row| row.generator.clone()).collect();
-        known.sort_unstable();
-        known.dedup();
-        return Err(SplitError::UnknownGenerator { generator: generator.to_owned(), known });
+        let mut generators: Vec<String> = rows.iter().filter_map(|row| row.generator.clone()).collect();
+        generators.sort_unstable();
+        generators.dedup();
+        return Err(SplitError::UnknownGenerator { generator: generator.to_owned(), known: generators });
     }
     let rest = shuffled_ids(rest.into_iter(), seed);
     // Seven to one, the ratio of training to validation in 70/10/20.

@@ -433,7 +433,7 @@ fn a_run_column_or_dataset_that_does_not_exist_names_those_that_do() {
         .exits(2)
         .says("no predictions for dataset `other` (it has: `toy`)");
     dir.agiqa(&["evaluate", "--store", "store", "--run", "one", "--run", "one"]).exits(2).says("named twice");
-    dir.agiqa(&["evaluate", "--store", "store"]).exits(2).says("--run RUN (several times) or --group NAME");
+    dir.agiqa(&["evaluate", "--store", "store"]).exits(2).says("--run RUN (repeatable) or --group NAME");
     store.delete("predictions/run=one/part-0.parquet").expect("a part can be deleted");
     dir.agiqa(&["evaluate", "--store", "store", "--run", "one"]).exits(2).says("run `agiqa predict` first");
 }

@@ -38,7 +38,7 @@ pub enum CheckpointError {
     #[error("{}: {problem}, and the file has {n_bytes} bytes: it is cut short; get it again", path.display())]
     Truncated { path: PathBuf, n_bytes: u64, problem: String },
     /// The file contradicts itself.
-    #[error("{}: {problem}: the file is damaged, or not what it seems to be", path.display())]
+    #[error("{}: {problem}: the file is damaged, or has another format", path.display())]
     Damaged { path: PathBuf, problem: String },
     /// The pickle has an opcode or class that is not on the list.
     #[error(
@@ -91,7 +91,7 @@ pub enum CheckpointError {
     /// A list of tensors does not fit.
     #[error("{}: {misfit}", path.display())]
     Unfit { path: PathBuf, misfit: Misfit },
-    /// libtorch refused, e.g. for want of memory.
+    /// libtorch failed, e.g. because memory is short.
     #[error("placing tensor `{name}`")]
     Place {
         name: String,

@@ -414,7 +414,7 @@ impl<'a> Machine<'a> {
     }
 
     fn pop_mark(&mut self) -> Step<Vec<Value<'a>>> {
-        let mark = self.marks.pop().ok_or("there is no mark")?;
+        let mark = self.marks.pop().ok_or("the stack has no mark")?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -475,9 +475,9 @@ impl<'a> Machine<'a> {
         match value {
             Value::Object(object) => match &self.objects[object] {
                 Object::Tuple(items) => Ok(items),
-                _ => Err("something other than a tuple where one is expected".to_owned()),
+                _ => Err("expected a tuple, found something else".to_owned()),
             },
-            _ => Err("something other than a tuple where one is expected".to_owned()),
+            _ => Err("expected a tuple, found something else".to_owned()),
         }
     }
 

@@ -172,7 +172,7 @@ fn decode_other(
         CrateError::IoError(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => ImageError::Truncated { format },
         CrateError::Unsupported(error) => ImageError::Unsupported { format, reason: error.to_string() },
         CrateError::Limits(error) => {
-            ImageError::Damaged { format, reason: format!("it wants too much memory: {error}") }
+            ImageError::Damaged { format, reason: format!("it needs too much memory: {error}") }
         }
         error => {
             let reason = error.to_string();

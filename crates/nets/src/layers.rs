@@ -1,8 +1,8 @@
 //! Layers that several networks share, and the lookup of their tensors in a checkpoint.
 //!
-//! A layer keeps the tensors of its checkpoint where they are to be trained (`Scope::get` gives what requires a
-//! gradient as it is), and what is fastest where they are not: the compute kind, a layer scale folded in, oneDNN's own
-//! layout.
+//! A layer keeps its checkpoint's tensors unchanged if they are to be trained (`Scope::get` shares tensors that require
+//! a gradient). Else it keeps them in their fastest form: in the compute kind, with a layer scale folded in, or in
+//! oneDNN's own layout.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -28,7 +28,7 @@ pub enum NetworkError {
     /// The number of heads does not divide the width.
     #[error("a width of {dim} does not divide into {n_heads} attention heads")]
     Heads { dim: i64, n_heads: i64 },
-    /// libtorch refused, e.g. for want of memory.
+    /// libtorch failed, e.g. because memory is short.
     #[error("placing the network on {device:?}")]
     Torch {
         device: Device,

@@ -154,7 +154,7 @@ pub struct Vit {
     patch_bias: Tensor,                              // (d,)
     class_token: Tensor,                             // (1, 1, d), f32
     position_table: Tensor,                          // (1, 1 + g², d), f32: the class token's, then the patches'
-    positions: RefCell<HashMap<(i64, i64), Tensor>>, // (1, n, d) of the grids seen, where the table is not trained
+    positions: RefCell<HashMap<(i64, i64), Tensor>>, // (1, n, d) per grid, unless the table is trained
     blocks: Vec<Block>,
     norm: Option<LayerNorm>,
 }

@@ -8,7 +8,7 @@ fn an_unchanged_dataset_is_skipped_and_any_change_is_noticed() {
     dir.write("t.csv", "name,mos\na.png,1\nb.jpg,2\nlater.png,3\n");
     ingest(&dir, "t.csv", &[]).exits(1).says("ingest d: not ingested yet").says("2 images, 1 rejected");
     ingest(&dir, "t.csv", &[]).exits(1).says("ingest d: skipped: nothing changed: 2 images, 1 rejected");
-    ingest(&dir, "t.csv", &["--force"]).exits(1).says("asked for in any case");
+    ingest(&dir, "t.csv", &["--force"]).exits(1).says("asked for explicitly");
     dir.write("img/later.png", picture(7, ImageFormat::Png));
     ingest(&dir, "t.csv", &[]).exits(0).says("image files changed").says("3 images");
     assert!(written(&dir).1.is_empty(), "the rejects are those of the last ingest");
