@@ -12,13 +12,13 @@ pub enum StageName {
     Ingest,
     /// Images into `semantic` and `quality`: what `embed` and `extract` do.
     Features,
-    /// Images into `baselines`.
+    /// Images into `scores`.
     Baseline,
     /// Images into `splits`.
     Split,
     /// Features and splits into models.
     Train,
-    /// Models and features into `predictions`.
+    /// Models and features into `scores` and `gates`.
     Predict,
     /// Predictions into `metrics`.
     Evaluate,
