@@ -2,8 +2,8 @@
 
 use crate::features::{ExtractorName, NetworkSettings, ReadSettings};
 use agiqa_handcrafted::Method;
-use agiqa_store::tables::baselines::Direction;
 use agiqa_store::tables::features::FeatureKind;
+use agiqa_store::tables::scores::Direction;
 
 /// What a network or method writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use crate::engine::{
 };
 use agiqa_handcrafted::{Method, Scorer};
 use agiqa_images::{ResizeFilter, RgbImage8};
-use agiqa_store::tables::baselines::ScoreSet;
+use agiqa_store::tables::scores::ScoreSet;
 
 /// Checked settings, with the score set of each method.
 struct Handcrafted {
@@ -16,7 +16,7 @@ struct Handcrafted {
 
 impl Guest for Handcrafted {
     fn tasks(&self) -> Vec<Task> {
-        let task = |set: &ScoreSet| Task { name: set.method.to_string(), outputs: vec![Output::Scores(set.clone())] };
+        let task = |set: &ScoreSet| Task { name: set.scorer.to_string(), outputs: vec![Output::Scores(set.clone())] };
         self.sets.iter().map(task).collect()
     }
 

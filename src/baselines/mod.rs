@@ -1,6 +1,6 @@
 //! The stage that scores images by the handcrafted methods of [`agiqa_handcrafted`], guests of the engine.
 //!
-//! Output: `baselines`, a row per image, method and settings, and `rejects` of stage `baseline`. A row of the stage is a
+//! Output: `scores`, a row per image, method and settings, and `rejects` of stage `baseline`. A row of the stage is a
 //! pair of image file and method, so an image may be scored by one method and rejected by another.
 
 mod guest;

@@ -10,7 +10,7 @@ use agiqa_images::{DECODER_VERSION, DecodeLimits};
 use agiqa_store::identity::Fingerprint;
 use agiqa_store::store::shard::Shard;
 use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::baselines::{Direction, ScoreSet};
+use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 use agiqa_weights::params;
 
 /// Settings of the stage.
@@ -73,7 +73,7 @@ pub enum BaselineError {
     Params(#[from] ParamsError),
 }
 
-/// What decides a method's scores, as it stands in `method.json`.
+/// What decides a method's scores, as it stands in `scorer.json`.
 #[derive(Serialize)]
 struct Description {
     method: Method,
@@ -128,7 +128,8 @@ impl BaselineSettings {
         };
         let settings = serde_json::to_value(description).expect("a description is plain data");
         Ok(ScoreSet {
-            method: PartitionName::new(method.as_str()).expect("the names of methods are valid"),
+            scorer: PartitionName::new(method.as_str()).expect("the names of methods are valid"),
+            kind: ScorerKind::Method,
             fingerprint: Fingerprint::builder("baseline").json("settings", &settings).finish(),
             direction: Direction::Lower,
             settings,

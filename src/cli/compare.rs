@@ -13,6 +13,7 @@ use agiqa_judge::compare::{CompareSettings, CompareStage};
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::comparison;
+use agiqa_store::tables::models::Runs;
 use agiqa_store::tables::splits::Part;
 
 /// Format of the comparison.
@@ -59,6 +60,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         dataset: args.dataset,
         split: args.split,
         settings: args.set.over(CompareSettings { part: args.part, bootstrap })?,
+        records: Runs::default(),
     };
     let store = Store::open(&args.store, OpenMode::Existing)?;
     let exit = super::run_stage("compare", &args.store, &stage, context)?;

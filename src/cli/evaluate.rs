@@ -10,18 +10,19 @@ use super::exit::Exit;
 use super::judging::{BootstrapArgs, parse_part};
 use super::set::SetArgs;
 use agiqa_judge::evaluate::table::{self, Excluded, TableSettings};
-use agiqa_judge::evaluate::{self, EvaluateSettings, EvaluateStage, Report, RunInfo};
+use agiqa_judge::evaluate::{EvaluateSettings, EvaluateStage, Report};
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::models::Runs;
 use agiqa_store::tables::splits::Part;
 
 /// Arguments of `agiqa evaluate`.
 ///
-/// Either a store with the predictions of runs, or a table with scores and MOS.
+/// Either a store with the scores of runs, or a table with scores and MOS.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["store", "table"]))]
 pub(super) struct Args {
-    /// Store that holds the runs' predictions. Metrics are written there and printed.
+    /// Store that holds the runs' scores. Metrics are written there and printed.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
     /// Run to evaluate. Repeatable.
@@ -83,23 +84,21 @@ fn stage(
     dataset: Option<PartitionName>,
     settings: EvaluateSettings,
 ) -> anyhow::Result<EvaluateStage> {
+    let records = Runs::default();
     let runs = match (&group, runs.is_empty()) {
-        (Some(group), true) => evaluate::runs_of_group(store, group)?,
+        (Some(group), true) => records.of_group(store, group)?,
         (None, true) => anyhow::bail!("name the runs to evaluate: --run RUN (repeatable) or --group NAME"),
         (_, false) => runs,
     };
-    let infos = runs.iter().map(|run| RunInfo::read(store, run)).collect::<Result<Vec<_>, _>>()?;
-    let dataset = dataset.unwrap_or_else(|| infos[0].dataset.clone());
+    let named = runs.iter().map(|run| records.get(store, run)).collect::<Result<Vec<_>, _>>()?;
+    let dataset = dataset.unwrap_or_else(|| named[0].dataset.clone());
+    let common = named.iter().all(|record| record.group == named[0].group).then(|| named[0].group.clone());
     let group = match group {
         Some(group) => group,
         None if runs.len() == 1 => runs[0].clone(),
-        None => infos[0]
-            .group
-            .clone()
-            .filter(|group| infos.iter().all(|info| info.group.as_ref() == Some(group)))
-            .context("the runs do not belong to one group: name the rows over them with --group NAME")?,
+        None => common.context("the runs do not belong to one group: name the rows over them with --group NAME")?,
     };
-    Ok(EvaluateStage { runs, group, dataset, settings })
+    Ok(EvaluateStage::new(runs, group, dataset, settings, records))
 }
 
 fn run_table(settings: &TableSettings, context: &Context) -> anyhow::Result<Exit> {

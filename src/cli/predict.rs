@@ -5,12 +5,12 @@ use super::exit::Exit;
 use crate::predict::PredictStage;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::models::{self, RunRecord};
+use agiqa_store::tables::models::Runs;
 
 /// Arguments of `agiqa predict`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Store that holds runs, images and features, and receives the predictions.
+    /// Store that holds runs, images and features, and receives the scores.
     #[arg(long, value_name = "URL")]
     store: String,
     /// Run whose head scores. Repeatable.
@@ -27,27 +27,13 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Args { store: url, run, group, dataset } = args;
     let store = Store::open(&url, OpenMode::Existing)?;
+    let records = Runs::default();
     let runs = match group {
-        Some(group) => group_runs(&store, &group)?,
+        Some(group) => records.of_group(&store, &group)?,
         None => run,
     };
     for run in &runs {
-        RunRecord::read(&store, run)?;
+        records.get(&store, run)?;
     }
-    super::run_stage("predict", &url, &PredictStage { runs, datasets: dataset }, context)
-}
-
-fn group_runs(store: &Store, group: &PartitionName) -> anyhow::Result<Vec<PartitionName>> {
-    let mut groups = std::collections::BTreeSet::new();
-    let mut runs = Vec::new();
-    for run in models::runs(store)? {
-        let record = RunRecord::read(store, &run)?;
-        if record.group == *group {
-            runs.push(run);
-        }
-        groups.insert(format!("`{}`", record.group));
-    }
-    let groups = groups.into_iter().collect::<Vec<_>>().join(", ");
-    anyhow::ensure!(!runs.is_empty(), "there is no group `{group}` in store `{}`; there are: {groups}", store.url());
-    Ok(runs)
+    super::run_stage("predict", &url, &PredictStage { runs, datasets: dataset, records }, context)
 }

@@ -12,6 +12,7 @@ use super::exit::{self, Exit};
 use crate::pipeline::plan::{self, Action, StageName, Step};
 use crate::pipeline::{Pipeline, summary};
 use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::models::Runs;
 
 /// Arguments of `agiqa run`.
 #[derive(clap::Args)]
@@ -142,7 +143,7 @@ fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context
 
 /// Prints the metrics and the places of the tables, even if nothing had to run.
 fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context) -> anyhow::Result<()> {
-    let mut text = String::new();
+    let (mut text, records) = (String::new(), Runs::default());
     let experiment =
         pipeline.experiment_stage()?.filter(|_| steps.iter().any(|step| step.name == StageName::Experiment));
     if let Some(stage) = &experiment {
@@ -151,13 +152,13 @@ fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &C
     }
     // An experiment's pipeline prints its table instead of each variant's metrics, which are in the store.
     let has_evaluated = experiment.is_none() && steps.iter().any(|step| step.name == StageName::Evaluate);
-    let evaluated = if has_evaluated { pipeline.evaluate_stages()? } else { Vec::new() };
+    let evaluated = if has_evaluated { pipeline.evaluate_stages(&records)? } else { Vec::new() };
     for stage in evaluated {
         let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
         text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
     }
     let has_compared = steps.iter().any(|step| step.name == StageName::Compare);
-    let compared = if has_compared { pipeline.compare_stages() } else { Vec::new() };
+    let compared = if has_compared { pipeline.compare_stages(&records) } else { Vec::new() };
     for stage in compared {
         let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
         text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });

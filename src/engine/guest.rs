@@ -10,8 +10,8 @@ use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::store::part::PartError;
 use agiqa_store::store::shard::Shard;
 use agiqa_store::store::{Store, StoreError};
-use agiqa_store::tables::baselines::ScoreSet;
 use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::scores::ScoreSet;
 
 /// Any guest's error; its own type stays reachable through the chain of causes.
 pub type GuestError = Box<dyn Error + Send + Sync>;

@@ -9,6 +9,7 @@ use agiqa_store::identity::ImageId;
 use agiqa_store::store::Store;
 use agiqa_store::store::part::PartError;
 use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::tables::features::FeatureSet;
 use agiqa_store::tables::images::ImageRow;
 use agiqa_store::tables::rejects::{self, RejectRow};
 
@@ -139,6 +140,14 @@ impl Plan {
     /// The outputs of all tasks.
     pub(super) fn all_outputs(&self) -> Vec<&Output> {
         self.tasks.iter().flat_map(|task| &task.outputs).collect()
+    }
+
+    /// The feature sets among the outputs.
+    pub(super) fn features(&self) -> impl Iterator<Item = &FeatureSet> {
+        self.tasks.iter().flat_map(|task| &task.outputs).filter_map(|output| match output {
+            Output::Vectors(set) => Some(set),
+            Output::Scores(_) => None,
+        })
     }
 
     /// Whether the plan has neither an image to compute nor a file to reject.

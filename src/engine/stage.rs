@@ -8,6 +8,7 @@ use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport
 use agiqa_store::store::part::PartError;
 use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::store::{Store, StoreError};
+use agiqa_store::tables::scores;
 
 /// An error that stops a whole stage over images.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,9 @@ impl<S: GuestSettings> ImageStage<S> {
             let run = Run { words: &words, work: self.settings.work(), dataset: &dataset, plan: &plan, context };
             outcome = run.compute(guest.as_ref())?;
         }
+        for features in plan.features() {
+            scores::copy_ratings(&context.store, features)?;
+        }
         let undecodable = plan.undecodable.union(&outcome.undecodable).copied().collect();
         self.images.write_corpus(&context.store, plan.corpus.take(), &undecodable)?;
         let mut rows = plan.rows;
@@ -82,14 +86,20 @@ impl<S: GuestSettings> Stage for ImageStage<S> {
     }
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
-        let (_, plan) = self.plan(store)?;
+        let (_, mut plan) = self.plan(store)?;
         let words = self.settings.words();
         let RowCounts { n_in, n_left, n_rejected, .. } = plan.rows;
         if n_left > 0 {
             return Ok(Freshness::Stale { reason: format!("{n_left} of {n_in} {}", words.lacking) });
         }
-        if let Some(reason) = self.images.stale_corpus(store, plan.corpus, &plan.undecodable)? {
+        if let Some(reason) = self.images.stale_corpus(store, plan.corpus.take(), &plan.undecodable)? {
             return Ok(Freshness::Stale { reason });
+        }
+        for features in plan.features() {
+            let n_ratings = scores::lacking_ratings(store, features)?.len();
+            if n_ratings > 0 {
+                return Ok(Freshness::Stale { reason: format!("{n_ratings} ratings are not in `scores`") });
+            }
         }
         let reason = if n_rejected == 0 { format!("all {n_in} {}", words.done) } else { self.summary(&plan.rows) };
         Ok(Freshness::Current { reason, rows: plan.rows })

@@ -17,9 +17,9 @@ use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::store::shard::Shard;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::baselines::{Direction, ScoreSet};
 use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
 use agiqa_store::tables::rejects;
+use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 
 /// How the guest computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,7 +46,13 @@ fn name(text: &str) -> PartitionName {
 
 fn scores() -> ScoreSet {
     let fingerprint = Fingerprint::builder("test").json("output", &"scores").finish();
-    ScoreSet { method: name("levels"), fingerprint, direction: Direction::Higher, settings: serde_json::json!({}) }
+    ScoreSet {
+        scorer: name("levels"),
+        kind: ScorerKind::Method,
+        fingerprint,
+        direction: Direction::Higher,
+        settings: serde_json::json!({}),
+    }
 }
 
 fn vectors() -> FeatureSet {

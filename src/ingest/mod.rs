@@ -29,10 +29,11 @@ use rayon::prelude::*;
 use agiqa_images::{DecodeLimits, ImageError, ImageInfo};
 use agiqa_store::identity::ImageId;
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::derived::Derived;
 use agiqa_store::store::part::PartError;
 use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::store::{Store, StoreError};
-use agiqa_store::tables::images::{ImageRow, Images};
+use agiqa_store::tables::images::{self, ImageRow, Images};
 use agiqa_store::tables::rejects::{self, RejectRow};
 
 mod plan;
@@ -183,20 +184,11 @@ impl IngestStage {
         if found.files != now.files {
             return stale("image files changed");
         }
-        match agiqa_store::tables::images::fingerprint(store, dataset) {
-            Ok(Some(fingerprint)) if fingerprint == now.fingerprint => {}
-            Ok(_) => return stale("the `images` table is not the one that was written last"),
-            Err(PartError::Damaged { .. } | PartError::WrongVersion { .. } | PartError::WrongTable { .. }) => {
-                return stale("the `images` table cannot be read");
-            }
-            Err(
-                error @ (PartError::Store(_)
-                | PartError::Replaced { .. }
-                | PartError::Encode { .. }
-                | PartError::Batch { .. }
-                | PartError::Column { .. }),
-            ) => {
-                return Err(error.into());
+        match images::state(store, dataset, now.fingerprint())? {
+            Derived::Current => {}
+            Derived::Unreadable => return stale("the `images` table cannot be read"),
+            Derived::Absent | Derived::Outdated => {
+                return stale("the `images` table is not the one that was written last");
             }
         }
         if found.rows.n_rejected > 0 && !store.exists(&rejects_path(&self.settings))? {
@@ -232,13 +224,13 @@ impl IngestStage {
             stamps.add(candidate, probed.stamp);
         }
         let mut record = IngestRecord::new(&self.settings, &plan.table_hash, &stamps)?;
-        let (images, rejected) = sort_out(plan, probed);
-        let (n_out, n_rejected) = (images.rows.len() as u64, rejected.len() as u64);
+        let (table, rejected) = sort_out(plan, probed);
+        let (n_out, n_rejected) = (table.rows.len() as u64, rejected.len() as u64);
         record.rows = RowCounts { n_in, n_out, n_cached: 0, n_rejected, n_left: 0 };
         let dataset = &self.settings.dataset;
         // The record is written last. Until it agrees with the fingerprint in the part, the dataset is ingested again.
         rejects::replace(&context.store, STAGE, dataset, &rejected)?;
-        agiqa_store::tables::images::replace(&context.store, dataset, &images, Some(record.fingerprint()))?;
+        images::replace(&context.store, dataset, &table, Some(record.fingerprint()))?;
         record.write(&context.store, dataset)?;
         self.show(context, &rejected, n_out);
         let summary = match n_rejected {

@@ -12,13 +12,13 @@ pub enum StageName {
     Ingest,
     /// Turns images into `semantic` and `quality`.
     Features,
-    /// Turns images into `baselines`.
+    /// Turns images into `scores`.
     Baseline,
     /// Turns images into `splits`.
     Split,
     /// Turns features and splits into models.
     Train,
-    /// Turns models and features into `predictions`.
+    /// Turns models and features into `scores` and `gates`.
     Predict,
     /// Turns predictions into `metrics`.
     Evaluate,

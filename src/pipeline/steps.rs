@@ -15,6 +15,7 @@ use agiqa_judge::evaluate::EvaluateStage;
 use agiqa_judge::experiment::{ExperimentStage, ExperimentVariant};
 use agiqa_store::stage::Stage;
 use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::models::Runs;
 
 impl Pipeline {
     /// All steps of the pipeline.
@@ -52,19 +53,22 @@ impl Pipeline {
         }
         let before_training = steps.all();
         let mut evaluate_idx = Vec::new();
+        // A run's record is read after the run was trained, so once is enough.
+        let records = Runs::default();
         for head in &heads {
             let train_idx = match head.train.clone() {
                 Training::Head(stage) => steps.add(StageName::Train, stage, &before_training),
                 Training::Joint(stage) => steps.add(StageName::Train, stage, &before_training),
             };
-            let predict = PredictStage { runs: head.train.plan()?.run_names()?, datasets: head.scored.clone() };
+            let (runs, datasets) = (head.train.plan()?.run_names()?, head.scored.clone());
+            let predict = PredictStage { runs, datasets, records: records.clone() };
             let predict_idx = steps.add(StageName::Predict, predict, &[train_idx]);
-            for evaluate in self.evaluate_stages_of(head)? {
+            for evaluate in self.evaluate_stages_of(head, &records)? {
                 evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &[predict_idx]));
             }
         }
         let before_comparing = steps.all();
-        for compare in self.compare_stages() {
+        for compare in self.compare_stages(&records) {
             steps.add(StageName::Compare, compare, &before_comparing);
         }
         if let Some(experiment) = self.experiment_stage()? {
@@ -78,14 +82,19 @@ impl Pipeline {
     }
 
     /// One stage per split, or one over all images; empty without `[compare]`.
-    pub fn compare_stages(&self) -> Vec<CompareStage> {
+    pub fn compare_stages(&self, records: &Runs) -> Vec<CompareStage> {
         let Some(compare) = &self.compare else { return Vec::new() };
         let splits: Vec<Option<PartitionName>> = match self.splits.as_slice() {
             [] => vec![None],
             splits => splits.iter().map(|split| Some(split.name())).collect(),
         };
-        let stage =
-            |split| CompareStage { dataset: compare.dataset.clone(), split, settings: compare.settings.clone() };
+        let (dataset, settings) = (&compare.dataset, &compare.settings);
+        let stage = |split| CompareStage {
+            dataset: dataset.clone(),
+            split,
+            settings: settings.clone(),
+            records: records.clone(),
+        };
         splits.into_iter().map(stage).collect()
     }
 
@@ -93,21 +102,21 @@ impl Pipeline {
     ///
     /// # Errors
     /// A run's name becomes too long.
-    pub fn evaluate_stages(&self) -> Result<Vec<EvaluateStage>, TrainError> {
+    pub fn evaluate_stages(&self, records: &Runs) -> Result<Vec<EvaluateStage>, TrainError> {
         let mut stages = Vec::new();
         for head in self.heads()? {
-            stages.extend(self.evaluate_stages_of(&head)?);
+            stages.extend(self.evaluate_stages_of(&head, records)?);
         }
         Ok(stages)
     }
 
-    fn evaluate_stages_of(&self, head: &Head) -> Result<Vec<EvaluateStage>, TrainError> {
+    fn evaluate_stages_of(&self, head: &Head, records: &Runs) -> Result<Vec<EvaluateStage>, TrainError> {
         let Some(settings) = &self.evaluate else { return Ok(Vec::new()) };
         let mut stages = Vec::new();
         for (group, runs) in head.train.plan()?.groups()? {
             for dataset in &head.scored {
                 let (runs, group, dataset) = (runs.clone(), group.clone(), dataset.clone());
-                stages.push(EvaluateStage { runs, group, dataset, settings: settings.clone() });
+                stages.push(EvaluateStage::new(runs, group, dataset, settings.clone(), records.clone()));
             }
         }
         Ok(stages)

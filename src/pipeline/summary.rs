@@ -12,9 +12,9 @@ const TABLES: &[&str] = &[
     "rejects",
     "splits",
     "features",
-    "baselines",
     "train_log",
-    "predictions",
+    "scores",
+    "gates",
     "metrics",
     "comparison",
     "experiments",
@@ -76,7 +76,7 @@ impl fmt::Display for Tables {
             let plural = if *n_files == 1 { "" } else { "s" };
             writeln!(f, "  {table:<11}  {files:<width$}  {n_files} file{plural}, {}", size(*n_bytes))?;
         }
-        let (Some(metrics), Some(predictions)) = (self.files("metrics"), self.files("predictions")) else {
+        let (Some(metrics), Some(scores)) = (self.files("metrics"), self.files("scores")) else {
             return Ok(());
         };
         writeln!(
@@ -84,8 +84,8 @@ impl fmt::Display for Tables {
             "\nask them more, with DuckDB:\n  duckdb -c \"SELECT run, predictor, statistic, n, srcc, plcc FROM \
              read_parquet('{metrics}', hive_partitioning=true) WHERE part='test' AND subset='all' ORDER BY ALL\"\n\
              or with Polars:\n  python3 -c \"import polars as pl; \
-             print(pl.read_parquet('{predictions}', hive_partitioning=True).filter(part='test').sort('score')\
-             .select('run', 'name', 'mos', 'score'))\""
+             print(pl.read_parquet('{scores}', hive_partitioning=True).sort('score')\
+             .select('scorer', 'image_id', 'score', 'direction'))\""
         )
     }
 }

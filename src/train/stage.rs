@@ -267,6 +267,7 @@ impl TrainStage {
         let Finished { chosen_by, best_epoch, epochs, log, ridge } = finished;
         train_log::write(store, &job.run, &log, job.fingerprint)?;
         let record = RunRecord {
+            schema_version: models::RECORD_VERSION,
             run: job.run.clone(),
             group: self.plan().group_name(seed)?,
             dataset: self.dataset.clone(),
@@ -274,8 +275,8 @@ impl TrainStage {
             fold: *fold,
             seed: seed.seed,
             fingerprint: job.fingerprint,
-            semantic: self.semantic.clone(),
-            quality: self.quality.clone(),
+            recipe: "head".to_owned(),
+            inputs: models::fusion_inputs(&self.semantic, &self.quality),
             settings: self.settings.deciding(),
             parts: job.parts.counts,
             chosen_by,

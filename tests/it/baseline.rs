@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::{OpenMode, Store};
-use agiqa_store::tables::baselines::{Direction, ScoreSet};
 use agiqa_store::tables::rejects::{self, RejectRow};
+use agiqa_store::tables::scores::{Direction, ScoreSet};
 
 use crate::testdir::{TestDir, reference};
 
@@ -53,7 +53,7 @@ fn scores(dir: &TestDir) -> HashMap<String, HashMap<ImageId, f64>> {
     for set in ScoreSet::list(&store).expect("sets can be listed") {
         assert_eq!(set.direction, Direction::Lower);
         let scores = set.read(&store).expect("scores can be read");
-        assert!(found.insert(set.method.to_string(), scores).is_none(), "two sets of {}", set.method);
+        assert!(found.insert(set.scorer.to_string(), scores).is_none(), "two sets of {}", set.scorer);
     }
     found
 }
@@ -218,7 +218,7 @@ fn parameter_files_that_are_absent_cut_short_or_of_another_kind_stop_the_command
     hdf5.extend(b"\x89HDF\r\n\x1a\n");
     dir.write("broken/ilniqe_templateModel.mat", hdf5);
     refused("ilniqe", "version 7.3 (HDF5); save it again");
-    assert!(!dir.path().join("store/baselines").exists(), "nothing was scored");
+    assert!(!dir.path().join("store/scores").exists(), "nothing was scored");
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! `agiqa compare`: methods side by side, their order, and which differences are real.
 
 use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::metric::{Estimate, Metric};
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::baselines::{Direction, ScoreSet};
-use agiqa_store::tables::comparison::{self, Judged, MethodKind};
+use agiqa_store::tables::comparison::{self, Judged};
 use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
 use agiqa_store::tables::images::{self, ImageRow, Images};
+use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 use agiqa_store::tables::splits::{self, Part, SplitRow};
 
 use crate::testdir::TestDir;
@@ -60,7 +61,8 @@ fn store(dir: &TestDir) -> Store {
 
 fn add(store: &Store, method: &str, direction: Direction, score: impl Fn(u32) -> Option<f64>) {
     let set = ScoreSet {
-        method: name(method),
+        scorer: name(method),
+        kind: ScorerKind::Method,
         fingerprint: Fingerprint::builder("test").field("method", method.as_bytes()).finish(),
         direction,
         settings: serde_json::json!({}),
@@ -95,7 +97,10 @@ fn methods_are_ranked_whatever_their_direction_with_the_papers_figures_beside() 
     let rows = comparison::read(&store, &judged).expect("the comparison is in the store");
     let names: Vec<(&str, u64, u64)> = rows.iter().map(|row| (row.method.as_str(), row.rank, row.n)).collect();
     assert_eq!(names, [("good", 1, 120), ("niqe", 2, 120), ("none", 3, 119)]);
-    assert!(rows[1].srcc.value > Some(0.5), "a lower-is-better score correlates positively once turned");
+    assert!(
+        rows[1].metrics[Metric::Srcc].value > Some(0.5),
+        "a lower-is-better score correlates positively once turned"
+    );
     assert_eq!(rows[0].beats, ["niqe", "none"]);
     assert_eq!(rows[1].paper, [Some(0.5236), Some(0.5668), Some(0.3637), Some(0.826)]);
     assert_eq!(rows[0].paper, [None; 4]);
@@ -105,7 +110,8 @@ fn methods_are_ranked_whatever_their_direction_with_the_papers_figures_beside() 
         None,
     )
     .expect("finite");
-    assert_eq!((rows[1].srcc.value, rows[1].rmse.value), (metric.srcc.value, metric.rmse.value));
+    let values = |metrics: &[Estimate]| metrics.iter().map(|metric| metric.value).collect::<Vec<_>>();
+    assert_eq!(values(&rows[1].metrics.0), values(&metric.0[..4]));
 
     dir.agiqa(&args(&["--split", "half"])).exits(0).says("skipped");
     add(&store, "late", Direction::Higher, |i| Some(noise(8, i)));
@@ -139,7 +145,7 @@ fn an_extractor_that_rates_images_is_a_method_too() {
         .prints("0.8618 0.9115 0.6839 0.4111");
     let judged = Judged { dataset: name("agiqa-3k"), part: Some((name("half"), Part::Test)) };
     let rows = comparison::read(&store, &judged).expect("the comparison is in the store");
-    assert_eq!((rows[0].method.as_str(), rows[0].kind), ("maniqa rating", MethodKind::Rating));
+    assert_eq!((rows[0].method.as_str(), rows[0].kind), ("maniqa rating", ScorerKind::Rating));
 }
 
 #[test]
@@ -179,7 +185,8 @@ fn a_run_stands_beside_baselines_on_its_own_split_and_on_no_other() {
     let d = name("d");
     let rows = images::read(&fixture.store, &d).expect("images").rows;
     let set = ScoreSet {
-        method: name("brisque"),
+        scorer: name("brisque"),
+        kind: ScorerKind::Method,
         fingerprint: Fingerprint::builder("test").finish(),
         direction: Direction::Lower,
         settings: serde_json::json!({}),
@@ -198,10 +205,10 @@ fn a_run_stands_beside_baselines_on_its_own_split_and_on_no_other() {
     let judged = Judged { dataset: d.clone(), part: Some((name(split), Part::Test)) };
     let found = comparison::read(&fixture.store, &judged).expect("the comparison is in the store");
     let of_run = found.iter().find(|row| row.method == run.as_str()).expect("the run is compared");
-    assert_eq!((of_run.kind, of_run.rank, of_run.n), (MethodKind::Run, 1, 60));
-    assert!(of_run.srcc.value > Some(0.9) && of_run.beats == ["brisque"], "{of_run:?}");
+    assert_eq!((of_run.kind, of_run.rank, of_run.n), (ScorerKind::Run, 1, 60));
+    assert!(of_run.metrics[Metric::Srcc].value > Some(0.9) && of_run.beats == ["brisque"], "{of_run:?}");
     let of_baseline = found.iter().find(|row| row.method == "brisque").expect("the baseline is compared");
-    assert_eq!((of_baseline.kind, of_baseline.n), (MethodKind::Baseline, 60));
+    assert_eq!((of_baseline.kind, of_baseline.n), (ScorerKind::Method, 60));
 
     // It has learnt from most of all images, so on them it is left out, with the reason.
     compare(&[]).exits(0).prints("brisque").says("name its split").says("1 methods on 300 images");

@@ -8,9 +8,11 @@ use std::process::Stdio;
 use agiqa_judge::evaluate::trivial::GroupMeans;
 use agiqa_judge::metrics;
 use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::metric::Metric;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::images::{self, ExtraColumn, ExtraValues, ImageRow, Images};
-use agiqa_store::tables::predictions::{self, PredictionRow};
+use agiqa_store::tables::models::{self, RunRecord};
+use agiqa_store::tables::scores::ScoreSet;
 use agiqa_store::tables::splits::{self, Part, SplitRow};
 use agiqa_store::tables::{PartitionName, metrics as metrics_table, rejects};
 use serde_json::Value;
@@ -50,8 +52,8 @@ fn prints_the_metrics_of_a_csv_table() {
     let subsets: Vec<&str> = lines.iter().filter_map(|line| line["subset"].as_str()).collect();
     assert_eq!(subsets, ["all", "generator=g0", "generator=g1"]);
     let expected = metrics::evaluate(&SCORES, &MOS, Some(&metrics::BootstrapSettings::default())).expect("finite");
-    for (name, estimate) in [("srcc", expected.srcc), ("plcc", expected.plcc), ("rmse_raw", expected.rmse_raw)] {
-        let found = &lines[0][name];
+    for (name, metric) in [("srcc", Metric::Srcc), ("plcc", Metric::Plcc), ("rmse_raw", Metric::RmseRaw)] {
+        let (found, estimate) = (&lines[0][name], expected[metric]);
         let expected = [estimate.value, estimate.low, estimate.high];
         let near = |found: &Value, expected: Option<f64>| match (found.as_f64(), expected) {
             (Some(found), Some(expected)) => (found - expected).abs() < 1e-12,
@@ -206,18 +208,18 @@ fn name(text: &str) -> PartitionName {
     PartitionName::new(text).expect("a valid name")
 }
 
-const N: usize = 120;
+pub const N: usize = 120;
 
-fn id(index: usize) -> ImageId {
+pub fn id(index: usize) -> ImageId {
     ImageId::of_bytes(&index.to_le_bytes())
 }
 
 /// MOS of the fixture's images: the generator's level plus something else.
-fn mos(index: usize) -> f64 {
+pub fn mos(index: usize) -> f64 {
     (index % 3) as f64 + ((index * 37) % 100) as f64 / 100.0
 }
 
-fn part(index: usize) -> Part {
+pub fn part(index: usize) -> Part {
     match index % 10 {
         0..6 => Part::Train,
         6 => Part::Validation,
@@ -226,7 +228,7 @@ fn part(index: usize) -> Part {
 }
 
 /// A store with a dataset `toy` of three generators, two styles and a prompt per five images, and its split.
-fn store(dir: &TestDir) -> Store {
+pub fn store(dir: &TestDir) -> Store {
     let store =
         Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing).expect("a store");
     let row = |index: usize| ImageRow {
@@ -255,46 +257,52 @@ fn store(dir: &TestDir) -> Store {
     store
 }
 
-/// Adds a run whose scores are the MOS, moved by noise that grows with `noise`.
-fn add_run(store: &Store, run: &str, noise: f64, mos_of: impl Fn(usize) -> Option<f64>) {
-    let record = r#"{"dataset":"toy","split":"random-1","fold":0,"group":"toy-runs","seed":1}"#;
-    store.put(&format!("models/run={run}/run.json"), record.as_bytes().to_vec()).expect("a record can be written");
-    let rows: Vec<PredictionRow> = (0..N)
-        .map(|index| PredictionRow {
-            dataset: "toy".to_owned(),
-            image_id: id(index),
-            name: format!("{index}.jpg"),
-            part: Some(part(index)),
-            mos: mos_of(index),
-            score: mos(index) + noise * (((index * 61) % 100) as f64 / 100.0 - 0.5),
-            alpha_quality: 0.5,
-            alpha_semantic: 0.5,
-            alpha_coherence: 0.5,
-        })
-        .collect();
-    let fingerprint = Fingerprint::builder("test").json("noise", &noise.to_bits()).finish();
-    predictions::write(store, &name(run), &rows, fingerprint).expect("predictions can be written");
+/// The record of a run that was trained on `toy`; `training` decides its fingerprint.
+pub fn record(run: &str, training: &str) -> RunRecord {
+    RunRecord {
+        schema_version: models::RECORD_VERSION,
+        run: name(run),
+        group: name("toy-runs"),
+        dataset: name("toy"),
+        split: name("random-1"),
+        fold: 0,
+        seed: 1,
+        fingerprint: Fingerprint::builder("test").field("training", training.as_bytes()).finish(),
+        recipe: "test".to_owned(),
+        inputs: Vec::new(),
+        settings: serde_json::json!({}),
+        parts: Default::default(),
+        chosen_by: "last".to_owned(),
+        best_epoch: 1,
+        epochs: Vec::new(),
+        ridge: None,
+        agiqa_version: String::new(),
+    }
 }
 
-/// Adds a dataset `other` of the first thirty images, one of them by a generator that training has not seen, and the scores
-/// that `run` gives them; those of `without_mos` have no MOS there.
-fn add_other(store: &Store, run: &str, without_mos: &[usize]) {
+/// Adds a run whose scores are the MOS, moved by noise that grows with `noise`, and gives the images the MOS of `mos_of`.
+pub fn add_run(store: &Store, run: &str, noise: f64, mos_of: impl Fn(usize) -> Option<f64>) {
+    let record = record(run, &noise.to_string());
+    record.write(store).expect("a record can be written");
+    let mut images = images::read(store, &name("toy")).expect("images");
+    images.rows.iter_mut().enumerate().for_each(|(index, row)| row.mos = mos_of(index));
+    images::write(store, &name("toy"), &images).expect("images can be written");
+    let score = |index: usize| (id(index), mos(index) + noise * (((index * 61) % 100) as f64 / 100.0 - 0.5));
+    let scores: Vec<(ImageId, f64)> = (0..N).map(score).collect();
+    ScoreSet::of_run(&record).write_part(store, &scores).expect("scores can be written");
+}
+
+/// Adds a dataset `other` of the first thirty images, one of them by a generator that training has not seen; those of
+/// `without_mos` have no MOS there.
+fn add_other(store: &Store, without_mos: &[usize]) {
     let mut images = images::read(store, &name("toy")).expect("images");
     images.rows.truncate(30);
     images.rows[0].generator = Some("new".to_owned());
+    for (index, row) in images.rows.iter_mut().enumerate() {
+        row.mos = (!without_mos.contains(&index)).then(|| mos(index));
+    }
     images.extra.clear();
     images::write(store, &name("other"), &images).expect("images can be written");
-    let mut rows = predictions::read(store, &name(run)).expect("predictions");
-    rows.retain(|row| row.dataset == "toy");
-    let others = (0..30).map(|index| {
-        let row = rows.iter().find(|row| row.image_id == id(index)).expect("all images are scored").clone();
-        let mos = (!without_mos.contains(&index)).then(|| mos(index));
-        PredictionRow { dataset: "other".to_owned(), part: None, mos, ..row }
-    });
-    let others: Vec<PredictionRow> = others.collect();
-    rows.extend(others);
-    let fingerprint = Fingerprint::builder("two datasets").json("without MOS", &without_mos).finish();
-    predictions::write(store, &name(run), &rows, fingerprint).expect("predictions can be written");
 }
 
 #[test]
@@ -323,13 +331,16 @@ fn a_run_is_judged_beside_the_trivial_predictors_and_skipped_the_second_time() {
     let by_generator: Vec<f64> = test.iter().map(|index| mean_of(index % 3)).collect();
     let row = find("test", "generator-mean", "all");
     assert_eq!(row.n, 36);
-    assert_eq!(row.srcc.value, metrics::srcc(&by_generator, &expected));
-    assert!(row.srcc.low < row.srcc.value && row.srcc.value < row.srcc.high);
+    assert_eq!(row.metrics[Metric::Srcc].value, metrics::srcc(&by_generator, &expected));
+    assert!(
+        row.metrics[Metric::Srcc].low < row.metrics[Metric::Srcc].value
+            && row.metrics[Metric::Srcc].value < row.metrics[Metric::Srcc].high
+    );
     assert_eq!(find("train", "model", "all").n, 72);
     assert_eq!(find("validation", "prompt-mean", "all").n, 12);
     // A generator has one mean, and a constant has no correlation.
-    assert_eq!(find("test", "generator-mean", "generator=g0").srcc.value, None);
-    assert!(find("test", "model", "style=style 1").plcc.value.is_some());
+    assert_eq!(find("test", "generator-mean", "generator=g0").metrics[Metric::Srcc].value, None);
+    assert!(find("test", "model", "style=style 1").metrics[Metric::Plcc].value.is_some());
     assert!(rows.iter().all(|row| row.part == "test" || row.subset == "all"), "subsets are of the test part");
 
     let again = dir.agiqa(&args).exits(0).says("evaluate one on toy: skipped: metrics of 1 runs are present");
@@ -384,24 +395,29 @@ fn a_group_has_mean_deviation_and_median_over_its_runs() {
     ");
     let value = |run: &str| {
         let rows = metrics_table::read(&store, &name(run)).expect("metrics");
-        rows.iter().find(|row| row.predictor == "model").expect("the model's row").srcc.value.expect("defined")
+        rows.iter().find(|row| row.predictor == "model").expect("the model's row").metrics[Metric::Srcc]
+            .value
+            .expect("defined")
     };
     let (a, b, c) = (value("a"), value("b"), value("c"));
     let rows = metrics_table::read(&store, &name("toy-runs")).expect("the group's metrics");
-    let found: Vec<f64> =
-        rows.iter().filter(|row| row.predictor == "model").map(|row| row.srcc.value.expect("defined")).collect();
+    let found: Vec<f64> = rows
+        .iter()
+        .filter(|row| row.predictor == "model")
+        .map(|row| row.metrics[Metric::Srcc].value.expect("defined"))
+        .collect();
     let mean = (a + b + c) / 3.0;
     let deviation = (((a - mean).powi(2) + (b - mean).powi(2) + (c - mean).powi(2)) / 2.0).sqrt();
     for (found, expected) in found.iter().zip([mean, deviation, b]) {
         assert!((found - expected).abs() < 1e-12, "found {found}, expected {expected}");
     }
-    assert!(rows.iter().all(|row| row.n_runs == 3 && row.n == 108 && row.srcc.low.is_none()));
+    assert!(rows.iter().all(|row| row.n_runs == 3 && row.n == 108 && row.metrics[Metric::Srcc].low.is_none()));
     dir.agiqa(&args).exits(0).says("skipped: metrics of 3 runs are present").prints("±");
     // The runs' records name their group, which saves naming it again; another name is another table.
     dir.agiqa(&["evaluate", "--store", "store", "--run", "a", "--run", "b", "--resamples", "0", "--part", "test"])
         .exits(0)
         .prints("2 × 36");
-    dir.agiqa(&["evaluate", "--store", "store", "--group", "nobody"]).exits(2).says("groups there: `toy-runs`");
+    dir.agiqa(&["evaluate", "--store", "store", "--group", "nobody"]).exits(2).says("there are: `toy-runs`");
 }
 
 #[test]
@@ -424,17 +440,19 @@ fn a_run_column_or_dataset_that_does_not_exist_names_those_that_do() {
     let dir = TestDir::new();
     let store = store(&dir);
     add_run(&store, "one", 0.5, |index| Some(mos(index)));
-    dir.agiqa(&["evaluate", "--store", "store", "--run", "two"]).exits(2).says("runs there: `one`");
+    dir.agiqa(&["evaluate", "--store", "store", "--run", "two"]).exits(2).says("there are: `one`");
     dir.agiqa(&["evaluate", "--store", "store", "--run", "one", "--by", "generators"])
         .exits(2)
         .says("no column `generators` to form subsets by; there are: `generator`, `prompt`")
         .says("did you mean `generator`?");
     dir.agiqa(&["evaluate", "--store", "store", "--run", "one", "--dataset", "other"])
         .exits(2)
-        .says("no predictions for dataset `other` (it has: `toy`)");
+        .says("no scores of dataset `other` (it has scores of: `toy`)");
     dir.agiqa(&["evaluate", "--store", "store", "--run", "one", "--run", "one"]).exits(2).says("named twice");
     dir.agiqa(&["evaluate", "--store", "store"]).exits(2).says("--run RUN (repeatable) or --group NAME");
-    store.delete("predictions/run=one/part-0.parquet").expect("a part can be deleted");
+    for part in store.list("scores").expect("a listing") {
+        store.delete(&part.path).expect("a part can be deleted");
+    }
     dir.agiqa(&["evaluate", "--store", "store", "--run", "one"]).exits(2).says("run `agiqa predict` first");
 }
 
@@ -445,7 +463,7 @@ fn metrics_on_another_dataset_stand_beside_those_on_the_training_one() {
     add_run(&store, "one", 0.5, |index| Some(mos(index)));
     let args = ["evaluate", "--store", "store", "--run", "one", "--resamples", "0"];
     dir.agiqa(&args).exits(0);
-    add_other(&store, "one", &[]);
+    add_other(&store, &[]);
     let ran = dir.agiqa(&[&args[..], &["--dataset", "other"]].concat()).exits(0).prints("one on other\n");
     ran.prints("30").prints("(30 of 30) share their exact prompt");
     dir.agiqa(&args).exits(0).prints("one on toy, test part");
@@ -460,7 +478,7 @@ fn rejects_on_one_dataset_outlast_the_evaluation_on_another() {
     let dir = TestDir::new();
     let store = store(&dir);
     add_run(&store, "one", 0.5, |index| (index != 7).then(|| mos(index)));
-    add_other(&store, "one", &[]);
+    add_other(&store, &[]);
     let args = ["evaluate", "--store", "store", "--run", "one", "--resamples", "0"];
     let on_other = [&args[..], &["--dataset", "other"]].concat();
     let listed = || {
@@ -473,11 +491,11 @@ fn rejects_on_one_dataset_outlast_the_evaluation_on_another() {
     dir.agiqa(&args).exits(1).says("119 images, 1 without MOS");
     dir.agiqa(&on_other).exits(0).says("30 images; ");
     assert_eq!(listed(), [of("toy", 7)]);
-    add_other(&store, "one", &[3]);
+    add_other(&store, &[3]);
     dir.agiqa(&on_other).exits(1).says("29 images, 1 without MOS");
     assert_eq!(listed(), [of("other", 3), of("toy", 7)]);
     // Mended on one of them, it is still a reject on the other.
-    add_other(&store, "one", &[]);
+    add_other(&store, &[]);
     dir.agiqa(&on_other).exits(0);
     assert_eq!(listed(), [of("toy", 7)]);
 }
@@ -535,7 +553,7 @@ fn of_group_means(
     let scores: Vec<f64> = test.iter().map(|row| means.predict(Some(group(row)))).collect();
     let mos: Vec<f64> = test.iter().map(|row| row.2).collect();
     let found = metrics::evaluate(&scores, &mos, None).expect("finite and paired");
-    (found.srcc.value.expect("defined"), found.plcc_raw.value.expect("defined"))
+    (found[Metric::Srcc].value.expect("defined"), found[Metric::PlccRaw].value.expect("defined"))
 }
 
 /// `AttnGAN_normal_000.jpg` is the 000th image of the generator `AttnGAN_normal`.

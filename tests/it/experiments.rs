@@ -7,8 +7,9 @@ use agiqa::features::feature_sets;
 use super::features::dinov2_of_side;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::{FeatureRows, FeatureSet};
-use agiqa_store::tables::{images, predictions};
+use agiqa_store::tables::images;
 
+use crate::scored::scored;
 use crate::testdir::{Ran, TestDir};
 
 /// A pipeline of the repository, with its heads small and its features those of [`fill_features`].
@@ -107,17 +108,19 @@ fn the_ablation_trains_all_seven_combinations_and_ends_in_one_table_beside_the_p
     assert!(line(&ran, "f_1").trim_end().ends_with("0.8800      0.9196  0.7031  —"), "{}", line(&ran, "f_1"));
     assert!(line(&ran, "f_1-f_b").contains("0.8820"), "{}", line(&ran, "f_1-f_b"));
 
-    // A head reads what it is told to: the gate of anything else is 0.
+    // A head reads what it is told to: there is no gate of anything else.
     for run in agiqa_store::tables::models::runs(&store).expect("runs can be listed") {
-        let rows = predictions::read(&store, &run).expect("predictions");
+        let rows = scored(&store, &run);
         assert_eq!(rows.len(), 30);
         let name = run.as_str();
         let read = name.trim_start_matches("table3-ablation-agiqa-3k-").split("-random").next().expect("a name");
         for row in &rows {
-            for (input, alpha) in
-                [("f_1", row.alpha_quality), ("f_a", row.alpha_semantic), ("f_b", row.alpha_coherence)]
-            {
-                assert_eq!(alpha != 0.0, read.split('-').any(|name| name == input), "{name}: gate {alpha} of {input}");
+            for (input, gate) in ["f_1", "f_a", "f_b"].into_iter().zip(row.gates.expect("a head with gates")) {
+                assert_eq!(
+                    gate.is_some(),
+                    read.split('-').any(|name| name == input),
+                    "{name}: gate {gate:?} of {input}"
+                );
             }
         }
     }
@@ -149,8 +152,8 @@ fn a_variant_that_is_lost_is_made_again_and_nothing_else() {
     );
     for run in agiqa_store::tables::models::runs(&store).expect("runs can be listed") {
         if run.as_str().contains("concatenated") {
-            let rows = predictions::read(&store, &run).expect("predictions");
-            assert!(rows.iter().all(|row| row.alpha_quality == 1.0 && row.alpha_coherence == 1.0), "no gate is open");
+            let rows = scored(&store, &run);
+            assert!(rows.len() == 30 && rows.iter().all(|row| row.gates.is_none()), "a gate without gates");
             if run.as_str().contains("-s1-") {
                 store.delete(&agiqa_store::tables::models::record_path(&run)).expect("it can be deleted");
             }

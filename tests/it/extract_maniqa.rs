@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::scores::{ScoreSet, ScorerKind};
 use tch::{Kind, Tensor};
 
 use crate::maniqa::{OURS, write_weights};
@@ -105,6 +106,32 @@ fn columns_hold_the_numbers_of_the_reference() {
 fn columns_hold_the_authors_numbers() {
     let Some(folder) = shared("parity/maniqa/tiny") else { return };
     compare_columns(&TestDir::new(), &folder, &folder.join("expected.safetensors"));
+}
+
+#[test]
+fn ratings_are_scores_as_well_and_copied_without_being_computed_again() {
+    let dir = TestDir::new();
+    let folder = write_weights(&dir, SMALL);
+    let ids = images(&dir, &expected_of_ours());
+    let _ = extract(&dir, &folder, &[]).exits(0);
+    let [_, rating] = columns(&dir, &ids);
+    let expected: Vec<f64> = Vec::<f32>::try_from(rating.squeeze()).expect("f32").into_iter().map(f64::from).collect();
+    let scores = dir.path().join("store/scores");
+    let assert_copied = || {
+        let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+        let sets = ScoreSet::list(&store).expect("sets can be listed");
+        let [set] = sets.as_slice() else { panic!("one set, found {}", sets.len()) };
+        assert_eq!((set.scorer.as_str(), set.kind), ("maniqa", ScorerKind::Rating));
+        let found = set.read(&store).expect("ratings");
+        assert_eq!(ids.iter().map(|id| found[id]).collect::<Vec<_>>(), expected);
+        assert!(scores.join(format!("scorer=maniqa/fingerprint={}/scorer.json", set.fingerprint.short())).exists());
+    };
+    assert_copied();
+    std::fs::remove_dir_all(&scores).expect("it can be removed");
+    let _ =
+        extract(&dir, &folder, &[]).exits(0).says("3 ratings are not in `scores`").says("3 of 3 images have features");
+    assert_copied();
+    let _ = extract(&dir, &folder, &[]).exits(0).says("skipped: all 3 images have features");
 }
 
 #[test]

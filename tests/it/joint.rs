@@ -14,11 +14,11 @@ use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
 use agiqa_store::tables::images::{self, ImageRow, Images};
 use agiqa_store::tables::models::{self, RunRecord};
-use agiqa_store::tables::predictions;
 use agiqa_store::tables::splits::{self, Part};
 use agiqa_store::tables::train_log;
 use tch::{Device, Kind, Tensor};
 
+use crate::scored::scored;
 use crate::store::Tmpfs;
 use crate::synth;
 use crate::testdir::{Ran, TestDir};
@@ -182,12 +182,13 @@ fn learns_from_pixels_and_vectors_and_is_then_a_run_like_any_other() {
     fixture.train(&args).exits(0).says("drawn by seed 0").says("epoch 12 of 12").says("SRCC");
     let run = fixture.only_run();
     let record = RunRecord::read(&fixture.store, &run).expect("a record");
-    assert_eq!((record.quality.extractor.as_str(), record.quality.columns[0].dim), ("maniqa", 64));
+    let quality = record.quality().expect("it reads them");
+    assert_eq!((quality.extractor.as_str(), quality.columns[0].dim), ("maniqa", 64));
     assert_eq!(record.parts.map(|part| part.n_used), [84, 12, 24]);
 
     // The head reads the columns that the trained network wrote, and its scores are those of the training.
     fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
-    let rows = predictions::read(&fixture.store, &run).expect("predictions");
+    let rows = scored(&fixture.store, &run);
     assert_eq!(rows.len(), 120);
     let of = |part: Part| -> (Vec<f64>, Vec<f64>) {
         rows.iter().filter(|row| row.part == Some(part)).map(|row| (row.score, row.mos.expect("a MOS"))).unzip()
@@ -398,8 +399,9 @@ fn with_a_loss_of_its_own_maniqas_rating_is_one() {
         let record = RunRecord::read(&fixture.store, &fixture.only_run()).expect("a record");
         let rows = images::read(&fixture.store, &name("d")).expect("a table").rows;
         let ids: Vec<ImageId> = rows.iter().map(|row| row.image_id).collect();
-        let found = record.quality.read(&fixture.store, &ids).expect("features");
-        let column = record.quality.columns.iter().position(|column| column.name == "rating").expect("a rating");
+        let quality = record.quality().expect("it reads them");
+        let found = quality.read(&fixture.store, &ids).expect("features");
+        let column = quality.columns.iter().position(|column| column.name == "rating").expect("a rating");
         let split = splits::read(&fixture.store, &name("d"), &record.split).expect("a split");
         let tested: HashSet<ImageId> =
             split.iter().filter(|row| row.part == Part::Test).map(|row| row.image_id).collect();
@@ -424,8 +426,12 @@ fn an_ablation_trains_on_what_it_names_and_always_on_f_1() {
     fixture.train(&["--epochs", "2", "--inputs", "f_1,f_b", "--input-dropout", "0.1", "--dropout", "0.2"]).exits(0);
     let run = fixture.only_run();
     fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
-    let rows = predictions::read(&fixture.store, &run).expect("predictions");
-    assert!(rows.iter().all(|row| row.alpha_semantic == 0.0 && row.alpha_coherence > 0.0 && row.alpha_quality > 0.0));
+    let rows = scored(&fixture.store, &run);
+    let is_open = |gate: Option<f64>| gate.is_some_and(|gate| gate > 0.0);
+    for row in &rows {
+        let [quality, semantic, coherence] = row.gates.expect("a head with gates");
+        assert!(semantic.is_none() && is_open(coherence) && is_open(quality), "{row:?}");
+    }
     let _ = fixture.train(&["--inputs", "f_a,f_b"]).exits(2).says("`inputs` is [f_a, f_b]").says("trains MANIQA");
     let _ = fixture.train(&["--freeze-blocks", "4"]).exits(2).says("4 of the 3 blocks that are read");
 }
@@ -437,14 +443,15 @@ fn the_network_it_leaves_is_the_whole_for_raw_vectors_and_scores() {
     let run = fixture.only_run();
     fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
     let record = RunRecord::read(&fixture.store, &run).expect("a record");
-    let rows = predictions::read(&fixture.store, &run).expect("predictions");
+    let rows = scored(&fixture.store, &run);
     let ids: Vec<ImageId> = rows.iter().map(|row| row.image_id).collect();
     let column = |set: &FeatureSet, i: usize| {
         let (found, dim) = (set.read(&fixture.store, &ids).expect("features"), set.columns[i].dim);
         let row = |row: &Option<usize>| Tensor::from_slice(&found.matrices[i][row.expect("a feature") * dim..][..dim]);
         Tensor::stack(&found.rows.iter().map(row).collect::<Vec<_>>(), 0)
     };
-    let (f_a, f_b, f_1) = (column(&record.semantic, 0), column(&record.semantic, 1), column(&record.quality, 0));
+    let (semantic, quality) = (record.semantic().expect("it reads them"), record.quality().expect("it reads them"));
+    let (f_a, f_b, f_1) = (column(semantic, 0), column(semantic, 1), column(quality, 0));
     // As anyone would read the file who knows the published network and nothing of this program.
     let path = fixture.dir.path().join("store").join(models::maniqa_weights_path(&run));
     let config = MaAgiqaConfig::new(tiny(), 6, 5, 16, Gate::Sigmoid);

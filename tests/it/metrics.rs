@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use agiqa_judge::metrics::{self, BootstrapSettings, MetricsError};
+use agiqa_store::metric::{Estimates, Metric};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -50,17 +51,21 @@ fn compare(path: &Path) -> usize {
         let found = metrics::evaluate(&scores, &mos, None).expect("finite and paired");
         let what = |metric: &str| format!("{name}: {metric}");
         for (metric, value, single) in [
-            ("srcc", found.srcc.value, metrics::srcc(&scores, &mos)),
-            ("plcc", found.plcc_raw.value, metrics::plcc(&scores, &mos)),
-            ("krcc", found.krcc.value, metrics::krcc(&scores, &mos)),
-            ("rmse", found.rmse_raw.value, metrics::rmse(&scores, &mos)),
+            ("srcc", found[Metric::Srcc].value, metrics::srcc(&scores, &mos)),
+            ("plcc", found[Metric::PlccRaw].value, metrics::plcc(&scores, &mos)),
+            ("krcc", found[Metric::Krcc].value, metrics::krcc(&scores, &mos)),
+            ("rmse", found[Metric::RmseRaw].value, metrics::rmse(&scores, &mos)),
         ] {
             assert_near(&what(metric), value, &case["raw"][metric], 1e-10);
             assert_eq!(value, single, "{}", what(metric));
         }
         let official = &case["logistic4_official"];
         if official["rmse"].is_null() {
-            assert_eq!((found.plcc.value, found.rmse.value), (None, None), "{name}: below four samples");
+            assert_eq!(
+                (found[Metric::Plcc].value, found[Metric::Rmse].value),
+                (None, None),
+                "{name}: below four samples"
+            );
             assert_eq!(metrics::fit_logistic4(&scores, &mos), None, "{name}: below four samples");
             continue;
         }
@@ -70,10 +75,10 @@ fn compare(path: &Path) -> usize {
         let plcc_tolerance = official["tolerance"]["plcc"].as_f64().expect("a tolerance");
         let relative = official["tolerance"]["rmse_relative_to_label_std"].as_f64().expect("a tolerance");
         let rmse_tolerance = relative * deviation(&mos);
-        assert_near(&what("mapped plcc"), found.plcc.value, &official["plcc"], plcc_tolerance);
-        assert_near(&what("mapped rmse"), found.rmse.value, &official["rmse"], rmse_tolerance);
+        assert_near(&what("mapped plcc"), found[Metric::Plcc].value, &official["plcc"], plcc_tolerance);
+        assert_near(&what("mapped rmse"), found[Metric::Rmse].value, &official["rmse"], rmse_tolerance);
         // The reference's search may have stopped on its way down. Ours may not stop above it.
-        let (rmse, theirs) = (found.rmse.value.expect("checked"), official["rmse"].as_f64().expect("checked"));
+        let (rmse, theirs) = (found[Metric::Rmse].value.expect("checked"), official["rmse"].as_f64().expect("checked"));
         assert!(rmse <= theirs + 1e-9, "{name}: rmse {rmse} is above the reference's {theirs}");
         if official["params_well_determined"] == Value::Bool(true) {
             let fit = metrics::fit_logistic4(&scores, &mos).expect("enough samples");
@@ -95,8 +100,8 @@ fn the_fitted_curve_has_the_error_that_is_reported() {
     let mapped = scores.map(|score| fit.map(score));
     let found = metrics::evaluate(&scores, &mos, None).expect("finite and paired");
     let near = |a: Option<f64>, b: Option<f64>| (a.expect("defined") - b.expect("defined")).abs() < 1e-9;
-    assert!(near(found.rmse.value, metrics::rmse(&mapped, &mos)));
-    assert!(near(found.plcc.value, metrics::plcc(&mapped, &mos)));
+    assert!(near(found[Metric::Rmse].value, metrics::rmse(&mapped, &mos)));
+    assert!(near(found[Metric::Plcc].value, metrics::plcc(&mapped, &mos)));
 }
 
 #[test]
@@ -114,19 +119,20 @@ fn a_value_that_is_not_finite_is_refused_by_its_position() {
 fn undefined_metrics_are_none_and_have_no_interval() {
     let settings = BootstrapSettings::default();
     let empty = metrics::evaluate(&[], &[], Some(&settings)).expect("nothing is not wrong");
-    assert_eq!(empty, metrics::MetricValues::default());
+    assert_eq!(empty, Estimates::default());
     // 0.1 + 0.2 summed ten times has a mean that differs from it by rounding.
     let constant = metrics::evaluate(&[0.1 + 0.2; 10], &[1., 2., 3., 4., 5., 6., 7., 8., 9., 10.], Some(&settings));
     let constant = constant.expect("finite and paired");
-    for undefined in [constant.srcc, constant.krcc, constant.plcc, constant.plcc_raw] {
+    for undefined in [constant[Metric::Srcc], constant[Metric::Krcc], constant[Metric::Plcc], constant[Metric::PlccRaw]]
+    {
         assert_eq!((undefined.value, undefined.low, undefined.high), (None, None, None));
     }
     // The best constant is the mean MOS; its error is the MOS' own spread, √8.25.
-    assert!((constant.rmse.value.expect("defined") - 8.25_f64.sqrt()).abs() < 1e-12);
-    assert!(constant.rmse.low.is_some() && constant.rmse_raw.low.is_some());
+    assert!((constant[Metric::Rmse].value.expect("defined") - 8.25_f64.sqrt()).abs() < 1e-12);
+    assert!(constant[Metric::Rmse].low.is_some() && constant[Metric::RmseRaw].low.is_some());
     let one = metrics::evaluate(&[1.0], &[2.0], Some(&settings)).expect("finite and paired");
-    assert_eq!(one.rmse_raw.value, Some(1.0));
-    assert_eq!((one.rmse_raw.low, one.srcc.value, one.rmse.value), (None, None, None));
+    assert_eq!(one[Metric::RmseRaw].value, Some(1.0));
+    assert_eq!((one[Metric::RmseRaw].low, one[Metric::Srcc].value, one[Metric::Rmse].value), (None, None, None));
 }
 
 #[test]
@@ -154,7 +160,7 @@ fn intervals_do_not_depend_on_the_number_of_threads() {
     assert_eq!(with_threads(1), with_threads(3));
     let other_seed = BootstrapSettings { seed: 4, ..settings };
     let other = metrics::evaluate(&scores, &mos, Some(&other_seed)).expect("finite and paired");
-    assert_ne!(with_threads(1).srcc.low, other.srcc.low);
+    assert_ne!(with_threads(1)[Metric::Srcc].low, other[Metric::Srcc].low);
 }
 
 #[test]
@@ -162,10 +168,10 @@ fn intervals_are_as_wide_as_theory_says() {
     let (scores, mos) = correlated(800, 1);
     let found = metrics::evaluate(&scores, &mos, Some(&BootstrapSettings::default())).expect("finite and paired");
     // For a bivariate normal sample: Fisher's z of Pearson's correlation has the variance 1 / (n - 3).
-    let z = found.plcc_raw.value.expect("defined").atanh();
+    let z = found[Metric::PlccRaw].value.expect("defined").atanh();
     let half_width = 1.96 / 797.0_f64.sqrt();
     let expected = (z + half_width).tanh() - (z - half_width).tanh();
-    for estimate in [found.plcc_raw, found.plcc, found.srcc] {
+    for estimate in [found[Metric::PlccRaw], found[Metric::Plcc], found[Metric::Srcc]] {
         let (low, high) = (estimate.low.expect("defined"), estimate.high.expect("defined"));
         assert!(low < estimate.value.expect("defined") && estimate.value.expect("defined") < high);
         assert!((0.75..1.35).contains(&((high - low) / expected)), "{estimate:?}, expected a width of {expected}");
@@ -253,15 +259,15 @@ proptest! {
     #[test]
     fn whatever_the_input_values_are_in_range_and_no_mapping_is_worse_than_a_constant((xs, ys) in pairs(0..60)) {
         let found = metrics::evaluate(&xs, &ys, Some(&BootstrapSettings { resamples: 20, seed: 1 })).expect("finite and paired");
-        for estimate in [found.srcc, found.krcc, found.plcc, found.plcc_raw] {
+        for estimate in [found[Metric::Srcc], found[Metric::Krcc], found[Metric::Plcc], found[Metric::PlccRaw]] {
             for value in [estimate.value, estimate.low, estimate.high].into_iter().flatten() {
                 prop_assert!((-1.0..=1.0).contains(&value));
             }
         }
-        if let Some(rmse) = found.rmse.value {
+        if let Some(rmse) = found[Metric::Rmse].value {
             prop_assert!(rmse <= deviation(&ys) * (1.0 + 1e-9));
-            prop_assert!(found.plcc.value.is_none_or(|plcc| plcc >= found.plcc_raw.value.unwrap_or(0.0).abs() - 1e-5));
+            prop_assert!(found[Metric::Plcc].value.is_none_or(|plcc| plcc >= found[Metric::PlccRaw].value.unwrap_or(0.0).abs() - 1e-5));
         }
-        prop_assert_eq!(found.rmse.value.is_some(), xs.len() >= 4);
+        prop_assert_eq!(found[Metric::Rmse].value.is_some(), xs.len() >= 4);
     }
 }

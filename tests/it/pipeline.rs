@@ -427,11 +427,11 @@ fn inputs_and_labels_are_standardised_by_the_training_part_alone() {
         let all: Vec<ImageId> = split.iter().map(|row| row.image_id).collect();
         let training: Vec<ImageId> =
             split.iter().filter(|row| row.part == Part::Train).map(|row| row.image_id).collect();
-        let columns = [(&record.semantic, 0), (&record.semantic, 1), (&record.quality, 0)];
+        let columns = [(record.semantic(), 0), (record.semantic(), 1), (record.quality(), 0)];
         for ((set, column), input) in columns.into_iter().zip(&head.inputs) {
             let found = Vec::<f32>::try_from(&input.mean).expect("a mean per dimension");
             let distance = |ids: &[ImageId]| {
-                let expected = means(&store, set, column, ids);
+                let expected = means(&store, set.expect("it reads them"), column, ids);
                 assert_eq!(found.len(), expected.len());
                 let pairs = found.iter().zip(expected);
                 pairs.map(|(found, expected)| (f64::from(*found) - expected).abs()).fold(0.0, f64::max)
@@ -500,7 +500,7 @@ fn the_example_pipeline_runs_with_the_real_network() {
     let pipeline = format!("{}/pipelines/example.toml", env!("CARGO_MANIFEST_DIR"));
     let small = ["--set", "extractor.dinov2-s14.side=56", "--set", "train.epochs=2", "--set", "split.seeds=[0]"];
     let args: Vec<&str> = ["run", &pipeline, "--store", "store"].into_iter().chain(small).collect();
-    dir.agiqa(&args).exits(0).prints("SRCC").prints("predictions/**/*.parquet");
+    dir.agiqa(&args).exits(0).prints("SRCC").prints("scores/**/*.parquet");
     dir.agiqa(&args).exits(0).says("all 60 images have features");
 }
 

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::metric::{Estimate, Estimates};
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::baselines::{Direction, ScoreSet};
-use agiqa_store::tables::comparison::{self, ComparisonRow, Judged, MethodKind};
+use agiqa_store::tables::comparison::{self, ComparisonRow, Judged};
 use agiqa_store::tables::experiments::{self, ExperimentKey, ExperimentRow, MeanStd, Ours};
 use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
+use agiqa_store::tables::gates::{self, GateRow};
 use agiqa_store::tables::images::{self, ExtraColumn, ExtraValues, ImageRow, Images};
-use agiqa_store::tables::metrics::{self, Estimate, MetricsRow, Statistic};
-use agiqa_store::tables::predictions::{self, PredictionRow};
+use agiqa_store::tables::metrics::{self, MetricsRow, Statistic};
 use agiqa_store::tables::rejects::{self, RejectRow};
+use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 use agiqa_store::tables::splits::{self, Part, SplitRow};
 use agiqa_store::tables::train_log::{self, TrainLogRow};
 use proptest::option::of;
@@ -101,16 +102,6 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn prediction_row()(
-        dataset in text(), image_id in id(), name in text(), part in of(part()), mos in of(real()), score in real(),
-        alphas in [real(), real(), real()],
-    ) -> PredictionRow {
-        let [alpha_quality, alpha_semantic, alpha_coherence] = alphas;
-        PredictionRow { dataset, image_id, name, part, mos, score, alpha_quality, alpha_semantic, alpha_coherence }
-    }
-}
-
-prop_compose! {
     fn train_log_row()(
         epoch in any::<u32>(), step in count(), lr in real(), n_images in count(), loss in real(),
         validation in [of(real()), of(real()), of(real())], seconds in real(),
@@ -127,24 +118,24 @@ prop_compose! {
         n_runs in count(), n in count(),
         estimates in [estimate(), estimate(), estimate(), estimate(), estimate(), estimate()],
     ) -> MetricsRow {
-        let ([dataset, part, predictor, subset], [srcc, plcc, krcc, rmse, plcc_raw, rmse_raw]) = (texts, estimates);
-        MetricsRow { dataset, part, predictor, subset, statistic, n_runs, n, srcc, plcc, krcc, rmse, plcc_raw, rmse_raw }
+        let [dataset, part, predictor, subset] = texts;
+        MetricsRow { dataset, part, predictor, subset, statistic, n_runs, n, metrics: Estimates(estimates) }
     }
 }
 
 prop_compose! {
     fn comparison_row()(
         method in text(),
-        kind in prop::sample::select(vec![MethodKind::Baseline, MethodKind::Rating, MethodKind::Run]),
+        kind in prop::sample::select(vec![ScorerKind::Method, ScorerKind::Rating, ScorerKind::Run]),
         direction in prop::sample::select(vec![Direction::Lower, Direction::Higher]),
         counts in [count(), count(), count()],
-        estimates in [estimate(), estimate(), estimate(), estimate(), estimate()],
+        estimates in [estimate(), estimate(), estimate(), estimate()], lead in estimate(),
         paper in [of(real()), of(real()), of(real()), of(real())],
         // Names of methods hold no semicolon.
         beats in prop::collection::vec("[a-z0-9@. ]{1,9}[a-z]", 0..4),
     ) -> ComparisonRow {
-        let ([rank, n, n_paired], [srcc, plcc, krcc, rmse, lead]) = (counts, estimates);
-        ComparisonRow { method, kind, direction, rank, n, srcc, plcc, krcc, rmse, paper, n_paired, lead, beats }
+        let ([rank, n, n_paired], metrics) = (counts, Estimates(estimates));
+        ComparisonRow { method, kind, direction, rank, n, metrics, paper, n_paired, lead, beats }
     }
 }
 
@@ -177,6 +168,12 @@ prop_compose! {
     }
 }
 
+/// A set of scores of scorer `m`.
+fn score_set(kind: ScorerKind) -> ScoreSet {
+    let settings = serde_json::json!({ "side": 384 });
+    ScoreSet { scorer: name("m"), kind, fingerprint: fingerprint(), direction: Direction::Lower, settings }
+}
+
 proptest! {
     // Every case writes a table, so fewer than proptest's 256.
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 48, ..ProptestConfig::default() })]
@@ -199,15 +196,6 @@ proptest! {
         let store = store(&dir);
         splits::write(&store, &name("d"), &name("s"), &written).expect("it can be written");
         prop_assert_eq!(splits::read(&store, &name("d"), &name("s")).expect("it can be read"), written);
-    }
-
-    #[test]
-    fn predictions_are_read_as_written_in_order_of_dataset_image_and_name(mut written in rows(prediction_row())) {
-        let dir = TestDir::new();
-        let store = store(&dir);
-        predictions::write(&store, &name("r"), &written, fingerprint()).expect("it can be written");
-        written.sort_by(|a, b| (&a.dataset, a.image_id, &a.name).cmp(&(&b.dataset, b.image_id, &b.name)));
-        prop_assert_eq!(predictions::read(&store, &name("r")).expect("it can be read"), written);
     }
 
     #[test]
@@ -261,13 +249,15 @@ proptest! {
     }
 
     #[test]
-    fn scores_are_read_as_written(written in prop::collection::hash_map(id(), real(), N_ROWS)) {
+    fn scores_are_read_as_written(
+        written in prop::collection::hash_map(id(), real(), N_ROWS),
+        kind in prop::sample::select(vec![ScorerKind::Method, ScorerKind::Rating, ScorerKind::Run]),
+    ) {
         let dir = TestDir::new();
         let store = store(&dir);
-        let settings = serde_json::json!({ "side": 384 });
-        let set = ScoreSet { method: name("m"), fingerprint: fingerprint(), direction: Direction::Lower, settings };
+        let set = score_set(kind);
         set.write_description(&store).expect("it can be written");
-        // Images that two writers scored are there once.
+        // Two writers scored some of the images; readers see each once.
         let scores: Vec<(ImageId, f64)> = written.iter().map(|(id, score)| (*id, *score)).collect();
         let (first, rest) = scores.split_at(scores.len() / 2);
         for part in [first, rest, first] {
@@ -275,6 +265,16 @@ proptest! {
         }
         prop_assert_eq!(ScoreSet::list(&store).expect("sets can be listed"), [set.clone()]);
         prop_assert_eq!(set.read(&store).expect("it can be read"), written);
+    }
+
+    #[test]
+    fn gates_are_read_as_written(written in prop::collection::btree_map(id(), [of(real()), of(real()), of(real())], N_ROWS)) {
+        let dir = TestDir::new();
+        let store = store(&dir);
+        let set = score_set(ScorerKind::Run);
+        let rows: Vec<GateRow> = written.iter().map(|(id, weights)| GateRow { image_id: *id, weights: *weights }).collect();
+        gates::write_part(&store, &set, &rows).expect("it can be written");
+        prop_assert_eq!(gates::read(&store, &set).expect("it can be read"), rows);
     }
 
     #[test]

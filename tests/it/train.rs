@@ -1,6 +1,6 @@
 //! Tests of `train` and `predict`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::BufRead as _;
 use std::process::Stdio;
 
@@ -16,10 +16,10 @@ use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
 use agiqa_store::tables::images::{self, ImageRow, Images};
 use agiqa_store::tables::models::{self, RunRecord};
-use agiqa_store::tables::predictions::{self, PredictionRow};
 use agiqa_store::tables::splits::Part;
 use agiqa_store::tables::{PartitionName, rejects};
 
+use crate::scored::{Scored, scored, scored_of};
 use crate::testdir::TestDir;
 
 fn name(text: &str) -> PartitionName {
@@ -193,7 +193,7 @@ fn busy_settings() -> TrainSettings {
     }
 }
 
-fn test_scores(rows: &[PredictionRow]) -> (Vec<f64>, Vec<f64>) {
+fn test_scores(rows: &[Scored]) -> (Vec<f64>, Vec<f64>) {
     let test = rows.iter().filter(|row| row.part == Some(Part::Test));
     test.map(|row| (row.score, row.mos.expect("a MOS"))).unzip()
 }
@@ -205,7 +205,7 @@ fn learns_a_relation_and_predicts_every_image_of_the_dataset() {
     let run = fixture.only_run();
     trained.exits(0).prints(run.as_str()).says("ridge");
     fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
-    let rows = predictions::read(&fixture.store, &run).expect("predictions");
+    let rows = scored(&fixture.store, &run);
     assert_eq!(rows.len(), 300);
     let (scores, mos) = test_scores(&rows);
     assert_eq!(scores.len(), 60);
@@ -214,8 +214,8 @@ fn learns_a_relation_and_predicts_every_image_of_the_dataset() {
     let error = metrics::rmse(&scores, &mos).expect("defined");
     assert!(error < 0.3, "scores are on the scale of the MOS, off by {error}");
     for row in &rows {
-        for alpha in [row.alpha_quality, row.alpha_semantic, row.alpha_coherence] {
-            assert!((0.0..=1.0).contains(&alpha), "a sigmoid gate of {alpha}");
+        for gate in row.gates.expect("a head with gates") {
+            assert!(gate.is_some_and(|gate| (0.0..=1.0).contains(&gate)), "a sigmoid gate of {gate:?}");
         }
     }
     // Ridge scores every image as well, and a linear relation it must find.
@@ -372,7 +372,7 @@ fn missing_features_are_counted_by_part_and_allowed_on_request() {
         .agiqa(&["predict", "--store", "store", "--run", run.as_str()])
         .exits(1)
         .says("30 of 100 images have no");
-    assert_eq!(predictions::read(&fixture.store, &run).expect("predictions").len(), 70);
+    assert_eq!(scored(&fixture.store, &run).len(), 70);
     let rejected = rejects::read(&fixture.store, "predict").expect("rejects");
     assert_eq!(rejected.len(), 30);
     assert!(rejected.iter().all(|row| row.kind == "no-features" && row.image_id.is_some()));
@@ -400,7 +400,7 @@ fn quality_features_of_two_extractors_are_joined_to_one_vector() {
     let args = fixture.train_args(&["--epochs", "2", "--quality", "synthetic,other"]);
     fixture.dir.agiqa(&args).exits(0).says("60 of 60 images have joined features");
     let record = RunRecord::read(&fixture.store, &fixture.only_run()).expect("a record");
-    assert_eq!(record.quality.extractor.as_str(), "synthetic.other");
+    assert_eq!(record.quality().expect("it reads them").extractor.as_str(), "synthetic.other");
     let sets = FeatureSet::list(&fixture.store).expect("sets can be listed");
     let joined = sets.iter().find(|set| set.extractor.as_str() == "synthetic.other").expect("it is kept");
     assert_eq!((joined.columns.len(), joined.columns[0].dim), (1, DIMS[2] + 3));
@@ -417,7 +417,7 @@ fn quality_features_of_two_extractors_are_joined_to_one_vector() {
     // Prediction knows the joined features by the run's record.
     let run = fixture.only_run();
     fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
-    assert_eq!(predictions::read(&fixture.store, &run).expect("predictions").len(), 60);
+    assert_eq!(scored(&fixture.store, &run).len(), 60);
 }
 
 /// Writes the semantic features of all `n` images once more, as those of an extractor `own` with three prompts, `f_a` last.
@@ -452,7 +452,7 @@ fn semantic_columns_are_found_by_name_whatever_other_prompts_there_are() {
     let scores = |more: &[&str]| {
         let run = fixture.train_new(&[&["--epochs", "3"][..], more].concat());
         fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
-        let rows = predictions::read(&fixture.store, &run).expect("predictions");
+        let rows = scored(&fixture.store, &run);
         rows.into_iter().map(|row| (row.image_id, row.score.to_bits())).collect::<BTreeMap<_, _>>()
     };
     let expected = scores(&[]);
@@ -515,7 +515,7 @@ fn equal_mos_fall_back_to_the_squared_error_and_give_finite_scores() {
     let best = record.epochs.iter().map(|epoch| epoch.validation_mse).fold(f64::INFINITY, f64::min);
     assert_eq!(record.epochs[record.best_epoch as usize - 1].validation_mse, best);
     fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
-    assert!(predictions::read(&fixture.store, &run).expect("predictions").iter().all(|row| row.score.is_finite()));
+    assert!(scored(&fixture.store, &run).iter().all(|row| row.score.is_finite()));
 }
 
 #[test]
@@ -577,39 +577,58 @@ fn scoring_another_dataset_keeps_the_scores_of_the_first() {
     images::write(&fixture.store, &name("corpus"), &corpus).expect("images can be written");
     let predict = ["predict", "--store", "store", "--run", run.as_str()];
     fixture.dir.agiqa(&predict).exits(0);
-    let own = fixture.store.get(&predictions::path(&run)).expect("predictions");
-    fixture.dir.agiqa(&[&predict[..], &["--dataset", "corpus"]].concat()).exits(0).says("7 scores");
-    assert_eq!(fixture.store.get(&predictions::path(&run)).expect("predictions"), own);
-    let rows = predictions::read(&fixture.store, &run).expect("predictions");
-    let of = |dataset: &str| rows.iter().filter(|row| row.dataset == dataset).count();
-    assert_eq!((of("d"), of("corpus")), (100, 7));
-    assert!(rows.iter().filter(|row| row.dataset == "corpus").all(|row| row.mos.is_none() && row.part.is_none()));
-    for args in [&predict[..], &[&predict[..], &["--dataset", "corpus"]].concat()] {
-        fixture.dir.agiqa(args).exits(0).says("skipped");
-    }
+    let parts = || fixture.store.list("scores").expect("a listing");
+    let own = parts();
+    // The corpus has no image that is not scored.
+    fixture.dir.agiqa(&[&predict[..], &["--dataset", "corpus"]].concat()).exits(0).says("skipped: all 7 scores");
+    corpus.rows.push(image(100, None));
+    images::write(&fixture.store, &name("corpus"), &corpus).expect("images can be written");
+    let predict_corpus = [&predict[..], &["--dataset", "corpus"]].concat();
+    fixture.dir.agiqa(&predict_corpus).exits(1).says("7 scores of 1 runs, 1 images rejected");
+    assert_eq!(parts(), own);
+    assert_eq!(scored(&fixture.store, &run).len(), 100);
+    let of_corpus = scored_of(&fixture.store, &run, &name("corpus"));
+    assert_eq!(of_corpus.len(), 7);
+    assert!(of_corpus.iter().all(|row| row.mos.is_none() && row.part.is_none()));
+    fixture.dir.agiqa(&predict).exits(0).says("skipped");
+    fixture.dir.agiqa(&predict_corpus).exits(1).says("skipped");
 }
 
 #[test]
-fn predictions_of_another_dataset_have_no_part_and_the_same_scores() {
+fn scores_are_the_same_whatever_images_are_scored_with_them() {
     let fixture = Fixture::new(100, 0);
     fixture.dir.agiqa(&fixture.train_args(&["--epochs", "2"])).exits(0);
     let run = fixture.only_run();
-    let predict = |datasets: &[&str]| {
-        let args = ["predict", "--store", "store", "--run", run.as_str()];
-        fixture.dir.agiqa(&[&args[..], datasets].concat()).exits(0);
-        predictions::read(&fixture.store, &run).expect("predictions")
-    };
-    let own: HashMap<ImageId, f64> = predict(&[]).into_iter().map(|row| (row.image_id, row.score)).collect();
+    let predict = ["predict", "--store", "store", "--run", run.as_str()];
     // A corpus: some of the images, in another order, without MOS.
     let rows = (0..100).rev().filter(|i| i % 7 != 2).map(|i| image(i, None)).collect();
     images::write(&fixture.store, &name("corpus"), &Images { rows, extra: Vec::new() }).expect("a table");
-    let rows: Vec<PredictionRow> =
-        predict(&["--dataset", "corpus"]).into_iter().filter(|row| row.dataset == "corpus").collect();
-    assert_eq!(rows.len(), 86);
-    for row in rows {
-        assert_eq!((row.part, row.mos), (None, None));
-        assert_eq!(row.score.to_bits(), own[&row.image_id].to_bits(), "{}", row.name);
+    fixture.dir.agiqa(&[&predict[..], &["--dataset", "corpus"]].concat()).exits(0).says("86 scores");
+    assert_eq!(scored(&fixture.store, &run).len(), 86);
+    // Those that are there are not scored again.
+    fixture.dir.agiqa(&predict).exits(0).says("14 of 100 scores are lacking");
+    let in_two = scored(&fixture.store, &run);
+    for part in fixture.store.list("scores").expect("a listing") {
+        fixture.store.delete(&part.path).expect("it can be deleted");
     }
+    fixture.dir.agiqa(&predict).exits(0).says("100 of 100 scores are lacking");
+    assert_eq!(scored(&fixture.store, &run), in_two);
+}
+
+#[test]
+fn a_run_that_is_trained_anew_has_no_scores_of_its_earlier_training() {
+    let fixture = Fixture::new(60, 0);
+    let train = fixture.train_args(&["--epochs", "2"]);
+    fixture.dir.agiqa(&train).exits(0);
+    let run = fixture.only_run();
+    let predict = ["predict", "--store", "store", "--run", run.as_str()];
+    fixture.dir.agiqa(&predict).exits(0);
+    fixture.set_mos(|i, mos| if i == 0 { Some(9.0) } else { mos });
+    fixture.dir.agiqa(&train).exits(0);
+    assert!(scored(&fixture.store, &run).is_empty());
+    fixture.dir.agiqa(&["evaluate", "--store", "store", "--run", run.as_str()]).exits(2).says("`agiqa predict` first");
+    fixture.dir.agiqa(&predict).exits(0).says("60 of 60 scores are lacking");
+    assert_eq!(scored(&fixture.store, &run).len(), 60);
 }
 
 #[test]
@@ -625,11 +644,12 @@ fn equal_inputs_give_equal_bytes() {
         let runs = models::runs(&fixture.store).expect("a listing");
         let group = RunRecord::read(&fixture.store, &runs[0]).expect("a record").group;
         run(&["predict", "--store", "store", "--group", group.as_str()]);
-        let read = |run: &PartitionName| fixture.store.get(&predictions::path(run)).expect("predictions").to_vec();
-        runs.iter().map(read).collect::<Vec<_>>()
+        let read = |path: &str| fixture.store.get(path).expect("a part").to_vec();
+        let listed = ["scores", "gates"].map(|table| fixture.store.list(table).expect("a listing"));
+        listed.iter().flatten().map(|object| (object.path.clone(), read(&object.path))).collect::<Vec<_>>()
     };
     let (first, second) = (bytes(), bytes());
-    assert_eq!(first.len(), 2);
+    assert_eq!(first.len(), 6, "per run a description, a part of scores and one of gates");
     assert_eq!(first, second);
 }
 

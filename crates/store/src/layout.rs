@@ -1,6 +1,6 @@
 //! Tables as text: aligned for terminals, Markdown for documents. The first line is the head.
 
-use crate::tables::metrics::Estimate;
+use crate::metric::Estimate;
 
 /// What stands for a value that is undefined, or that there is none of.
 pub const NONE: &str = "—";

@@ -310,6 +310,7 @@ impl JointStage {
         let store = &context.store;
         let Finished { quality, chosen_by, best_epoch, epochs } = finished;
         let record = RunRecord {
+            schema_version: models::RECORD_VERSION,
             run: job.run.clone(),
             group,
             dataset: self.dataset.clone(),
@@ -317,8 +318,8 @@ impl JointStage {
             fold: planned.fold,
             seed: planned.seed.seed,
             fingerprint: planned.fingerprint,
-            semantic: self.semantic.clone(),
-            quality,
+            recipe: "joint".to_owned(),
+            inputs: models::fusion_inputs(&self.semantic, &quality),
             settings: self.settings.deciding(),
             parts: planned.parts.counts,
             chosen_by,

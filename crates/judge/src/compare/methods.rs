@@ -1,20 +1,17 @@
 //! Every method that a store has scores of, for one dataset, on one footing: a score per image, and a direction.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::CompareError;
-use crate::evaluate::RunInfo;
 use crate::paper;
 use agiqa_store::identity::{FingerprintBuilder, ImageId};
-use agiqa_store::store::Store;
-use agiqa_store::tables::baselines::{Direction, ScoreSet};
-use agiqa_store::tables::comparison::{Judged, MethodKind};
-use agiqa_store::tables::features::FeatureSet;
-use agiqa_store::tables::models::{self, RunRecord};
-use agiqa_store::tables::{PartitionName, images, predictions, splits};
-
-/// Column of an extractor's features that is a score of its own.
-const RATING: &str = "rating";
+use agiqa_store::metric::N_PAPER;
+use agiqa_store::store::{Store, part};
+use agiqa_store::tables::comparison::Judged;
+use agiqa_store::tables::models::RunRecord;
+use agiqa_store::tables::scores::{self, Direction, ScoreSet, ScorerKind};
+use agiqa_store::tables::{PartitionName, images, splits};
 
 /// One method's scores.
 #[derive(Clone, Debug)]
@@ -23,8 +20,8 @@ pub(super) struct MethodScores {
     pub(super) name: String,
     /// Name that the paper may have a row for.
     pub(super) paper_name: String,
-    /// Where the scores come from.
-    pub(super) kind: MethodKind,
+    /// What the scorer is.
+    pub(super) kind: ScorerKind,
     /// Which scores mean better quality.
     pub(super) direction: Direction,
     /// Score per image.
@@ -75,144 +72,100 @@ fn split_names(store: &Store, dataset: &PartitionName) -> Result<BTreeSet<String
 /// Every method with a score of one of `judged`'s images, and those that had to be left out.
 pub(super) fn all(
     store: &Store,
+    records: &[Arc<RunRecord>],
     judged: &Judged,
     ids: &[ImageId],
 ) -> Result<(Vec<MethodScores>, Vec<LeftOut>), CompareError> {
     let wanted: HashSet<ImageId> = ids.iter().copied().collect();
-    let mut methods = baselines(store)?;
-    methods.extend(ratings(store, ids)?);
-    let (runs, mut left_out) = runs(store, judged)?;
-    methods.extend(runs);
-    for method in &mut methods {
-        method.of_image.retain(|id, _| wanted.contains(id));
+    let sets = ScoreSet::list(store)?;
+    let names: Vec<String> = sets.iter().map(name).collect();
+    let of_judged = |mut scores: HashMap<ImageId, f64>| {
+        scores.retain(|id, _| wanted.contains(id));
+        scores
+    };
+    let (mut methods, mut left_out) = (Vec::new(), Vec::new());
+    for (set, name) in sets.iter().zip(&names) {
+        // Other parameters or another version under the same name: the fingerprint tells them apart.
+        let is_alone = names.iter().filter(|other| *other == name).count() == 1;
+        methods.push(MethodScores {
+            name: if is_alone { name.clone() } else { format!("{name} [{}]", set.fingerprint.short()) },
+            paper_name: set.scorer.to_string(),
+            kind: set.kind,
+            direction: set.direction,
+            of_image: of_judged(set.read(store)?),
+        });
+    }
+    for record in records {
+        let of_image = of_judged(scores::read_of_run(store, record)?);
+        let name = record.run.to_string();
+        let paper_name = if is_of_the_paper(record) { paper::METHOD.to_owned() } else { name.clone() };
+        match reason_to_leave_out(record, judged).filter(|_| !of_image.is_empty()) {
+            Some(reason) => left_out.push(LeftOut { method: name, reason }),
+            None => {
+                let (kind, direction) = (ScorerKind::Run, Direction::Higher);
+                methods.push(MethodScores { name, paper_name, kind, direction, of_image });
+            }
+        }
     }
     methods.retain(|method| !method.of_image.is_empty());
     left_out.sort_by(|a, b| a.method.cmp(&b.method));
     Ok((methods, left_out))
 }
 
-fn baselines(store: &Store) -> Result<Vec<MethodScores>, CompareError> {
-    let sets = ScoreSet::list(store)?;
-    let mut methods = Vec::new();
-    for set in &sets {
-        let resize = set.settings.get("resize").and_then(|resize| resize.as_str()).filter(|resize| *resize != "none");
-        let name = match resize {
-            Some(resize) => format!("{} ({resize})", set.method),
-            None => set.method.to_string(),
-        };
-        methods.push(MethodScores {
-            name,
-            paper_name: set.method.to_string(),
-            kind: MethodKind::Baseline,
-            direction: set.direction,
-            of_image: set.read(store)?,
-        });
+/// Name of a method or rating, with what its images are resized to.
+fn name(set: &ScoreSet) -> String {
+    let resize = set.settings.get("resize").and_then(|resize| resize.as_str()).filter(|resize| *resize != "none");
+    match (set.kind, resize) {
+        (ScorerKind::Rating, _) => format!("{} rating", set.scorer),
+        (_, Some(resize)) => format!("{} ({resize})", set.scorer),
+        (_, None) => set.scorer.to_string(),
     }
-    // Other parameters or another version under the same description: the fingerprint tells them apart.
-    let names: Vec<String> = methods.iter().map(|method| method.name.clone()).collect();
-    for (method, set) in methods.iter_mut().zip(&sets) {
-        if names.iter().filter(|name| **name == method.name).count() > 1 {
-            method.name = format!("{} [{}]", method.name, set.fingerprint.short());
-        }
-    }
-    Ok(methods)
 }
 
-fn ratings(store: &Store, ids: &[ImageId]) -> Result<Vec<MethodScores>, CompareError> {
-    let sets: Vec<FeatureSet> = FeatureSet::list(store)?
-        .into_iter()
-        .filter(|set| set.columns.iter().any(|column| column.name == RATING && column.dim == 1))
-        .collect();
-    let mut methods = Vec::new();
-    for set in &sets {
-        let is_alone = sets.iter().filter(|other| other.extractor == set.extractor).count() == 1;
-        let name = if is_alone {
-            format!("{} {RATING}", set.extractor)
-        } else {
-            format!("{} {RATING} [{}]", set.extractor, set.fingerprint.short())
-        };
-        let column = set.columns.iter().position(|column| column.name == RATING).unwrap_or(0);
-        let found = set.read(store, ids)?;
-        let score = |row: &Option<usize>| row.map(|row| f64::from(found.matrices[column][row]));
-        methods.push(MethodScores {
-            name,
-            paper_name: set.extractor.to_string(),
-            kind: MethodKind::Rating,
-            direction: Direction::Higher,
-            of_image: ids.iter().zip(&found.rows).filter_map(|(id, row)| Some((*id, score(row)?))).collect(),
-        });
+/// Why a run cannot be judged: it has learned from the other parts of its own split, so it can be judged on that split only.
+fn reason_to_leave_out(record: &RunRecord, judged: &Judged) -> Option<String> {
+    let own = &record.split;
+    match &judged.part {
+        _ if record.dataset != judged.dataset => None,
+        Some((split, _)) if split == own => None,
+        Some((split, _)) => Some(format!("it was trained on split `{own}`, not `{split}`")),
+        None => Some(format!("it was trained on a part of these images: name its split, `{own}`")),
     }
-    Ok(methods)
-}
-
-fn runs(store: &Store, judged: &Judged) -> Result<(Vec<MethodScores>, Vec<LeftOut>), CompareError> {
-    let (mut methods, mut left_out) = (Vec::new(), Vec::new());
-    for run in models::runs(store)? {
-        let rows: Vec<_> =
-            predictions::read(store, &run)?.into_iter().filter(|row| row.dataset == judged.dataset.as_str()).collect();
-        if rows.is_empty() {
-            continue;
-        }
-        let info = RunInfo::read(store, &run)?;
-        // A run has learned from the other parts of its own split: it can be judged on that split only.
-        if info.dataset == judged.dataset && judged.part.as_ref().map(|(split, _)| split) != Some(&info.split) {
-            let reason = match &judged.part {
-                Some((split, _)) => format!("it was trained on split `{}`, not `{split}`", info.split),
-                None => format!("it was trained on a part of these images: name its split, `{}`", info.split),
-            };
-            left_out.push(LeftOut { method: run.to_string(), reason });
-            continue;
-        }
-        methods.push(MethodScores {
-            name: run.to_string(),
-            paper_name: paper_name(store, &run)?,
-            kind: MethodKind::Run,
-            direction: Direction::Higher,
-            of_image: rows.into_iter().map(|row| (row.image_id, row.score)).collect(),
-        });
-    }
-    Ok((methods, left_out))
-}
-
-/// A run on the paper's features is the paper's method; any other is none of its.
-fn paper_name(store: &Store, run: &PartitionName) -> Result<String, CompareError> {
-    let Ok(record) = RunRecord::read(store, run) else { return Ok(run.to_string()) };
-    Ok(if is_of_the_paper(&record) { paper::METHOD.to_owned() } else { run.to_string() })
 }
 
 /// Whether a run is the paper's method whole: an ablation, or other features, has no row in its Table 1.
 fn is_of_the_paper(record: &RunRecord) -> bool {
     let is_whole = record.settings.get("inputs").is_none() && record.settings["gate"] != "concat";
-    is_whole && paper::is_semantic_set(&record.semantic) && paper::is_quality_set(&record.quality)
+    is_whole
+        && record.semantic().is_some_and(paper::is_semantic_set)
+        && record.quality().is_some_and(paper::is_quality_set)
 }
 
 /// The paper's figures of `method` on `dataset`.
-pub(super) fn paper_figures(judged: &Judged, method: &MethodScores) -> [Option<f64>; 4] {
-    paper::row(judged.dataset.as_str(), &method.paper_name).map_or([None; 4], paper::PaperRow::figures)
+pub(super) fn paper_figures(judged: &Judged, method: &MethodScores) -> [Option<f64>; N_PAPER] {
+    paper::row(judged.dataset.as_str(), &method.paper_name).map_or([None; N_PAPER], paper::PaperRow::figures)
 }
 
 /// Adds to `builder` everything that a comparison is computed from.
-pub(super) fn hash(store: &Store, judged: &Judged, builder: &mut FingerprintBuilder) -> Result<(), CompareError> {
-    let mut folders = vec![images::prefix(&judged.dataset), "baselines".to_owned()];
-    if let Some((split, _)) = &judged.part {
-        folders.push(format!("splits/dataset={}/split={split}", judged.dataset));
+pub(super) fn hash(
+    store: &Store,
+    records: &[Arc<RunRecord>],
+    judged: &Judged,
+    builder: &mut FingerprintBuilder,
+) -> Result<(), CompareError> {
+    for set in ScoreSet::list(store)? {
+        builder.json("set", &set);
+        set.hash(store, builder)?;
     }
-    for run in models::runs(store)? {
-        folders.push(format!("predictions/run={run}"));
-        builder.field("run", &store.get(&models::record_path(&run))?);
+    for record in records {
+        builder.json("run", record);
+        scores::hash_of_run(store, record, builder)?;
     }
-    for set in FeatureSet::list(store)? {
-        if set.columns.iter().any(|column| column.name == RATING) {
-            folders.push(set.prefix());
-        }
-    }
-    for folder in folders {
-        for object in store.list(&folder)? {
-            // Parts of derived tables are named by their content; the others are small enough to be read.
-            let is_named_by_content = ["baselines/", "features/"].iter().any(|table| object.path.starts_with(table));
-            let content = if is_named_by_content { Vec::new() } else { store.get(&object.path)?.to_vec() };
-            builder.field(&object.path, blake3::hash(&content).as_bytes());
-        }
+    let split = judged.part.as_ref().map(|(split, _)| splits::path(&judged.dataset, split));
+    let images = part::list(store, &images::prefix(&judged.dataset))?.into_iter().map(|object| object.path);
+    for path in images.chain(split) {
+        let content = store.get_if_exists(&path)?.unwrap_or_default();
+        builder.field(&path, blake3::hash(&content).as_bytes());
     }
     Ok(())
 }
@@ -229,8 +182,8 @@ mod tests {
     use super::*;
     use crate::paper::PaperPrompt;
     use agiqa_store::identity::Fingerprint;
-    use agiqa_store::tables::features::FeatureKind;
-    use agiqa_store::tables::models::PartCounts;
+    use agiqa_store::tables::features::{FeatureKind, FeatureSet};
+    use agiqa_store::tables::models::{self, PartCounts};
 
     /// A run on features of `extractors`, the semantic ones described by `prompts`.
     fn record(extractors: [&str; 2], prompts: serde_json::Value, settings: serde_json::Value) -> RunRecord {
@@ -244,6 +197,7 @@ mod tests {
             settings,
         };
         RunRecord {
+            schema_version: models::RECORD_VERSION,
             run: name("run"),
             group: name("group"),
             dataset: name("agiqa-3k"),
@@ -251,8 +205,11 @@ mod tests {
             fold: 0,
             seed: 0,
             fingerprint,
-            semantic: set(extractors[0], FeatureKind::Semantic, json!({ "prompts": prompts })),
-            quality: set(extractors[1], FeatureKind::Quality, json!({ "config": paper::features().config })),
+            recipe: "head".to_owned(),
+            inputs: models::fusion_inputs(
+                &set(extractors[0], FeatureKind::Semantic, json!({ "prompts": prompts })),
+                &set(extractors[1], FeatureKind::Quality, json!({ "config": paper::features().config })),
+            ),
             settings,
             parts: [PartCounts::default(); 3],
             chosen_by: "last".to_owned(),
@@ -291,7 +248,7 @@ mod tests {
         assert!(!is_of_the_paper(&record(extractors, paper(), json!({ "gate": "concat" }))));
         assert!(!is_of_the_paper(&record(extractors, paper(), json!({ "inputs": ["f_1"] }))));
         let mut smaller = record(extractors, paper(), json!({}));
-        smaller.quality.settings["config"]["embed_dim"] = json!(384);
+        smaller.inputs[1].features.settings["config"]["embed_dim"] = json!(384);
         assert!(!is_of_the_paper(&smaller));
     }
 }

@@ -1,6 +1,6 @@
 //! `compare`: every method that a store has scores of, judged on the same images, beside the paper's Table 1.
 //!
-//! Reads `images`, a split where one is named, `baselines`, features with a column `rating`, and the predictions of runs.
+//! Reads `images`, a split where one is named, `scores`, and the records of runs.
 //! Writes `comparison`, a row per method. A method is judged on all images of the part that it has scored (column `n`);
 //! differences between methods are judged on those that all of them have scored, by a paired bootstrap.
 //!
@@ -9,16 +9,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::evaluate::EvaluateError;
 use crate::metrics::{self, BootstrapSettings, MetricsError, PairedSrcc};
 use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::metric::{Estimate, Metric};
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
-use agiqa_store::store::part::{PartError, PartReader};
+use agiqa_store::store::derived::Derived;
+use agiqa_store::store::part::PartError;
 use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::store::{Store, StoreError};
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::comparison::{self, ComparisonRow, Judged};
-use agiqa_store::tables::metrics::Estimate;
+use agiqa_store::tables::models::{RunRecordError, Runs};
 use agiqa_store::tables::splits::Part;
 
 mod methods;
@@ -98,7 +99,7 @@ pub enum CompareError {
     },
     /// A run cannot be read.
     #[error(transparent)]
-    Run(#[from] EvaluateError),
+    Run(#[from] RunRecordError),
     /// A table cannot be read or written.
     #[error(transparent)]
     Part(#[from] PartError),
@@ -116,6 +117,8 @@ pub struct CompareStage {
     pub split: Option<PartitionName>,
     /// Settings.
     pub settings: CompareSettings,
+    /// The records of the runs.
+    pub records: Runs,
 }
 
 impl CompareStage {
@@ -127,7 +130,7 @@ impl CompareStage {
     fn fingerprint(&self, store: &Store) -> Result<Fingerprint, CompareError> {
         let mut builder = Fingerprint::builder("comparison");
         builder.json("code_version", &CODE_VERSION).json("settings", &self.settings).json("judged", &self.judged());
-        methods::hash(store, &self.judged(), &mut builder)?;
+        methods::hash(store, &self.records.all(store)?, &self.judged(), &mut builder)?;
         Ok(builder.finish())
     }
 
@@ -144,7 +147,7 @@ impl CompareStage {
         let judged = self.judged();
         let images = methods::judged_images(store, &judged)?;
         let ids: Vec<ImageId> = images.iter().map(|(id, _)| *id).collect();
-        let (methods, left_out) = methods::all(store, &judged, &ids)?;
+        let (methods, left_out) = methods::all(store, &self.records.all(store)?, &judged, &ids)?;
         for LeftOut { method, reason } in &left_out {
             context.console.info(format!("compare: `{method}` is left out: {reason}"));
         }
@@ -186,11 +189,8 @@ fn compare(
             kind: method.kind,
             direction: method.direction,
             rank: 0,
-            n: values.n,
-            srcc: values.srcc,
-            plcc: values.plcc,
-            krcc: values.krcc,
-            rmse: values.rmse,
+            n: scores.len() as u64,
+            metrics: values.first(),
             paper: methods::paper_figures(judged, method),
             n_paired: 0,
             lead: Estimate::default(),
@@ -198,7 +198,7 @@ fn compare(
         });
     }
     // An undefined SRCC comes last; equal ones in the order of their names.
-    let srcc = |row: &ComparisonRow| row.srcc.value.unwrap_or(f64::NEG_INFINITY);
+    let srcc = |row: &ComparisonRow| row.metrics[Metric::Srcc].value.unwrap_or(f64::NEG_INFINITY);
     let mut order: Vec<usize> = (0..rows.len()).collect();
     order.sort_by(|&a, &b| srcc(&rows[b]).total_cmp(&srcc(&rows[a])).then_with(|| rows[a].method.cmp(&rows[b].method)));
     let in_all = |id: &ImageId| methods.iter().all(|method| method.of_image.contains_key(id));
@@ -234,20 +234,14 @@ impl Stage for CompareStage {
     }
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
-        let fingerprint = self.fingerprint(store)?.to_string();
-        let path = self.judged().path();
-        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let Some(object) =
-            agiqa_store::store::part::list(store, folder)?.into_iter().find(|object| object.path == path)
-        else {
-            return Ok(Freshness::Stale { reason: "nothing has been compared yet".to_owned() });
+        let found = Derived::of(store, &self.judged().path(), comparison::KIND, self.fingerprint(store)?)?;
+        let reason = match found {
+            Derived::Current => "",
+            Derived::Absent => "nothing has been compared yet",
+            Derived::Unreadable | Derived::Outdated => "scores, images or settings have changed",
         };
-        // A damaged or older part is replaced.
-        let found = PartReader::open(store, &object, comparison::KIND)
-            .ok()
-            .and_then(|reader| reader.metadata_value("agiqa.fingerprint"));
-        if found.as_ref() != Some(&fingerprint) {
-            return Ok(Freshness::Stale { reason: "scores, images or settings have changed".to_owned() });
+        if !found.is_current() {
+            return Ok(Freshness::Stale { reason: reason.to_owned() });
         }
         let n = comparison::read(store, &self.judged())?.len() as u64;
         let rows = RowCounts { n_in: n, n_out: n, n_cached: n, ..RowCounts::default() };

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use agiqa_store::layout::{self, NONE, number, with_interval};
+use agiqa_store::metric::Metric;
 use agiqa_store::tables::comparison::{ComparisonRow, Judged};
 
 /// Number of columns.
@@ -51,13 +52,16 @@ impl ComparisonReport {
             Some((split, part)) => format!(", {part} part of split {split}"),
             None => ", all images".to_owned(),
         };
-        let has_intervals = self.rows.iter().any(|row| row.srcc.low.is_some());
+        let has_intervals = self.rows.iter().any(|row| row.metrics[Metric::Srcc].low.is_some());
         let intervals = if has_intervals { "; 95 % bootstrap intervals" } else { "" };
         format!("{}{of_part}{intervals}", self.judged.dataset)
     }
 
     fn lines(&self) -> Vec<[String; N_COLUMNS]> {
-        let head = ["", "method", "SRCC", "PLCC", "KRCC", "RMSE", "paper: SRCC PLCC KRCC RMSE", "n"];
+        let headings = Metric::PAPER.map(Metric::heading);
+        let paper = format!("paper: {}", headings.join(" "));
+        let [srcc, plcc, krcc, rmse] = headings;
+        let head = ["", "method", srcc, plcc, krcc, rmse, &paper, "n"];
         let mut lines = vec![head.map(str::to_owned)];
         for row in &self.rows {
             let paper = if row.paper.iter().all(Option::is_none) {
@@ -65,16 +69,8 @@ impl ComparisonReport {
             } else {
                 row.paper.map(|value| number(value, N_DIGITS)).join(" ")
             };
-            lines.push([
-                row.rank.to_string(),
-                row.method.clone(),
-                with_interval(row.srcc, N_DIGITS),
-                with_interval(row.plcc, N_DIGITS),
-                with_interval(row.krcc, N_DIGITS),
-                with_interval(row.rmse, N_DIGITS),
-                paper,
-                row.n.to_string(),
-            ]);
+            let [srcc, plcc, krcc, rmse] = row.metrics.0.map(|metric| with_interval(metric, N_DIGITS));
+            lines.push([row.rank.to_string(), row.method.clone(), srcc, plcc, krcc, rmse, paper, row.n.to_string()]);
         }
         lines
     }

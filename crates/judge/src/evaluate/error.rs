@@ -1,10 +1,10 @@
 //! What keeps runs from being evaluated, said with what there is instead.
 
 use crate::metrics::MetricsError;
-use agiqa_store::identity::ImageId;
 use agiqa_store::store::StoreError;
 use agiqa_store::store::part::PartError;
 use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::models::RunRecordError;
 
 /// Runs that cannot be evaluated as asked.
 #[derive(Debug, thiserror::Error)]
@@ -30,49 +30,30 @@ pub enum EvaluateError {
         /// The name.
         group: PartitionName,
     },
-    /// No run belongs to the group.
-    #[error("store `{url}` has no run of group `{group}`; groups there: {there}")]
-    NoGroup {
-        /// The store.
-        url: String,
-        /// The group.
-        group: PartitionName,
-        /// Groups there are.
-        there: String,
-    },
-    /// A run has no record.
-    #[error("run `{run}`: there is no `{path}` in store `{url}`; runs there: {there}")]
-    NoRun {
-        /// The run.
-        run: PartitionName,
-        /// Path of the record.
-        path: String,
-        /// The store.
-        url: String,
-        /// Runs there are.
-        there: String,
-    },
-    /// A JSON file beside a model is not what it should be.
-    #[error("`{path}` in store `{url}` is not {expected}; rerun `agiqa train`")]
-    Json {
+    /// A run's record cannot be read.
+    #[error(transparent)]
+    Record(#[from] RunRecordError),
+    /// The scores of ridge regression are not what they should be.
+    #[error("`{path}` in store `{url}` is not an object of image ids and scores; rerun `agiqa train`")]
+    Ridge {
         /// The file.
         path: String,
         /// The store.
         url: String,
-        /// What was expected.
-        expected: &'static str,
         /// Cause.
         source: serde_json::Error,
     },
     /// A run has not scored the dataset.
-    #[error("run `{run}` has no predictions for dataset `{dataset}` (it has: {there}); run `agiqa predict` first")]
-    NoPredictions {
+    #[error(
+        "run `{run}` has no scores of dataset `{dataset}` (it has scores of: {datasets}); run `agiqa predict` first"
+    )]
+    NoScores {
         /// The run.
         run: PartitionName,
         /// The dataset.
         dataset: PartitionName,
         /// Datasets that it has scored.
-        there: String,
+        datasets: String,
     },
     /// None of the images has a MOS.
     #[error(
@@ -85,21 +66,6 @@ pub enum EvaluateError {
         dataset: PartitionName,
         /// Number of images.
         n: usize,
-    },
-    /// A predicted image is not in the images table any more.
-    #[error(
-        "run `{run}` scored image {image_id} (`{name}`), which is not in `images/dataset={dataset}`: the dataset was \
-         ingested anew; rerun `agiqa predict`"
-    )]
-    ImageGone {
-        /// The run.
-        run: PartitionName,
-        /// The dataset.
-        dataset: PartitionName,
-        /// The image.
-        image_id: ImageId,
-        /// Its name.
-        name: String,
     },
     /// The run's split has no training image with a MOS.
     #[error(

@@ -1,7 +1,7 @@
 //! The `evaluate` stage: how well the scores of runs agree with MOS.
 //!
-//! Reads `predictions` of each run, the `images` tables of the dataset that was scored and of the one it was trained
-//! on, the run's split, and `models/run=<run>/run.json` (fields `dataset`, `split`, `fold`). Writes `metrics`:
+//! Reads the `scores` of each run, the `images` tables of the dataset that was scored and of the one it was trained on, the
+//! run's split, and its record. Writes `metrics`:
 //!
 //! - one file per run, rows with `statistic = value` for each predictor, part and subset;
 //! - one file for the group, rows `mean`, `std` and `median` over its runs, where the group is not itself a run.
@@ -14,21 +14,26 @@
 //!
 //! An image without MOS cannot be judged: it is a reject of kind `no-mos`, listed per dataset and run.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::{self, BootstrapSettings};
 use agiqa_store::identity::Fingerprint;
+use agiqa_store::metric::{Estimates, N_METRICS};
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::Store;
+use agiqa_store::store::derived::Derived;
 use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::tables::metrics::{MetricsRow, Statistic};
+use agiqa_store::tables::models::Runs;
 use agiqa_store::tables::rejects;
 use agiqa_store::tables::splits::Part;
 use agiqa_store::tables::{self, PartitionName};
 
 mod error;
 
-mod runs;
+mod inputs;
 
 mod scored;
 
@@ -41,9 +46,8 @@ mod report;
 pub mod table;
 
 pub use error::EvaluateError;
+use inputs::{RunInput, Tables};
 pub use report::{Leakage, Report};
-pub use runs::{RunInfo, runs_of_group};
-
 use scored::Scored;
 
 /// Changes whenever the same inputs and settings give other rows.
@@ -72,16 +76,31 @@ impl Default for EvaluateSettings {
 #[derive(Clone, Debug)]
 pub struct EvaluateStage {
     /// The runs, at least one.
-    pub runs: Vec<PartitionName>,
+    runs: Vec<PartitionName>,
     /// Name of the rows over all runs. Equal to the run's name where there is one run and no group.
-    pub group: PartitionName,
+    group: PartitionName,
     /// Dataset that was scored.
-    pub dataset: PartitionName,
+    dataset: PartitionName,
     /// Settings.
-    pub settings: EvaluateSettings,
+    settings: EvaluateSettings,
+    /// The records of the runs.
+    records: Runs,
+    /// The leakage of each run, once it was counted.
+    leakage: Arc<Mutex<Option<Vec<Leakage>>>>,
 }
 
 impl EvaluateStage {
+    /// Evaluates `runs`, whose `records` may have been read before, on `dataset`.
+    pub fn new(
+        runs: Vec<PartitionName>,
+        group: PartitionName,
+        dataset: PartitionName,
+        settings: EvaluateSettings,
+        records: Runs,
+    ) -> Self {
+        Self { runs, group, dataset, settings, records, leakage: Arc::default() }
+    }
+
     /// The metrics in the store as a report: of the group, or of the only run.
     ///
     /// # Errors
@@ -90,11 +109,29 @@ impl EvaluateStage {
         let shown = if self.has_group() { &self.group } else { &self.runs[0] };
         let mut rows = tables::metrics::read(store, shown)?;
         rows.retain(|row| row.dataset == self.dataset.as_str());
-        let mut leakage = Vec::new();
-        for run in &self.runs {
-            leakage.extend(scored::leakage(store, run, &self.dataset)?);
-        }
+        let counted = self.leakage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let leakage = match counted {
+            Some(leakage) => leakage,
+            None => self.inputs(store)?.iter().filter_map(RunInput::leakage).collect(),
+        };
         Ok(Report::new(shown.as_str(), self.dataset.as_str(), rows, Leakage::over_runs(&leakage)))
+    }
+
+    /// What the metrics of each run are computed from.
+    fn inputs(&self, store: &Store) -> Result<Vec<RunInput>, EvaluateError> {
+        let mut tables = Tables::new(store);
+        let mut inputs = Vec::with_capacity(self.runs.len());
+        for run in &self.runs {
+            inputs.push(tables.input(self.records.get(store, run)?, &self.dataset)?);
+        }
+        let leakage = inputs.iter().filter_map(RunInput::leakage).collect();
+        *self.leakage.lock().unwrap_or_else(PoisonError::into_inner) = Some(leakage);
+        Ok(inputs)
+    }
+
+    /// Path of the metrics of `name`, `input`'s run or the group that it belongs to.
+    fn path(&self, input: &RunInput, name: &PartitionName) -> String {
+        if input.is_own { tables::metrics::path(name) } else { tables::metrics::path_on(name, &self.dataset) }
     }
 
     /// Whether there is a group beside the runs. A single run that is its own group must not overwrite itself.
@@ -116,11 +153,13 @@ impl EvaluateStage {
     }
 
     /// What decides the rows of one run.
-    fn fingerprint(&self, store: &Store, run: &PartitionName) -> Result<Fingerprint, StageError> {
-        let mut builder = Fingerprint::builder("metrics");
-        builder.json("code_version", &CODE_VERSION).json("settings", &self.settings).json("dataset", &self.dataset);
-        runs::hash(store, run, &self.dataset, &mut builder)?;
-        Ok(builder.finish())
+    fn fingerprint(&self, input: &RunInput) -> Fingerprint {
+        Fingerprint::builder("metrics")
+            .json("code_version", &CODE_VERSION)
+            .json("settings", &self.settings)
+            .json("dataset", &self.dataset)
+            .json("inputs", &input.fingerprint)
+            .finish()
     }
 
     fn group_fingerprint(&self, runs: &[Fingerprint]) -> Fingerprint {
@@ -142,7 +181,7 @@ impl EvaluateStage {
                     if context.interrupt.is_raised() {
                         return Ok(None);
                     }
-                    let pick = |values: &[f64]| subset.positions.iter().map(|&at| values[at]).collect::<Vec<_>>();
+                    let pick = |values: &[f64]| subset.positions.iter().map(|index| values[*index]).collect::<Vec<_>>();
                     let (scores, mos) = (pick(&predictor.scores), pick(&scored.mos));
                     let values =
                         metrics::evaluate(&scores, &mos, Some(&self.settings.bootstrap)).map_err(|source| {
@@ -152,7 +191,8 @@ impl EvaluateStage {
                                 source,
                             }
                         })?;
-                    rows.push(row(self.dataset.as_str(), part, predictor.name, &subset.name, &values));
+                    let n = scores.len() as u64;
+                    rows.push(row(self.dataset.as_str(), part, predictor.name, &subset.name, n, values));
                 }
             }
         }
@@ -160,9 +200,15 @@ impl EvaluateStage {
     }
 }
 
-/// The table row of one run's `values`.
-fn row(dataset: &str, part: Option<Part>, predictor: &str, subset: &str, values: &metrics::MetricValues) -> MetricsRow {
-    let metrics::MetricValues { n, srcc, plcc, krcc, rmse, plcc_raw, rmse_raw } = *values;
+/// The table row of one run.
+fn row(
+    dataset: &str,
+    part: Option<Part>,
+    predictor: &str,
+    subset: &str,
+    n: u64,
+    metrics: Estimates<N_METRICS>,
+) -> MetricsRow {
     MetricsRow {
         dataset: dataset.to_owned(),
         part: part.map_or("all", Part::as_str).to_owned(),
@@ -171,12 +217,7 @@ fn row(dataset: &str, part: Option<Part>, predictor: &str, subset: &str, values:
         statistic: Statistic::Value,
         n_runs: 1,
         n,
-        srcc,
-        plcc,
-        krcc,
-        rmse,
-        plcc_raw,
-        rmse_raw,
+        metrics,
     }
 }
 
@@ -190,26 +231,22 @@ impl Stage for EvaluateStage {
         let mut rows = RowCounts::default();
         let mut fingerprints = Vec::new();
         let mut n_stale = 0;
-        for run in &self.runs {
-            let fingerprint = self.fingerprint(store, run)?;
-            let path = runs::metrics_path(store, run, &self.dataset)?;
-            n_stale += usize::from(!runs::carries(store, &path, fingerprint)?);
+        let inputs = self.inputs(store)?;
+        for input in &inputs {
+            let fingerprint = self.fingerprint(input);
+            n_stale += usize::from(!is_current(store, &self.path(input, &input.record.run), fingerprint)?);
             fingerprints.push(fingerprint);
-            let counted = runs::count(store, run, &self.dataset)?;
-            rows.n_in += counted.n_in;
-            rows.n_out += counted.n_out;
-            rows.n_rejected += counted.n_rejected;
+            rows += input.counts();
         }
         rows.n_cached = rows.n_out;
         if n_stale > 0 {
-            let reason = format!("{n_stale} of {} runs lack metrics of their present predictions", self.runs.len());
+            let reason = format!("{n_stale} of {} runs lack metrics of their present scores", self.runs.len());
             return Ok(Freshness::Stale { reason });
         }
-        if self.has_group() {
-            let path = runs::group_path(store, &self.runs[0], &self.group, &self.dataset)?;
-            if !runs::carries(store, &path, self.group_fingerprint(&fingerprints))? {
-                return Ok(Freshness::Stale { reason: "the group lacks metrics of its present runs".to_owned() });
-            }
+        if self.has_group()
+            && !is_current(store, &self.path(&inputs[0], &self.group), self.group_fingerprint(&fingerprints))?
+        {
+            return Ok(Freshness::Stale { reason: "the group lacks metrics of its present runs".to_owned() });
         }
         Ok(Freshness::Current { reason: format!("metrics of {} runs are present", self.runs.len()), rows })
     }
@@ -220,23 +257,29 @@ impl Stage for EvaluateStage {
         let mut report = StageReport::default();
         let (mut all_rows, mut fingerprints) = (Vec::new(), Vec::new());
         let progress = context.console.progress("evaluate", "runs", self.runs.len() as u64);
-        for run in &self.runs {
-            let fingerprint = self.fingerprint(store, run)?;
-            let path = runs::metrics_path(store, run, &self.dataset)?;
-            let counted = runs::count(store, run, &self.dataset)?;
+        let inputs = self.inputs(store)?;
+        for input in &inputs {
+            let (run, counted) = (&input.record.run, input.counts());
+            let (fingerprint, path) = (self.fingerprint(input), self.path(input, run));
             report.rows.n_in += counted.n_in;
             if report.interrupted {
                 report.rows.n_left += counted.n_in;
                 continue;
             }
-            let is_cached = runs::carries(store, &path, fingerprint)?;
+            let is_cached = is_current(store, &path, fingerprint)?;
             let rows = if is_cached {
-                tables::metrics::read(store, run)?
-                    .into_iter()
-                    .filter(|row| row.dataset == self.dataset.as_str())
-                    .collect()
+                let mut rows = tables::metrics::read(store, run)?;
+                rows.retain(|row| row.dataset == self.dataset.as_str());
+                rows
             } else {
-                let scored = Scored::load(store, run, &self.dataset, &self.settings.by, &context.console)?;
+                let n_unscored = input.images.rows.len() - input.scored.len();
+                if n_unscored > 0 {
+                    let (n_images, dataset) = (input.images.rows.len(), &self.dataset);
+                    context
+                        .console
+                        .warn(format!("run {run}: {n_unscored} of {n_images} images of `{dataset}` have no score"));
+                }
+                let scored = Scored::new(input, &self.dataset, &self.settings.by, store, &context.console)?;
                 rejects::replace(store, "evaluate", &rejects::name_of(&self.dataset, run)?, &scored.rejects)?;
                 let Some(rows) = self.rows_of(&scored, context)? else {
                     report.interrupted = true;
@@ -261,10 +304,14 @@ impl Stage for EvaluateStage {
         let mut shown = all_rows.concat();
         if self.has_group() {
             shown = over_runs::aggregate(&all_rows);
-            let path = runs::group_path(store, &self.runs[0], &self.group, &self.dataset)?;
+            let path = self.path(&inputs[0], &self.group);
             tables::metrics::write_to(store, &path, &shown, Some(self.group_fingerprint(&fingerprints)))?;
         }
         report.summary = report::summary(&shown, report.rows);
         Ok(report)
     }
+}
+
+fn is_current(store: &Store, path: &str, fingerprint: Fingerprint) -> Result<bool, EvaluateError> {
+    Ok(Derived::of(store, path, tables::metrics::KIND, fingerprint)?.is_current())
 }

@@ -1,6 +1,7 @@
 //! Mean, standard deviation and median of each metric over runs.
 
-use agiqa_store::tables::metrics::{Estimate, MetricsRow, Statistic};
+use agiqa_store::metric::{Estimate, Estimates};
+use agiqa_store::tables::metrics::{MetricsRow, Statistic};
 
 /// Rows `mean`, `std` and `median` for each dataset, part, predictor and subset that any of `runs` has, in the order in
 /// which they first appear.
@@ -22,22 +23,12 @@ pub(super) fn aggregate(runs: &[Vec<MetricsRow>]) -> Vec<MetricsRow> {
 }
 
 fn over(rows: &[&MetricsRow], statistic: Statistic) -> MetricsRow {
-    let estimate = |metric: fn(&MetricsRow) -> Estimate| {
-        let values: Option<Vec<f64>> = rows.iter().map(|row| metric(row).value).collect();
+    let metrics = Estimates::from_fn(|metric| {
+        let values: Option<Vec<f64>> = rows.iter().map(|row| row.metrics[metric].value).collect();
         Estimate { value: values.and_then(|values| summarise(values, statistic)), low: None, high: None }
-    };
-    MetricsRow {
-        statistic,
-        n_runs: rows.len() as u64,
-        n: rows.iter().map(|row| row.n).sum(),
-        srcc: estimate(|row| row.srcc),
-        plcc: estimate(|row| row.plcc),
-        krcc: estimate(|row| row.krcc),
-        rmse: estimate(|row| row.rmse),
-        plcc_raw: estimate(|row| row.plcc_raw),
-        rmse_raw: estimate(|row| row.rmse_raw),
-        ..rows[0].clone()
-    }
+    });
+    let n = rows.iter().map(|row| row.n).sum();
+    MetricsRow { statistic, n_runs: rows.len() as u64, n, metrics, ..rows[0].clone() }
 }
 
 fn summarise(mut values: Vec<f64>, statistic: Statistic) -> Option<f64> {

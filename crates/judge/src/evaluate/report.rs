@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use agiqa_store::layout;
+use agiqa_store::metric::{Metric, N_METRICS};
 use agiqa_store::store::run_log::RowCounts;
-use agiqa_store::tables::metrics::{Estimate, MetricsRow, Statistic};
+use agiqa_store::tables::metrics::{MetricsRow, Statistic};
 use agiqa_store::tables::splits::Part;
 
 /// What stands in place of a part where there are none.
@@ -89,7 +90,7 @@ impl Report {
     /// An aligned table: predictors on the main part, the model on the other parts, subsets, and the leakage.
     pub fn text(&self) -> String {
         let over_runs = self.rows.iter().any(|row| row.statistic == Statistic::Mean);
-        let has_intervals = self.rows.iter().any(|row| row.srcc.low.or(row.rmse_raw.low).is_some());
+        let has_intervals = self.rows.iter().any(|row| row.metrics.0.iter().any(|metric| metric.low.is_some()));
         let spread = match (over_runs, has_intervals) {
             (true, _) => "; mean ± standard deviation over runs",
             (false, true) => "; 95 % bootstrap intervals",
@@ -98,7 +99,8 @@ impl Report {
         let main = main_part(&self.rows);
         let of_part = if main == ALL { String::new() } else { format!(", {main} part") };
         let mut text = format!("{} on {}{of_part}{spread}\n\n", self.run, self.dataset);
-        let mut lines = vec![["", "SRCC", "PLCC", "KRCC", "RMSE", "PLCC raw", "RMSE raw", "n"].map(str::to_owned)];
+        let headings = Metric::ALL.map(|metric| metric.heading().to_owned());
+        let mut lines = vec![table_line(String::new(), headings, "n".to_owned())];
         let (whole, subsets): (Vec<&MetricsRow>, Vec<_>) = self.shown().partition(|row| row.subset == "all");
         for row in whole.iter().filter(|row| row.part == main) {
             lines.push(self.line(row.predictor.clone(), row));
@@ -130,33 +132,33 @@ impl Report {
         self.rows.iter().filter(|row| matches!(row.statistic, Statistic::Value | Statistic::Mean))
     }
 
-    fn line(&self, label: String, row: &MetricsRow) -> [String; 8] {
+    fn line(&self, label: String, row: &MetricsRow) -> [String; N_METRICS + 2] {
         let deviation = self.rows.iter().find(|other| {
             other.statistic == Statistic::Std
                 && (&other.part, &other.predictor, &other.subset) == (&row.part, &row.predictor, &row.subset)
         });
-        let cell = |metric: fn(&MetricsRow) -> Estimate| match row.statistic {
+        let cell = |metric: Metric| match row.statistic {
             Statistic::Mean => {
-                layout::with_deviation(metric(row).value, deviation.and_then(|row| metric(row).value), N_DIGITS)
+                let deviation = deviation.and_then(|row| row.metrics[metric].value);
+                layout::with_deviation(row.metrics[metric].value, deviation, N_DIGITS)
             }
-            Statistic::Value | Statistic::Std | Statistic::Median => layout::with_interval(metric(row), N_DIGITS),
+            Statistic::Value | Statistic::Std | Statistic::Median => {
+                layout::with_interval(row.metrics[metric], N_DIGITS)
+            }
         };
         let n = match row.n_runs {
             1 => row.n.to_string(),
             n_runs if row.n.is_multiple_of(n_runs) => format!("{n_runs} × {}", row.n / n_runs),
             n_runs => format!("{} in {n_runs} runs", row.n),
         };
-        [
-            label,
-            cell(|row| row.srcc),
-            cell(|row| row.plcc),
-            cell(|row| row.krcc),
-            cell(|row| row.rmse),
-            cell(|row| row.plcc_raw),
-            cell(|row| row.rmse_raw),
-            n,
-        ]
+        table_line(label, Metric::ALL.map(cell), n)
     }
+}
+
+/// A line of the table: what it is about, a cell per metric, the number of images.
+fn table_line(label: String, cells: [String; N_METRICS], n: String) -> [String; N_METRICS + 2] {
+    let mut cells = std::iter::once(label).chain(cells).chain([n]);
+    std::array::from_fn(|_| cells.next().expect("two cells beside those of the metrics"))
 }
 
 /// The part that is reported in full, with every predictor: `test`, or else the first that there is.
@@ -171,7 +173,10 @@ pub(super) fn summary(rows: &[MetricsRow], counts: RowCounts) -> String {
     let values = rows.iter().filter(|row| matches!(row.statistic, Statistic::Value | Statistic::Mean));
     let main = values.filter(|row| row.subset == "all" && row.part == part);
     let predictors: Vec<String> = main
-        .map(|row| format!("{} SRCC {} PLCC {}", row.predictor, number(row.srcc.value), number(row.plcc.value)))
+        .map(|row| {
+            let [srcc, plcc] = [Metric::Srcc, Metric::Plcc].map(|metric| number(row.metrics[metric].value));
+            format!("{} SRCC {srcc} PLCC {plcc}", row.predictor)
+        })
         .collect();
     let mut summary = format!("{} images", counts.n_out);
     if counts.n_rejected > 0 {

@@ -1,81 +1,21 @@
-//! The judged images of one run: predictions joined with images, and the predictors that they are compared with.
+//! The judged images of one run, with the predictors that the run is compared with.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use super::error::{EvaluateError, listed};
-use super::report::Leakage;
-use super::runs::{RunInfo, parse, read_predictions};
+use super::inputs::{RunInput, ScoredImage};
 use super::trivial::GroupMeans;
 use agiqa_store::console::Console;
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::Store;
 use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::images::{self, Images};
+use agiqa_store::tables::images::{ImageRow, Images};
 use agiqa_store::tables::models;
-use agiqa_store::tables::predictions::PredictionRow;
 use agiqa_store::tables::rejects::RejectRow;
-use agiqa_store::tables::splits::{self, Part};
+use agiqa_store::tables::splits::Part;
 
 /// The column of an image that a trivial predictor groups by.
-type GroupOf = fn(&images::ImageRow) -> Option<&str>;
-
-/// A run's training images: the table they are in and which of its rows are in the training part.
-struct Training {
-    info: RunInfo,
-    images: Images,
-    is_training: Vec<bool>,
-}
-
-impl Training {
-    fn read(store: &Store, run: &PartitionName) -> Result<Self, EvaluateError> {
-        let info = RunInfo::read(store, run)?;
-        let images = images::read(store, &info.dataset)?;
-        let ids: HashSet<ImageId> = splits::read(store, &info.dataset, &info.split)?
-            .into_iter()
-            .filter(|row| row.fold == info.fold && row.part == Part::Train)
-            .map(|row| row.image_id)
-            .collect();
-        let is_training: Vec<bool> = images.rows.iter().map(|row| ids.contains(&row.image_id)).collect();
-        if !images.rows.iter().zip(&is_training).any(|(row, &is_training)| is_training && row.mos.is_some()) {
-            let RunInfo { dataset, split, fold, .. } = info;
-            return Err(EvaluateError::NoTraining { run: run.clone(), dataset, split, fold });
-        }
-        Ok(Self { info, images, is_training })
-    }
-
-    /// Mean MOS per value of the column that `group` gives.
-    fn means(&self, group: GroupOf) -> Option<GroupMeans> {
-        let rows = self.images.rows.iter().zip(&self.is_training).filter(|(_, is_training)| **is_training);
-        GroupMeans::of(rows.filter_map(|(row, _)| Some((group(row), row.mos?))))
-    }
-
-    /// Images of the evaluated dataset: its own table, or the training one where it is the same.
-    fn images_of(&self, store: &Store, dataset: &PartitionName) -> Result<Images, EvaluateError> {
-        Ok(if self.info.dataset == *dataset { self.images.clone() } else { images::read(store, dataset)? })
-    }
-}
-
-/// How many of the images that `run` is tested on share their exact prompt with one of its training images. None where
-/// no image has a prompt.
-pub(super) fn leakage(
-    store: &Store,
-    run: &PartitionName,
-    dataset: &PartitionName,
-) -> Result<Option<Leakage>, EvaluateError> {
-    let training = Training::read(store, run)?;
-    let rows = training.images.rows.iter().zip(&training.is_training).filter(|(_, is_training)| **is_training);
-    let prompts: HashSet<&str> = rows.filter_map(|(row, _)| row.prompt.as_deref()).collect();
-    let tested: HashSet<ImageId> = read_predictions(store, run, dataset)?
-        .into_iter()
-        .filter(|row| matches!(row.part, None | Some(Part::Test)))
-        .map(|row| row.image_id)
-        .collect();
-    let images = training.images_of(store, dataset)?;
-    let tested = images.rows.iter().filter(|row| tested.contains(&row.image_id));
-    let shared: Vec<bool> = tested.filter_map(|row| Some(prompts.contains(row.prompt.as_deref()?))).collect();
-    let n_shared = shared.iter().filter(|shared| **shared).count() as u64;
-    Ok((!shared.is_empty()).then_some(Leakage { n: shared.len() as u64, n_shared, n_runs: 1 }))
-}
+type GroupOf = fn(&ImageRow) -> Option<&str>;
 
 /// One predictor's scores of all judged images.
 pub(super) struct Predictor {
@@ -106,64 +46,57 @@ pub(super) struct Scored {
 }
 
 impl Scored {
-    /// Joins the predictions of `run` for `dataset` with the images and the run's training part.
-    pub(super) fn load(
-        store: &Store,
-        run: &PartitionName,
+    /// The images of `input` that have a MOS, in subsets by the columns `by`.
+    ///
+    /// # Errors
+    /// No image with a MOS, none in the training part, or a column that does not exist.
+    pub(super) fn new(
+        input: &RunInput,
         dataset: &PartitionName,
         by: &[String],
+        store: &Store,
         console: &Console,
     ) -> Result<Self, EvaluateError> {
-        let training = Training::read(store, run)?;
-        let images = training.images_of(store, dataset)?;
-        let (judged, unjudged): (Vec<_>, Vec<_>) =
-            read_predictions(store, run, dataset)?.into_iter().partition(|row| row.mos.is_some());
+        let record = &input.record;
+        let (judged, unjudged): (Vec<&ScoredImage>, Vec<&ScoredImage>) =
+            input.scored.iter().partition(|scored| input.image(scored).mos.is_some());
         if judged.is_empty() {
-            return Err(EvaluateError::NoMos { run: run.clone(), dataset: dataset.clone(), n: unjudged.len() });
+            let (run, n) = (record.run.clone(), unjudged.len());
+            return Err(EvaluateError::NoMos { run, dataset: dataset.clone(), n });
         }
-        let row_of: HashMap<ImageId, usize> =
-            images.rows.iter().enumerate().map(|(index, row)| (row.image_id, index)).collect();
-        let mut at = Vec::with_capacity(judged.len());
-        for row in &judged {
-            at.push(*row_of.get(&row.image_id).ok_or_else(|| EvaluateError::ImageGone {
-                run: run.clone(),
-                dataset: dataset.clone(),
-                image_id: row.image_id,
-                name: row.name.clone(),
-            })?);
+        let is_training = |row: &&ImageRow| input.training.contains(&row.image_id);
+        let training: Vec<&ImageRow> = input.training_images.rows.iter().filter(is_training).collect();
+        if training.iter().all(|row| row.mos.is_none()) {
+            let (run, dataset) = (record.run.clone(), record.dataset.clone());
+            return Err(EvaluateError::NoTraining { run, dataset, split: record.split.clone(), fold: record.fold });
         }
         let mut columns = Vec::with_capacity(by.len());
         for column in by {
-            let values = images.column_text(column).ok_or_else(|| unknown_column(dataset, column, &images))?;
-            columns.push((column.clone(), at.iter().map(|&row| values[row].clone()).collect()));
+            let values =
+                input.images.column_text(column).ok_or_else(|| unknown_column(dataset, column, &input.images))?;
+            columns.push((column.clone(), judged.iter().map(|scored| values[scored.row].clone()).collect()));
         }
-        let model = Predictor { name: "model", scores: judged.iter().map(|row| row.score).collect() };
+        let rows: Vec<&ImageRow> = judged.iter().map(|scored| input.image(scored)).collect();
+        let model = Predictor { name: "model", scores: judged.iter().map(|scored| scored.score).collect() };
         let mut predictors = vec![model];
-        predictors.extend(ridge(store, run, &judged, console)?);
+        predictors.extend(ridge(store, &record.run, &rows, console)?);
         let groupings: [(_, GroupOf); 2] =
             [("generator-mean", |row| row.generator.as_deref()), ("prompt-mean", |row| row.prompt.as_deref())];
         for (name, group) in groupings {
+            let means = GroupMeans::of(training.iter().filter_map(|row| Some((group(row), row.mos?))));
             // Without any group every image gets the same number, which predicts nothing and says nothing.
-            if let Some(means) = training.means(group).filter(GroupMeans::has_groups) {
-                let scores = at.iter().map(|&row| means.predict(group(&images.rows[row]))).collect();
+            if let Some(means) = means.filter(GroupMeans::has_groups) {
+                let scores = rows.iter().map(|row| means.predict(group(row))).collect();
                 predictors.push(Predictor { name, scores });
             }
         }
-        let is_own = training.info.dataset == *dataset;
-        let parts = if is_own {
-            judged.iter().map(|row| row.part).collect()
-        } else {
-            let assigned = splits::read(store, dataset, &training.info.split)?;
-            let part_of: HashMap<ImageId, Part> = assigned.into_iter().map(|row| (row.image_id, row.part)).collect();
-            judged.iter().map(|row| part_of.get(&row.image_id).copied()).collect()
-        };
         Ok(Self {
-            parts,
-            is_own,
-            mos: judged.iter().filter_map(|row| row.mos).collect(),
+            parts: judged.iter().map(|scored| scored.part).collect(),
+            is_own: input.is_own,
+            mos: rows.iter().filter_map(|row| row.mos).collect(),
             predictors,
             columns,
-            rejects: unjudged.iter().map(no_mos).collect(),
+            rejects: unjudged.iter().map(|scored| no_mos(dataset, input.image(scored))).collect(),
         })
     }
 
@@ -200,12 +133,15 @@ impl Scored {
 fn ridge(
     store: &Store,
     run: &PartitionName,
-    judged: &[PredictionRow],
+    judged: &[&ImageRow],
     console: &Console,
 ) -> Result<Option<Predictor>, EvaluateError> {
     let path = models::ridge_path(run);
     let Some(bytes) = store.get_if_exists(&path)? else { return Ok(None) };
-    let of_image: HashMap<ImageId, f64> = parse(store, path.clone(), "an object of image ids and scores", &bytes)?;
+    let of_image: HashMap<ImageId, f64> = serde_json::from_slice(&bytes).map_err(|source| {
+        let (path, url) = (path.clone(), store.url().to_owned());
+        EvaluateError::Ridge { path, url, source }
+    })?;
     let scores: Vec<f64> = judged.iter().filter_map(|row| of_image.get(&row.image_id).copied()).collect();
     if scores.len() == judged.len() {
         return Ok(Some(Predictor { name: "ridge", scores }));
@@ -218,12 +154,12 @@ fn ridge(
     Ok(None)
 }
 
-fn no_mos(row: &PredictionRow) -> RejectRow {
+fn no_mos(dataset: &PartitionName, image: &ImageRow) -> RejectRow {
     let message = "the image has no MOS to compare its score with; add one and ingest again";
     RejectRow {
-        dataset: Some(row.dataset.clone()),
-        image_id: Some(row.image_id),
-        path: Some(row.name.clone()),
+        dataset: Some(dataset.to_string()),
+        image_id: Some(image.image_id),
+        path: Some(image.name.clone()),
         ..RejectRow::now("no-mos", message)
     }
 }

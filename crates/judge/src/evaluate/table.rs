@@ -149,7 +149,8 @@ pub fn evaluate(settings: &TableSettings) -> Result<(Report, Excluded), TableErr
     for (subset, positions) in subsets {
         let scores: Vec<f64> = positions.iter().map(|&at| kept[at].1).collect();
         let mos: Vec<f64> = positions.iter().map(|&at| kept[at].2).collect();
-        rows.push(super::row(&name, None, score, &subset, &metrics::evaluate(&scores, &mos, Some(bootstrap))?));
+        let values = metrics::evaluate(&scores, &mos, Some(bootstrap))?;
+        rows.push(super::row(&name, None, score, &subset, scores.len() as u64, values));
     }
     Ok((Report::new(score, &name, rows, None), excluded))
 }

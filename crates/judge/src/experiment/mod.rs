@@ -10,13 +10,15 @@ use serde::Serialize;
 
 use crate::paper::{self, PaperRow};
 use agiqa_store::identity::Fingerprint;
+use agiqa_store::metric::{Metric, N_PAPER};
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
-use agiqa_store::store::part::{self, PartError};
+use agiqa_store::store::derived::Derived;
+use agiqa_store::store::part::PartError;
 use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::store::{Store, StoreError};
 use agiqa_store::tables::experiments::{self, ExperimentKey, ExperimentRow, MeanStd, Ours};
 use agiqa_store::tables::features::FeatureSet;
-use agiqa_store::tables::metrics::{self, Estimate, MetricsRow, Statistic};
+use agiqa_store::tables::metrics::{self, Statistic};
 use agiqa_store::tables::{PartitionName, PartitionNameError};
 
 mod report;
@@ -87,17 +89,17 @@ impl ExperimentVariant {
 
     fn row(&self, store: &Store, stage: &ExperimentStage) -> Result<ExperimentRow, ExperimentError> {
         let rows = metrics::read(store, &self.run)?;
-        let of = |statistic: Statistic| {
+        let row_with = |statistic: Statistic| {
             rows.iter().find(|row| {
                 (row.dataset.as_str(), row.part.as_str(), row.predictor.as_str(), row.subset.as_str())
                     == (self.dataset.as_str(), "test", "model", "all")
                     && row.statistic == statistic
             })
         };
-        let (mean, std) = match of(Statistic::Mean) {
-            Some(mean) => (mean, of(Statistic::Std)),
+        let (mean, std) = match row_with(Statistic::Mean) {
+            Some(mean) => (mean, row_with(Statistic::Std)),
             None => {
-                let alone = of(Statistic::Value).ok_or_else(|| ExperimentError::NoMetrics {
+                let alone = row_with(Statistic::Value).ok_or_else(|| ExperimentError::NoMetrics {
                     variant: self.name.clone(),
                     dataset: self.dataset.clone(),
                     run: self.run.clone(),
@@ -105,8 +107,10 @@ impl ExperimentVariant {
                 (alone, None)
             }
         };
-        let metric =
-            |of: fn(&MetricsRow) -> Estimate| MeanStd { mean: of(mean).value, std: std.and_then(|std| of(std).value) };
+        let metric = |metric: Metric| MeanStd {
+            mean: mean.metrics[metric].value,
+            std: std.and_then(|std| std.metrics[metric].value),
+        };
         let ours = Ours {
             inputs: self.inputs.join(" + "),
             gate: self.gate.clone(),
@@ -114,7 +118,7 @@ impl ExperimentVariant {
             quality: if self.is_joint { JOINT.to_owned() } else { stage.quality_name() },
             run: self.run.to_string(),
             n_runs: mean.n_runs,
-            metrics: [metric(|row| row.srcc), metric(|row| row.plcc), metric(|row| row.krcc), metric(|row| row.rmse)],
+            metrics: Metric::PAPER.map(metric),
         };
         let paper = paper::table(stage.paper_table).find(|row| self.is_paper_row(row));
         Ok(ExperimentRow {
@@ -122,7 +126,7 @@ impl ExperimentVariant {
             trained_on: self.trained_on.to_string(),
             dataset: self.dataset.to_string(),
             ours: Some(ours),
-            paper: paper.map_or([None; 4], PaperRow::figures),
+            paper: paper.map_or([None; N_PAPER], PaperRow::figures),
         })
     }
 }
@@ -224,11 +228,12 @@ impl Stage for ExperimentStage {
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
         let key = self.key()?;
-        let fingerprint = self.fingerprint(store)?.to_string();
-        // A damaged or older part is replaced.
-        let found = part::written_fingerprint(store, &key.path(), experiments::KIND).ok().flatten();
-        if found != Some(fingerprint) || !store.exists(&key.markdown_path())? {
-            return Ok(Freshness::Stale { reason: "the table is missing or of other metrics".to_owned() });
+        let table = Derived::of(store, &key.path(), experiments::KIND, self.fingerprint(store)?)?;
+        if !table.is_current() {
+            return Ok(Freshness::Stale { reason: format!("the table {}", table.reason()) });
+        }
+        if !store.exists(&key.markdown_path())? {
+            return Ok(Freshness::Stale { reason: "the table as Markdown is missing".to_owned() });
         }
         let n = self.variants.len() as u64;
         let rows = RowCounts { n_in: n, n_out: n, n_cached: n, ..RowCounts::default() };

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use agiqa_store::layout::{self, NONE, number, with_deviation};
+use agiqa_store::metric::Metric;
 use agiqa_store::tables::experiments::{ExperimentKey, ExperimentRow, MeanStd};
 
 /// Number of columns.
@@ -63,21 +64,10 @@ impl ExperimentReport {
     }
 
     fn lines(&self) -> Vec<[String; N_COLUMNS]> {
-        let head = [
-            "variant",
-            "reads",
-            "gate",
-            "trained on",
-            "tested on",
-            "SRCC",
-            "PLCC",
-            "KRCC",
-            "RMSE",
-            "paper SRCC",
-            "PLCC",
-            "KRCC",
-            "RMSE",
-        ];
+        let [srcc, plcc, krcc, rmse] = Metric::PAPER.map(Metric::heading);
+        let paper = format!("paper {srcc}");
+        let head =
+            ["variant", "reads", "gate", "trained on", "tested on", srcc, plcc, krcc, rmse, &paper, plcc, krcc, rmse];
         let mut lines = vec![head.map(str::to_owned)];
         for ExperimentRow { variant, trained_on, dataset, ours, paper } in &self.rows {
             let metrics = ours

@@ -17,7 +17,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::logistic::Shape;
-use super::sample::{Sample, SixMetrics};
+use super::sample::{Sample, Values};
+use agiqa_store::metric::N_METRICS;
 
 /// Share of resamples in which a metric must be defined.
 const MIN_DEFINED: f64 = 0.95;
@@ -38,17 +39,17 @@ impl Default for BootstrapSettings {
     }
 }
 
-/// 95 % intervals (low, high) of the six metrics; none where undefined.
+/// 95 % intervals (low, high) of the metrics; none where undefined.
 pub(super) fn intervals(
     sample: &Sample,
     shape: Option<Shape>,
     settings: &BootstrapSettings,
-) -> [Option<(f64, f64)>; 6] {
+) -> [Option<(f64, f64)>; N_METRICS] {
     // One sample has one resample: itself. That says nothing about uncertainty.
     if settings.resamples == 0 || sample.len() < 2 {
-        return [None; 6];
+        return [None; N_METRICS];
     }
-    let resamples: Vec<SixMetrics> = (0..settings.resamples)
+    let resamples: Vec<Values> = (0..settings.resamples)
         .into_par_iter()
         .map_init(
             || vec![0; sample.len()],

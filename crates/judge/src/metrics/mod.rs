@@ -15,7 +15,7 @@
 //! One code path serves the sample and its resamples: every metric here takes integer weights, a resample is a vector
 //! of multiplicities, and what does not depend on the weights (sorting above all) is done once.
 
-use agiqa_store::tables::metrics::Estimate;
+use agiqa_store::metric::{Estimate, Estimates, N_METRICS};
 
 mod levels;
 
@@ -63,25 +63,6 @@ pub enum MetricsError {
     },
 }
 
-/// The six metrics of one set of images.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct MetricValues {
-    /// Number of images.
-    pub n: u64,
-    /// Spearman's rank correlation.
-    pub srcc: Estimate,
-    /// Pearson's correlation after the mapping.
-    pub plcc: Estimate,
-    /// Kendall's tau-b.
-    pub krcc: Estimate,
-    /// RMSE after the mapping, on the MOS scale.
-    pub rmse: Estimate,
-    /// Pearson's correlation of the scores as they are.
-    pub plcc_raw: Estimate,
-    /// RMSE of the scores as they are.
-    pub rmse_raw: Estimate,
-}
-
 /// All metrics of `scores` against `mos`, with 95 % intervals where `bootstrap` asks for resamples.
 ///
 /// The same inputs and seed give the same numbers, whatever the number of threads.
@@ -92,18 +73,17 @@ pub fn evaluate(
     scores: &[f64],
     mos: &[f64],
     bootstrap: Option<&BootstrapSettings>,
-) -> Result<MetricValues, MetricsError> {
+) -> Result<Estimates<N_METRICS>, MetricsError> {
     check(scores, mos)?;
     let sample = Sample::new(scores, mos);
     let weights = vec![1; scores.len()];
     let (point, shape) = sample.point_metrics(&weights);
     let intervals = bootstrap.map(|settings| bootstrap::intervals(&sample, shape, settings)).unwrap_or_default();
-    let [srcc, plcc, krcc, rmse, plcc_raw, rmse_raw] = std::array::from_fn(|index| {
+    Ok(Estimates(std::array::from_fn(|index| {
         // An interval around nothing would be read as a value.
         let interval = point[index].and(intervals[index]);
         Estimate { value: point[index], low: interval.map(|(low, _)| low), high: interval.map(|(_, high)| high) }
-    });
-    Ok(MetricValues { n: scores.len() as u64, srcc, plcc, krcc, rmse, plcc_raw, rmse_raw })
+    })))
 }
 
 /// Refuses inputs that are not finite or not paired.

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::bootstrap::{BootstrapSettings, draw, interval};
 use super::levels::Levels;
 use super::{MetricsError, check, correlation};
-use agiqa_store::tables::metrics::Estimate;
+use agiqa_store::metric::Estimate;
 
 /// SRCC of several methods on the sample and on common resamples of it.
 #[derive(Clone, Debug)]

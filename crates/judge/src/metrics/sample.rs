@@ -4,9 +4,10 @@ use super::correlation::{self, Standardised};
 use super::kendall::{self, Ties};
 use super::levels::Levels;
 use super::logistic::{self, Shape};
+use agiqa_store::metric::N_METRICS;
 
-/// The metrics in the order of the table: srcc, plcc, krcc, rmse, plcc_raw, rmse_raw.
-pub(super) type SixMetrics = [Option<f64>; 6];
+/// The metrics in the order of [`Metric::ALL`](agiqa_store::metric::Metric::ALL).
+pub(super) type Values = [Option<f64>; N_METRICS];
 
 /// Prepared scores and MOS; finite and of equal length.
 pub(super) struct Sample {
@@ -31,18 +32,18 @@ impl Sample {
     }
 
     /// All metrics under `weights`, and the shape of the mapping found from many starts.
-    pub(super) fn point_metrics(&self, weights: &[u32]) -> (SixMetrics, Option<Shape>) {
+    pub(super) fn point_metrics(&self, weights: &[u32]) -> (Values, Option<Shape>) {
         let fit = logistic::fit(&self.scores, &self.mos, weights, None);
         (self.metrics(weights, fit.as_ref()), fit.map(|fit| fit.shape))
     }
 
     /// All metrics under `weights`; the mapping is fitted anew from `shape` on.
-    pub(super) fn resample_metrics(&self, weights: &[u32], shape: Option<Shape>) -> SixMetrics {
+    pub(super) fn resample_metrics(&self, weights: &[u32], shape: Option<Shape>) -> Values {
         let fit = shape.and_then(|shape| logistic::fit(&self.scores, &self.mos, weights, Some(shape)));
         self.metrics(weights, fit.as_ref())
     }
 
-    fn metrics(&self, weights: &[u32], fit: Option<&logistic::Fit>) -> SixMetrics {
+    fn metrics(&self, weights: &[u32], fit: Option<&logistic::Fit>) -> Values {
         [
             correlation::spearman(&self.ties.scores, &self.ties.mos, weights),
             fit.and_then(|fit| fit.plcc),

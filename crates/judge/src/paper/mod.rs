@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
+use agiqa_store::metric::N_PAPER;
 use agiqa_store::tables::features::FeatureSet;
 
 /// The paper's own method.
@@ -84,7 +85,7 @@ pub struct PaperRow {
 
 impl PaperRow {
     /// SRCC, PLCC, KRCC and RMSE.
-    pub fn figures(&self) -> [Option<f64>; 4] {
+    pub fn figures(&self) -> [Option<f64>; N_PAPER] {
         [Some(self.srcc), Some(self.plcc), Some(self.krcc), self.rmse]
     }
 

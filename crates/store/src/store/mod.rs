@@ -6,7 +6,7 @@
 //! <store>/features/extractor=<name>/fingerprint=<16 hex>/{extractor.json, part-<16 hex>.parquet}
 //! <store>/rejects/stage=<stage>/part-<name>.parquet
 //! <store>/models/run=<run>/{run.json, head.safetensors, …}
-//! <store>/predictions/run=<run>/part-0.parquet
+//! <store>/scores/scorer=<name>/fingerprint=<16 hex>/{scorer.json, part-<16 hex>.parquet}
 //! <store>/metrics/run=<run>/metrics.parquet
 //! <store>/runs/<utc time>-<command>.json
 //! ```
@@ -24,6 +24,8 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 pub mod part;
+
+pub mod derived;
 
 pub mod run_log;
 

@@ -13,7 +13,7 @@ use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
@@ -278,6 +278,14 @@ impl PartReader {
     /// Number of rows, from the footer.
     pub fn n_rows(&self) -> u64 {
         self.builder.metadata().file_metadata().num_rows().try_into().unwrap_or(0)
+    }
+
+    /// Reads `columns` of the rows with the numbers `rows`, which ascend from 0.
+    pub fn read_rows(mut self, columns: &[&str], rows: &[usize]) -> Result<PartBatches, PartError> {
+        let n_rows = usize::try_from(self.n_rows()).unwrap_or(usize::MAX);
+        let selection = RowSelection::from_consecutive_ranges(rows.iter().map(|row| *row..row + 1), n_rows);
+        self.builder = self.builder.with_row_selection(selection);
+        self.read(Some(columns))
     }
 
     /// Reads the part; with `columns`, just these, in the order of the file.

@@ -28,6 +28,17 @@ impl RowCounts {
     }
 }
 
+impl std::ops::AddAssign for RowCounts {
+    fn add_assign(&mut self, other: Self) {
+        let Self { n_in, n_out, n_cached, n_rejected, n_left } = other;
+        self.n_in += n_in;
+        self.n_out += n_out;
+        self.n_cached += n_cached;
+        self.n_rejected += n_rejected;
+        self.n_left += n_left;
+    }
+}
+
 /// One stage of an invocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StageRecord {

@@ -5,57 +5,44 @@
 //! paper that this program does not train. Each pair of feature sets has a folder of its own.
 
 use arrow::array::{ArrayRef, RecordBatch};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::estimates::{joined, means, paper};
 use super::{
     Column, ColumnType, PartitionName, for_each_batch, integer_array, optional_real_array, optional_text_array,
-    real_at, text_array, text_at,
+    text_array, text_at,
 };
 use crate::identity::Fingerprint;
+use crate::metric::{Metric, N_PAPER};
 use crate::store::Store;
 use crate::store::part::{self, PartError, PartKind};
 
 /// Version 1: first.
 pub const KIND: PartKind = PartKind { table: "experiments", version: 1 };
 
-const STD: &str = "sample standard deviation over the runs; null for one run";
-
-const PAPER: &str = "the paper's figure; null where it has none";
-
 /// The columns.
-pub const COLUMNS: &[Column] = &[
-    Column::partition("experiment", "name of the pipeline"),
-    Column::partition("features", "extractors whose features were read, and digits of both fingerprints"),
-    Column::required("paper_table", ColumnType::Integer, "number of the paper's table"),
-    Column::required("place", ColumnType::Integer, "place of the row, from 1"),
-    Column::required("variant", ColumnType::Text, "name of the variant, or of a method that only the paper has"),
-    Column::optional("inputs", ColumnType::Text, "features that the head reads, separated by ` + `"),
-    Column::optional("gate", ColumnType::Text, "`sigmoid`, `linear`, or `concat` for no gate"),
-    Column::required("trained_on", ColumnType::Text, "dataset whose training part was trained on"),
-    Column::required("dataset", ColumnType::Text, "dataset whose test part was judged"),
-    Column::optional("semantic", ColumnType::Text, "feature set of f_a and f_b: extractor and fingerprint"),
-    Column::optional("quality", ColumnType::Text, "feature set of f_1: extractor and fingerprint"),
-    Column::optional("run", ColumnType::Text, "run or group of runs in `metrics` that the numbers are from"),
-    Column::required("n_runs", ColumnType::Integer, "number of runs; 0 for a method that only the paper has"),
-    Column::optional("srcc", ColumnType::Real, "Spearman's rank correlation on the test part, mean over the runs"),
-    Column::optional("srcc_std", ColumnType::Real, STD),
-    Column::optional("plcc", ColumnType::Real, "Pearson's correlation after the 4-parameter logistic mapping, mean"),
-    Column::optional("plcc_std", ColumnType::Real, STD),
-    Column::optional("krcc", ColumnType::Real, "Kendall's tau-b, mean"),
-    Column::optional("krcc_std", ColumnType::Real, STD),
-    Column::optional("rmse", ColumnType::Real, "root mean squared error after the mapping, on the MOS scale, mean"),
-    Column::optional("rmse_std", ColumnType::Real, STD),
-    Column::optional("paper_srcc", ColumnType::Real, PAPER),
-    Column::optional("paper_plcc", ColumnType::Real, PAPER),
-    Column::optional("paper_krcc", ColumnType::Real, PAPER),
-    Column::optional("paper_rmse", ColumnType::Real, PAPER),
-];
-
-/// Metrics in the order of the columns.
-const METRICS: [&str; 4] = ["srcc", "plcc", "krcc", "rmse"];
+pub const COLUMNS: &[Column] = &joined::<{ 13 + 3 * N_PAPER }>(&[
+    &[
+        Column::partition("experiment", "name of the pipeline"),
+        Column::partition("features", "extractors whose features were read, and digits of both fingerprints"),
+        Column::required("paper_table", ColumnType::Integer, "number of the paper's table"),
+        Column::required("place", ColumnType::Integer, "place of the row, from 1"),
+        Column::required("variant", ColumnType::Text, "name of the variant, or of a method that only the paper has"),
+        Column::optional("inputs", ColumnType::Text, "features that the head reads, separated by ` + `"),
+        Column::optional("gate", ColumnType::Text, "`sigmoid`, `linear`, or `concat` for no gate"),
+        Column::required("trained_on", ColumnType::Text, "dataset whose training part was trained on"),
+        Column::required("dataset", ColumnType::Text, "dataset whose test part was judged"),
+        Column::optional("semantic", ColumnType::Text, "feature set of f_a and f_b: extractor and fingerprint"),
+        Column::optional("quality", ColumnType::Text, "feature set of f_1: extractor and fingerprint"),
+        Column::optional("run", ColumnType::Text, "run or group of runs in `metrics` that the numbers are from"),
+        Column::required("n_runs", ColumnType::Integer, "number of runs; 0 for a method that only the paper has"),
+    ],
+    means(N_PAPER),
+    paper(N_PAPER),
+]);
 
 /// Mean and standard deviation of a metric over runs; none means undefined.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct MeanStd {
     /// Mean.
     pub mean: Option<f64>,
@@ -64,7 +51,7 @@ pub struct MeanStd {
 }
 
 /// Where a row of this program's own comes from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ours {
     /// Features that the head reads, e.g. `f_1 + f_a`.
     pub inputs: String,
@@ -79,11 +66,11 @@ pub struct Ours {
     /// Number of runs.
     pub n_runs: u64,
     /// SRCC, PLCC, KRCC and RMSE.
-    pub metrics: [MeanStd; 4],
+    pub metrics: [MeanStd; N_PAPER],
 }
 
 /// One row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ExperimentRow {
     /// Name of the variant, or of a method that only the paper has.
     pub variant: String,
@@ -94,7 +81,7 @@ pub struct ExperimentRow {
     /// This program's numbers; none for a method that only the paper has.
     pub ours: Option<Ours>,
     /// The paper's SRCC, PLCC, KRCC and RMSE.
-    pub paper: [Option<f64>; 4],
+    pub paper: [Option<f64>; N_PAPER],
 }
 
 /// Which table it is.
@@ -149,14 +136,13 @@ pub fn read(store: &Store, key: &ExperimentKey) -> Result<Vec<ExperimentRow>, Pa
             (columns.text("variant")?, columns.text("trained_on")?, columns.text("dataset")?);
         let (inputs, gates, runs) = (columns.text("inputs")?, columns.text("gate")?, columns.text("run")?);
         let (semantic, quality) = (columns.text("semantic")?, columns.text("quality")?);
-        let mut reals = Vec::with_capacity(METRICS.len());
-        for name in METRICS {
-            let of = |name: String| columns.reals(&name);
-            reals.push((of(name.to_owned())?, of(format!("{name}_std"))?, of(format!("paper_{name}"))?));
-        }
+        let named = |prefix: &str, suffix: &str| {
+            columns.optional_reals(Metric::PAPER.map(|metric| format!("{prefix}{}{suffix}", metric.as_str())))
+        };
+        let (means, deviations, paper) = (named("", "")?, named("", "_std")?, named("paper_", "")?);
         for row in 0..batch.num_rows() {
-            let metrics =
-                std::array::from_fn(|i| MeanStd { mean: real_at(reals[i].0, row), std: real_at(reals[i].1, row) });
+            let (means, deviations) = (means(row), deviations(row));
+            let metrics = std::array::from_fn(|index| MeanStd { mean: means[index], std: deviations[index] });
             let text = |array| text_at(array, row).unwrap_or_default();
             let ours = text_at(runs, row).map(|run| Ours {
                 inputs: text(inputs),
@@ -174,7 +160,7 @@ pub fn read(store: &Store, key: &ExperimentKey) -> Result<Vec<ExperimentRow>, Pa
                     trained_on: trained_on.value(row).to_owned(),
                     dataset: datasets.value(row).to_owned(),
                     ours,
-                    paper: std::array::from_fn(|i| real_at(reals[i].2, row)),
+                    paper: paper(row),
                 },
             ));
         }
@@ -186,31 +172,29 @@ pub fn read(store: &Store, key: &ExperimentKey) -> Result<Vec<ExperimentRow>, Pa
 
 fn to_batch(key: &ExperimentKey, rows: &[ExperimentRow]) -> Result<RecordBatch, PartError> {
     let n = rows.len() as i64;
-    let of_ours = |text: fn(&Ours) -> &str| {
-        optional_text_array(rows.iter().map(|row| row.ours.as_ref().map(text)).collect::<Vec<_>>().into_iter())
-    };
+    let text = |value: fn(&Ours) -> &str| optional_text_array(rows.iter().map(move |row| row.ours.as_ref().map(value)));
     let n_runs =
         |row: &ExperimentRow| row.ours.as_ref().map_or(0, |ours| i64::try_from(ours.n_runs).unwrap_or(i64::MAX));
     let mut columns: Vec<ArrayRef> = vec![
         integer_array((0..n).map(|_| i64::from(key.paper_table))),
         integer_array(1..=n),
         text_array(rows.iter().map(|row| row.variant.as_str())),
-        of_ours(|ours| &ours.inputs),
-        of_ours(|ours| &ours.gate),
+        text(|ours| &ours.inputs),
+        text(|ours| &ours.gate),
         text_array(rows.iter().map(|row| row.trained_on.as_str())),
         text_array(rows.iter().map(|row| row.dataset.as_str())),
-        of_ours(|ours| &ours.semantic),
-        of_ours(|ours| &ours.quality),
-        of_ours(|ours| &ours.run),
+        text(|ours| &ours.semantic),
+        text(|ours| &ours.quality),
+        text(|ours| &ours.run),
         integer_array(rows.iter().map(n_runs)),
     ];
-    for i in 0..METRICS.len() {
-        let metric = |row: &ExperimentRow| row.ours.as_ref().map_or(MeanStd::default(), |ours| ours.metrics[i]);
+    for index in 0..N_PAPER {
+        let metric = |row: &ExperimentRow| row.ours.as_ref().map_or(MeanStd::default(), |ours| ours.metrics[index]);
         columns.push(optional_real_array(rows.iter().map(|row| metric(row).mean)));
         columns.push(optional_real_array(rows.iter().map(|row| metric(row).std)));
     }
-    for i in 0..METRICS.len() {
-        columns.push(optional_real_array(rows.iter().map(|row| row.paper[i])));
+    for index in 0..N_PAPER {
+        columns.push(optional_real_array(rows.iter().map(|row| row.paper[index])));
     }
     part::batch(KIND.table, super::schema_of(COLUMNS), columns)
 }

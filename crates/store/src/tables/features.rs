@@ -17,9 +17,9 @@ use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, R
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
-use super::{Column, ColumnType, PartitionName, for_each_batch, integer_array, real_array, text_array};
+use super::{Column, ColumnType, Columns, PartitionName, for_each_batch, integer_array, real_array, text_array};
 use crate::identity::{Fingerprint, ImageId};
-use crate::store::part::{self, PartError, PartKind};
+use crate::store::part::{self, PartError, PartKind, PartReader};
 use crate::store::{Store, StoreError};
 
 /// Version 1: first.
@@ -27,6 +27,9 @@ pub const SEMANTIC: PartKind = PartKind { table: "semantic", version: 1 };
 
 /// Version 1: first.
 pub const QUALITY: PartKind = PartKind { table: "quality", version: 1 };
+
+/// The column of `quality` with an extractor's own score of the image, higher for better quality.
+pub const RATING: &str = "rating";
 
 /// The columns of `semantic`; an extractor with other prompts has other vector columns.
 pub const SEMANTIC_COLUMNS: &[Column] = &[
@@ -45,7 +48,7 @@ pub const QUALITY_COLUMNS: &[Column] = &[
     Column::required("image_id", ColumnType::Text, "identity of the image"),
     Column::required("f_1", ColumnType::Vector, "quality feature, S × W per token for MANIQA"),
     Column::optional(
-        "rating",
+        RATING,
         ColumnType::Real,
         "MANIQA's own score, sum(S W) / sum(W), on the scale that its weights were trained on; absent for others",
     ),
@@ -129,6 +132,12 @@ impl FeatureSet {
         format!("features/extractor={}/fingerprint={}", self.extractor, self.fingerprint.short())
     }
 
+    /// Whether the features have a column [`RATING`].
+    pub fn has_rating(&self) -> bool {
+        let is_rating = |column: &VectorColumn| column.name == RATING && column.dim == 1;
+        self.kind == FeatureKind::Quality && self.columns.iter().any(is_rating)
+    }
+
     /// Writes `extractor.json` unless it is there.
     pub fn write_description(&self, store: &Store) -> Result<(), StoreError> {
         let json = serde_json::to_vec_pretty(self).expect("a feature set is plain data");
@@ -149,12 +158,17 @@ impl FeatureSet {
 
     /// Images that have features in this set; reads just their ids.
     pub fn done(&self, store: &Store) -> Result<HashSet<ImageId>, PartError> {
-        let mut done = HashSet::new();
+        Ok(self.ids(store)?.into_iter().collect())
+    }
+
+    /// The same in the order of the parts; an image may be there twice.
+    pub fn ids(&self, store: &Store) -> Result<Vec<ImageId>, PartError> {
+        let mut ids = Vec::new();
         for_each_batch(store, &self.prefix(), self.kind.part_kind(), Some(&["image_id"]), |columns, _| {
-            done.extend(columns.image_ids("image_id")?);
+            ids.extend(columns.image_ids("image_id")?);
             Ok(())
         })?;
-        Ok(done)
+        Ok(ids)
     }
 
     /// Reads the vectors of `wanted`, in its order; an image without features is none.
@@ -164,26 +178,34 @@ impl FeatureSet {
         let mut positions: HashMap<ImageId, usize> = HashMap::with_capacity(wanted.len());
         let wanted_set: HashSet<ImageId> = wanted.iter().copied().collect();
         let mut found = FeatureRows::empty(self.columns.len());
-        let names: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
-        let selection: Vec<&str> = std::iter::once("image_id").chain(names.iter().copied()).collect();
-        for_each_batch(store, &self.prefix(), self.kind.part_kind(), Some(&selection), |columns, batch| {
-            let ids = columns.image_ids("image_id")?;
-            let mut taken = Vec::new();
-            for (row, id) in ids.into_iter().enumerate() {
-                if wanted_set.contains(&id) && !positions.contains_key(&id) {
-                    positions.insert(id, found.image_ids.len());
-                    found.image_ids.push(id);
-                    taken.push(row);
+        let (names, kind) = (self.columns.iter().map(|column| column.name.as_str()), self.kind.part_kind());
+        let names: Vec<&str> = names.collect();
+        for object in part::list(store, &self.prefix())? {
+            // The ids alone first: of a part without a wanted image no vector is read.
+            let (mut n_seen, mut taken) = (0, Vec::new());
+            let mut batches = PartReader::open(store, &object, kind)?.read(Some(&["image_id"]))?;
+            while let Some(batch) = batches.next() {
+                for id in Columns::new(&batches, &batch?).image_ids("image_id")? {
+                    if wanted_set.contains(&id) && !positions.contains_key(&id) {
+                        positions.insert(id, found.image_ids.len());
+                        found.image_ids.push(id);
+                        taken.push(n_seen);
+                    }
+                    n_seen += 1;
                 }
             }
-            for (column, values) in self.columns.iter().zip(&mut found.vectors) {
-                let array = columns.vectors(&column.name, column.dim, batch)?;
-                for row in &taken {
-                    values.extend_from_slice(&array[row * column.dim..(row + 1) * column.dim]);
+            if taken.is_empty() {
+                continue;
+            }
+            let mut batches = PartReader::open(store, &object, kind)?.read_rows(&names, &taken)?;
+            while let Some(batch) = batches.next() {
+                let batch = batch?;
+                let columns = Columns::new(&batches, &batch);
+                for (column, values) in self.columns.iter().zip(&mut found.vectors) {
+                    values.extend(columns.vectors(&column.name, column.dim, &batch)?);
                 }
             }
-            Ok(())
-        })?;
+        }
         let rows = wanted.iter().map(|id| positions.get(id).copied()).collect();
         Ok(FoundFeatures { matrices: found.vectors, rows })
     }

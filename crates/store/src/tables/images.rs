@@ -13,6 +13,7 @@ use super::{
     text_array, text_at,
 };
 use crate::identity::{Fingerprint, ImageId};
+use crate::store::derived::Derived;
 use crate::store::part::{self, PartError, PartKind, PartReader};
 use crate::store::{Store, StoreError};
 
@@ -165,12 +166,12 @@ pub fn replace(
     part::write(store, KIND, &part_path(dataset), &to_batch(images)?, fingerprint).map(|_| ())
 }
 
-/// The fingerprint (hex) that `dataset`'s table was written with; none where there is no table or it carries none.
+/// Whether `dataset`'s table was made from the inputs that `fingerprint` stands for.
 ///
 /// # Errors
-/// A part that is damaged, of another table or of another schema version; its rows are not looked at.
-pub fn fingerprint(store: &Store, dataset: &PartitionName) -> Result<Option<String>, PartError> {
-    part::written_fingerprint(store, &part_path(dataset), KIND)
+/// A store that cannot be read.
+pub fn state(store: &Store, dataset: &PartitionName, fingerprint: Fingerprint) -> Result<Derived, StoreError> {
+    Derived::of(store, &part_path(dataset), KIND, fingerprint)
 }
 
 /// Datasets that have an `images` table.

@@ -6,64 +6,35 @@
 //! the group (`run=<group>`) holds rows with `statistic` `mean`, `std` or `median` over them. Undefined is null.
 
 use arrow::array::{ArrayRef, RecordBatch};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{
-    Column, ColumnType, PartitionName, for_each_batch, integer_array, optional_real_array, real_at, text_array,
-};
+use super::estimates::{arrays, estimates, joined};
+use super::{Column, ColumnType, PartitionName, for_each_batch, integer_array, text_array};
 use crate::identity::Fingerprint;
+use crate::metric::{Estimates, N_METRICS};
 use crate::store::part::{self, PartError, PartKind};
 use crate::store::{Store, StoreError};
 
 /// Version 1: first.
 pub const KIND: PartKind = PartKind { table: "metrics", version: 1 };
 
-const LOW: &str = "lower end of the 95 % bootstrap interval";
-const HIGH: &str = "upper end of the 95 % bootstrap interval";
-
 /// The columns.
-pub const COLUMNS: &[Column] = &[
-    Column::partition("run", "run, or group of runs that differ in their seed only"),
-    Column::required("dataset", ColumnType::Text, "dataset that was scored"),
-    Column::required("part", ColumnType::Text, "`train`, `validation`, `test`, or `all` of another dataset"),
-    Column::required("predictor", ColumnType::Text, "`model`, `ridge`, or a trivial one such as `generator-mean`"),
-    Column::required("subset", ColumnType::Text, "`all`, or `<column>=<value>`"),
-    Column::required("statistic", ColumnType::Text, "`value` of one run; `mean`, `std` or `median` over runs"),
-    Column::required("n_runs", ColumnType::Integer, "number of runs behind the row"),
-    Column::required("n", ColumnType::Integer, "number of images; over runs, their sum"),
-    Column::optional("srcc", ColumnType::Real, "Spearman's rank correlation"),
-    Column::optional("srcc_low", ColumnType::Real, LOW),
-    Column::optional("srcc_high", ColumnType::Real, HIGH),
-    Column::optional("plcc", ColumnType::Real, "Pearson's correlation after the 4-parameter logistic mapping"),
-    Column::optional("plcc_low", ColumnType::Real, LOW),
-    Column::optional("plcc_high", ColumnType::Real, HIGH),
-    Column::optional("krcc", ColumnType::Real, "Kendall's tau-b"),
-    Column::optional("krcc_low", ColumnType::Real, LOW),
-    Column::optional("krcc_high", ColumnType::Real, HIGH),
-    Column::optional("rmse", ColumnType::Real, "root mean squared error after the mapping, on the MOS scale"),
-    Column::optional("rmse_low", ColumnType::Real, LOW),
-    Column::optional("rmse_high", ColumnType::Real, HIGH),
-    Column::optional("plcc_raw", ColumnType::Real, "Pearson's correlation of the scores as they are"),
-    Column::optional("plcc_raw_low", ColumnType::Real, LOW),
-    Column::optional("plcc_raw_high", ColumnType::Real, HIGH),
-    Column::optional("rmse_raw", ColumnType::Real, "root mean squared error of the scores as they are"),
-    Column::optional("rmse_raw_low", ColumnType::Real, LOW),
-    Column::optional("rmse_raw_high", ColumnType::Real, HIGH),
-];
-
-/// One metric with its interval; none means undefined.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Estimate {
-    /// Value on all images of the subset.
-    pub value: Option<f64>,
-    /// Lower end of the 95 % bootstrap interval.
-    pub low: Option<f64>,
-    /// Upper end of the 95 % bootstrap interval.
-    pub high: Option<f64>,
-}
+pub const COLUMNS: &[Column] = &joined::<{ 8 + 3 * N_METRICS }>(&[
+    &[
+        Column::partition("run", "run, or group of runs that differ in their seed only"),
+        Column::required("dataset", ColumnType::Text, "dataset that was scored"),
+        Column::required("part", ColumnType::Text, "`train`, `validation`, `test`, or `all` of another dataset"),
+        Column::required("predictor", ColumnType::Text, "`model`, `ridge`, or a trivial one such as `generator-mean`"),
+        Column::required("subset", ColumnType::Text, "`all`, or `<column>=<value>`"),
+        Column::required("statistic", ColumnType::Text, "`value` of one run; `mean`, `std` or `median` over runs"),
+        Column::required("n_runs", ColumnType::Integer, "number of runs behind the row"),
+        Column::required("n", ColumnType::Integer, "number of images; over runs, their sum"),
+    ],
+    estimates(N_METRICS),
+]);
 
 /// What a row's numbers are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Statistic {
     /// The metric of one run.
@@ -93,7 +64,7 @@ impl Statistic {
 }
 
 /// One row of metrics.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MetricsRow {
     /// Dataset that was scored.
     pub dataset: String,
@@ -109,24 +80,9 @@ pub struct MetricsRow {
     pub n_runs: u64,
     /// Number of images.
     pub n: u64,
-    /// Spearman's rank correlation.
-    pub srcc: Estimate,
-    /// Pearson's correlation after the mapping.
-    pub plcc: Estimate,
-    /// Kendall's tau-b.
-    pub krcc: Estimate,
-    /// RMSE after the mapping.
-    pub rmse: Estimate,
-    /// Pearson's correlation of raw scores.
-    pub plcc_raw: Estimate,
-    /// RMSE of raw scores.
-    pub rmse_raw: Estimate,
-}
-
-impl MetricsRow {
-    fn estimates(&self) -> [Estimate; 6] {
-        [self.srcc, self.plcc, self.krcc, self.rmse, self.plcc_raw, self.rmse_raw]
-    }
+    /// The metrics.
+    #[serde(flatten)]
+    pub metrics: Estimates<N_METRICS>,
 }
 
 /// Path of a run's metrics.
@@ -172,17 +128,7 @@ pub fn read(store: &Store, run: &PartitionName) -> Result<Vec<MetricsRow>, PartE
         let (datasets, parts) = (columns.text("dataset")?, columns.text("part")?);
         let (predictors, subsets) = (columns.text("predictor")?, columns.text("subset")?);
         let (statistics, n_runs, n) = (columns.text("statistic")?, columns.integers("n_runs")?, columns.integers("n")?);
-        let mut estimates = Vec::new();
-        for name in ["srcc", "plcc", "krcc", "rmse", "plcc_raw", "rmse_raw"] {
-            let value = columns.reals(name)?;
-            let low = columns.reals(&format!("{name}_low"))?;
-            let high = columns.reals(&format!("{name}_high"))?;
-            estimates.push(move |row| Estimate {
-                value: real_at(value, row),
-                low: real_at(low, row),
-                high: real_at(high, row),
-            });
-        }
+        let metrics = columns.estimates()?;
         for row in 0..batch.num_rows() {
             let statistic = Statistic::from_name(statistics.value(row)).ok_or_else(|| {
                 columns.error(row, "statistic", "`value`, `mean`, `std` or `median`", statistics.value(row))
@@ -195,12 +141,7 @@ pub fn read(store: &Store, run: &PartitionName) -> Result<Vec<MetricsRow>, PartE
                 statistic,
                 n_runs: n_runs.value(row).try_into().unwrap_or(0),
                 n: n.value(row).try_into().unwrap_or(0),
-                srcc: estimates[0](row),
-                plcc: estimates[1](row),
-                krcc: estimates[2](row),
-                rmse: estimates[3](row),
-                plcc_raw: estimates[4](row),
-                rmse_raw: estimates[5](row),
+                metrics: metrics(row),
             });
         }
         Ok(())
@@ -219,10 +160,8 @@ fn to_batch(rows: &[MetricsRow]) -> Result<RecordBatch, PartError> {
         integer_array(rows.iter().map(|row| count(row.n_runs))),
         integer_array(rows.iter().map(|row| count(row.n))),
     ];
-    for index in 0..6 {
-        columns.push(optional_real_array(rows.iter().map(|row| row.estimates()[index].value)));
-        columns.push(optional_real_array(rows.iter().map(|row| row.estimates()[index].low)));
-        columns.push(optional_real_array(rows.iter().map(|row| row.estimates()[index].high)));
+    for index in 0..N_METRICS {
+        columns.extend(arrays(rows.iter().map(|row| row.metrics.0[index])));
     }
     part::batch(KIND.table, super::schema_of(COLUMNS), columns)
 }

@@ -20,9 +20,11 @@ pub mod models;
 
 pub mod train_log;
 
-pub mod predictions;
+pub mod scores;
 
-pub mod baselines;
+pub mod gates;
+
+mod estimates;
 
 pub mod metrics;
 

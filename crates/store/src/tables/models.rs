@@ -9,7 +9,11 @@
 //! models/run=<run>/state.safetensors   while training: everything needed to go on from where it stopped
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::PartitionName;
 use super::features::FeatureSet;
@@ -32,7 +36,17 @@ pub enum RunRecordError {
         /// The runs there are.
         known: Vec<String>,
     },
-    /// The record is not one of this version.
+    /// No run belongs to the group.
+    #[error("there is no run of group `{group}` in store `{url}`; there are: {}", groups.join(", "))]
+    NoGroup {
+        /// The group asked for.
+        group: PartitionName,
+        /// The store.
+        url: String,
+        /// The groups there are.
+        groups: Vec<String>,
+    },
+    /// The record is not one that this program reads.
     #[error("`{path}` in store `{url}` is not a run's record that this agiqa reads; train again")]
     Json {
         /// Path of the record.
@@ -82,9 +96,30 @@ pub struct RidgeRecord {
     pub validation_plcc: Option<f64>,
 }
 
+/// The version of `run.json`. Version 1 names a semantic and a quality set instead of a list of inputs.
+pub const RECORD_VERSION: u32 = 2;
+
+/// The role of the features that hold f_a and f_b.
+pub const SEMANTIC: &str = "semantic";
+
+/// The role of the features that hold f_1.
+pub const QUALITY: &str = "quality";
+
+/// Features that a run reads, and what it reads them as.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInput {
+    /// What the recipe reads them as, e.g. [`SEMANTIC`].
+    pub role: String,
+    /// The features.
+    #[serde(flatten)]
+    pub features: FeatureSet,
+}
+
 /// `run.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
+    /// Version of this file, [`RECORD_VERSION`] for new ones.
+    pub schema_version: u32,
     /// Name of the run.
     pub run: PartitionName,
     /// Name of the group: runs that differ in split seed and training seed only.
@@ -99,12 +134,12 @@ pub struct RunRecord {
     pub seed: u32,
     /// Of everything that decides the numbers: settings, features, images, MOS, split.
     pub fingerprint: Fingerprint,
-    /// The semantic features.
-    pub semantic: FeatureSet,
-    /// The quality features.
-    pub quality: FeatureSet,
+    /// Name of the recipe that was trained: `head` over columns, `joint` for MANIQA with a head.
+    pub recipe: String,
+    /// The features that it reads.
+    pub inputs: Vec<RunInput>,
     /// The training settings.
-    pub settings: serde_json::Value,
+    pub settings: Value,
     /// Images of the training, validation and test part.
     pub parts: [PartCounts; 3],
     /// What the epoch was chosen by: `validation SRCC + PLCC`, `validation MSE` or `last`.
@@ -166,13 +201,19 @@ pub fn runs(store: &Store) -> Result<Vec<PartitionName>, StoreError> {
     Ok(objects.iter().filter_map(|object| name(&object.path)).collect())
 }
 
+/// The inputs of a fusion head.
+pub fn fusion_inputs(semantic: &FeatureSet, quality: &FeatureSet) -> Vec<RunInput> {
+    let input = |role: &str, features: &FeatureSet| RunInput { role: role.to_owned(), features: features.clone() };
+    vec![input(SEMANTIC, semantic), input(QUALITY, quality)]
+}
+
 impl RunRecord {
     /// Reads the record of `run`, or none where the run is not finished.
     pub fn read_if_finished(store: &Store, run: &PartitionName) -> Result<Option<Self>, RunRecordError> {
         let path = record_path(run);
         let Some(bytes) = store.get_if_exists(&path)? else { return Ok(None) };
-        let url = store.url().to_owned();
-        serde_json::from_slice(&bytes).map(Some).map_err(|source| RunRecordError::Json { path, url, source })
+        let record = serde_json::from_slice(&bytes).map(upgraded).and_then(serde_json::from_value);
+        record.map(Some).map_err(|source| RunRecordError::Json { path, url: store.url().to_owned(), source })
     }
 
     /// Reads the record of `run`.
@@ -190,5 +231,87 @@ impl RunRecord {
     pub fn write(&self, store: &Store) -> Result<(), StoreError> {
         let json = serde_json::to_vec_pretty(self).expect("a run's record is plain data");
         store.put(&record_path(&self.run), json)
+    }
+
+    /// The features that it reads in `role`.
+    pub fn input(&self, role: &str) -> Option<&FeatureSet> {
+        self.inputs.iter().find(|input| input.role == role).map(|input| &input.features)
+    }
+
+    /// The semantic features that its fusion head reads.
+    pub fn semantic(&self) -> Option<&FeatureSet> {
+        self.input(SEMANTIC)
+    }
+
+    /// The quality features that its fusion head reads.
+    pub fn quality(&self) -> Option<&FeatureSet> {
+        self.input(QUALITY)
+    }
+}
+
+/// A record of version 1 in the form of version 2; any other value as it is.
+fn upgraded(mut json: Value) -> Value {
+    let Some(record) = json.as_object_mut().filter(|record| !record.contains_key("schema_version")) else {
+        return json;
+    };
+    let mut inputs = Vec::new();
+    for role in [SEMANTIC, QUALITY] {
+        if let Some(Value::Object(mut features)) = record.remove(role) {
+            features.insert("role".to_owned(), role.into());
+            inputs.push(Value::Object(features));
+        }
+    }
+    let is_joint = record.get("settings").is_some_and(|settings| settings["joint"].is_object());
+    record.insert("schema_version".to_owned(), 1.into());
+    record.insert("recipe".to_owned(), if is_joint { "joint" } else { "head" }.into());
+    record.insert("inputs".to_owned(), inputs.into());
+    json
+}
+
+/// The records of runs, each read once.
+#[derive(Clone, Debug, Default)]
+pub struct Runs(Arc<Mutex<BTreeMap<PartitionName, Arc<RunRecord>>>>);
+
+impl Runs {
+    /// The record of `run`, or none where the run is not finished.
+    pub fn get_if_finished(
+        &self,
+        store: &Store,
+        run: &PartitionName,
+    ) -> Result<Option<Arc<RunRecord>>, RunRecordError> {
+        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(record) = records.get(run) {
+            return Ok(Some(record.clone()));
+        }
+        let record = RunRecord::read_if_finished(store, run)?.map(Arc::new);
+        records.extend(record.iter().map(|record| (run.clone(), record.clone())));
+        Ok(record)
+    }
+
+    /// The record of `run`.
+    pub fn get(&self, store: &Store, run: &PartitionName) -> Result<Arc<RunRecord>, RunRecordError> {
+        match self.get_if_finished(store, run)? {
+            Some(record) => Ok(record),
+            // The error names the runs there are.
+            None => RunRecord::read(store, run).map(Arc::new),
+        }
+    }
+
+    /// The records of all finished runs, by name.
+    pub fn all(&self, store: &Store) -> Result<Vec<Arc<RunRecord>>, RunRecordError> {
+        runs(store)?.iter().map(|run| self.get(store, run)).collect()
+    }
+
+    /// The names of the runs of `group`, at least one.
+    pub fn of_group(&self, store: &Store, group: &PartitionName) -> Result<Vec<PartitionName>, RunRecordError> {
+        let records = self.all(store)?;
+        let of_group: Vec<PartitionName> =
+            records.iter().filter(|record| record.group == *group).map(|record| record.run.clone()).collect();
+        if !of_group.is_empty() {
+            return Ok(of_group);
+        }
+        let groups: BTreeSet<String> = records.iter().map(|record| format!("`{}`", record.group)).collect();
+        let (group, url) = (group.clone(), store.url().to_owned());
+        Err(RunRecordError::NoGroup { group, url, groups: groups.into_iter().collect() })
     }
 }

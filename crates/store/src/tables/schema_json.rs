@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    Column, ColumnPlace, ColumnType, baselines, comparison, experiments, features, images, metrics, predictions,
-    rejects, splits, train_log,
+    Column, ColumnPlace, ColumnType, comparison, experiments, features, gates, images, metrics, rejects, scores,
+    splits, train_log,
 };
 use crate::store::part::PartKind;
 
@@ -26,13 +26,8 @@ pub fn documents() -> Vec<(String, String)> {
             false,
         ),
         (train_log::KIND, "train_log/run=<run>/part-0.parquet", train_log::COLUMNS, false),
-        (predictions::KIND, "predictions/run=<run>/part-0.parquet", predictions::COLUMNS, false),
-        (
-            baselines::KIND,
-            "baselines/method=<method>/fingerprint=<16 hex>/part-<16 hex>.parquet",
-            baselines::COLUMNS,
-            false,
-        ),
+        (scores::KIND, "scores/scorer=<name>/fingerprint=<16 hex>/part-<16 hex>.parquet", scores::COLUMNS, false),
+        (gates::KIND, "gates/run=<run>/fingerprint=<16 hex>/part-<16 hex>.parquet", gates::COLUMNS, false),
         (metrics::KIND, "metrics/run=<run>/metrics.parquet", metrics::COLUMNS, false),
         (
             comparison::KIND,

@@ -1,0 +1,314 @@
+//! `scores`: one score per image content and scorer. A scorer is a method that is not trained here, an extractor that
+//! rates images, or a run.
+//!
+//! ```text
+//! scores/scorer=<name>/fingerprint=<16 hex>/scorer.json           what made the numbers
+//! scores/scorer=<name>/fingerprint=<16 hex>/part-<16 hex>.parquet
+//! ```
+//!
+//! A score depends on the image's content alone. So a run has one set of scores, whatever datasets its images belong to;
+//! MOS and part of an image are in `images` and `splits`. An image without a defined score has no row here but one in
+//! `rejects`. Two writers may both score an image: readers keep the row of the part that sorts first.
+//!
+//! Scores that version 1 of a store keeps in other tables are read as well ([`version1`]). New ones are written here.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use arrow::array::RecordBatch;
+use serde::{Deserialize, Serialize};
+
+use super::features::FeatureSet;
+use super::models::RunRecord;
+use super::{Column, ColumnType, PartitionName, for_each_batch, real_array, text_array};
+use crate::identity::{Fingerprint, FingerprintBuilder, ImageId};
+use crate::store::part::{self, PartError, PartKind};
+use crate::store::{Store, StoreError};
+
+mod version1;
+
+/// Version 1: first.
+pub const KIND: PartKind = PartKind { table: "scores", version: 1 };
+
+/// The version of the code that scores images by a run. Raise it if equal inputs give other numbers than before.
+const RUN_SCORES_VERSION: u32 = 1;
+
+/// The columns.
+pub const COLUMNS: &[Column] = &[
+    Column::partition("scorer", "name of the method, extractor or run that scores, e.g. `niqe`"),
+    Column::partition("fingerprint", "first 16 hex digits of the fingerprint of everything that decides the scores"),
+    Column::required("image_id", ColumnType::Text, "identity of the image"),
+    Column::required(
+        "score",
+        ColumnType::Real,
+        "score of the image, on the scorer's own scale; a run scores on the MOS scale",
+    ),
+    Column::required("direction", ColumnType::Text, "`lower` or `higher`: which scores mean better quality"),
+];
+
+/// Which scores mean better quality.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Lower ones.
+    Lower,
+    /// Higher ones.
+    Higher,
+}
+
+impl Direction {
+    /// Name as in the table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lower => "lower",
+            Self::Higher => "higher",
+        }
+    }
+
+    /// Direction of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Lower, Self::Higher].into_iter().find(|direction| direction.as_str() == name)
+    }
+
+    /// `score`, such that higher is better.
+    pub fn ascending(self, score: f64) -> f64 {
+        match self {
+            Self::Lower => -score,
+            Self::Higher => score,
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a scorer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScorerKind {
+    /// A method that is not trained here.
+    #[default]
+    Method,
+    /// An extractor whose features have a column `rating`.
+    Rating,
+    /// A trained run.
+    Run,
+}
+
+impl ScorerKind {
+    /// Name as in the tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Rating => "rating",
+            Self::Run => "run",
+        }
+    }
+
+    /// Kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Method, Self::Rating, Self::Run].into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// A folder of scores: what scored and how. `scorer.json` is its JSON form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScoreSet {
+    /// Name of the scorer.
+    #[serde(alias = "method")]
+    pub scorer: PartitionName,
+    /// What the scorer is.
+    #[serde(default)]
+    pub kind: ScorerKind,
+    /// Fingerprint of everything that decides the scores.
+    pub fingerprint: Fingerprint,
+    /// Which scores mean better quality.
+    pub direction: Direction,
+    /// The settings behind the fingerprint, for people.
+    pub settings: serde_json::Value,
+}
+
+/// Parts that hold scores: a folder, the table that they are parts of, and the column with the scores.
+struct Source {
+    prefix: String,
+    kind: PartKind,
+    column: &'static str,
+}
+
+impl Source {
+    fn for_each(&self, store: &Store, mut each: impl FnMut(ImageId, f64)) -> Result<(), PartError> {
+        for_each_batch(store, &self.prefix, self.kind, Some(&["image_id", self.column]), |columns, _| {
+            let scores = columns.reals(self.column)?;
+            columns.image_ids("image_id")?.into_iter().zip(scores.values()).for_each(|(id, score)| each(id, *score));
+            Ok(())
+        })
+    }
+
+    fn ids(&self, store: &Store, ids: &mut HashSet<ImageId>) -> Result<(), PartError> {
+        for_each_batch(store, &self.prefix, self.kind, Some(&["image_id"]), |columns, _| {
+            ids.extend(columns.image_ids("image_id")?);
+            Ok(())
+        })
+    }
+
+    /// Adds what the parts hold to `builder`: their names, which are functions of their content, save in version 1's table
+    /// of runs.
+    fn hash(&self, store: &Store, builder: &mut FingerprintBuilder) -> Result<(), StoreError> {
+        for object in part::list(store, &self.prefix)? {
+            let is_named_by_content = self.kind.table != version1::RUNS;
+            let content = if is_named_by_content { Vec::new() } else { store.get(&object.path)?.to_vec() };
+            builder.field(&object.path, blake3::hash(&content).as_bytes());
+        }
+        Ok(())
+    }
+}
+
+impl ScoreSet {
+    /// The scores that `record`'s run gives, in its present training.
+    pub fn of_run(record: &RunRecord) -> Self {
+        let fingerprint = Fingerprint::builder("scores of a run")
+            .json("version", &RUN_SCORES_VERSION)
+            .json("run", &record.fingerprint)
+            .finish();
+        let settings = serde_json::json!({ "run": record.fingerprint, "code_version": RUN_SCORES_VERSION });
+        let (scorer, kind) = (record.run.clone(), ScorerKind::Run);
+        Self { scorer, kind, fingerprint, direction: Direction::Higher, settings }
+    }
+
+    /// The scores that `features` hold in the column `rating`; none without that column.
+    pub fn of_rating(features: &FeatureSet) -> Option<Self> {
+        let FeatureSet { extractor, fingerprint, kind: _, columns: _, settings } = features;
+        features.has_rating().then(|| Self {
+            scorer: extractor.clone(),
+            kind: ScorerKind::Rating,
+            // The features' fingerprint covers what decides the rating.
+            fingerprint: *fingerprint,
+            direction: Direction::Higher,
+            settings: settings.clone(),
+        })
+    }
+
+    /// Folder of this set.
+    pub fn prefix(&self) -> String {
+        format!("scores/scorer={}/fingerprint={}", self.scorer, self.fingerprint.short())
+    }
+
+    /// Writes `scorer.json` unless it is there.
+    pub fn write_description(&self, store: &Store) -> Result<(), StoreError> {
+        let json = serde_json::to_vec_pretty(self).expect("a score set is plain data");
+        store.put_if_absent(&format!("{}/scorer.json", self.prefix()), json).map(|_| ())
+    }
+
+    /// Writes `scores` as one part, sorted by image, named by content. Nothing for no scores.
+    pub fn write_part(&self, store: &Store, scores: &[(ImageId, f64)]) -> Result<(), PartError> {
+        if scores.is_empty() {
+            return Ok(());
+        }
+        let mut sorted = scores.to_vec();
+        sorted.sort_by_key(|(id, _)| *id);
+        sorted.dedup_by_key(|(id, _)| *id);
+        let batch = self.to_batch(&sorted)?;
+        let path = format!("{}/part-{}.parquet", self.prefix(), part::content_name(KIND, &batch)?);
+        part::write(store, KIND, &path, &batch, Some(self.fingerprint)).map(|_| ())
+    }
+
+    /// Images that have a score in this set; reads just their ids.
+    pub fn done(&self, store: &Store) -> Result<HashSet<ImageId>, PartError> {
+        let mut done = HashSet::new();
+        self.sources().iter().try_for_each(|source| source.ids(store, &mut done))?;
+        Ok(done)
+    }
+
+    /// All scores of this set.
+    pub fn read(&self, store: &Store) -> Result<HashMap<ImageId, f64>, PartError> {
+        read(store, &self.sources())
+    }
+
+    /// Adds to `builder` what the set holds, by its parts.
+    pub fn hash(&self, store: &Store, builder: &mut FingerprintBuilder) -> Result<(), StoreError> {
+        self.sources().iter().try_for_each(|source| source.hash(store, builder))
+    }
+
+    /// Score sets of methods and ratings in `store`, sorted by name and fingerprint. Those of runs go by their records.
+    pub fn list(store: &Store) -> Result<Vec<Self>, StoreError> {
+        let mut sets = Vec::new();
+        for object in store.list("scores")?.into_iter().chain(store.list(version1::METHODS)?) {
+            if object.path.ends_with("/scorer.json") || object.path.ends_with("/method.json") {
+                // A description that does not parse is another version's; its parts say so when they are read.
+                sets.extend(serde_json::from_slice::<Self>(&store.get(&object.path)?).ok());
+            }
+        }
+        sets.extend(FeatureSet::list(store)?.iter().filter_map(Self::of_rating));
+        sets.retain(|set| set.kind != ScorerKind::Run);
+        let key = |set: &Self| (set.kind, set.scorer.clone(), set.fingerprint);
+        sets.sort_by_key(key);
+        sets.dedup_by_key(|set| key(set));
+        Ok(sets)
+    }
+
+    fn own(&self) -> Source {
+        Source { prefix: self.prefix(), kind: KIND, column: "score" }
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        std::iter::once(self.own()).chain(version1::source(self)).collect()
+    }
+
+    fn to_batch(&self, scores: &[(ImageId, f64)]) -> Result<RecordBatch, PartError> {
+        let ids: Vec<String> = scores.iter().map(|(id, _)| id.to_string()).collect();
+        let columns = vec![
+            text_array(ids.iter().map(String::as_str)),
+            real_array(scores.iter().map(|(_, score)| *score)),
+            text_array(scores.iter().map(|_| self.direction.as_str())),
+        ];
+        part::batch(KIND.table, super::schema_of(COLUMNS), columns)
+    }
+}
+
+fn read(store: &Store, sources: &[Source]) -> Result<HashMap<ImageId, f64>, PartError> {
+    let mut found = HashMap::new();
+    for source in sources {
+        source.for_each(store, |id, score| _ = found.entry(id).or_insert(score))?;
+    }
+    Ok(found)
+}
+
+fn sources_of_run(record: &RunRecord) -> Vec<Source> {
+    std::iter::once(ScoreSet::of_run(record).own()).chain(version1::source_of_run(record)).collect()
+}
+
+/// All scores that `record`'s run gives. Scores of an earlier training of the run are not among them.
+pub fn read_of_run(store: &Store, record: &RunRecord) -> Result<HashMap<ImageId, f64>, PartError> {
+    read(store, &sources_of_run(record))
+}
+
+/// Adds to `builder` which scores `record`'s run gives.
+pub fn hash_of_run(store: &Store, record: &RunRecord, builder: &mut FingerprintBuilder) -> Result<(), StoreError> {
+    sources_of_run(record).iter().try_for_each(|source| source.hash(store, builder))
+}
+
+/// The ratings of `features` that `scores` lacks.
+pub fn lacking_ratings(store: &Store, features: &FeatureSet) -> Result<Vec<(ImageId, f64)>, PartError> {
+    let Some(set) = ScoreSet::of_rating(features) else { return Ok(Vec::new()) };
+    let mut done = HashSet::new();
+    set.own().ids(store, &mut done)?;
+    let mut lacking = Vec::new();
+    let add = |id, rating| lacking.extend(done.insert(id).then_some((id, rating)));
+    version1::source(&set).map_or(Ok(()), |source| source.for_each(store, add))?;
+    Ok(lacking)
+}
+
+/// Copies the ratings of `features` that `scores` lacks.
+pub fn copy_ratings(store: &Store, features: &FeatureSet) -> Result<(), PartError> {
+    let lacking = lacking_ratings(store, features)?;
+    match ScoreSet::of_rating(features).filter(|_| !lacking.is_empty()) {
+        Some(set) => {
+            set.write_description(store)?;
+            set.write_part(store, &lacking)
+        }
+        None => Ok(()),
+    }
+}

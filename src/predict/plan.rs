@@ -1,0 +1,216 @@
+//! What the stage has to do: images wanted, minus those scored, minus those that cannot be scored.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::stage::PredictError;
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::store::Store;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::models::RunRecord;
+use agiqa_store::tables::rejects::{self, RejectRow};
+use agiqa_store::tables::scores::ScoreSet;
+use agiqa_store::tables::{PartitionName, images};
+
+/// Kind of a reject whose features are missing.
+const NO_FEATURES: &str = "no-features";
+
+/// Kind of a reject whose score overflows.
+const NOT_FINITE: &str = "score-not-finite";
+
+/// A row of a dataset's `images` table.
+struct Image {
+    id: ImageId,
+    path: String,
+}
+
+/// The images of a dataset.
+struct Wanted {
+    dataset: PartitionName,
+    images: Vec<Image>,
+}
+
+/// The semantic and the quality features that a run reads.
+pub(super) struct RunFeatures {
+    pub(super) semantic: FeatureSet,
+    pub(super) quality: FeatureSet,
+    /// The images that have both, each with its place in the parts of the semantic ones.
+    place_of: HashMap<ImageId, usize>,
+}
+
+/// What several runs share, each read once.
+pub(super) struct Shared<'a> {
+    store: &'a Store,
+    images: HashMap<PartitionName, Arc<Wanted>>,
+    features: HashMap<[Fingerprint; 2], Arc<RunFeatures>>,
+    rejects: Vec<RejectRow>,
+}
+
+/// What is wanted of one run, and what is there.
+pub(super) struct RunPlan {
+    pub(super) record: Arc<RunRecord>,
+    pub(super) features: Arc<RunFeatures>,
+    pub(super) set: ScoreSet,
+    wanted: Vec<Arc<Wanted>>,
+    /// Images that had a score before this run of the stage.
+    cached: HashSet<ImageId>,
+    /// Images that this run of the stage scored.
+    pub(super) scored: HashSet<ImageId>,
+    /// Images whose score is not finite.
+    pub(super) not_finite: HashSet<ImageId>,
+    /// Per dataset, the rejects on record: image and kind.
+    on_record: HashMap<PartitionName, BTreeSet<(ImageId, String)>>,
+}
+
+impl<'a> Shared<'a> {
+    pub(super) fn new(store: &'a Store) -> Result<Self, PredictError> {
+        let rejects = rejects::read(store, "predict")?;
+        Ok(Self { store, images: HashMap::new(), features: HashMap::new(), rejects })
+    }
+
+    fn wanted(&mut self, dataset: &PartitionName) -> Result<Arc<Wanted>, PredictError> {
+        if let Some(wanted) = self.images.get(dataset) {
+            return Ok(wanted.clone());
+        }
+        let mut images = Vec::new();
+        images::for_each_location(self.store, dataset, |id, path| images.push(Image { id, path: path.to_owned() }))?;
+        if images.is_empty() {
+            return Err(PredictError::NoImages(dataset.clone()));
+        }
+        let wanted = Arc::new(Wanted { dataset: dataset.clone(), images });
+        self.images.insert(dataset.clone(), wanted.clone());
+        Ok(wanted)
+    }
+
+    fn features(&mut self, record: &RunRecord) -> Result<Arc<RunFeatures>, PredictError> {
+        let (Some(semantic), Some(quality)) = (record.semantic(), record.quality()) else {
+            let (run, recipe) = (record.run.clone(), record.recipe.clone());
+            return Err(PredictError::NoHead { run, recipe });
+        };
+        let key = [semantic.fingerprint, quality.fingerprint];
+        if let Some(features) = self.features.get(&key) {
+            return Ok(features.clone());
+        }
+        let with_quality = quality.done(self.store)?;
+        let mut place_of = HashMap::new();
+        for id in semantic.ids(self.store)?.into_iter().filter(|id| with_quality.contains(id)) {
+            let next = place_of.len();
+            place_of.entry(id).or_insert(next);
+        }
+        let (semantic, quality) = (semantic.clone(), quality.clone());
+        let features = Arc::new(RunFeatures { semantic, quality, place_of });
+        self.features.insert(key, features.clone());
+        Ok(features)
+    }
+
+    /// What is to be done to score `datasets` with `record`'s run; its own dataset if there are none.
+    pub(super) fn plan(&mut self, record: Arc<RunRecord>, datasets: &[PartitionName]) -> Result<RunPlan, PredictError> {
+        let own = std::slice::from_ref(&record.dataset);
+        let datasets = if datasets.is_empty() { own } else { datasets };
+        let wanted = datasets.iter().map(|dataset| self.wanted(dataset)).collect::<Result<Vec<_>, _>>()?;
+        let features = self.features(&record)?;
+        let set = ScoreSet::of_run(&record);
+        let fingerprint = set.fingerprint.to_string();
+        let (mut not_finite, mut on_record) = (HashSet::new(), HashMap::<_, BTreeSet<_>>::new());
+        for row in self.rejects.iter().filter(|row| row.fingerprint.as_ref() == Some(&fingerprint)) {
+            let (Some(id), Some(dataset)) = (row.image_id, &row.dataset) else { continue };
+            not_finite.extend((row.kind == NOT_FINITE).then_some(id));
+            on_record.entry(dataset.parse()?).or_default().insert((id, row.kind.clone()));
+        }
+        let cached = set.done(self.store)?;
+        Ok(RunPlan { record, features, set, wanted, cached, scored: HashSet::new(), not_finite, on_record })
+    }
+}
+
+/// What there is to do about an image.
+#[derive(PartialEq)]
+enum State {
+    /// It had a score before this run of the stage.
+    Cached,
+    /// This run of the stage scored it.
+    Scored,
+    /// It cannot be scored: the kind of reject.
+    Rejected(&'static str),
+    /// It is to be scored.
+    Lacking,
+}
+
+impl RunPlan {
+    fn state(&self, image: &Image) -> State {
+        let id = &image.id;
+        if self.cached.contains(id) {
+            State::Cached
+        } else if self.scored.contains(id) {
+            State::Scored
+        } else if !self.features.place_of.contains_key(id) {
+            State::Rejected(NO_FEATURES)
+        } else if self.not_finite.contains(id) {
+            State::Rejected(NOT_FINITE)
+        } else {
+            State::Lacking
+        }
+    }
+
+    /// The images to score, each once, in the order of their features.
+    pub(super) fn lacking(&self) -> Vec<ImageId> {
+        let images = self.wanted.iter().flat_map(|wanted| &wanted.images);
+        let lacking = images.filter(|image| self.state(image) == State::Lacking).map(|image| image.id);
+        let mut lacking: Vec<ImageId> = lacking.collect::<HashSet<_>>().into_iter().collect();
+        lacking.sort_by_key(|id| self.features.place_of.get(id));
+        lacking
+    }
+
+    /// The counts of the wanted rows. An image that two rows name counts twice.
+    pub(super) fn rows(&self) -> RowCounts {
+        let mut rows = RowCounts::default();
+        for image in self.wanted.iter().flat_map(|wanted| &wanted.images) {
+            let state = self.state(image);
+            rows.n_in += 1;
+            rows.n_out += u64::from(matches!(state, State::Cached | State::Scored));
+            rows.n_cached += u64::from(state == State::Cached);
+            rows.n_rejected += u64::from(matches!(state, State::Rejected(_)));
+            rows.n_left += u64::from(state == State::Lacking);
+        }
+        rows
+    }
+
+    fn rejected<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = (&'a Image, &'static str)> {
+        wanted.images.iter().filter_map(|image| match self.state(image) {
+            State::Rejected(kind) => Some((image, kind)),
+            State::Cached | State::Scored | State::Lacking => None,
+        })
+    }
+
+    /// Whether the rejects on record are not those of the present images and features.
+    pub(super) fn has_stale_rejects(&self) -> bool {
+        self.wanted.iter().any(|wanted| {
+            let rejected = self.rejected(wanted).map(|(image, kind)| (image.id, kind.to_owned()));
+            self.on_record.get(&wanted.dataset).cloned().unwrap_or_default() != rejected.collect()
+        })
+    }
+
+    /// Replaces the rejects on record, per dataset.
+    pub(super) fn write_rejects(&self, store: &Store) -> Result<(), PredictError> {
+        for wanted in &self.wanted {
+            let reject = |(image, kind)| self.reject(&wanted.dataset, image, kind);
+            let rows: Vec<RejectRow> = self.rejected(wanted).map(reject).collect();
+            rejects::replace(store, "predict", &rejects::name_of(&wanted.dataset, &self.record.run)?, &rows)?;
+        }
+        Ok(())
+    }
+
+    fn reject(&self, dataset: &PartitionName, image: &Image, kind: &str) -> RejectRow {
+        let message = match kind {
+            NOT_FINITE => "the head's score overflows",
+            _ => "semantic or quality features are missing; run `agiqa embed` and `agiqa extract`",
+        };
+        RejectRow {
+            dataset: Some(dataset.to_string()),
+            image_id: Some(image.id),
+            path: Some(image.path.clone()),
+            fingerprint: Some(self.set.fingerprint.to_string()),
+            ..RejectRow::now(kind, format!("run `{}`: {message}", self.record.run))
+        }
+    }
+}
