@@ -9,7 +9,7 @@ use super::exit::Exit;
 use super::split::{self, Seeds, SplitArgs};
 use crate::features::{DeviceChoice, Dtype, JoinStage};
 use crate::splits::SplitStage;
-use crate::train::joint::{Augment, JointSettings, JointStage};
+use crate::train::recipes::joint::{Augment, JointSettings, JointStage};
 use crate::train::{HeadInput, KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainError, TrainSettings, TrainStage};
 use agiqa_nets::fusion::Gate;
 use agiqa_store::stage::Stage;

@@ -8,7 +8,7 @@ use crate::features::{FeatureSettings, FeatureStage};
 use crate::ingest::{IngestStage, Rerun};
 use crate::predict::PredictStage;
 use crate::splits::{SplitSettings, SplitStage};
-use crate::train::joint::JointStage;
+use crate::train::recipes::joint::JointStage;
 use crate::train::{RunPlan, RunSeed, TrainError, TrainSettings, TrainStage};
 use agiqa_judge::compare::CompareStage;
 use agiqa_judge::evaluate::EvaluateStage;

@@ -14,12 +14,17 @@ mod data;
 
 pub mod head_inputs;
 
-pub mod joint;
+mod augment;
+
+mod initial;
+
+mod pictures;
+
+pub mod recipes;
 
 mod optimiser;
 mod plan;
 mod random;
-mod ridge;
 mod run;
 mod schedule;
 mod stage;
@@ -143,7 +148,7 @@ pub struct TrainSettings {
     /// Where it is there, MANIQA is trained with the head from the images, in place of a cached `f_1`; `ridge` is then
     /// left aside.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub joint: Option<joint::JointSettings>,
+    pub joint: Option<recipes::joint::JointSettings>,
 }
 
 impl Default for TrainSettings {
@@ -233,7 +238,7 @@ impl TrainSettings {
         if !share(self.weight_average) {
             return error("weight_average", &self.weight_average, "0 (none) or more, below 1");
         }
-        self.joint.as_ref().map_or(Ok(()), joint::JointSettings::check)
+        self.joint.as_ref().map_or(Ok(()), recipes::joint::JointSettings::check)
     }
 
     /// The features that the head reads, each once, in the order of [`HeadInput::ALL`].

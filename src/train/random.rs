@@ -5,7 +5,7 @@
 use rand_mt::Mt64;
 use tch::Tensor;
 
-use super::joint::{Augment, Motion};
+use super::augment::{Augment, Motion};
 use agiqa_nets::fusion::{FusionConfig, FusionHead};
 
 /// What a draw is for; part of its generator's key.

@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use super::data::{DataError, TrainingData};
-use super::joint::JointError;
 use super::plan::{Known, RunPlan, RunSeed, add, row_counts, said_n_runs};
+use super::recipes::joint::JointError;
 use super::run::{self, Finished, Job, Outcome, RunError};
 use super::{SettingsError, TrainSettings};
 use crate::train::head_inputs::{self, HeadInputsError};

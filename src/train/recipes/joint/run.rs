@@ -6,15 +6,16 @@ use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
-use super::initial::initial;
+use super::JointSettings;
 use super::learner::{Learner, MicroBatch, OptimiserSettings, RatingTarget};
-use super::pictures::{Pictures, PicturesError, in_order};
 use super::start::StartError;
 use super::state::{self, Best, Position};
-use super::{JointSettings, Motion};
 use crate::engine::EngineError;
 use crate::features::{SettingsError as FeatureSettingsError, catching};
+use crate::train::augment::Motion;
 use crate::train::data::{DataError, PartRows};
+use crate::train::initial::initial;
+use crate::train::pictures::{Pictures, PicturesError, in_order};
 use crate::train::random::Draws;
 use crate::train::run::{RunError, label_scale, mean_squared_error, selection_score};
 use crate::train::stage::said;

@@ -6,14 +6,14 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::run::selection_score;
+use crate::train::run::selection_score;
 use agiqa_judge::metrics;
 use agiqa_nets::trained_head::Standardisation;
 use agiqa_store::tables::models::RidgeRecord;
 
 /// Candidates, relative to the kernel's mean diagonal: below the first one a thousandth of the kernel decides, above the last
 /// everything is shrunk to the mean.
-pub(super) const LAMBDAS: [f64; 8] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
+pub(in crate::train) const LAMBDAS: [f64; 8] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
 
 /// Columns of the kernel's sum per product: bounds the memory of standardised copies.
 const CHUNK: i64 = 1024;
@@ -22,7 +22,7 @@ const CHUNK: i64 = 1024;
 ///
 /// # Errors
 /// libtorch, e.g. for want of memory.
-pub(super) fn fit(
+pub(in crate::train) fn fit(
     features: &[Tensor; 3],
     train: &[i64],
     validation: &[i64],

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Finished, JointError, Outcome, Position, Trainer};
 use crate::engine::{EngineError, ImageSource};
 use crate::features::{ExtractorName, FeaturePair, FeatureSettings, FeatureStage};
-use crate::train::joint::learner::Learner;
+use crate::train::recipes::joint::learner::Learner;
 use crate::train::run::is_constant;
 use agiqa_nets::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
 use agiqa_nets::layers::NamedTensors;

@@ -78,13 +78,13 @@ impl From<ArrowError> for PicturesError {
 
 /// Where an image is.
 #[derive(Clone, Debug)]
-pub(super) struct Location {
-    pub(super) image_id: ImageId,
-    pub(super) path: String,
+pub(in crate::train) struct Location {
+    pub(in crate::train) image_id: ImageId,
+    pub(in crate::train) path: String,
 }
 
 /// Resized images by position.
-pub(super) struct Pictures {
+pub(in crate::train) struct Pictures {
     side: usize,
     preprocessor: ManiqaPreprocessor,
     kept: Kept,
@@ -97,7 +97,7 @@ enum Kept {
 }
 
 /// How reading images ended.
-pub(super) enum Read {
+pub(in crate::train) enum Read {
     /// All are there.
     Done(Box<Pictures>),
     /// These positions could not be read, and why.
@@ -108,7 +108,7 @@ pub(super) enum Read {
 
 impl Pictures {
     /// Decodes and resizes `locations`, keeping up to `n_memory_bytes` in memory; `each` is called per image done.
-    pub(super) fn read(
+    pub(in crate::train) fn read(
         locations: &[Location],
         side_px: u32,
         preprocessor: ManiqaPreprocessor,
@@ -154,12 +154,12 @@ impl Pictures {
     }
 
     /// Whether the images are in memory.
-    pub(super) fn in_memory(&self) -> bool {
+    pub(in crate::train) fn in_memory(&self) -> bool {
         matches!(self.kept, Kept::Memory(_))
     }
 
     /// The network's input of some images, one after the other, each moved as told.
-    pub(super) fn inputs(&self, images: &[(usize, Motion)]) -> Result<Vec<f32>, PicturesError> {
+    pub(in crate::train) fn inputs(&self, images: &[(usize, Motion)]) -> Result<Vec<f32>, PicturesError> {
         let n_values = 3 * self.side * self.side;
         let mut inputs = vec![0.0; images.len() * n_values];
         for ((position, motion), input) in images.iter().zip(inputs.chunks_exact_mut(n_values)) {
@@ -227,7 +227,7 @@ impl Keeper {
 }
 
 /// Makes things 0 to `n` on `n_threads` threads, ahead of `consume`, which gets them in order.
-pub(super) fn in_order<T: Send, E>(
+pub(in crate::train) fn in_order<T: Send, E>(
     n: usize,
     n_threads: usize,
     make: impl Fn(usize) -> T + Sync,
@@ -270,7 +270,7 @@ pub(super) fn in_order<T: Send, E>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::joint::Augment;
+    use crate::train::augment::Augment;
     use agiqa_nets::maniqa::ManiqaConfig;
     use rand_mt::Mt64;
 

@@ -58,10 +58,10 @@ impl Augment {
 
 impl Motion {
     /// None at all.
-    pub(super) const STILL: Self = Self { turns: 0, flip: Flip::None };
+    pub(in crate::train) const STILL: Self = Self { turns: 0, flip: Flip::None };
 
     /// Moves the pixels of a square image of `side` × `side` RGB pixels into `target`.
-    pub(super) fn apply(self, source: &[u8], side: usize, target: &mut [u8]) {
+    pub(in crate::train) fn apply(self, source: &[u8], side: usize, target: &mut [u8]) {
         for (place, pixel) in target.chunks_exact_mut(3).enumerate() {
             let (mut row, mut column) = (place / side, place % side);
             match self.flip {

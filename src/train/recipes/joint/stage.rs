@@ -5,13 +5,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use tch::{Device, Kind, Tensor};
 
 use super::JointSettings;
-use super::pictures::{Location, Pictures, Read};
 use super::run::{self, Finished, Job, JointError, Outcome};
 use super::start::{self, Start};
 use crate::features::maniqa::ManiqaPreprocessor;
 use crate::train::TrainSettings;
 use crate::train::data::{DataError, PartRows, TrainingData};
 use crate::train::head_inputs::{self, HeadInputs};
+use crate::train::pictures::{Location, Pictures, Read};
 use crate::train::plan::{Known, RunPlan, RunSeed, add, row_counts, said_n_runs};
 use crate::train::stage::{TrainError, said_of};
 use agiqa_nets::ma_agiqa::MaAgiqaConfig;

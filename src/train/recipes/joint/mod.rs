@@ -11,16 +11,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::SettingsError;
 use crate::features::{DeviceChoice, Dtype};
-
-mod augment;
-
-mod initial;
+use crate::train::SettingsError;
 
 mod learner;
-
-mod pictures;
 
 mod run;
 
@@ -30,11 +24,10 @@ mod start;
 
 mod state;
 
-pub use augment::Augment;
-pub(in crate::train) use augment::Motion;
-pub use initial::initial;
+pub use crate::train::augment::Augment;
+pub use crate::train::initial::initial;
+pub use crate::train::pictures::PicturesError;
 pub use learner::{Learner, LearnerState, MicroBatch, OptimiserSettings, Rates};
-pub use pictures::PicturesError;
 pub use run::JointError;
 pub use stage::JointStage;
 pub use start::StartError;

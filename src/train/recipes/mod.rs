@@ -1,0 +1,5 @@
+//! What can be trained.
+
+pub mod joint;
+
+pub(super) mod ridge;
