@@ -9,8 +9,8 @@ use super::exit::Exit;
 use super::split::{self, Seeds, SplitArgs};
 use crate::features::{DeviceChoice, Dtype, JoinStage};
 use crate::splits::SplitStage;
-use crate::train::recipes::joint::{Augment, JointSettings, JointStage};
-use crate::train::{HeadInput, KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainError, TrainSettings, TrainStage};
+use crate::train::recipes::{HeadInput, HeadSettings, JointSettings, RecipeSettings};
+use crate::train::{Augment, KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainSettings, TrainStage, Training};
 use agiqa_nets::fusion::Gate;
 use agiqa_store::stage::Stage;
 use agiqa_store::store::{OpenMode, Store};
@@ -199,35 +199,38 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 impl SettingsArgs {
-    fn settings(self, joint: Option<JointSettings>) -> TrainSettings {
-        let default = TrainSettings::default();
-        TrainSettings {
-            inputs: self.inputs.unwrap_or(default.inputs),
-            gate: self.gate.unwrap_or(default.gate),
-            width: self.width.unwrap_or(default.width),
+    /// The settings of the trainer, and those of the head.
+    fn settings(self) -> (TrainSettings, HeadSettings) {
+        let (default, default_head) = (TrainSettings::default(), HeadSettings::default());
+        let settings = TrainSettings {
             optimiser: self.optimiser.unwrap_or(default.optimiser),
             learning_rate: self.learning_rate.unwrap_or(default.learning_rate),
             weight_decay: self.weight_decay.unwrap_or(default.weight_decay),
             schedule: self.schedule.unwrap_or(default.schedule),
             batch_size: self.batch_size.unwrap_or(default.batch_size),
             epochs: self.epochs.unwrap_or(default.epochs),
-            input_dropout: self.input_dropout.unwrap_or(default.input_dropout),
-            dropout: self.dropout.unwrap_or(default.dropout),
-            standardise: self.standardise.unwrap_or(default.standardise),
             labels: self.labels.unwrap_or(default.labels),
             weight_average: self.weight_average.unwrap_or(default.weight_average),
             keep_epoch: self.keep_epoch.unwrap_or(default.keep_epoch),
-            ridge: self.ridge.unwrap_or(default.ridge),
             allow_missing: self.allow_missing,
             checkpoint_epochs: self.checkpoint_epochs.unwrap_or(default.checkpoint_epochs),
-            joint,
-        }
+        };
+        let head = HeadSettings {
+            inputs: self.inputs.unwrap_or(default_head.inputs),
+            gate: self.gate.unwrap_or(default_head.gate),
+            width: self.width.unwrap_or(default_head.width),
+            input_dropout: self.input_dropout.unwrap_or(default_head.input_dropout),
+            dropout: self.dropout.unwrap_or(default_head.dropout),
+            standardise: self.standardise.unwrap_or(default_head.standardise),
+            ridge: self.ridge.unwrap_or(default_head.ridge),
+        };
+        (settings, head)
     }
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Args { store, dataset, name, joint, features, semantic, quality, split, seeds, split_seed, .. } = args;
-    let settings = args.settings.settings(joint.then(|| args.joint_settings.settings()));
+    let (settings, head) = args.settings.settings();
     let store = Store::open(&store, OpenMode::Existing)?;
     let sets = FeatureSet::list(&store)?;
     let set = |given: Option<String>, kind| {
@@ -243,10 +246,11 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         seeds.0.iter().map(|seed| RunSeed { split: split_of(*seed).name(), seed: *seed }).collect();
     let name = name.unwrap_or_else(|| semantic.extractor.clone());
     let split_seeds = split_seed.map_or_else(|| seeds.0.clone(), |seed| vec![seed]);
+    let splits = split::stages(&dataset, &split, &split_seeds);
     if joint {
-        let stage = JointStage { name, dataset: dataset.clone(), runs, semantic, settings };
-        let splits = split::stages(&dataset, &split, &split_seeds);
-        return train(&stage, None, splits, || stage.plan()?.run_names(), &store, context);
+        let recipe = RecipeSettings::Joint { head, joint: args.joint_settings.settings() };
+        let training = TrainStage { name, dataset, runs, settings, recipe }.on(semantic, None)?;
+        return train(training.as_ref(), None, &splits, &store, context);
     }
     anyhow::ensure!(
         quality.is_some() || features.is_some(),
@@ -266,27 +270,33 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
             (join.joined().clone(), Some(join))
         }
     };
-    let stage = TrainStage { name, runs, dataset: dataset.clone(), semantic, quality, settings };
-    let splits = split::stages(&dataset, &split, &split_seeds);
-    train(&stage, join.as_ref(), splits, || stage.plan().run_names(), &store, context)
+    let recipe = RecipeSettings::Head(head);
+    let training = TrainStage { name, dataset, runs, settings, recipe }.on(semantic, Some(quality))?;
+    train(training.as_ref(), join.as_ref(), &splits, &store, context)
 }
 
-/// Joins features and makes splits where they are not there yet, trains, and prints the runs' names.
+/// Joins features and makes splits that are not there yet, trains, applies what the training leaves, and prints the runs'
+/// names.
 fn train(
-    stage: &dyn Stage,
+    training: &dyn Training,
     join: Option<&JoinStage>,
-    splits: Vec<SplitStage>,
-    run_names: impl Fn() -> Result<Vec<PartitionName>, TrainError>,
+    splits: &[SplitStage],
     store: &Store,
     context: &Context,
 ) -> anyhow::Result<Exit> {
     super::with_run_log("train", &store.clone(), |log| {
         let mut stages: Vec<&dyn Stage> = join.into_iter().map(|join| join as &dyn Stage).collect();
         stages.extend(splits.iter().map(|split| split as &dyn Stage));
-        stages.push(stage);
-        let exit = split::execute_in_turn(&stages, &context.on(store.clone()), log)?;
+        stages.push(training);
+        let stage_context = context.on(store.clone());
+        let mut exit = split::execute_in_turn(&stages, &stage_context, log)?;
+        if exit != Exit::Interrupted
+            && let Some(next) = training.next()?
+        {
+            exit = exit.and(split::execute_in_turn(&[&next as &dyn Stage], &stage_context, log)?);
+        }
         if exit != Exit::Interrupted && !context.console.is_json() {
-            for run in run_names()? {
+            for run in training.plan()?.run_names()? {
                 // Whoever closed the pipe has read enough.
                 let _ = writeln!(std::io::stdout().lock(), "{run}");
             }

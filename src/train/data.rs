@@ -1,8 +1,9 @@
-//! The join that training reads: a dataset's MOS, a split's parts, and the columns of two feature sets.
+//! The join that training reads: a dataset's MOS, a split's parts, cached columns, and where the image files are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use crate::train::head_inputs::{HeadInputs, HeadInputsError};
+use super::head_inputs::{Columns, HeadInputsError};
+use super::pictures::Location;
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::Store;
 use agiqa_store::store::part::PartError;
@@ -72,11 +73,14 @@ pub enum DataError {
 /// Everything that the runs of one call share.
 #[derive(Debug)]
 pub(super) struct TrainingData {
-    pub(super) dataset: PartitionName,
-    pub(super) features: HeadInputs,
+    dataset: PartitionName,
+    /// Images that have all cached columns, with these columns.
+    pub(super) columns: Columns,
     /// MOS of every image of the dataset that has one.
-    pub(super) mos: HashMap<ImageId, f64>,
-    /// Row in the features.
+    mos: HashMap<ImageId, f64>,
+    /// Path of every image of the dataset.
+    paths: HashMap<ImageId, String>,
+    /// Row in the columns.
     row_of: HashMap<ImageId, usize>,
 }
 
@@ -90,27 +94,23 @@ pub(super) struct PartRows {
 }
 
 impl TrainingData {
-    /// Reads MOS and features of the images that `splits` mention.
+    /// Reads MOS, paths and the columns of `sets` of the dataset's images, except those in `without`.
     pub(super) fn read(
         store: &Store,
         dataset: &PartitionName,
-        semantic: &FeatureSet,
-        quality: &FeatureSet,
+        sets: &[FeatureSet],
+        without: &HashSet<ImageId>,
     ) -> Result<Self, DataError> {
-        let images = images::read(store, dataset)?;
-        if images.rows.is_empty() {
+        let rows = images::read(store, dataset)?.rows;
+        if rows.is_empty() {
             return Err(DataError::NoImages(dataset.clone()));
         }
-        let wanted: Vec<ImageId> = images.rows.iter().map(|row| row.image_id).collect();
-        let mos = images.rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
-        let features = HeadInputs::read(store, semantic, quality, &wanted)?;
-        Ok(Self::new(dataset.clone(), features, mos))
-    }
-
-    /// Features and MOS as they are.
-    pub(super) fn new(dataset: PartitionName, features: HeadInputs, mos: HashMap<ImageId, f64>) -> Self {
-        let row_of = features.image_ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
-        Self { dataset, features, mos, row_of }
+        let wanted: Vec<ImageId> = rows.iter().map(|row| row.image_id).filter(|id| !without.contains(id)).collect();
+        let columns = Columns::read(store, sets, &wanted)?;
+        let row_of = columns.image_ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
+        let mos = rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
+        let paths = rows.into_iter().map(|row| (row.image_id, row.path)).collect();
+        Ok(Self { dataset: dataset.clone(), columns, mos, paths, row_of })
     }
 
     /// Rows of `split`'s parts, or an error that counts what is missing.
@@ -173,6 +173,12 @@ impl TrainingData {
 
     /// MOS of the images in `rows`.
     pub(super) fn mos_of(&self, rows: &[i64]) -> Vec<f64> {
-        rows.iter().map(|row| self.mos[&self.features.image_ids[*row as usize]]).collect()
+        rows.iter().map(|row| self.mos[&self.columns.image_ids[*row as usize]]).collect()
+    }
+
+    /// Where the image in `row` is.
+    pub(super) fn location(&self, row: i64) -> Location {
+        let image_id = self.columns.image_ids[row as usize];
+        Location { row, image_id, path: self.paths[&image_id].clone() }
     }
 }

@@ -1,10 +1,11 @@
-//! Parameters as a joint training starts with them: those of a checkpoint, and PyTorch's defaults for the rest.
+//! Parameters as a training starts with them: those of a checkpoint, and PyTorch's defaults for the rest.
 
 use std::collections::BTreeMap;
 
 use rand_mt::Mt64;
 use tch::Tensor;
 
+use crate::train::random::unit;
 use agiqa_nets::layers::NamedTensors;
 
 /// Standard deviation of the tables of relative positions, which start normally distributed.
@@ -57,11 +58,6 @@ fn draw(name: &str, shape: &[i64], parameters: &BTreeMap<String, Vec<i64>>, gene
     };
     let values: Vec<f32> = (0..n).map(|_| ((2.0 * unit(generator) - 1.0) * bound) as f32).collect();
     Tensor::from_slice(&values).view(shape)
-}
-
-/// Uniform in [0, 1), 53 bits.
-fn unit(generator: &mut Mt64) -> f64 {
-    (generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// Standard normal, after Box and Muller. (timm cuts at 100 deviations, which never happens.)

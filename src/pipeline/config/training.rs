@@ -6,6 +6,7 @@ use crate::pipeline::de;
 use crate::pipeline::error::{ConfigError, suggestion};
 use crate::pipeline::tree::{Node, NodeValue};
 use crate::train::TrainSettings;
+use crate::train::recipes::{HeadSettings, RecipeSettings};
 use agiqa_store::tables::PartitionName;
 
 /// `[train]`.
@@ -15,6 +16,8 @@ pub struct TrainSection {
     pub dataset: PartitionName,
     /// Hyperparameters.
     pub settings: TrainSettings,
+    /// What is trained.
+    pub recipe: RecipeSettings,
     /// Seeds of initialisation, image order and dropout: every split is trained on with each. None: with its own seed.
     pub seeds: Option<Vec<u32>>,
 }
@@ -122,8 +125,29 @@ impl Reader<'_> {
             None if datasets.len() == 1 => datasets[0].dataset.clone(),
             None => return Err(self.wrong(node.origin, "`[train]` needs `dataset`: there are several")),
         };
-        let settings: TrainSettings = de::settings(self.sources, "train", &node, &["dataset", "seeds"])?;
-        settings.check().map_err(|error| self.wrong(node.origin, format!("`train`: {error}")))?;
-        Ok(TrainSection { dataset, settings, seeds })
+        let joint = node.remove("joint");
+        let head_keys = HeadSettings::keys();
+        let head = split_off(&mut node, &head_keys);
+        let more_keys: Vec<&str> = head_keys.iter().map(String::as_str).chain(["joint", "dataset", "seeds"]).collect();
+        let settings: TrainSettings = de::settings(self.sources, "train", &node, &more_keys)?;
+        let head = de::settings(self.sources, "train", &head, &[])?;
+        let recipe = match joint {
+            Some(joint) => {
+                RecipeSettings::Joint { head, joint: de::settings(self.sources, "train.joint", &joint, &[])? }
+            }
+            None => RecipeSettings::Head(head),
+        };
+        let checked = settings.check().and_then(|()| recipe.check());
+        checked.map_err(|error| self.wrong(node.origin, format!("`train`: {error}")))?;
+        Ok(TrainSection { dataset, settings, recipe, seeds })
     }
+}
+
+/// Takes the entries of `keys` out of a table, as a table of their own.
+fn split_off(node: &mut Node, keys: &[String]) -> Node {
+    let mut taken = Vec::new();
+    if let NodeValue::Table(entries) = &mut node.value {
+        (taken, *entries) = std::mem::take(entries).into_iter().partition(|entry| keys.contains(&entry.key));
+    }
+    Node { origin: node.origin, value: NodeValue::Table(taken) }
 }

@@ -1,171 +1,322 @@
 //! Joint training: MANIQA learns from the images together with the fusion module, as in the paper; the semantic vectors
 //! come from cached columns.
 //!
-//! Inputs: a dataset's `images` and `splits`, a semantic feature set, the image files, and the weights that MANIQA starts
-//! from. Output per run: what a head's training leaves ([`agiqa_store::tables::models`], [`agiqa_store::tables::train_log`]), the trained
-//! network under `models/run=<run>/maniqa/` in the form that `agiqa extract --extractor maniqa` reads, and its `f_1` of
-//! the dataset's images as a quality feature set. So a finished run is a head over cached columns like any other:
+//! A run leaves what a head's training leaves, and the trained network under `models/run=<run>/maniqa/` in the form that
+//! `agiqa extract --extractor maniqa` reads. The stage after the training computes its `f_1` of the dataset's images, a
+//! quality feature set that the run's record names. So a finished run is a head over cached columns like any other:
 //! `predict` and `evaluate` know no difference, and other datasets are scored after an `extract` with its weights.
 
-use std::path::PathBuf;
+use agiqa_judge::metrics;
+use tch::{Device, Kind, Tensor};
 
-use serde::{Deserialize, Serialize};
+use super::fusion::{HeadColumns, HeadSettings};
+use crate::engine::GuestSettings;
+use crate::features::maniqa::ManiqaPreprocessor;
+use crate::features::{ExtractorName, FeatureSettings};
+use crate::train::TrainSettings;
+use crate::train::head_inputs;
+use crate::train::initial::initial;
+use crate::train::pictures::PictureSettings;
+use crate::train::trainer::{
+    Application, Batch, Exported, Initial, Lesson, Loss, Pace, Recipe, RecipeError, RunData, Validated, Weights,
+    in_words,
+};
+use agiqa_nets::fusion::ProjectionMasks;
+use agiqa_nets::layers::{NamedTensors, NetworkError};
+use agiqa_nets::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
+use agiqa_nets::maniqa::Mode;
+use agiqa_nets::trained_head::LabelScale;
+use agiqa_store::identity::Fingerprint;
+use agiqa_store::store::Store;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::models;
+use agiqa_store::tables::splits::Part;
 
-use crate::features::{DeviceChoice, Dtype};
-use crate::train::SettingsError;
+mod settings;
 
-mod learner;
-
-mod run;
-
-mod stage;
+pub use settings::JointSettings;
 
 mod start;
 
-mod state;
-
-pub use crate::train::augment::Augment;
-pub use crate::train::initial::initial;
-pub use crate::train::pictures::PicturesError;
-pub use learner::{Learner, LearnerState, MicroBatch, OptimiserSettings, Rates};
-pub use run::JointError;
-pub use stage::JointStage;
+use start::CannotStart;
 pub use start::StartError;
 
-/// What the side on `dinov2-s14` is a multiple of, pixels.
-const SIDE_STEP: u32 = 56;
+mod export;
 
-/// What a joint training takes beside the hyperparameters that it shares with a head's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct JointSettings {
-    /// Folder with `config.json` and weights, as for `agiqa extract --extractor maniqa`: a whole MANIQA, also that of an
-    /// MA-AGIQA, or its transformer alone, the rest drawn by the seed. None: ViT-S/14 with the weights `dinov2-s14`. The
-    /// fusion module is drawn in any case: an MA-AGIQA's is for other inputs, f_a and f_b as they come.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weights: Option<PathBuf>,
-    /// Side of the input on `dinov2-s14`, pixels; 392 gives the paper's 28 × 28 tokens. A folder says its own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub side: Option<u32>,
-    /// What matrix products are computed in; weights, sums, norms and the optimiser are f32 in any case.
-    pub dtype: Dtype,
-    /// Where it is trained.
-    pub device: DeviceChoice,
-    /// What is done to a training image each time it is seen.
-    pub augment: Augment,
-    /// Whether the whole transformer stays as it is.
-    pub freeze_backbone: bool,
-    /// Blocks of the transformer, from the first, that stay as they are; with them the embedding of patches.
-    pub freeze_blocks: u32,
-    /// Factor on the learning rate of the transformer's last block that is read.
-    pub backbone_rate: f64,
-    /// Factor from each block of the transformer to the one before it.
-    pub layer_decay: f64,
-    /// Factor on the learning rate of MANIQA's parts above the transformer.
-    pub quality_rate: f64,
-    /// Factor on the learning rate of the fusion module.
-    pub fusion_rate: f64,
-    /// Weight of the loss of MANIQA's own rating beside the fusion's: its squared error, on the scale trained on, from the
-    /// label less the least label of the training part, because ratings are 0 or more. So what `extract` gives as the
-    /// trained network's `rating` is on that scale. 0, as in the paper: MANIQA learns from the fusion's loss alone.
-    pub rating_loss: f64,
-    /// Steps over which the learning rate rises to what the schedule says.
-    pub warmup_steps: u32,
-    /// Images that go through the network at once; the gradients of a batch's parts are summed. None: the whole batch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub micro_batch: Option<u32>,
-    /// Memory for resized images, MiB. Where they do not fit, they wait in a file of the temporary folder.
-    pub image_memory_mib: u32,
-    /// Minutes between two saved states within an epoch; the end of an epoch always saves one.
-    pub checkpoint_minutes: f64,
+/// Version of the joint training: raised if equal inputs give other numbers than before.
+const JOINT_VERSION: u32 = 1;
+
+/// Images per forward pass of validation: more gain nothing on a CPU, and a GPU wants much to do at once.
+const CPU_BATCH: usize = 2;
+const GPU_BATCH: usize = 16;
+
+/// Share of the values of f_1 above 0 below which nothing is left to learn from.
+const LEAST_F_1_SHARE: f64 = 0.01;
+
+/// Trains MANIQA and the fusion module together.
+#[derive(Clone, Debug)]
+pub struct JointRecipe {
+    /// Where f_a and f_b come from.
+    pub semantic: FeatureSet,
+    /// Settings of the fusion module.
+    pub head: HeadSettings,
+    /// Settings of the rest.
+    pub joint: JointSettings,
 }
 
-impl Default for JointSettings {
-    fn default() -> Self {
-        Self {
-            weights: None,
-            side: None,
-            dtype: Dtype::F32,
-            device: DeviceChoice::Auto,
-            augment: Augment::Horizontal,
-            freeze_backbone: false,
-            freeze_blocks: 0,
-            backbone_rate: 1.0,
-            layer_decay: 1.0,
-            quality_rate: 1.0,
-            fusion_rate: 1.0,
-            rating_loss: 0.0,
-            warmup_steps: 0,
-            micro_batch: None,
-            image_memory_mib: 2048,
-            checkpoint_minutes: 10.0,
+impl JointRecipe {
+    fn config(&self) -> Result<MaAgiqaConfig, RecipeError> {
+        let maniqa = start::maniqa_config(&self.joint).map_err(CannotStart::from)?;
+        self.joint.check_for(maniqa.vit_config().n_blocks)?;
+        let [semantic_dim, coherence_dim] = head_inputs::semantic_dims(&self.semantic)?;
+        let dims = [semantic_dim, coherence_dim, maniqa.n_tokens()];
+        let [semantic_dim, coherence_dim, _] = self.head.read_dims(dims);
+        Ok(MaAgiqaConfig::new(maniqa, semantic_dim, coherence_dim, i64::from(self.head.width), self.head.gate))
+    }
+
+    /// The extractor that the network of a run is, without its folder.
+    fn extractor(&self) -> FeatureSettings {
+        FeatureSettings {
+            extractor: ExtractorName::Maniqa,
+            dtype: Some(self.joint.dtype),
+            device: self.joint.device,
+            ..FeatureSettings::default()
         }
     }
 }
 
-impl JointSettings {
-    /// Checks ranges.
-    ///
-    /// # Errors
-    /// The first value outside its range.
-    pub fn check(&self) -> Result<(), SettingsError> {
-        let error = |name, found: &dyn ToString, expected| Err(SettingsError::new(name, found.to_string(), expected));
-        let rates = [
-            ("joint.backbone_rate", self.backbone_rate),
-            ("joint.layer_decay", self.layer_decay),
-            ("joint.quality_rate", self.quality_rate),
-            ("joint.fusion_rate", self.fusion_rate),
-        ];
-        for (name, rate) in rates {
-            if !(rate > 0.0 && rate.is_finite()) {
-                return error(name, &rate, "a number above 0 (to train nothing of the transformer: `freeze_backbone`)");
+impl Recipe for JointRecipe {
+    type Lesson<'a> = JointLesson<'a>;
+
+    const RUN_KIND: &'static str = "joint run";
+
+    fn title(&self, name: &PartitionName) -> String {
+        format!("{name} with MANIQA")
+    }
+
+    fn check(&self) -> Result<(), RecipeError> {
+        Ok(self.joint.check(&self.head)?)
+    }
+
+    fn fingerprint(&self, dataset: &PartitionName, settings: &TrainSettings) -> Result<Fingerprint, RecipeError> {
+        let config = self.config()?;
+        let weights = start::content_hash(&self.joint, &config).map_err(CannotStart::from)?;
+        let mut builder = Fingerprint::builder("joint training");
+        if let Some(products) = self.joint.dtype.other_products(self.joint.device) {
+            builder.json("products", &products);
+        }
+        Ok(builder
+            .json("version", &JOINT_VERSION)
+            .json("dataset", dataset)
+            .json("semantic", &self.semantic.fingerprint)
+            .json("maniqa", &config.maniqa)
+            .json("weights", &weights)
+            .json("settings", &self.deciding(settings))
+            .finish())
+    }
+
+    fn deciding(&self, settings: &TrainSettings) -> serde_json::Value {
+        self.head.deciding(settings, Some(&self.joint))
+    }
+
+    fn columns(&self) -> Result<Vec<FeatureSet>, RecipeError> {
+        Ok(vec![head_inputs::semantic_inputs(&self.semantic)?])
+    }
+
+    fn advice(&self, dataset: &PartitionName) -> String {
+        let (extractor, fingerprint) = (&self.semantic.extractor, self.semantic.fingerprint.short());
+        format!(
+            "run `agiqa embed --dataset {dataset}` (semantic features `{extractor}@{fingerprint}`), or ingest again where \
+             MOS are missing"
+        )
+    }
+
+    fn pictures(&self) -> Result<Option<PictureSettings>, RecipeError> {
+        let config = self.config()?.maniqa;
+        let preprocessor = ManiqaPreprocessor::of(&config);
+        Ok(Some(PictureSettings {
+            side_px: u32::try_from(config.vit.img_size)?,
+            memory_mib: self.joint.image_memory_mib,
+            augment: self.joint.augment,
+            fill: Box::new(move |image, input| preprocessor.fill(image, input)),
+        }))
+    }
+
+    fn pace(&self) -> Pace {
+        Pace::InTurn { checkpoint_minutes: self.joint.checkpoint_minutes }
+    }
+
+    fn warmup_steps(&self) -> u32 {
+        self.joint.warmup_steps
+    }
+
+    fn check_machine(&self) -> Result<(), RecipeError> {
+        Ok(self.joint.dtype.check_on(self.joint.device.device()?)?)
+    }
+
+    fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<JointLesson<'a>, RecipeError> {
+        let config = self.config()?;
+        Ok(JointLesson {
+            recipe: self,
+            columns: HeadColumns::new(data, &self.head, config.fusion),
+            labels: data.label_scale(),
+            least_target: data.targets().min(),
+            device: self.joint.device.device()?,
+            data,
+            config,
+        })
+    }
+
+    fn application(&self) -> Option<Application> {
+        let extractor = self.extractor();
+        Some(Application {
+            title: "features of MANIQA trained",
+            prefix_of: models::maniqa_prefix,
+            settings: Box::new(move |folder| -> Box<dyn GuestSettings> {
+                Box::new(FeatureSettings { weights: Some(folder), ..extractor.clone() })
+            }),
+        })
+    }
+}
+
+/// One run.
+pub struct JointLesson<'a> {
+    recipe: &'a JointRecipe,
+    data: &'a RunData<'a>,
+    config: MaAgiqaConfig,
+    /// f_a and f_b.
+    columns: HeadColumns<'a>,
+    labels: LabelScale,
+    /// The least label of the training part, which is a rating of 0.
+    least_target: Tensor,
+    device: Device,
+}
+
+/// Images that go through the network at once.
+struct MicroBatch {
+    /// `(b, 3, side, side)`, normalised, f32.
+    pixels: Tensor,
+    /// `(b, semantic_dim)` and `(b, coherence_dim)`, standardised.
+    columns: Vec<Tensor>,
+    masks: Option<ProjectionMasks>,
+    /// `(b,)`, on the scale trained on.
+    targets: Tensor,
+    /// What MANIQA's own rating is to be, `(b,)`, 0 or more; none if it has no loss.
+    ratings: Option<Tensor>,
+}
+
+impl JointLesson<'_> {
+    /// Errors of the fusion's scores, and of MANIQA's own rating if it has a loss.
+    fn loss(&self, network: &MaAgiqa, part: &MicroBatch) -> Loss {
+        let MicroBatch { pixels, columns, masks, targets, ratings } = part;
+        let maniqa = network.maniqa().forward(pixels, Mode::Train);
+        let score = network.fusion().forward(&columns[0], &columns[1], &maniqa.f_1, masks.as_ref()).score;
+        let squared_errors = (score - targets).square().sum(Kind::Float);
+        let minimised = ratings.as_ref().map(|ratings| {
+            let rating_errors = (maniqa.rating() - ratings).square().sum(Kind::Float);
+            &squared_errors + self.recipe.joint.rating_loss * rating_errors
+        });
+        Loss { squared_errors, minimised }
+    }
+}
+
+impl Lesson for JointLesson<'_> {
+    type Network = MaAgiqa;
+
+    fn initial(&self) -> Result<Initial, RecipeError> {
+        let start = start::read(&self.recipe.joint, &self.config).map_err(CannotStart::from)?;
+        let seed = self.data.draws.seed();
+        let (tensors, drawn) = initial(&self.config.parameters(), &start.tensors, seed);
+        let n_read = tensors.len() - drawn.len();
+        let mut notes = vec![format!(
+            "{n_read} tensors from the weights, {} drawn by seed {seed}; products are computed in {}",
+            drawn.len(),
+            self.recipe.joint.dtype
+        )];
+        if !start.unused.is_empty() {
+            notes.push(format!(
+                "{} tensors of the weights are not read, those of a fusion module among them, which is drawn by the seed: {}",
+                start.unused.len(),
+                start.unused.join(", ")
+            ));
+        }
+        Ok(Initial { tensors, notes })
+    }
+
+    fn rate(&self, parameter: &str) -> f64 {
+        self.recipe.joint.rate(parameter, self.config.maniqa.vit_config().n_blocks)
+    }
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn network(&self, tensors: &NamedTensors) -> Result<MaAgiqa, NetworkError> {
+        MaAgiqa::new(&self.config, tensors, self.device, self.recipe.joint.dtype.kind())
+    }
+
+    fn step(&self, network: &MaAgiqa, weights: &mut Weights, batch: &Batch) -> Result<f64, RecipeError> {
+        let joint = &self.recipe.joint;
+        let n = batch.rows.len() as i64;
+        let part_size = joint.micro_batch.map_or(n, |size| i64::from(size).min(n));
+        let pixels = batch.pixels.as_ref().expect("the recipe asked for pictures");
+        let (columns, masks) = (self.columns.batch(batch), self.columns.masks(batch));
+        let ratings = (joint.rating_loss > 0.0).then(|| &batch.targets - &self.least_target);
+        let parts = (0..n).step_by(part_size as usize).map(|start| {
+            let part = |xs: &Tensor| xs.narrow(0, start, part_size.min(n - start)).to_device(self.device);
+            MicroBatch {
+                pixels: part(pixels),
+                columns: columns.iter().map(part).collect(),
+                masks: masks.as_ref().map(|masks| ProjectionMasks {
+                    semantic: part(&masks.semantic),
+                    coherence: part(&masks.coherence),
+                }),
+                targets: part(&batch.targets),
+                ratings: ratings.as_ref().map(part),
             }
-        }
-        if !(0.0..=f64::MAX).contains(&self.rating_loss) {
-            return error("joint.rating_loss", &self.rating_loss, "0 or more");
-        }
-        if self.micro_batch == Some(0) {
-            return error("joint.micro_batch", &0, "1 or more");
-        }
-        if !(0.0..=f64::MAX).contains(&self.checkpoint_minutes) {
-            return error("joint.checkpoint_minutes", &self.checkpoint_minutes, "0 or more");
-        }
-        if let Some(side) = self.side
-            && (side == 0 || !side.is_multiple_of(SIDE_STEP))
-        {
-            return error(
-                "joint.side",
-                &side,
-                "a multiple of 56: patches of 14 pixels, attention windows of 4 patches",
-            );
-        }
-        if self.weights.is_some() && self.side.is_some() {
-            let side = self.side.unwrap_or_default();
-            return error("joint.side", &side, "none beside `weights`: their `config.json` says it");
-        }
-        Ok(())
+        });
+        let seed = self.data.draws.torch_seed(batch.step);
+        let loss = |part: MicroBatch| self.loss(network, &part);
+        Ok(weights.step_by_autograd(parts, batch.rows.len(), batch.learning_rate, seed, loss))
     }
 
-    /// Checks what depends on the transformer, of which `n_blocks` blocks are read.
-    ///
-    /// # Errors
-    /// The first value outside its range.
-    pub(super) fn check_for(&self, n_blocks: usize) -> Result<(), SettingsError> {
-        if self.freeze_blocks as usize > n_blocks {
-            let found = format!("{} of the {n_blocks} blocks that are read", self.freeze_blocks);
-            return Err(SettingsError::new("joint.freeze_blocks", found, "as many as there are, or fewer"));
+    fn validate(&self, network: &MaAgiqa) -> Result<Validated, RecipeError> {
+        let _no_grad = tch::no_grad_guard();
+        let (data, rows) = (self.data, self.data.part(Part::Validation));
+        let batch_size = if self.device == Device::Cpu { CPU_BATCH } else { GPU_BATCH };
+        let LabelScale { scale, offset } = self.labels;
+        let mut validated = Validated::default();
+        let (mut ratings, mut n_above_0) = (Vec::with_capacity(rows.len()), 0.0);
+        data.pictures().for_each_batch(rows, batch_size, data.n_threads, |rows, pixels| {
+            let columns = self.columns.rows(rows).into_iter().map(|column| column.to_device(self.device));
+            let columns: Vec<Tensor> = columns.collect();
+            let output = network.forward(&pixels.to_device(self.device), &columns[0], &columns[1], Mode::Evaluate);
+            let raw = Vec::<f32>::try_from(output.fusion.score.to_device(Device::Cpu))?;
+            validated.scores.extend(raw.into_iter().map(|raw| f64::from(raw) * scale + offset));
+            let rated = Vec::<f32>::try_from(output.maniqa.rating().to_device(Device::Cpu))?;
+            ratings.extend(rated.into_iter().map(f64::from));
+            n_above_0 += output.maniqa.f_1.gt(0.0).sum(Kind::Float).double_value(&[]);
+            Ok::<_, RecipeError>(())
+        })?;
+        if self.recipe.joint.rating_loss > 0.0 {
+            let mos = &data.validation_mos;
+            let (srcc, plcc) = (in_words(metrics::srcc(&ratings, mos)), in_words(metrics::plcc(&ratings, mos)));
+            validated.notes.push(format!("MANIQA's own rating: validation SRCC {srcc}, PLCC {plcc}"));
         }
-        Ok(())
+        let f_1_share = n_above_0 / (rows.len() as f64 * self.config.maniqa.n_tokens() as f64);
+        if f_1_share < LEAST_F_1_SHARE {
+            validated.warnings.push(format!(
+                "{:.1} % of the values of f_1 are 0 on the validation images: MANIQA's scores end in a ReLU, which has died, \
+                 and learns no more; start again with a lower learning rate for it (`quality_rate`), a longer warm-up \
+                 (`warmup_steps`) or a loss of its own (`rating_loss`)",
+                100.0 * (1.0 - f_1_share)
+            ));
+        }
+        Ok(validated)
     }
 
-    /// How fast each parameter learns.
-    pub(super) fn rates(&self, n_blocks: usize) -> Rates {
-        Rates {
-            frozen_blocks: if self.freeze_backbone { n_blocks } else { self.freeze_blocks as usize },
-            backbone: self.backbone_rate,
-            layer_decay: self.layer_decay,
-            quality: self.quality_rate,
-            fusion: self.fusion_rate,
-        }
+    fn export(&self, tensors: NamedTensors, store: &Store) -> Result<Exported, RecipeError> {
+        self.export_network(tensors, store)
     }
 }

@@ -1,16 +1,16 @@
-//! The state of an unfinished joint training, exactly: a resumed one gives the bits of an uninterrupted one.
+//! The state of an unfinished run, exactly: a resumed training gives the bits of an uninterrupted one.
 //!
 //! One object, `models/run=<run>/state.safetensors`, so that it appears whole: trained parameters, both moments, averages,
 //! the best epoch's parameters, the log and the position. What is not trained is read anew from where it came from. Numbers
-//! are kept as tensors, because decimal text would round them. Of random generators there is nothing to keep: each draw
-//! has its own, seeded by the run's seed and the position.
+//! are kept as tensors, because decimal text would round them. Random generators leave nothing to keep: each draw has its
+//! own, seeded by the run's seed and the position.
 
 use std::collections::HashMap;
 
 use tch::{Device, Tensor};
 
-use super::learner::LearnerState;
-use crate::train::state::{defined, epoch_from_values, epoch_values, or_nan};
+use super::selection::Best;
+use super::weights::WeightsState;
 use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::trained_head::{tensors_from_bytes, tensors_to_bytes};
 use agiqa_store::identity::Fingerprint;
@@ -19,15 +19,6 @@ use agiqa_store::tables::train_log::TrainLogRow;
 
 /// Metadata key of the fingerprint that the state belongs to.
 const FINGERPRINT_KEY: &str = "agiqa.fingerprint";
-
-/// The best epoch so far.
-#[derive(Debug)]
-pub(super) struct Best {
-    pub(super) score: f64,
-    pub(super) epoch: u32,
-    /// Trained parameters.
-    pub(super) trained: NamedTensors,
-}
 
 /// Squared errors of some steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -50,73 +41,72 @@ impl LossSum {
 /// Where a training stands.
 #[derive(Debug, Default)]
 pub(super) struct Position {
-    /// Of this epoch.
+    /// Squared errors of this epoch.
     pub(super) epoch_loss: LossSum,
-    /// Since the log's last row.
+    /// Squared errors since the log's last row.
     pub(super) stretch_loss: LossSum,
-    /// Seconds at work in sessions before this one.
-    pub(super) seconds: f64,
     /// Epochs done.
     pub(super) epochs: Vec<EpochRecord>,
     /// The log so far.
     pub(super) log: Vec<TrainLogRow>,
     /// The best epoch.
     pub(super) best: Option<Best>,
+    /// Seconds at work in sessions before this one.
+    pub(super) seconds_before: f64,
 }
 
-pub(super) fn to_bytes(fingerprint: Fingerprint, learner: &LearnerState, position: &Position) -> Vec<u8> {
-    let Position { epoch_loss, stretch_loss, seconds, epochs, log, best } = position;
+/// The bytes of a state whose training has been at work for `seconds`.
+pub(super) fn to_bytes(fingerprint: Fingerprint, weights: &WeightsState, position: &Position, seconds: f64) -> Vec<u8> {
+    let Position { epoch_loss, stretch_loss, epochs, log, best, seconds_before: _ } = position;
     let epochs: Vec<f64> = epochs.iter().flat_map(epoch_values).collect();
     let log: Vec<f64> = log.iter().flat_map(log_values).collect();
-    let n = |loss: &LossSum| loss.n_images as i64;
+    let n_images = |loss: &LossSum| loss.n_images as i64;
     let best_epoch = best.as_ref().map_or(0, |best| i64::from(best.epoch));
-    let counters = [learner.n_steps as i64, best_epoch, n(epoch_loss), n(stretch_loss)];
+    let counters = [weights.n_steps as i64, best_epoch, n_images(epoch_loss), n_images(stretch_loss)];
     let best_score = best.as_ref().map_or(0.0, |best| best.score);
-    let reals = [best_score, epoch_loss.sum, stretch_loss.sum, *seconds];
-    let fixed = [
-        ("counters", Tensor::from_slice(&counters)),
-        ("reals", Tensor::from_slice(&reals)),
-        ("epochs", Tensor::from_slice(&epochs)),
-        ("log", Tensor::from_slice(&log)),
+    let reals = [best_score, epoch_loss.sum, stretch_loss.sum, seconds];
+    let mut named = vec![
+        ("counters".to_owned(), Tensor::from_slice(&counters)),
+        ("reals".to_owned(), Tensor::from_slice(&reals)),
+        ("epochs".to_owned(), Tensor::from_slice(&epochs)),
+        ("log".to_owned(), Tensor::from_slice(&log)),
     ];
-    let LearnerState { n_steps: _, parameters, first, second, average } = learner;
+    let WeightsState { n_steps: _, parameters, first, second, average } = weights;
     let none = NamedTensors::new();
     let best = best.as_ref().map_or(&none, |best| &best.trained);
-    let mut named: Vec<(String, Tensor)> = fixed.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
-    for (what, tensors) in
+    for (role, tensors) in
         [("parameter", parameters), ("first", first), ("second", second), ("average", average), ("best", best)]
     {
-        named.extend(tensors.iter().map(|(name, tensor)| (format!("{what}:{name}"), tensor.to_device(Device::Cpu))));
+        named.extend(tensors.iter().map(|(name, tensor)| (format!("{role}:{name}"), tensor.to_device(Device::Cpu))));
     }
     named.sort_by(|a, b| a.0.cmp(&b.0));
     let named: Vec<(String, &Tensor)> = named.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     tensors_to_bytes(&named, HashMap::from([(FINGERPRINT_KEY.to_owned(), fingerprint.to_string())]))
 }
 
-/// The state in `bytes`, where it is whole and of the training with `fingerprint`.
-pub(super) fn from_bytes(bytes: &[u8], fingerprint: Fingerprint) -> Option<(LearnerState, Position)> {
+/// The state in `bytes`, if it is whole and of the training with `fingerprint`.
+pub(super) fn from_bytes(bytes: &[u8], fingerprint: Fingerprint) -> Option<(WeightsState, Position)> {
     let (mut tensors, metadata) = tensors_from_bytes(bytes).ok()?;
     if *metadata.get(FINGERPRINT_KEY)? != fingerprint.to_string() {
         return None;
     }
     let counters: Vec<i64> = Vec::try_from(tensors.remove("counters")?).ok()?;
-    let reals: Vec<f64> = Vec::try_from(tensors.remove("reals")?).ok()?;
-    let epochs: Vec<f64> = Vec::try_from(tensors.remove("epochs")?).ok()?;
-    let log: Vec<f64> = Vec::try_from(tensors.remove("log")?).ok()?;
-    let (&[n_steps, best_epoch, n_epoch, n_stretch], &[best_score, epoch_sum, stretch_sum, seconds]) =
-        (counters.as_slice(), reals.as_slice())
+    let mut reals = |name: &str| -> Option<Vec<f64>> { Vec::try_from(tensors.remove(name)?).ok() };
+    let (numbers, epochs, log) = (reals("reals")?, reals("epochs")?, reals("log")?);
+    let (&[n_steps, best_epoch, n_epoch, n_stretch], &[best_score, epoch_sum, stretch_sum, seconds_before]) =
+        (counters.as_slice(), numbers.as_slice())
     else {
         return None;
     };
-    let mut by_what: HashMap<String, NamedTensors> = HashMap::new();
+    let mut by_role: HashMap<String, NamedTensors> = HashMap::new();
     for (name, tensor) in tensors {
-        let (what, name) = name.split_once(':')?;
-        by_what.entry(what.to_owned()).or_default().insert(name.to_owned(), tensor);
+        let (role, name) = name.split_once(':')?;
+        by_role.entry(role.to_owned()).or_default().insert(name.to_owned(), tensor);
     }
-    let mut take = |what: &str| by_what.remove(what).unwrap_or_default();
+    let mut take = |role: &str| by_role.remove(role).unwrap_or_default();
     let best_epoch = u32::try_from(best_epoch).ok()?;
     let best = (best_epoch > 0).then(|| Best { score: best_score, epoch: best_epoch, trained: take("best") });
-    let learner = LearnerState {
+    let weights = WeightsState {
         n_steps: n_steps.try_into().ok()?,
         parameters: take("parameter"),
         first: take("first"),
@@ -126,19 +116,42 @@ pub(super) fn from_bytes(bytes: &[u8], fingerprint: Fingerprint) -> Option<(Lear
     let position = Position {
         epoch_loss: LossSum { sum: epoch_sum, n_images: n_epoch.try_into().ok()? },
         stretch_loss: LossSum { sum: stretch_sum, n_images: n_stretch.try_into().ok()? },
-        seconds,
         epochs: epochs.chunks_exact(5).map(epoch_from_values).collect(),
         log: log.chunks_exact(9).map(log_from_values).collect(),
         best,
+        seconds_before,
     };
-    Some((learner, position))
+    Some((weights, position))
+}
+
+/// NaN stands for none within a state, which no one else reads.
+fn or_nan(value: Option<f64>) -> f64 {
+    value.unwrap_or(f64::NAN)
+}
+
+fn defined(value: f64) -> Option<f64> {
+    Some(value).filter(|value| !value.is_nan())
+}
+
+fn epoch_values(record: &EpochRecord) -> [f64; 5] {
+    let EpochRecord { epoch, train_loss, validation_srcc, validation_plcc, validation_mse } = *record;
+    [f64::from(epoch), train_loss, or_nan(validation_srcc), or_nan(validation_plcc), validation_mse]
+}
+
+fn epoch_from_values(values: &[f64]) -> EpochRecord {
+    EpochRecord {
+        epoch: values[0] as u32,
+        train_loss: values[1],
+        validation_srcc: defined(values[2]),
+        validation_plcc: defined(values[3]),
+        validation_mse: values[4],
+    }
 }
 
 fn log_values(row: &TrainLogRow) -> [f64; 9] {
     let TrainLogRow { epoch, step, lr, n_images, loss, validation_srcc, validation_plcc, validation_mse, seconds } =
         *row;
-    let validation = [validation_srcc, validation_plcc, validation_mse].map(or_nan);
-    let [srcc, plcc, mse] = validation;
+    let [srcc, plcc, mse] = [validation_srcc, validation_plcc, validation_mse].map(or_nan);
     [f64::from(epoch), step as f64, lr, n_images as f64, loss, srcc, plcc, mse, seconds]
 }
 
