@@ -169,27 +169,23 @@ struct JointArgs {
     checkpoint_minutes: Option<f64>,
 }
 
+/// Settings whose fields are the arguments that were given, and the defaults for the others.
+macro_rules! given_or_default {
+    ($settings:ident, $args:ident, [$($field:ident),*], $($as_given:ident),*) => {{
+        let default = $settings::default();
+        $settings { $($field: $args.$field.unwrap_or(default.$field),)* $($as_given: $args.$as_given),* }
+    }};
+}
+
 impl JointArgs {
+    #[rustfmt::skip]
     fn settings(self) -> JointSettings {
-        let default = JointSettings::default();
-        JointSettings {
-            weights: self.weights,
-            side: self.side,
-            dtype: self.dtype.unwrap_or(default.dtype),
-            device: self.device.unwrap_or(default.device),
-            augment: self.augment.unwrap_or(default.augment),
-            freeze_backbone: self.freeze_backbone,
-            freeze_blocks: self.freeze_blocks.unwrap_or(default.freeze_blocks),
-            backbone_rate: self.backbone_rate.unwrap_or(default.backbone_rate),
-            layer_decay: self.layer_decay.unwrap_or(default.layer_decay),
-            quality_rate: self.quality_rate.unwrap_or(default.quality_rate),
-            fusion_rate: self.fusion_rate.unwrap_or(default.fusion_rate),
-            rating_loss: self.rating_loss.unwrap_or(default.rating_loss),
-            warmup_steps: self.warmup_steps.unwrap_or(default.warmup_steps),
-            micro_batch: self.micro_batch,
-            image_memory_mib: self.image_memory_mib.unwrap_or(default.image_memory_mib),
-            checkpoint_minutes: self.checkpoint_minutes.unwrap_or(default.checkpoint_minutes),
-        }
+        given_or_default!(
+            JointSettings, self,
+            [dtype, device, augment, freeze_blocks, backbone_rate, layer_decay, quality_rate, fusion_rate, rating_loss,
+             warmup_steps, image_memory_mib, checkpoint_minutes],
+            weights, side, freeze_backbone, micro_batch
+        )
     }
 }
 
@@ -200,30 +196,17 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 
 impl SettingsArgs {
     /// The settings of the trainer, and those of the head.
+    #[rustfmt::skip]
     fn settings(self) -> (TrainSettings, HeadSettings) {
-        let (default, default_head) = (TrainSettings::default(), HeadSettings::default());
-        let settings = TrainSettings {
-            optimiser: self.optimiser.unwrap_or(default.optimiser),
-            learning_rate: self.learning_rate.unwrap_or(default.learning_rate),
-            weight_decay: self.weight_decay.unwrap_or(default.weight_decay),
-            schedule: self.schedule.unwrap_or(default.schedule),
-            batch_size: self.batch_size.unwrap_or(default.batch_size),
-            epochs: self.epochs.unwrap_or(default.epochs),
-            labels: self.labels.unwrap_or(default.labels),
-            weight_average: self.weight_average.unwrap_or(default.weight_average),
-            keep_epoch: self.keep_epoch.unwrap_or(default.keep_epoch),
-            allow_missing: self.allow_missing,
-            checkpoint_epochs: self.checkpoint_epochs.unwrap_or(default.checkpoint_epochs),
-        };
-        let head = HeadSettings {
-            inputs: self.inputs.unwrap_or(default_head.inputs),
-            gate: self.gate.unwrap_or(default_head.gate),
-            width: self.width.unwrap_or(default_head.width),
-            input_dropout: self.input_dropout.unwrap_or(default_head.input_dropout),
-            dropout: self.dropout.unwrap_or(default_head.dropout),
-            standardise: self.standardise.unwrap_or(default_head.standardise),
-            ridge: self.ridge.unwrap_or(default_head.ridge),
-        };
+        let settings = given_or_default!(
+            TrainSettings, self,
+            [optimiser, learning_rate, weight_decay, schedule, batch_size, epochs, labels, weight_average, keep_epoch,
+             checkpoint_epochs],
+            allow_missing
+        );
+        let head = given_or_default!(
+            HeadSettings, self, [inputs, gate, width, input_dropout, dropout, standardise, ridge],
+        );
         (settings, head)
     }
 }

@@ -16,7 +16,7 @@ pub enum StageName {
     Baseline,
     /// Images into `splits`.
     Split,
-    /// Features and splits into models.
+    /// Features and splits into models, and what a trained network is to compute.
     Train,
     /// Models and features into `predictions`.
     Predict,

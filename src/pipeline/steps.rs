@@ -8,7 +8,7 @@ use crate::features::{FeatureSettings, FeatureStage};
 use crate::ingest::{IngestStage, Rerun};
 use crate::predict::PredictStage;
 use crate::splits::{SplitSettings, SplitStage};
-use crate::train::recipes::HeadSettings;
+use crate::train::recipes::RecipeSettings;
 use crate::train::{RunSeed, TrainError, TrainStage, Training};
 use agiqa_judge::compare::CompareStage;
 use agiqa_judge::evaluate::EvaluateStage;
@@ -125,12 +125,12 @@ impl Pipeline {
         let mut variants = Vec::new();
         for head in self.heads()? {
             for (run, _) in head.train.plan()?.groups()? {
-                let settings = &head.settings;
+                let settings = head.recipe.head();
                 variants.push(ExperimentVariant {
                     name: head.variant.clone(),
                     inputs: settings.sorted_inputs().iter().map(|input| input.as_str().to_owned()).collect(),
                     gate: settings.gate.as_str().to_owned(),
-                    is_joint: head.is_joint,
+                    is_joint: head.recipe.is_joint(),
                     trained_on: head.train.dataset().clone(),
                     dataset: head.tested.clone(),
                     run,
@@ -164,22 +164,21 @@ impl Pipeline {
         let head = |variant: String, name: PartitionName, train: &TrainSection, scored, tested| {
             let TrainSection { dataset, settings, recipe, .. } = train.clone();
             let runs = self.splits.iter().flat_map(|split| train.runs_of(split)).collect();
-            let (head_settings, is_joint) = (recipe.head().clone(), recipe.is_joint());
-            let training = TrainStage { name, dataset, runs, settings, recipe };
+            let training = TrainStage { name, dataset, runs, settings, recipe: recipe.clone() };
             let train = training.on(features.semantic_set.clone(), features.quality_set.clone())?;
-            Ok::<_, TrainError>(Head { variant, train, settings: head_settings, is_joint, scored, tested })
+            Ok::<_, TrainError>(Head { variant, train, recipe, scored, tested })
         };
         if self.variants.is_empty() {
             let scored = std::iter::once(&train.dataset).chain(&self.predict.also).cloned().collect();
             return Ok(vec![head(self.name.to_string(), self.name.clone(), train, scored, train.dataset.clone())?]);
         }
-        let of_variant = |Variant { name, train, test }: &Variant| {
+        let head_of_variant = |Variant { name, train, test }: &Variant| {
             let mut scored = vec![train.dataset.clone()];
             scored.extend((*test != train.dataset).then(|| test.clone()));
             let run_name = PartitionName::new(&format!("{}-{name}", self.name))?;
             head(name.to_string(), run_name, train, scored, test.clone())
         };
-        self.variants.iter().map(of_variant).collect()
+        self.variants.iter().map(head_of_variant).collect()
     }
 
     /// Every split that is needed, with its dataset: of those that are trained, tested or compared on.
@@ -191,11 +190,11 @@ impl Pipeline {
                 datasets.push(dataset);
             }
         }
-        let of = |dataset: &PartitionName| {
+        let with_splits = |dataset: &PartitionName| {
             let dataset = dataset.clone();
             self.splits.iter().map(move |split| (dataset.clone(), split.clone())).collect::<Vec<_>>()
         };
-        datasets.into_iter().flat_map(of).collect()
+        datasets.into_iter().flat_map(with_splits).collect()
     }
 }
 
@@ -204,10 +203,7 @@ struct Head {
     /// Name of the variant, or of the pipeline.
     variant: String,
     train: Box<dyn Training>,
-    /// Settings of the head that it trains.
-    settings: HeadSettings,
-    /// Whether MANIQA is trained with it.
-    is_joint: bool,
+    recipe: RecipeSettings,
     /// Datasets that its heads score; the first is the dataset of the training.
     scored: Vec<PartitionName>,
     /// The dataset whose test part stands in an experiment's table.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::head_inputs::{Columns, HeadInputsError};
+use super::head_inputs::Columns;
 use super::pictures::Location;
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::Store;
@@ -19,9 +19,6 @@ pub enum DataError {
     /// A table could not be read.
     #[error(transparent)]
     Part(#[from] PartError),
-    /// The features do not suit the head, or could not be read.
-    #[error(transparent)]
-    Inputs(#[from] HeadInputsError),
     /// The dataset was never ingested.
     #[error("dataset `{0}` has no images in this store: run `agiqa ingest` for it first")]
     NoImages(PartitionName),
@@ -50,9 +47,9 @@ pub enum DataError {
     },
     /// Nothing is left of a part.
     #[error(
-        "split `{split}` of dataset `{dataset}`: no usable image in the {part} part ({n_in_split} in the split, \
-         {n_without_features} of them without features, {n_without_mos} without MOS); compute the missing features, or \
-         split again with `agiqa split`"
+        "split `{split}` of dataset `{dataset}`: no usable image in the {part} part ({} in the split, {} of them without \
+         features, {} without MOS); compute the missing features, or split again with `agiqa split`",
+        counts.n_without_features + counts.n_without_mos, counts.n_without_features, counts.n_without_mos
     )]
     EmptyPart {
         /// The dataset.
@@ -61,12 +58,8 @@ pub enum DataError {
         split: PartitionName,
         /// The part.
         part: Part,
-        /// Images of the part.
-        n_in_split: usize,
-        /// Of these, without features.
-        n_without_features: usize,
-        /// Of these, with features but without MOS.
-        n_without_mos: usize,
+        /// Its images, none of them usable.
+        counts: PartCounts,
     },
 }
 
@@ -156,16 +149,7 @@ impl TrainingData {
         for (part, counts) in Part::ALL.into_iter().zip(&parts.counts) {
             // A test part without labels is a matter of evaluation; without training or validation there is no run.
             if counts.n_used == 0 && part != Part::Test {
-                let PartCounts { n_used: _, n_without_features, n_without_mos } = *counts;
-                let n_in_split = n_without_features + n_without_mos;
-                return Err(DataError::EmptyPart {
-                    dataset,
-                    split,
-                    part,
-                    n_in_split,
-                    n_without_features,
-                    n_without_mos,
-                });
+                return Err(DataError::EmptyPart { dataset, split, part, counts: *counts });
             }
         }
         Ok(parts)

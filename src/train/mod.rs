@@ -10,46 +10,26 @@
 //! order and dropout from generators of its own, so its numbers are the same alone, beside others, and across an
 //! interruption.
 
-mod settings;
-
-pub use settings::{KeepEpoch, Labels, Optimiser, SettingsError, TrainSettings};
-
-mod plan;
-
-pub use plan::{RunPlan, RunSeed, seeded_runs};
-
-pub mod head_inputs;
-
-mod data;
-
-pub use data::DataError;
-
 mod augment;
-
-pub use augment::Augment;
-
+mod data;
+pub mod head_inputs;
 mod in_order;
-
-mod pictures;
-
-pub use pictures::{PictureSettings, Pictures, PicturesError};
-
-mod random;
-
-pub use random::Draws;
-
 mod initial;
-
-mod schedule;
-
-pub use schedule::Schedule;
-
 mod optimiser;
-
-pub use optimiser::{Adam, Gradient};
-
+mod pictures;
+mod plan;
+mod random;
+pub mod recipes;
+mod schedule;
+mod settings;
 pub mod trainer;
 
+pub use augment::Augment;
+pub use data::DataError;
+pub use optimiser::{Adam, Gradient};
+pub use pictures::{PictureSettings, Pictures, PicturesError};
+pub use plan::{RunPlan, RunSeed, seeded_runs};
+pub use random::Draws;
+pub use schedule::Schedule;
+pub use settings::{KeepEpoch, Labels, Optimiser, SettingsError, TrainSettings};
 pub use trainer::{NextStage, Recipe, TrainError, TrainStage, Training};
-
-pub mod recipes;

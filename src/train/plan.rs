@@ -29,14 +29,14 @@ pub fn seeded_runs(seeds: impl IntoIterator<Item = u32>, split: impl Fn(u32) -> 
 }
 
 /// Each run once, in order.
-fn distinct(runs: &[RunSeed]) -> Vec<&RunSeed> {
+pub(in crate::train) fn distinct(runs: &[RunSeed]) -> Vec<&RunSeed> {
     let mut seen = HashSet::new();
     runs.iter().filter(|run| seen.insert(*run)).collect()
 }
 
 /// The number of runs in words.
-pub(in crate::train) fn n_runs_in_words(runs: &[RunSeed]) -> String {
-    match distinct(runs).len() {
+pub(in crate::train) fn n_runs_in_words(n_runs: usize) -> String {
+    match n_runs {
         1 => "1 run".to_owned(),
         n => format!("{n} runs"),
     }

@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 use super::fusion::{HeadColumns, HeadSettings};
 use super::ridge;
 use crate::train::head_inputs::{self, HeadInputsError};
-use crate::train::trainer::{Batch, Exported, Initial, Lesson, Pace, Recipe, RecipeError, RunData, Validated, Weights};
+use crate::train::trainer::{Batch, Exported, Lesson, Pace, Recipe, RecipeError, RunData, Validated, Weights};
 use crate::train::{Gradient, Labels, TrainSettings};
 use agiqa_nets::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
 use agiqa_nets::layers::{NamedTensors, NetworkError};
@@ -117,12 +117,12 @@ fn three(columns: &[Tensor]) -> [Tensor; 3] {
 impl Lesson for HeadLesson<'_> {
     type Network = TrainedHead;
 
-    fn initial(&self) -> Result<Initial, RecipeError> {
+    fn initial(&self) -> Result<(NamedTensors, Vec<String>), RecipeError> {
         // Standardised labels have mean 0, and the output should start there.
         let output_bias = (self.data.settings.labels == Labels::Standardised).then_some(0.0);
         let parameters = self.data.draws.head(self.config, output_bias);
         let tensors = PARAMETER_NAMES.into_iter().map(str::to_owned).zip(parameters).collect();
-        Ok(Initial { tensors, notes: Vec::new() })
+        Ok((tensors, Vec::new()))
     }
 
     fn network(&self, tensors: &NamedTensors) -> Result<TrainedHead, NetworkError> {
@@ -154,7 +154,7 @@ impl Lesson for HeadLesson<'_> {
             (&gradients.output, &output.fused),
         ];
         weights.update(batch.learning_rate, |name| {
-            let position = PARAMETER_NAMES.iter().position(|known| *known == name).expect("a head's parameter");
+            let position = PARAMETER_NAMES.iter().position(|parameter| *parameter == name).expect("a head's parameter");
             let (d_output, inputs) = layers[position / 2];
             if position.is_multiple_of(2) {
                 Gradient::Product { d_output, inputs }

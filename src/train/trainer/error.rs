@@ -38,47 +38,24 @@ pub enum TrainError {
     /// The recipe failed.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// The loss became infinite or NaN.
-    #[error(
-        "run `{run}` diverged: the loss of step {step} (epoch {epoch}) is {loss}, at learning rate {learning_rate:e}, on the \
-         images {images}; try a lower learning rate, or `standardise = true`"
-    )]
+    /// The loss or the weights became infinite or NaN.
+    #[error("run `{run}` diverged: {sign}; try a lower learning rate, or `standardise = true`")]
     Diverged {
         /// The run.
         run: PartitionName,
-        /// Step, from 1.
-        step: u64,
-        /// Epoch, from 1.
-        epoch: u32,
-        /// The loss.
-        loss: f64,
-        /// Learning rate of the step.
-        learning_rate: f64,
-        /// Ids of the batch's images.
-        images: String,
-    },
-    /// The weights became infinite or NaN.
-    #[error(
-        "run `{run}` diverged: its weights are no numbers after step {step}, at learning rate {learning_rate:e}; the last \
-         good state stays; try a lower learning rate, or `standardise = true`"
-    )]
-    Weights {
-        /// The run.
-        run: PartitionName,
-        /// Steps done.
-        step: u64,
-        /// Learning rate of the last step.
-        learning_rate: f64,
+        /// What shows it, with step and learning rate.
+        sign: String,
     },
     /// libtorch failed, e.g. because memory ran short.
-    #[error("run `{run}`: step {step} failed{advice}")]
+    #[error(
+        "run `{run}`: step {step} failed; if memory ran short, a smaller `batch_size` needs less, and so does a smaller \
+         `micro_batch`, which gives the same batch"
+    )]
     Torch {
         /// The run.
         run: PartitionName,
         /// Step, from 1.
         step: u64,
-        /// What needs less memory.
-        advice: &'static str,
         /// Cause.
         #[source]
         source: tch::TchError,

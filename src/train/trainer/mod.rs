@@ -21,32 +21,20 @@ use agiqa_store::tables::models::RidgeRecord;
 use agiqa_store::tables::splits::Part;
 
 mod error;
-
-pub use error::{RecipeError, TrainError};
-
+mod next;
+mod run;
+mod selection;
+mod shared;
+mod stage;
+mod state;
 mod weights;
 
-pub use weights::{Loss, Weights};
-
-mod selection;
-
-pub use selection::selection_score;
-
-mod state;
-
-mod run;
-
+pub use error::{RecipeError, TrainError};
+pub use next::{Application, LocalFolder, NextStage};
 pub(in crate::train) use run::in_words;
-
-mod shared;
-
-mod stage;
-
+pub use selection::selection_score;
 pub use stage::{TrainStage, Training};
-
-mod next;
-
-pub use next::{Application, LocalFolder, LocalFolderError, NextStage};
+pub use weights::{Loss, Weights};
 
 /// How the runs of a training share the machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -127,8 +115,8 @@ pub trait Lesson {
     /// The network, or whatever scores images.
     type Network;
 
-    /// Parameters as the training starts with them.
-    fn initial(&self) -> Result<Initial, RecipeError>;
+    /// Parameters as the training starts with them, and where they are from, for people.
+    fn initial(&self) -> Result<(NamedTensors, Vec<String>), RecipeError>;
 
     /// Factor on the learning rate of a parameter; 0 for one that stays as it is.
     fn rate(&self, parameter: &str) -> f64 {
@@ -155,14 +143,6 @@ pub trait Lesson {
     /// Writes what the run leaves: its head, and its network if that is to be applied. `tensors` are all parameters of the
     /// kept epoch, on the CPU.
     fn export(&self, tensors: NamedTensors, store: &Store) -> Result<Exported, RecipeError>;
-}
-
-/// Parameters as a training starts with them.
-pub struct Initial {
-    /// The parameters.
-    pub tensors: NamedTensors,
-    /// Where they are from, for people.
-    pub notes: Vec<String>,
 }
 
 /// Images of one step.
@@ -205,6 +185,10 @@ pub struct Exported {
 pub struct RunData<'a> {
     /// The run.
     pub run: PartitionName,
+    /// Of everything that decides the run's numbers.
+    fingerprint: Fingerprint,
+    /// Of what a saved state belongs to.
+    state_fingerprint: Fingerprint,
     /// Hyperparameters.
     pub settings: &'a TrainSettings,
     /// What the run draws.

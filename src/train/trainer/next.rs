@@ -2,48 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::engine::{EngineError, Guest, GuestError, GuestSettings, GuestWords, ImageSource, ImageStage, Work};
-use crate::train::plan::add;
+use crate::engine::ImageSource;
+use crate::train::plan::{add, n_runs_in_words};
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::Store;
 use agiqa_store::store::run_log::RowCounts;
-use agiqa_store::store::{Store, StoreError};
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::RunRecord;
 
 /// How the network that a run leaves is applied to images.
 pub struct Application {
-    /// What its rows are, for the name of the stage, e.g. `features maniqa`.
+    /// What is computed, for the name of the stage, e.g. `features by MANIQA`.
     pub title: &'static str,
     /// The store's folder of the network that a run leaves.
     pub prefix_of: fn(&PartitionName) -> String,
-    /// What computes rows by the network in a folder.
-    pub settings: Box<dyn Fn(PathBuf) -> Box<dyn GuestSettings>>,
+    /// The stage that computes rows of a source's images by the network in a folder.
+    pub stage: Box<dyn Fn(PathBuf, ImageSource) -> Box<dyn Stage>>,
 }
 
-impl GuestSettings for Box<dyn GuestSettings> {
-    fn words(&self) -> GuestWords {
-        (**self).words()
-    }
-
-    fn work(&self) -> Work {
-        (**self).work()
-    }
-
-    fn resolve(&self) -> Result<Box<dyn Guest>, GuestError> {
-        (**self).resolve()
-    }
-}
-
-/// A folder of the store that cannot be had on this machine.
+/// A folder of a bucket cannot be copied to this machine.
 #[derive(Debug, thiserror::Error)]
-pub enum LocalFolderError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The store is a bucket, and there is no room for its folder.
-    #[error("cannot make a temporary folder for the trained network")]
-    Temporary(#[source] std::io::Error),
-}
+#[error("cannot make a temporary folder for the trained network")]
+struct CopyError(#[source] std::io::Error);
 
 /// A folder of the store as one of this machine: extractors read folders, which a bucket has not.
 pub struct LocalFolder {
@@ -56,15 +36,15 @@ impl LocalFolder {
     ///
     /// # Errors
     /// A store that cannot be read, or too little room for the copy.
-    pub fn new(store: &Store, prefix: &str) -> Result<Self, LocalFolderError> {
+    pub fn new(store: &Store, prefix: &str) -> Result<Self, StageError> {
         if let Some(folder) = store.folder() {
             return Ok(Self { path: folder.join(prefix), _temporary: None });
         }
-        let temporary = tempfile::tempdir().map_err(LocalFolderError::Temporary)?;
+        let temporary = tempfile::tempdir().map_err(CopyError)?;
         for object in store.list(prefix)? {
             let name = object.path.rsplit('/').next().unwrap_or(&object.path);
             let bytes = store.get(&object.path)?;
-            std::fs::write(temporary.path().join(name), bytes).map_err(LocalFolderError::Temporary)?;
+            std::fs::write(temporary.path().join(name), bytes).map_err(CopyError)?;
         }
         Ok(Self { path: temporary.path().to_owned(), _temporary: Some(temporary) })
     }
@@ -80,7 +60,7 @@ impl LocalFolder {
 #[error("run `{run}`: the trained network cannot be applied")]
 struct ApplyError {
     run: PartitionName,
-    source: EngineError,
+    source: StageError,
 }
 
 /// Computes the rows of the networks that the runs of a training left, over the dataset that they were trained on.
@@ -100,15 +80,15 @@ impl NextStage {
     fn for_each_run(
         &self,
         store: &Store,
-        mut apply: impl FnMut(&PartitionName, ImageStage<Box<dyn GuestSettings>>) -> Result<bool, StageError>,
+        mut apply: impl FnMut(&PartitionName, &dyn Stage) -> Result<bool, StageError>,
     ) -> Result<(), StageError> {
         for run in &self.runs {
             // A run that is not finished has no network yet.
             RunRecord::read(store, run)?;
             let folder = LocalFolder::new(store, &(self.application.prefix_of)(run))?;
-            let settings = (self.application.settings)(folder.path().to_owned());
             let source = ImageSource::Dataset(self.dataset.clone());
-            if !apply(run, ImageStage::new(settings, source))? {
+            let stage = (self.application.stage)(folder.path().to_owned(), source);
+            if !apply(run, stage.as_ref())? {
                 break;
             }
         }
@@ -119,8 +99,7 @@ impl NextStage {
 impl Stage for NextStage {
     fn name(&self) -> String {
         let Self { name, dataset, runs, application } = self;
-        let n_runs = if runs.len() == 1 { "1 run".to_owned() } else { format!("{} runs", runs.len()) };
-        format!("{} by {name} of {dataset} ({n_runs})", application.title)
+        format!("{} of {name} on {dataset} ({})", application.title, n_runs_in_words(runs.len()))
     }
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
@@ -147,7 +126,7 @@ impl Stage for NextStage {
     fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {
         let mut report = StageReport::default();
         self.for_each_run(&context.store, |run, stage| {
-            let computed = stage.compute(context).map_err(|source| ApplyError { run: run.clone(), source })?;
+            let computed = stage.run(context).map_err(|source| ApplyError { run: run.clone(), source })?;
             add(&mut report.rows, computed.rows);
             if !report.summary.is_empty() {
                 report.summary.push_str("; ");

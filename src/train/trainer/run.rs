@@ -8,13 +8,12 @@ use tch::{Device, Tensor};
 
 use super::selection::{self, Best};
 use super::state::{self, LossSum, Position};
-use super::{Batch, Exported, Initial, Lesson, Pace, Recipe, RunData, TrainError, Validated, Weights};
+use super::{Batch, Exported, Lesson, Pace, Recipe, RecipeError, RunData, TrainError, Validated, Weights};
 use crate::features::catching;
 use crate::train::KeepEpoch;
 use crate::train::in_order::in_order;
 use crate::train::pictures::PicturesError;
 use agiqa_store::console::Progress;
-use agiqa_store::identity::Fingerprint;
 use agiqa_store::stage::StageContext;
 use agiqa_store::tables::models::{self, EpochRecord};
 use agiqa_store::tables::splits::Part;
@@ -31,18 +30,10 @@ pub(super) struct Finished {
     pub(super) epochs: Vec<EpochRecord>,
 }
 
-/// What a run's results and states belong to.
-#[derive(Clone, Copy)]
-pub(super) struct Fingerprints {
-    pub(super) run: Fingerprint,
-    pub(super) state: Fingerprint,
-}
-
 /// Trains one run, going on from its saved state if there is one. None if it was interrupted; its state is then saved.
 pub(super) fn train<R: Recipe>(
     recipe: &R,
     data: &RunData<'_>,
-    fingerprints: Fingerprints,
     context: &StageContext,
     progress: &Progress,
 ) -> Result<Option<Finished>, TrainError> {
@@ -54,14 +45,13 @@ pub(super) fn train<R: Recipe>(
         targets: data.targets(),
         lesson: &lesson,
         data,
-        fingerprints,
         context,
         progress,
         started: now,
         saved: Cell::new(now),
     };
     let (mut weights, mut position) = run.start()?;
-    let network = lesson.network(weights.parameters()).map_err(boxed)?;
+    let network = lesson.network(weights.parameters()).map_err(RecipeError::from)?;
     progress.add(position.epochs.len() as u64 * run.n_train() as u64 + position.epoch_loss.n_images);
     let n_epochs = data.settings.epochs;
     while (position.epochs.len() as u32) < n_epochs {
@@ -82,15 +72,10 @@ pub(super) fn train<R: Recipe>(
     run.finish(&weights, position).map(Some)
 }
 
-fn boxed(error: impl std::error::Error + Send + Sync + 'static) -> TrainError {
-    TrainError::Recipe(Box::new(error))
-}
-
 /// What stays the same over a run.
 struct Run<'a, L> {
     lesson: &'a L,
     data: &'a RunData<'a>,
-    fingerprints: Fingerprints,
     context: &'a StageContext,
     progress: &'a Progress,
     pace: Pace,
@@ -109,11 +94,11 @@ impl<L: Lesson> Run<'_, L> {
         let path = models::state_path(run);
         // A state is large, and each kill in the middle of writing one leaves a piece of it.
         self.context.store.delete_half_written(&path)?;
-        let saved = self.context.store.get_if_exists(&path)?;
-        let resumed = saved.as_ref().and_then(|bytes| state::from_bytes(bytes, self.fingerprints.state));
-        let Initial { tensors, notes } = self.lesson.initial()?;
-        match (&saved, &resumed) {
-            (_, Some((state, _))) => console.info(format!("run {run}: goes on after step {}", state.n_steps)),
+        let bytes = self.context.store.get_if_exists(&path)?;
+        let resumed = bytes.as_ref().and_then(|bytes| state::from_bytes(bytes, self.data.state_fingerprint));
+        let (tensors, notes) = self.lesson.initial()?;
+        match (&bytes, &resumed) {
+            (_, Some((saved, _))) => console.info(format!("run {run}: goes on after step {}", saved.n_steps)),
             (Some(_), None) => console.warn(format!(
                 "run {run}: the saved state is of other settings or data, or damaged; training starts again"
             )),
@@ -122,9 +107,9 @@ impl<L: Lesson> Run<'_, L> {
         if resumed.is_none() {
             notes.iter().for_each(|note| console.info(format!("run {run}: {note}")));
         }
-        let state = resumed.as_ref().map(|(state, _)| state);
+        let saved = resumed.as_ref().map(|(saved, _)| saved);
         let (lesson, settings) = (self.lesson, self.data.settings);
-        let weights = Weights::new(&tensors, |name| lesson.rate(name), lesson.device(), settings, state);
+        let weights = Weights::new(&tensors, |name| lesson.rate(name), lesson.device(), settings, saved);
         if matches!(self.pace, Pace::InTurn { .. }) {
             let (n_tensors, n_values) = weights.n_trained();
             let (millions, device) = (n_values as f64 / 1e6, lesson.device());
@@ -162,16 +147,20 @@ impl<L: Lesson> Run<'_, L> {
             return Ok(());
         }
         let (run, step) = (self.data.run.clone(), weights.n_steps());
-        Err(TrainError::Weights { run, step, learning_rate: self.learning_rate(step.saturating_sub(1)) })
+        let learning_rate = self.learning_rate(step.saturating_sub(1));
+        let sign = format!(
+            "its weights are no numbers after step {step}, at learning rate {learning_rate:e}; the last good state stays"
+        );
+        Err(TrainError::Diverged { run, sign })
     }
 
     /// Writes the state and the log so far. Weights that are no numbers must not replace the last good state.
     fn save(&self, weights: &Weights, position: &Position) -> Result<(), TrainError> {
         self.check_weights(weights)?;
         let (store, run) = (&self.context.store, &self.data.run);
-        train_log::write(store, run, &position.log, self.fingerprints.run)?;
+        train_log::write(store, run, &position.log, self.data.fingerprint)?;
         let seconds = self.seconds(position);
-        let bytes = state::to_bytes(self.fingerprints.state, &weights.state(), position, seconds);
+        let bytes = state::to_bytes(self.data.state_fingerprint, weights.saved(), position, seconds);
         store.put(&models::state_path(run), bytes)?;
         self.saved.set(Instant::now());
         Ok(())
@@ -254,15 +243,15 @@ impl<L: Lesson> Run<'_, L> {
             self.lesson.step(network, weights, &batch)
         })??;
         if !sum.is_finite() {
-            let ids: Vec<String> = rows.iter().map(|row| data.image_ids[*row as usize].to_string()).collect();
-            return Err(TrainError::Diverged {
-                run: data.run.clone(),
-                step: step + 1,
-                epoch: position.epochs.len() as u32 + 1,
-                loss: sum / rows.len() as f64,
-                learning_rate,
-                images: ids.join(", "),
-            });
+            let images: Vec<String> = rows.iter().map(|row| data.image_ids[*row as usize].to_string()).collect();
+            let sign = format!(
+                "the loss of step {} (epoch {}) is {}, at learning rate {learning_rate:e}, on the images {}",
+                step + 1,
+                position.epochs.len() + 1,
+                sum / rows.len() as f64,
+                images.join(", ")
+            );
+            return Err(TrainError::Diverged { run: data.run.clone(), sign });
         }
         position.epoch_loss.add(sum, rows.len());
         position.stretch_loss.add(sum, rows.len());
@@ -272,11 +261,7 @@ impl<L: Lesson> Run<'_, L> {
 
     /// Runs `compute`; a panic of torch's is an error.
     fn catching<T>(&self, step: u64, compute: impl FnOnce() -> T) -> Result<T, TrainError> {
-        let advice = match self.data.pictures {
-            Some(_) => "; a smaller `micro_batch` needs less memory and gives the same batch",
-            None => "",
-        };
-        catching(compute).map_err(|source| TrainError::Torch { run: self.data.run.clone(), step, advice, source })
+        catching(compute).map_err(|source| TrainError::Torch { run: self.data.run.clone(), step, source })
     }
 
     /// A row of the log: of the stretch of steps since the last one, and of its epoch if that has ended.
@@ -299,7 +284,7 @@ impl<L: Lesson> Run<'_, L> {
         let (data, console) = (self.data, &self.context.console);
         self.check_weights(weights)?;
         let trained = weights.evaluated();
-        let network = self.lesson.network(&weights.with(&trained)).map_err(boxed)?;
+        let network = self.lesson.network(&weights.with(&trained)).map_err(RecipeError::from)?;
         let Validated { scores, notes, warnings } =
             self.catching(weights.n_steps(), || self.lesson.validate(&network))??;
         let epoch = position.epochs.len() as u32 + 1;
@@ -338,7 +323,7 @@ impl<L: Lesson> Run<'_, L> {
         let tensors = weights.with(&trained).into_iter();
         let tensors = tensors.map(|(name, tensor)| (name, tensor.to_device(Device::Cpu))).collect();
         let exported = self.lesson.export(tensors, store)?;
-        train_log::write(store, &data.run, &log, self.fingerprints.run)?;
+        train_log::write(store, &data.run, &log, self.data.fingerprint)?;
         Ok(Finished { exported, chosen_by, best_epoch, epochs })
     }
 }

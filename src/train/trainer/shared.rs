@@ -12,6 +12,9 @@ use agiqa_store::stage::{StageContext, StageReport};
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::splits::Part;
 
+/// Version of saved states: raised if an older state cannot be gone on from.
+const STATE_VERSION: u32 = 1;
+
 /// A run that is to be trained, with what its record will say.
 pub(super) struct Planned {
     pub(super) run: PartitionName,
@@ -104,9 +107,18 @@ impl<R: Recipe> TrainStage<R> {
 
     /// The data of one run, with handles on the columns of its own.
     pub(super) fn run_data<'a>(&'a self, shared: &'a Shared, planned: &Planned, context: &StageContext) -> RunData<'a> {
-        let Shared { data, pictures, .. } = shared;
+        let Shared { data, pictures, unreadable, .. } = shared;
+        // No table tells of unreadable images, and without them order, scales and steps are others.
+        let without: BTreeSet<String> = unreadable.iter().map(ImageId::to_string).collect();
+        let state_fingerprint = Fingerprint::builder("training state")
+            .json("version", &STATE_VERSION)
+            .json("run", &planned.fingerprint)
+            .json("without", &without)
+            .finish();
         RunData {
             run: planned.run.clone(),
+            fingerprint: planned.fingerprint,
+            state_fingerprint,
             settings: &self.settings,
             draws: Draws::new(planned.seed.seed),
             image_ids: &data.columns.image_ids,

@@ -1,24 +1,20 @@
 //! The `train` stage of any recipe: plans runs, shares the data among them, trains them, and records what they left.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use super::run::{self, Fingerprints, Finished};
+use super::run::{self, Finished};
 use super::selection::is_constant;
 use super::shared::{Planned, Shared};
 use super::{NextStage, Pace, Recipe, RunData, TrainError, in_words};
 use crate::train::TrainSettings;
-use crate::train::plan::{RunPlan, RunSeed, StoredInputs, add, n_runs_in_words, row_counts};
+use crate::train::plan::{RunPlan, RunSeed, StoredInputs, add, distinct, n_runs_in_words, row_counts};
 use agiqa_store::console::Progress;
-use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::Store;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::{self, RunRecord};
 use agiqa_store::tables::splits::Part;
-
-/// Version of saved states: raised when an older state cannot be gone on from.
-const STATE_VERSION: u32 = 1;
 
 /// Trains a list of runs that differ in split and seed only.
 #[derive(Clone, Debug)]
@@ -73,7 +69,7 @@ impl<R: Recipe> Training for TrainStage<R> {
 impl<R: Recipe> Stage for TrainStage<R> {
     fn name(&self) -> String {
         let title = self.recipe.title(&self.name);
-        format!("train {title} on {} ({})", self.dataset, n_runs_in_words(&self.runs))
+        format!("train {title} on {} ({})", self.dataset, n_runs_in_words(distinct(&self.runs).len()))
     }
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
@@ -85,9 +81,6 @@ impl<R: Recipe> Stage for TrainStage<R> {
         Ok(self.train(context)?)
     }
 }
-
-/// Whether a run is finished, or why not; none if it was not begun.
-type Ended = Option<Result<bool, TrainError>>;
 
 impl<R: Recipe> TrainStage<R> {
     fn check(&self) -> Result<(), TrainError> {
@@ -108,16 +101,13 @@ impl<R: Recipe> TrainStage<R> {
         let n_images: usize = shared.planned.iter().map(|planned| planned.parts.counts[0].n_used).sum();
         let n_total = n_images as u64 * u64::from(self.settings.epochs);
         let progress = context.console.progress(format!("train {}", self.name), "images", n_total);
-        let ended = match self.recipe.pace() {
-            _ if is_interrupted => shared.planned.iter().map(|_| None).collect(),
-            Pace::SideBySide => self.train_side_by_side(&shared, context, &progress),
-            Pace::InTurn { .. } => self.train_in_turn(&shared, context, &progress),
-        };
+        let ended = if is_interrupted { Vec::new() } else { self.train_all(&shared, context, &progress) };
         progress.finish();
         let (mut n_trained, mut n_left) = (0, 0);
-        for (planned, ended) in shared.planned.iter().zip(ended) {
+        let not_begun = std::iter::repeat_with(|| Ok(false));
+        for (planned, is_finished) in shared.planned.iter().zip(ended.into_iter().chain(not_begun)) {
             let mut counts = row_counts(&planned.parts.counts, false);
-            if ended.transpose()?.unwrap_or(false) {
+            if is_finished? {
                 n_trained += 1;
             } else {
                 n_left += 1;
@@ -153,63 +143,49 @@ impl<R: Recipe> TrainStage<R> {
         }
     }
 
-    /// Trains one run after the other on the calling thread, up to the first that fails or is interrupted.
-    fn train_in_turn(&self, shared: &Shared, context: &StageContext, progress: &Progress) -> Vec<Ended> {
-        let mut is_over = false;
-        let train = |planned| {
-            let data = self.run_data(shared, planned, context);
-            let ended = (!is_over).then(|| self.train_one(planned, &shared.unreadable, &data, context, progress));
-            is_over |= !matches!(ended, Some(Ok(true)));
-            ended
-        };
-        shared.planned.iter().map(train).collect()
-    }
-
-    /// Trains the runs on as many threads as there are.
-    fn train_side_by_side(&self, shared: &Shared, context: &StageContext, progress: &Progress) -> Vec<Ended> {
-        let Shared { planned, unreadable, .. } = shared;
-        let n_threads = context.n_threads.clamp(1, planned.len().max(1));
-        let n_torch_threads = tch::get_num_threads();
-        let mut ended: Vec<Ended> = Vec::new();
-        ended.resize_with(planned.len(), || None);
-        let ended = Mutex::new(ended);
+    /// Trains the runs at the recipe's pace; per run, whether it is finished. In turn it ends with the first run that fails or
+    /// is interrupted.
+    fn train_all(&self, shared: &Shared, context: &StageContext, progress: &Progress) -> Vec<Result<bool, TrainError>> {
+        let planned = &shared.planned;
         let data: Vec<RunData<'_>> = planned.iter().map(|planned| self.run_data(shared, planned, context)).collect();
         let queue = Mutex::new(data.into_iter().zip(planned).enumerate());
-        let take = || queue.lock().expect("no holder of this lock panics").next();
-        // Threads of our own rather than rayon's: the number of torch threads is a thread's property and would stay.
-        std::thread::scope(|scope| {
-            for _ in 0..n_threads {
-                scope.spawn(|| {
-                    tch::set_num_threads(1);
-                    while let Some((index, (data, planned))) = take() {
-                        let result = self.train_one(planned, unreadable, &data, context, progress);
-                        ended.lock().expect("no holder of this lock panics")[index] = Some(result);
+        let ended = Mutex::new(BTreeMap::new());
+        let train_next = || {
+            let next = queue.lock().expect("no holder of this lock panics").next();
+            let (index, (data, planned)) = next?;
+            let result = self.train_one(planned, &data, context, progress);
+            let is_finished = matches!(result, Ok(true));
+            ended.lock().expect("no holder of this lock panics").insert(index, result);
+            Some(is_finished)
+        };
+        match self.recipe.pace() {
+            Pace::InTurn { .. } => while train_next() == Some(true) {},
+            Pace::SideBySide => {
+                let n_torch_threads = tch::get_num_threads();
+                // Threads of our own rather than rayon's: the number of torch threads is a thread's property and would stay.
+                std::thread::scope(|scope| {
+                    for _ in 0..context.n_threads.clamp(1, planned.len().max(1)) {
+                        scope.spawn(|| {
+                            tch::set_num_threads(1);
+                            while train_next().is_some() {}
+                        });
                     }
                 });
+                tch::set_num_threads(n_torch_threads);
             }
-        });
-        tch::set_num_threads(n_torch_threads);
-        ended.into_inner().expect("no holder of this lock panics")
+        }
+        ended.into_inner().expect("no holder of this lock panics").into_values().collect()
     }
 
     /// Trains and records one run; false if it was interrupted.
     fn train_one(
         &self,
         planned: &Planned,
-        unreadable: &HashSet<ImageId>,
         data: &RunData<'_>,
         context: &StageContext,
         progress: &Progress,
     ) -> Result<bool, TrainError> {
-        // No table tells of unreadable images, and without them order, scales and steps are others.
-        let without: BTreeSet<String> = unreadable.iter().map(ImageId::to_string).collect();
-        let state = Fingerprint::builder("training state")
-            .json("version", &STATE_VERSION)
-            .json("run", &planned.fingerprint)
-            .json("without", &without)
-            .finish();
-        let fingerprints = Fingerprints { run: planned.fingerprint, state };
-        match run::train(&self.recipe, data, fingerprints, context, progress)? {
+        match run::train(&self.recipe, data, context, progress)? {
             Some(finished) => self.record(planned, finished, context).map(|()| true),
             None => Ok(false),
         }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use tch::{Device, Tensor};
 
 use super::selection::Best;
-use super::weights::WeightsState;
+use super::weights::SavedWeights;
 use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::trained_head::{tensors_from_bytes, tensors_to_bytes};
 use agiqa_store::identity::Fingerprint;
@@ -19,6 +19,9 @@ use agiqa_store::tables::train_log::TrainLogRow;
 
 /// Metadata key of the fingerprint that the state belongs to.
 const FINGERPRINT_KEY: &str = "agiqa.fingerprint";
+
+/// What the names of the best epoch's parameters begin with.
+const BEST: &str = "best:";
 
 /// Squared errors of some steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -56,72 +59,64 @@ pub(super) struct Position {
 }
 
 /// The bytes of a state whose training has been at work for `seconds`.
-pub(super) fn to_bytes(fingerprint: Fingerprint, weights: &WeightsState, position: &Position, seconds: f64) -> Vec<u8> {
+pub(super) fn to_bytes(fingerprint: Fingerprint, weights: SavedWeights, position: &Position, seconds: f64) -> Vec<u8> {
     let Position { epoch_loss, stretch_loss, epochs, log, best, seconds_before: _ } = position;
-    let epochs: Vec<f64> = epochs.iter().flat_map(epoch_values).collect();
+    let losses: Vec<f64> = epochs.iter().map(|record| record.train_loss).collect();
     let log: Vec<f64> = log.iter().flat_map(log_values).collect();
     let n_images = |loss: &LossSum| loss.n_images as i64;
     let best_epoch = best.as_ref().map_or(0, |best| i64::from(best.epoch));
     let counters = [weights.n_steps as i64, best_epoch, n_images(epoch_loss), n_images(stretch_loss)];
     let best_score = best.as_ref().map_or(0.0, |best| best.score);
     let reals = [best_score, epoch_loss.sum, stretch_loss.sum, seconds];
-    let mut named = vec![
-        ("counters".to_owned(), Tensor::from_slice(&counters)),
-        ("reals".to_owned(), Tensor::from_slice(&reals)),
-        ("epochs".to_owned(), Tensor::from_slice(&epochs)),
-        ("log".to_owned(), Tensor::from_slice(&log)),
-    ];
-    let WeightsState { n_steps: _, parameters, first, second, average } = weights;
-    let none = NamedTensors::new();
-    let best = best.as_ref().map_or(&none, |best| &best.trained);
-    for (role, tensors) in
-        [("parameter", parameters), ("first", first), ("second", second), ("average", average), ("best", best)]
-    {
-        named.extend(tensors.iter().map(|(name, tensor)| (format!("{role}:{name}"), tensor.to_device(Device::Cpu))));
-    }
+    let mut tensors = weights.tensors;
+    tensors.insert("counters".to_owned(), Tensor::from_slice(&counters));
+    let columns = [("reals", reals.as_slice()), ("losses", &losses), ("log", &log)];
+    tensors.extend(columns.map(|(name, values)| (name.to_owned(), Tensor::from_slice(values))));
+    let trained = best.iter().flat_map(|best| &best.trained);
+    tensors.extend(trained.map(|(name, tensor)| (format!("{BEST}{name}"), tensor.shallow_clone())));
+    let mut named: Vec<(String, Tensor)> =
+        tensors.into_iter().map(|(name, tensor)| (name, tensor.to_device(Device::Cpu))).collect();
     named.sort_by(|a, b| a.0.cmp(&b.0));
     let named: Vec<(String, &Tensor)> = named.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     tensors_to_bytes(&named, HashMap::from([(FINGERPRINT_KEY.to_owned(), fingerprint.to_string())]))
 }
 
 /// The state in `bytes`, if it is whole and of the training with `fingerprint`.
-pub(super) fn from_bytes(bytes: &[u8], fingerprint: Fingerprint) -> Option<(WeightsState, Position)> {
+pub(super) fn from_bytes(bytes: &[u8], fingerprint: Fingerprint) -> Option<(SavedWeights, Position)> {
     let (mut tensors, metadata) = tensors_from_bytes(bytes).ok()?;
     if *metadata.get(FINGERPRINT_KEY)? != fingerprint.to_string() {
         return None;
     }
     let counters: Vec<i64> = Vec::try_from(tensors.remove("counters")?).ok()?;
     let mut reals = |name: &str| -> Option<Vec<f64>> { Vec::try_from(tensors.remove(name)?).ok() };
-    let (numbers, epochs, log) = (reals("reals")?, reals("epochs")?, reals("log")?);
+    let (numbers, losses, log) = (reals("reals")?, reals("losses")?, reals("log")?);
     let (&[n_steps, best_epoch, n_epoch, n_stretch], &[best_score, epoch_sum, stretch_sum, seconds_before]) =
         (counters.as_slice(), numbers.as_slice())
     else {
         return None;
     };
-    let mut by_role: HashMap<String, NamedTensors> = HashMap::new();
-    for (name, tensor) in tensors {
-        let (role, name) = name.split_once(':')?;
-        by_role.entry(role.to_owned()).or_default().insert(name.to_owned(), tensor);
-    }
-    let mut take = |role: &str| by_role.remove(role).unwrap_or_default();
+    let (best, tensors): (NamedTensors, NamedTensors) =
+        tensors.into_iter().partition(|(name, _)| name.starts_with(BEST));
+    let trained = best.into_iter().map(|(name, tensor)| (name[BEST.len()..].to_owned(), tensor)).collect();
     let best_epoch = u32::try_from(best_epoch).ok()?;
-    let best = (best_epoch > 0).then(|| Best { score: best_score, epoch: best_epoch, trained: take("best") });
-    let weights = WeightsState {
-        n_steps: n_steps.try_into().ok()?,
-        parameters: take("parameter"),
-        first: take("first"),
-        second: take("second"),
-        average: take("average"),
-    };
+    let log: Vec<TrainLogRow> = log.chunks_exact(9).map(log_from_values).collect();
     let position = Position {
         epoch_loss: LossSum { sum: epoch_sum, n_images: n_epoch.try_into().ok()? },
         stretch_loss: LossSum { sum: stretch_sum, n_images: n_stretch.try_into().ok()? },
-        epochs: epochs.chunks_exact(5).map(epoch_from_values).collect(),
-        log: log.chunks_exact(9).map(log_from_values).collect(),
-        best,
+        epochs: (1..).zip(losses).map(|(epoch, loss)| ended_epoch(epoch, loss, &log)).collect::<Option<_>>()?,
+        log,
+        best: (best_epoch > 0).then_some(Best { score: best_score, epoch: best_epoch, trained }),
         seconds_before,
     };
-    Some((weights, position))
+    Some((SavedWeights { n_steps: n_steps.try_into().ok()?, tensors }, position))
+}
+
+/// The record of an epoch that has ended; the last row of it in the log has its validation.
+fn ended_epoch(epoch: u32, train_loss: f64, log: &[TrainLogRow]) -> Option<EpochRecord> {
+    let TrainLogRow { validation_srcc, validation_plcc, validation_mse, .. } =
+        *log.iter().rfind(|row| row.epoch == epoch)?;
+    let validation_mse = validation_mse.unwrap_or(f64::NAN);
+    Some(EpochRecord { epoch, train_loss, validation_srcc, validation_plcc, validation_mse })
 }
 
 /// NaN stands for none within a state, which no one else reads.
@@ -131,21 +126,6 @@ fn or_nan(value: Option<f64>) -> f64 {
 
 fn defined(value: f64) -> Option<f64> {
     Some(value).filter(|value| !value.is_nan())
-}
-
-fn epoch_values(record: &EpochRecord) -> [f64; 5] {
-    let EpochRecord { epoch, train_loss, validation_srcc, validation_plcc, validation_mse } = *record;
-    [f64::from(epoch), train_loss, or_nan(validation_srcc), or_nan(validation_plcc), validation_mse]
-}
-
-fn epoch_from_values(values: &[f64]) -> EpochRecord {
-    EpochRecord {
-        epoch: values[0] as u32,
-        train_loss: values[1],
-        validation_srcc: defined(values[2]),
-        validation_plcc: defined(values[3]),
-        validation_mse: values[4],
-    }
 }
 
 fn log_values(row: &TrainLogRow) -> [f64; 9] {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
+use super::Batch;
 use crate::train::TrainSettings;
 use crate::train::optimiser::{Adam, AdamState, Gradient};
 use agiqa_nets::layers::NamedTensors;
@@ -25,20 +26,18 @@ pub struct Weights {
     device: Device,
 }
 
-/// Everything that training changes: what a resumed training starts from beside the initial parameters.
-#[derive(Debug, Default)]
-pub(super) struct WeightsState {
+/// Everything that training changes: what a resumed training starts from, in addition to the initial parameters.
+#[derive(Debug)]
+pub(super) struct SavedWeights {
     /// Steps done.
     pub(super) n_steps: u64,
-    /// Trained parameters.
-    pub(super) parameters: NamedTensors,
-    /// First moments.
-    pub(super) first: NamedTensors,
-    /// Second moments.
-    pub(super) second: NamedTensors,
-    /// Averages; empty without averaging.
-    pub(super) average: NamedTensors,
+    /// Trained parameters, both their moments, and their averages if there are any, named `<role>:<parameter>`.
+    pub(super) tensors: NamedTensors,
 }
+
+/// What the tensors of [`SavedWeights`] are of a parameter; the moments and the average in the order of [`Adam::state`].
+const PARAMETER: &str = "parameter";
+const ADAM_ROLES: [&str; 3] = ["first", "second", "average"];
 
 /// What a part of a batch is trained by.
 #[derive(Debug)]
@@ -50,19 +49,19 @@ pub struct Loss {
 }
 
 impl Weights {
-    /// Parameters that start as `initial`, or as `state` has them. Those with a `rate` of 0 are not trained.
+    /// Parameters that start as `initial`, or as they were `saved`. Those with a `rate` of 0 are not trained.
     pub(super) fn new(
         initial: &NamedTensors,
         rate: impl Fn(&str) -> f64,
         device: Device,
         settings: &TrainSettings,
-        state: Option<&WeightsState>,
+        saved: Option<&SavedWeights>,
     ) -> Self {
         let _no_grad = tch::no_grad_guard();
         let mut parameters = NamedTensors::new();
         let mut by_rate: BTreeMap<u64, (f64, Vec<String>)> = BTreeMap::new();
         for (name, initial) in initial.iter().collect::<BTreeMap<_, _>>() {
-            let tensor = state.and_then(|state| state.parameters.get(name)).unwrap_or(initial);
+            let tensor = saved.and_then(|saved| saved.tensors.get(&named(PARAMETER, name))).unwrap_or(initial);
             let rate = rate(name);
             // A copy: the initial tensor may be a view of a file, or another run's.
             let copy = tensor.to_device(device).to_kind(Kind::Float).contiguous().copy();
@@ -77,17 +76,16 @@ impl Weights {
         let group = |(rate, names): (f64, Vec<String>)| {
             let values: Vec<Tensor> = names.iter().map(|name| parameters[name].detach()).collect();
             let values: Vec<&Tensor> = values.iter().collect();
-            let adam = match state {
+            let adam = match saved {
                 None => Adam::new(optimiser, weight_decay, weight_average, &values),
-                Some(state) => {
-                    let placed = |tensors: &NamedTensors| -> Vec<Tensor> {
-                        let placed = |name: &String| Some(tensors.get(name)?.to_device(device));
+                Some(SavedWeights { n_steps, tensors }) => {
+                    let placed = |role| {
+                        let placed = |name: &String| Some(tensors.get(&named(role, name))?.to_device(device));
                         names.iter().filter_map(placed).collect()
                     };
-                    let (first, second) = (placed(&state.first), placed(&state.second));
-                    let average = placed(&state.average);
-                    let adam_state = AdamState { n_steps: state.n_steps, first, second, average };
-                    Adam::resume(optimiser, weight_decay, weight_average, &values, adam_state)
+                    let [first, second, average] = ADAM_ROLES.map(placed);
+                    let state = AdamState { n_steps: *n_steps, first, second, average };
+                    Adam::resume(optimiser, weight_decay, weight_average, &values, state)
                 }
             };
             Group { rate, names, adam }
@@ -124,24 +122,26 @@ impl Weights {
         }
     }
 
-    /// One step by autograd on a batch of `n_images`, given in parts whose gradients are summed. Returns the sum of the
-    /// squared errors.
+    /// One step by autograd on a batch, in parts of up to `micro_batch` images whose gradients are summed. `loss` is given what
+    /// cuts a part out of a tensor over the batch and places it on the device. Returns the sum of the squared errors.
     ///
     /// Dropout is drawn from libtorch's generator, seeded by `seed` for the first part, `seed + 1` for the second, ….
     /// If the loss is not finite, neither is what is returned, and nothing is updated.
-    pub fn step_by_autograd<P>(
+    pub fn step_by_autograd(
         &mut self,
-        parts: impl Iterator<Item = P>,
-        n_images: usize,
-        learning_rate: f64,
+        batch: &Batch,
+        micro_batch: Option<u32>,
         seed: u64,
-        loss: impl Fn(P) -> Loss,
+        loss: impl Fn(&dyn Fn(&Tensor) -> Tensor) -> Loss,
     ) -> f64 {
+        let n_images = batch.rows.len() as i64;
+        let n_part = micro_batch.map_or(n_images, |size| i64::from(size).min(n_images));
         let mut total = 0.0;
-        for (i, part) in parts.enumerate() {
+        for (i, start) in (0..n_images).step_by(n_part as usize).enumerate() {
             // The sign says nothing to a generator.
             tch::manual_seed(seed.wrapping_add(i as u64) as i64);
-            let Loss { squared_errors, minimised } = loss(part);
+            let part = |xs: &Tensor| xs.narrow(0, start, n_part.min(n_images - start)).to_device(self.device);
+            let Loss { squared_errors, minimised } = loss(&part);
             total += squared_errors.double_value(&[]);
             let minimised = minimised.unwrap_or(squared_errors);
             let value = minimised.double_value(&[]);
@@ -154,7 +154,7 @@ impl Weights {
         let mut gradients: NamedTensors =
             self.trained_names().map(|name| (name.clone(), self.parameters[name].grad())).collect();
         if total.is_finite() {
-            self.update(learning_rate, |name| Gradient::Whole(gradients[name].shallow_clone()));
+            self.update(batch.learning_rate, |name| Gradient::Whole(gradients[name].shallow_clone()));
         }
         let _no_grad = tch::no_grad_guard();
         for gradient in gradients.values_mut().filter(|gradient| gradient.defined()) {
@@ -194,17 +194,20 @@ impl Weights {
         self.parameters.iter().map(chosen).collect()
     }
 
-    /// All that a resumed training needs beside the initial parameters. Tensors are shared.
-    pub(super) fn state(&self) -> WeightsState {
-        let mut state = WeightsState { n_steps: self.n_steps(), ..WeightsState::default() };
+    /// All that a resumed training needs in addition to the initial parameters. Tensors are shared.
+    pub(super) fn saved(&self) -> SavedWeights {
+        let mut tensors = NamedTensors::new();
         for Group { names, adam, .. } in &self.groups {
-            let moments = adam.state();
-            let targets = [&mut state.first, &mut state.second, &mut state.average];
-            for (tensors, target) in moments.into_iter().zip(targets) {
-                target.extend(names.iter().cloned().zip(tensors.iter().map(Tensor::shallow_clone)));
+            for (role, values) in ADAM_ROLES.into_iter().zip(adam.state()) {
+                let values = values.iter().map(Tensor::shallow_clone);
+                tensors.extend(names.iter().map(|name| named(role, name)).zip(values));
             }
-            state.parameters.extend(names.iter().map(|name| (name.clone(), self.parameters[name].detach())));
+            tensors.extend(names.iter().map(|name| (named(PARAMETER, name), self.parameters[name].detach())));
         }
-        state
+        SavedWeights { n_steps: self.n_steps(), tensors }
     }
+}
+
+fn named(role: &str, parameter: &str) -> String {
+    format!("{role}:{parameter}")
 }

@@ -10,17 +10,15 @@ use agiqa_judge::metrics;
 use tch::{Device, Kind, Tensor};
 
 use super::fusion::{HeadColumns, HeadSettings};
-use crate::engine::GuestSettings;
 use crate::features::maniqa::ManiqaPreprocessor;
-use crate::features::{ExtractorName, FeatureSettings};
-use crate::train::TrainSettings;
+use crate::features::{ExtractorName, FeatureSettings, FeatureStage};
 use crate::train::head_inputs;
 use crate::train::initial::initial;
 use crate::train::pictures::PictureSettings;
 use crate::train::trainer::{
-    Application, Batch, Exported, Initial, Lesson, Loss, Pace, Recipe, RecipeError, RunData, Validated, Weights,
-    in_words,
+    Application, Batch, Exported, Lesson, Loss, Pace, Recipe, RecipeError, RunData, Validated, Weights, in_words,
 };
+use crate::train::{SettingsError, TrainSettings};
 use agiqa_nets::fusion::ProjectionMasks;
 use agiqa_nets::layers::{NamedTensors, NetworkError};
 use agiqa_nets::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
@@ -68,7 +66,11 @@ pub struct JointRecipe {
 impl JointRecipe {
     fn config(&self) -> Result<MaAgiqaConfig, RecipeError> {
         let maniqa = start::maniqa_config(&self.joint).map_err(CannotStart::from)?;
-        self.joint.check_for(maniqa.vit_config().n_blocks)?;
+        let (n_frozen, n_blocks) = (self.joint.freeze_blocks, maniqa.vit_config().n_blocks);
+        if n_frozen as usize > n_blocks {
+            let found = format!("{n_frozen} of the {n_blocks} blocks that are read");
+            return Err(SettingsError::new("joint.freeze_blocks", found, "as many as there are, or fewer").into());
+        }
         let [semantic_dim, coherence_dim] = head_inputs::semantic_dims(&self.semantic)?;
         let dims = [semantic_dim, coherence_dim, maniqa.n_tokens()];
         let [semantic_dim, coherence_dim, _] = self.head.read_dims(dims);
@@ -171,10 +173,11 @@ impl Recipe for JointRecipe {
     fn application(&self) -> Option<Application> {
         let extractor = self.extractor();
         Some(Application {
-            title: "features of MANIQA trained",
+            title: "features by MANIQA",
             prefix_of: models::maniqa_prefix,
-            settings: Box::new(move |folder| -> Box<dyn GuestSettings> {
-                Box::new(FeatureSettings { weights: Some(folder), ..extractor.clone() })
+            stage: Box::new(move |folder, source| {
+                let settings = FeatureSettings { weights: Some(folder), ..extractor.clone() };
+                Box::new(FeatureStage::new(settings, source))
             }),
         })
     }
@@ -193,38 +196,10 @@ pub struct JointLesson<'a> {
     device: Device,
 }
 
-/// Images that go through the network at once.
-struct MicroBatch {
-    /// `(b, 3, side, side)`, normalised, f32.
-    pixels: Tensor,
-    /// `(b, semantic_dim)` and `(b, coherence_dim)`, standardised.
-    columns: Vec<Tensor>,
-    masks: Option<ProjectionMasks>,
-    /// `(b,)`, on the scale trained on.
-    targets: Tensor,
-    /// What MANIQA's own rating is to be, `(b,)`, 0 or more; none if it has no loss.
-    ratings: Option<Tensor>,
-}
-
-impl JointLesson<'_> {
-    /// Errors of the fusion's scores, and of MANIQA's own rating if it has a loss.
-    fn loss(&self, network: &MaAgiqa, part: &MicroBatch) -> Loss {
-        let MicroBatch { pixels, columns, masks, targets, ratings } = part;
-        let maniqa = network.maniqa().forward(pixels, Mode::Train);
-        let score = network.fusion().forward(&columns[0], &columns[1], &maniqa.f_1, masks.as_ref()).score;
-        let squared_errors = (score - targets).square().sum(Kind::Float);
-        let minimised = ratings.as_ref().map(|ratings| {
-            let rating_errors = (maniqa.rating() - ratings).square().sum(Kind::Float);
-            &squared_errors + self.recipe.joint.rating_loss * rating_errors
-        });
-        Loss { squared_errors, minimised }
-    }
-}
-
 impl Lesson for JointLesson<'_> {
     type Network = MaAgiqa;
 
-    fn initial(&self) -> Result<Initial, RecipeError> {
+    fn initial(&self) -> Result<(NamedTensors, Vec<String>), RecipeError> {
         let start = start::read(&self.recipe.joint, &self.config).map_err(CannotStart::from)?;
         let seed = self.data.draws.seed();
         let (tensors, drawn) = initial(&self.config.parameters(), &start.tensors, seed);
@@ -241,7 +216,7 @@ impl Lesson for JointLesson<'_> {
                 start.unused.join(", ")
             ));
         }
-        Ok(Initial { tensors, notes })
+        Ok((tensors, notes))
     }
 
     fn rate(&self, parameter: &str) -> f64 {
@@ -257,28 +232,26 @@ impl Lesson for JointLesson<'_> {
     }
 
     fn step(&self, network: &MaAgiqa, weights: &mut Weights, batch: &Batch) -> Result<f64, RecipeError> {
-        let joint = &self.recipe.joint;
-        let n = batch.rows.len() as i64;
-        let part_size = joint.micro_batch.map_or(n, |size| i64::from(size).min(n));
+        let (joint, targets) = (&self.recipe.joint, &batch.targets);
         let pixels = batch.pixels.as_ref().expect("the recipe asked for pictures");
         let (columns, masks) = (self.columns.batch(batch), self.columns.masks(batch));
-        let ratings = (joint.rating_loss > 0.0).then(|| &batch.targets - &self.least_target);
-        let parts = (0..n).step_by(part_size as usize).map(|start| {
-            let part = |xs: &Tensor| xs.narrow(0, start, part_size.min(n - start)).to_device(self.device);
-            MicroBatch {
-                pixels: part(pixels),
-                columns: columns.iter().map(part).collect(),
-                masks: masks.as_ref().map(|masks| ProjectionMasks {
-                    semantic: part(&masks.semantic),
-                    coherence: part(&masks.coherence),
-                }),
-                targets: part(&batch.targets),
-                ratings: ratings.as_ref().map(part),
-            }
-        });
-        let seed = self.data.draws.torch_seed(batch.step);
-        let loss = |part: MicroBatch| self.loss(network, &part);
-        Ok(weights.step_by_autograd(parts, batch.rows.len(), batch.learning_rate, seed, loss))
+        let loss = |part: &dyn Fn(&Tensor) -> Tensor| {
+            let maniqa = network.maniqa().forward(&part(pixels), Mode::Train);
+            let masks = masks.as_ref().map(|ProjectionMasks { semantic, coherence }| ProjectionMasks {
+                semantic: part(semantic),
+                coherence: part(coherence),
+            });
+            let (f_a, f_b) = (part(&columns[0]), part(&columns[1]));
+            let score = network.fusion().forward(&f_a, &f_b, &maniqa.f_1, masks.as_ref()).score;
+            let squared_errors = (score - part(targets)).square().sum(Kind::Float);
+            let minimised = (joint.rating_loss > 0.0).then(|| {
+                // Ratings are 0 or more.
+                let ratings = part(&(targets - &self.least_target));
+                &squared_errors + joint.rating_loss * (maniqa.rating() - ratings).square().sum(Kind::Float)
+            });
+            Loss { squared_errors, minimised }
+        };
+        Ok(weights.step_by_autograd(batch, joint.micro_batch, self.data.draws.torch_seed(batch.step), loss))
     }
 
     fn validate(&self, network: &MaAgiqa) -> Result<Validated, RecipeError> {

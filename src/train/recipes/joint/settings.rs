@@ -120,18 +120,6 @@ impl JointSettings {
         }
     }
 
-    /// Checks what depends on the transformer, of which `n_blocks` blocks are read.
-    ///
-    /// # Errors
-    /// The first value outside its range.
-    pub(super) fn check_for(&self, n_blocks: usize) -> Result<(), SettingsError> {
-        if self.freeze_blocks as usize > n_blocks {
-            let found = format!("{} of the {n_blocks} blocks that are read", self.freeze_blocks);
-            return Err(SettingsError::new("joint.freeze_blocks", found, "as many as there are, or fewer"));
-        }
-        Ok(())
-    }
-
     /// The settings that decide a run's numbers, in their JSON form.
     pub(in crate::train::recipes) fn deciding(&self) -> Value {
         let mut json = serde_json::to_value(self).expect("settings are plain data");
