@@ -4,7 +4,8 @@
 //! on two cores ten heads of thirty epochs take 75 times as long, less the reading. Ridge is a sample of its own.
 
 use agiqa::splits::{Fractions, SplitSettings, SplitStage};
-use agiqa::train::{Optimiser, TrainSettings, TrainStage, seeded_runs};
+use agiqa::train::recipes::{HeadRecipe, HeadSettings};
+use agiqa::train::{Optimiser, TrainSettings, TrainStage, Training, seeded_runs};
 use agiqa_store::console::{Console, EventFormat, Verbosity};
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::interrupt::Interrupt;
@@ -92,16 +93,15 @@ impl Data {
     }
 
     /// Trains two heads, as if they had never been trained.
-    fn train(&self, settings: TrainSettings) {
+    fn train(&self, settings: TrainSettings, head: HeadSettings) {
         let stage = TrainStage {
             name: name("bench"),
             dataset: name("d"),
             runs: seeded_runs(SEEDS, split),
-            semantic: self.semantic.clone(),
-            quality: self.quality.clone(),
             settings,
+            recipe: HeadRecipe { semantic: self.semantic.clone(), quality: self.quality.clone(), settings: head },
         };
-        for run in stage.plan().run_names().expect("valid names") {
+        for run in stage.plan().expect("columns that a head reads").run_names().expect("valid names") {
             self.context.store.delete(&models::record_path(&run)).expect("an object can be deleted");
         }
         stage.run(&self.context).expect("it trains");
@@ -112,23 +112,17 @@ impl Data {
 #[divan::bench(args = [8, 64], sample_count = 3)]
 fn two_heads_two_epochs(bencher: divan::Bencher<'_, '_>, batch_size: u32) {
     let data = Data::new();
-    let settings = TrainSettings {
-        optimiser: Optimiser::Adamw,
-        batch_size,
-        epochs: 2,
-        input_dropout: 0.5,
-        dropout: 0.5,
-        ridge: false,
-        ..TrainSettings::default()
-    };
+    let settings = TrainSettings { optimiser: Optimiser::Adamw, batch_size, epochs: 2, ..TrainSettings::default() };
+    let head = HeadSettings { input_dropout: 0.5, dropout: 0.5, ridge: false, ..HeadSettings::default() };
     let n_rows = 2 * 2 * (N_IMAGES * 7 / 10);
-    bencher.counter(divan::counter::ItemsCount::new(n_rows)).bench_local(|| data.train(settings.clone()));
+    bencher.counter(divan::counter::ItemsCount::new(n_rows)).bench_local(|| data.train(settings.clone(), head.clone()));
 }
 
 /// Two heads of width 1 for one epoch, and ridge on all columns beside each.
 #[divan::bench(sample_count = 3)]
 fn two_ridges(bencher: divan::Bencher<'_, '_>) {
     let data = Data::new();
-    let settings = TrainSettings { width: 1, batch_size: 512, epochs: 1, ..TrainSettings::default() };
-    bencher.bench_local(|| data.train(settings.clone()));
+    let settings = TrainSettings { batch_size: 512, epochs: 1, ..TrainSettings::default() };
+    let head = HeadSettings { width: 1, ..HeadSettings::default() };
+    bencher.bench_local(|| data.train(settings.clone(), head.clone()));
 }

@@ -9,9 +9,10 @@ use super::exit::Exit;
 use super::set::SetArgs;
 use super::split::{self, Seeds, SplitArgs};
 use crate::features::{DeviceChoice, Dtype, JoinStage};
+use crate::pipeline::training_overlaid;
 use crate::splits::SplitStage;
-use crate::train::joint::{Augment, JointSettings, JointStage};
-use crate::train::{HeadInput, KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainError, TrainSettings, TrainStage};
+use crate::train::recipes::{HeadInput, HeadSettings, JointSettings, RecipeSettings};
+use crate::train::{Augment, KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainSettings, TrainStage, Training};
 use agiqa_nets::fusion::Gate;
 use agiqa_store::stage::Stage;
 use agiqa_store::store::{OpenMode, Store};
@@ -173,27 +174,23 @@ struct JointArgs {
     checkpoint_minutes: Option<f64>,
 }
 
+/// Settings whose fields are the arguments that were given, and the defaults for the others.
+macro_rules! given_or_default {
+    ($settings:ident, $args:ident, [$($field:ident),*], $($as_given:ident),*) => {{
+        let default = $settings::default();
+        $settings { $($field: $args.$field.unwrap_or(default.$field),)* $($as_given: $args.$as_given),* }
+    }};
+}
+
 impl JointArgs {
+    #[rustfmt::skip]
     fn settings(self) -> JointSettings {
-        let default = JointSettings::default();
-        JointSettings {
-            weights: self.weights,
-            side: self.side,
-            dtype: self.dtype.unwrap_or(default.dtype),
-            device: self.device.unwrap_or(default.device),
-            augment: self.augment.unwrap_or(default.augment),
-            freeze_backbone: self.freeze_backbone,
-            freeze_blocks: self.freeze_blocks.unwrap_or(default.freeze_blocks),
-            backbone_rate: self.backbone_rate.unwrap_or(default.backbone_rate),
-            layer_decay: self.layer_decay.unwrap_or(default.layer_decay),
-            quality_rate: self.quality_rate.unwrap_or(default.quality_rate),
-            fusion_rate: self.fusion_rate.unwrap_or(default.fusion_rate),
-            rating_loss: self.rating_loss.unwrap_or(default.rating_loss),
-            warmup_steps: self.warmup_steps.unwrap_or(default.warmup_steps),
-            micro_batch: self.micro_batch,
-            image_memory_mib: self.image_memory_mib.unwrap_or(default.image_memory_mib),
-            checkpoint_minutes: self.checkpoint_minutes.unwrap_or(default.checkpoint_minutes),
-        }
+        given_or_default!(
+            JointSettings, self,
+            [dtype, device, augment, freeze_blocks, backbone_rate, layer_decay, quality_rate, fusion_rate, rating_loss,
+             warmup_steps, image_memory_mib, checkpoint_minutes],
+            weights, side, freeze_backbone, micro_batch
+        )
     }
 }
 
@@ -203,35 +200,30 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 impl SettingsArgs {
-    fn settings(self, joint: Option<JointSettings>) -> TrainSettings {
-        let default = TrainSettings::default();
-        TrainSettings {
-            inputs: self.inputs.unwrap_or(default.inputs),
-            gate: self.gate.unwrap_or(default.gate),
-            width: self.width.unwrap_or(default.width),
-            optimiser: self.optimiser.unwrap_or(default.optimiser),
-            learning_rate: self.learning_rate.unwrap_or(default.learning_rate),
-            weight_decay: self.weight_decay.unwrap_or(default.weight_decay),
-            schedule: self.schedule.unwrap_or(default.schedule),
-            batch_size: self.batch_size.unwrap_or(default.batch_size),
-            epochs: self.epochs.unwrap_or(default.epochs),
-            input_dropout: self.input_dropout.unwrap_or(default.input_dropout),
-            dropout: self.dropout.unwrap_or(default.dropout),
-            standardise: self.standardise.unwrap_or(default.standardise),
-            labels: self.labels.unwrap_or(default.labels),
-            weight_average: self.weight_average.unwrap_or(default.weight_average),
-            keep_epoch: self.keep_epoch.unwrap_or(default.keep_epoch),
-            ridge: self.ridge.unwrap_or(default.ridge),
-            allow_missing: self.allow_missing,
-            checkpoint_epochs: self.checkpoint_epochs.unwrap_or(default.checkpoint_epochs),
-            joint,
-        }
+    /// The settings of the trainer, and those of the head.
+    #[rustfmt::skip]
+    fn settings(self) -> (TrainSettings, HeadSettings) {
+        let settings = given_or_default!(
+            TrainSettings, self,
+            [optimiser, learning_rate, weight_decay, schedule, batch_size, epochs, labels, weight_average, keep_epoch,
+             checkpoint_epochs],
+            allow_missing
+        );
+        let head = given_or_default!(
+            HeadSettings, self, [inputs, gate, width, input_dropout, dropout, standardise, ridge],
+        );
+        (settings, head)
     }
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Args { store, dataset, name, joint, features, semantic, quality, split, seeds, split_seed, .. } = args;
-    let settings = args.set.over(args.settings.settings(joint.then(|| args.joint_settings.settings())))?;
+    let (settings, head) = args.settings.settings();
+    let recipe = match joint {
+        true => RecipeSettings::Joint { head, joint: args.joint_settings.settings() },
+        false => RecipeSettings::Head(head),
+    };
+    let (settings, recipe) = training_overlaid(settings, recipe, args.set.arguments())?;
     let store = Store::open(&store, OpenMode::Existing)?;
     let sets = FeatureSet::list(&store)?;
     let set = |name: Option<String>, kind| {
@@ -247,10 +239,10 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         seeds.0.iter().map(|seed| RunSeed { split: split_of(*seed).name(), seed: *seed }).collect();
     let name = name.unwrap_or_else(|| semantic.extractor.clone());
     let split_seeds = split_seed.map_or_else(|| seeds.0.clone(), |seed| vec![seed]);
+    let splits = split::stages(&dataset, &split, &split_seeds);
     if joint {
-        let stage = JointStage { name, dataset: dataset.clone(), runs, semantic, settings };
-        let splits = split::stages(&dataset, &split, &split_seeds);
-        return train(&stage, None, splits, || stage.plan()?.run_names(), &store, context);
+        let training = TrainStage { name, dataset, runs, settings, recipe }.on(semantic, None)?;
+        return train(training.as_ref(), None, &splits, &store, context);
     }
     anyhow::ensure!(
         quality.is_some() || features.is_some(),
@@ -271,27 +263,31 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
             (join.joined().clone(), Some(join))
         }
     };
-    let stage = TrainStage { name, runs, dataset: dataset.clone(), semantic, quality, settings };
-    let splits = split::stages(&dataset, &split, &split_seeds);
-    train(&stage, join.as_ref(), splits, || stage.plan().run_names(), &store, context)
+    let training = TrainStage { name, dataset, runs, settings, recipe }.on(semantic, Some(quality))?;
+    train(training.as_ref(), join.as_ref(), &splits, &store, context)
 }
 
-/// Makes missing joined features and splits, trains, and prints the runs' names.
+/// Makes missing joined features and splits, trains, applies the trained networks, and prints the runs' names.
 fn train(
-    stage: &dyn Stage,
+    training: &dyn Training,
     join: Option<&JoinStage>,
-    splits: Vec<SplitStage>,
-    run_names: impl Fn() -> Result<Vec<PartitionName>, TrainError>,
+    splits: &[SplitStage],
     store: &Store,
     context: &Context,
 ) -> anyhow::Result<Exit> {
     super::with_run_log("train", &store.clone(), |log| {
         let mut stages: Vec<&dyn Stage> = join.into_iter().map(|join| join as &dyn Stage).collect();
         stages.extend(splits.iter().map(|split| split as &dyn Stage));
-        stages.push(stage);
-        let exit = split::execute_in_turn(&stages, &context.on(store.clone()), log)?;
+        stages.push(training);
+        let stage_context = context.on(store.clone());
+        let mut exit = split::execute_in_turn(&stages, &stage_context, log)?;
+        if exit != Exit::Interrupted
+            && let Some(next) = training.next()?
+        {
+            exit = exit.and(split::execute_in_turn(&[&next as &dyn Stage], &stage_context, log)?);
+        }
         if exit != Exit::Interrupted && !context.console.is_json() {
-            for run in run_names()? {
+            for run in training.plan()?.run_names()? {
                 // A closed pipe is not an error: its reader has read enough.
                 let _ = writeln!(std::io::stdout().lock(), "{run}");
             }

@@ -365,7 +365,7 @@ impl Reader<'_> {
         dataset: &PartitionName,
         origin: Origin,
     ) -> Result<(), ConfigError> {
-        if train.settings.joint.is_none() || *dataset == train.dataset {
+        if !train.recipe.is_joint() || *dataset == train.dataset {
             return Ok(());
         }
         let problem = format!(

@@ -10,6 +10,8 @@ use super::error::ConfigError;
 use super::params;
 use super::tree::{Node, NodeValue, Origin, Sources};
 use crate::features::{CommonSettings, ExtractorName, FeatureSettings, NetworkSettings, ReadSettings};
+use crate::train::TrainSettings;
+use crate::train::recipes::{HeadSettings, RecipeSettings};
 
 /// `settings` with the `--set KEY=VALUE` arguments `set` laid over them.
 ///
@@ -76,6 +78,75 @@ pub(super) fn read_feature_settings(
     Ok(FeatureSettings { network, common })
 }
 
+/// The settings of a training, trainer and recipe, with the `--set KEY=VALUE` arguments `set` laid over them. Keys are
+/// the keys of `[train]`, those of a joint training begin with `joint.`.
+///
+/// # Errors
+/// A key that the settings do not have, a value of a wrong type.
+///
+/// # Panics
+/// If the settings are no plain data, which is a bug.
+pub fn training_overlaid(
+    settings: TrainSettings,
+    recipe: RecipeSettings,
+    set: &[String],
+) -> Result<(TrainSettings, RecipeSettings), ConfigError> {
+    if set.is_empty() {
+        return Ok((settings, recipe));
+    }
+    let (head, joint) = match &recipe {
+        RecipeSettings::Head(head) => (head, None),
+        RecipeSettings::Joint { head, joint } => (head, Some(joint)),
+    };
+    let object = |json: serde_json::Result<Value>| match json.expect("settings are plain data") {
+        Value::Object(fields) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let mut fields = object(serde_json::to_value(&settings));
+    fields.extend(object(serde_json::to_value(head)));
+    if let Some(joint) = joint {
+        fields.insert("joint".to_owned(), Value::Object(object(serde_json::to_value(joint))));
+    }
+    let (sources, node) = tree_of(&Value::Object(fields), set)?;
+    read_training(&sources, "", node, &[])
+}
+
+/// The settings of a training in the table `node` at `path`. `more_keys` are keys that the caller has taken out of it.
+///
+/// # Errors
+/// As [`training_overlaid`].
+pub(super) fn read_training(
+    sources: &Sources,
+    path: &str,
+    mut node: Node,
+    more_keys: &[&str],
+) -> Result<(TrainSettings, RecipeSettings), ConfigError> {
+    let joint = node.remove("joint");
+    let head_keys = HeadSettings::keys();
+    let head = split_off(&mut node, &head_keys);
+    let more_keys: Vec<&str> =
+        head_keys.iter().map(String::as_str).chain(["joint"]).chain(more_keys.iter().copied()).collect();
+    let settings = de::settings(sources, path, &node, &more_keys)?;
+    let head = de::settings(sources, path, &head, &[])?;
+    let recipe = match joint {
+        Some(joint) => {
+            let path = if path.is_empty() { "joint".to_owned() } else { format!("{path}.joint") };
+            RecipeSettings::Joint { head, joint: de::settings(sources, &path, &joint, &[])? }
+        }
+        None => RecipeSettings::Head(head),
+    };
+    Ok((settings, recipe))
+}
+
+/// Takes the entries of `keys` out of a table, as a table of their own.
+fn split_off(node: &mut Node, keys: &[String]) -> Node {
+    let mut taken = Vec::new();
+    if let NodeValue::Table(entries) = &mut node.value {
+        (taken, *entries) = std::mem::take(entries).into_iter().partition(|entry| keys.contains(&entry.key));
+    }
+    Node { origin: node.origin, value: NodeValue::Table(taken) }
+}
+
 /// `options` as a tree, with `set` laid over it.
 fn tree_of(options: &Value, set: &[String]) -> Result<(Sources, Node), ConfigError> {
     let mut sources = Sources::default();
@@ -113,11 +184,13 @@ fn node_of(origin: Origin, json: &Value) -> Option<Node> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::TrainSettings;
 
     fn with(set: &[&str]) -> Result<TrainSettings, String> {
         let set: Vec<String> = set.iter().map(|text| (*text).to_owned()).collect();
-        overlaid(TrainSettings::default(), &set).map_err(|error| error.to_string())
+        let recipe = RecipeSettings::Head(HeadSettings::default());
+        training_overlaid(TrainSettings::default(), recipe, &set)
+            .map(|(settings, _)| settings)
+            .map_err(|error| error.to_string())
     }
 
     #[test]

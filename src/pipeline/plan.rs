@@ -16,7 +16,7 @@ pub enum StageName {
     Baseline,
     /// Turns images into `splits`.
     Split,
-    /// Turns features and splits into models.
+    /// Turns features and splits into models, and applies trained networks to the dataset.
     Train,
     /// Turns models and features into `scores` and `gates`.
     Predict,

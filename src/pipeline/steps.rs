@@ -8,8 +8,8 @@ use crate::features::{FeatureSettings, FeatureStage};
 use crate::ingest::{IngestStage, Rerun};
 use crate::predict::PredictStage;
 use crate::splits::{SplitSettings, SplitStage};
-use crate::train::joint::JointStage;
-use crate::train::{RunPlan, RunSeed, TrainError, TrainSettings, TrainStage};
+use crate::train::recipes::RecipeSettings;
+use crate::train::{RunSeed, TrainError, TrainStage, Training};
 use agiqa_judge::compare::CompareStage;
 use agiqa_judge::evaluate::EvaluateStage;
 use agiqa_judge::experiment::{ExperimentStage, ExperimentVariant};
@@ -55,15 +55,18 @@ impl Pipeline {
         let mut evaluate_idx = Vec::new();
         // A run's record is read after the run was trained, so once is enough.
         let records = Runs::default();
-        for head in &heads {
-            let train_idx = match head.train.clone() {
-                Training::Head(stage) => steps.add(StageName::Train, stage, &before_training),
-                Training::Joint(stage) => steps.add(StageName::Train, stage, &before_training),
-            };
+        for head in heads {
             let (runs, datasets) = (head.train.plan()?.run_names()?, head.scored.clone());
             let predict = PredictStage { runs, datasets, records: records.clone() };
-            let predict_idx = steps.add(StageName::Predict, predict, &[train_idx]);
-            for evaluate in self.evaluate_stages_of(head, &records)? {
+            let evaluate_stages = self.evaluate_stages_of(&head, &records)?;
+            let next = head.train.next()?;
+            let mut trained_idx = vec![steps.add_boxed(StageName::Train, head.train, &before_training)];
+            // The network of a training is applied under the same name, so that `--stage train` makes all that scores need.
+            if let Some(next) = next {
+                trained_idx.push(steps.add(StageName::Train, next, &trained_idx.clone()));
+            }
+            let predict_idx = steps.add(StageName::Predict, predict, &trained_idx);
+            for evaluate in evaluate_stages {
                 evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &[predict_idx]));
             }
         }
@@ -130,13 +133,13 @@ impl Pipeline {
         let (Some(section), Some(features)) = (&self.experiment, &self.features) else { return Ok(None) };
         let mut variants = Vec::new();
         for head in self.heads()? {
-            let settings = head.train.settings();
             for (run, _) in head.train.plan()?.groups()? {
+                let settings = head.recipe.head();
                 variants.push(ExperimentVariant {
                     name: head.variant.clone(),
                     inputs: settings.sorted_inputs().iter().map(|input| input.as_str().to_owned()).collect(),
                     gate: settings.gate.as_str().to_owned(),
-                    is_joint: settings.joint.is_some(),
+                    is_joint: head.recipe.is_joint(),
                     trained_on: head.train.dataset().clone(),
                     dataset: head.tested.clone(),
                     run,
@@ -167,27 +170,24 @@ impl Pipeline {
     /// The trainings: one per variant, or a single one.
     fn heads(&self) -> Result<Vec<Head>, TrainError> {
         let (Some(features), Some(train)) = (&self.features, &self.train) else { return Ok(Vec::new()) };
-        let stage = |name: PartitionName, train: &TrainSection| {
-            let (dataset, settings) = (train.dataset.clone(), train.settings.clone());
+        let head = |variant: String, name: PartitionName, train: &TrainSection, scored, tested| {
+            let TrainSection { dataset, settings, recipe, .. } = train.clone();
             let runs = self.splits.iter().flat_map(|split| train.runs_of(split)).collect();
-            let semantic = features.semantic_set.clone();
-            match features.quality_set.clone().filter(|_| settings.joint.is_none()) {
-                Some(quality) => Training::Head(TrainStage { name, dataset, runs, semantic, quality, settings }),
-                None => Training::Joint(JointStage { name, dataset, runs, semantic, settings }),
-            }
+            let training = TrainStage { name, dataset, runs, settings, recipe: recipe.clone() };
+            let train = training.on(features.semantic_set.clone(), features.quality_set.clone())?;
+            Ok::<_, TrainError>(Head { variant, train, recipe, scored, tested })
         };
         if self.variants.is_empty() {
             let scored = std::iter::once(&train.dataset).chain(&self.predict.also).cloned().collect();
-            let (variant, tested) = (self.name.to_string(), train.dataset.clone());
-            return Ok(vec![Head { variant, train: stage(self.name.clone(), train), scored, tested }]);
+            return Ok(vec![head(self.name.to_string(), self.name.clone(), train, scored, train.dataset.clone())?]);
         }
-        let head = |Variant { name, train, test }: &Variant| {
+        let head_of_variant = |Variant { name, train, test }: &Variant| {
             let mut scored = vec![train.dataset.clone()];
             scored.extend((*test != train.dataset).then(|| test.clone()));
             let run_name = PartitionName::new(&format!("{}-{name}", self.name))?;
-            Ok(Head { variant: name.to_string(), train: stage(run_name, train), scored, tested: test.clone() })
+            head(name.to_string(), run_name, train, scored, test.clone())
         };
-        self.variants.iter().map(head).collect()
+        self.variants.iter().map(head_of_variant).collect()
     }
 
     /// Every needed split with its dataset. Splits are needed of datasets for training, testing or comparison.
@@ -211,43 +211,12 @@ impl Pipeline {
 struct Head {
     /// Name of the variant, or of the pipeline.
     variant: String,
-    train: Training,
-    /// Datasets that its heads score. The dataset of the training comes first.
+    train: Box<dyn Training>,
+    recipe: RecipeSettings,
+    /// Datasets that its heads score; the dataset of the training comes first.
     scored: Vec<PartitionName>,
     /// The dataset whose test part is in an experiment's table.
     tested: PartitionName,
-}
-
-/// A training of either kind.
-#[derive(Clone)]
-enum Training {
-    /// Training of a head on cached features.
-    Head(TrainStage),
-    /// Training of MANIQA together with the head.
-    Joint(JointStage),
-}
-
-impl Training {
-    fn settings(&self) -> &TrainSettings {
-        match self {
-            Self::Head(stage) => &stage.settings,
-            Self::Joint(stage) => &stage.settings,
-        }
-    }
-
-    fn dataset(&self) -> &PartitionName {
-        match self {
-            Self::Head(stage) => &stage.dataset,
-            Self::Joint(stage) => &stage.dataset,
-        }
-    }
-
-    fn plan(&self) -> Result<RunPlan<'_>, TrainError> {
-        match self {
-            Self::Head(stage) => Ok(stage.plan()),
-            Self::Joint(stage) => stage.plan(),
-        }
-    }
 }
 
 impl FeaturesSection {
@@ -270,7 +239,11 @@ struct Steps(Vec<Step>);
 
 impl Steps {
     fn add(&mut self, name: StageName, stage: impl Stage + 'static, after: &[usize]) -> usize {
-        self.0.push(Step { name, stage: Box::new(stage), after: after.to_vec() });
+        self.add_boxed(name, Box::new(stage), after)
+    }
+
+    fn add_boxed(&mut self, name: StageName, stage: Box<dyn Stage>, after: &[usize]) -> usize {
+        self.0.push(Step { name, stage, after: after.to_vec() });
         self.0.len() - 1
     }
 

@@ -1,8 +1,9 @@
-//! The join that training reads: a dataset's MOS, a split's parts, and the columns of two feature sets.
+//! The join that training reads: a dataset's MOS, a split's parts, cached columns, and where the image files are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use crate::train::head_inputs::{HeadInputs, HeadInputsError};
+use super::head_inputs::Columns;
+use super::pictures::Location;
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::Store;
 use agiqa_store::store::part::PartError;
@@ -18,9 +19,6 @@ pub enum DataError {
     /// A table could not be read.
     #[error(transparent)]
     Part(#[from] PartError),
-    /// The features do not suit the head, or could not be read.
-    #[error(transparent)]
-    Inputs(#[from] HeadInputsError),
     /// The dataset was never ingested.
     #[error("dataset `{0}` has no images in this store: run `agiqa ingest` for it first")]
     NoImages(PartitionName),
@@ -49,9 +47,9 @@ pub enum DataError {
     },
     /// Nothing is left of a part.
     #[error(
-        "split `{split}` of dataset `{dataset}`: no usable image in the {part} part ({n_in_split} in the split, \
-         {n_without_features} of them without features, {n_without_mos} without MOS); compute the missing features, or \
-         split again with `agiqa split`"
+        "split `{split}` of dataset `{dataset}`: no usable image in the {part} part ({} in the split, {} of them without \
+         features, {} without MOS); compute the missing features, or split again with `agiqa split`",
+        counts.n_without_features + counts.n_without_mos, counts.n_without_features, counts.n_without_mos
     )]
     EmptyPart {
         /// The dataset.
@@ -60,23 +58,22 @@ pub enum DataError {
         split: PartitionName,
         /// The part.
         part: Part,
-        /// Images of the part.
-        n_in_split: usize,
-        /// Of these, without features.
-        n_without_features: usize,
-        /// Of these, with features but without MOS.
-        n_without_mos: usize,
+        /// Its images, none of them usable.
+        counts: PartCounts,
     },
 }
 
 /// Everything that the runs of one call share.
 #[derive(Debug)]
 pub(super) struct TrainingData {
-    pub(super) dataset: PartitionName,
-    pub(super) features: HeadInputs,
+    dataset: PartitionName,
+    /// Images that have all cached columns, with these columns.
+    pub(super) columns: Columns,
     /// MOS of every image of the dataset that has one.
-    pub(super) mos: HashMap<ImageId, f64>,
-    /// Row in the features.
+    mos: HashMap<ImageId, f64>,
+    /// Path of every image of the dataset.
+    paths: HashMap<ImageId, String>,
+    /// Row in the columns.
     row_of: HashMap<ImageId, usize>,
 }
 
@@ -90,27 +87,23 @@ pub(super) struct PartRows {
 }
 
 impl TrainingData {
-    /// Reads MOS and features of the images that `splits` mention.
+    /// Reads MOS, paths and the columns of `sets` of the dataset's images, except those in `without`.
     pub(super) fn read(
         store: &Store,
         dataset: &PartitionName,
-        semantic: &FeatureSet,
-        quality: &FeatureSet,
+        sets: &[FeatureSet],
+        without: &HashSet<ImageId>,
     ) -> Result<Self, DataError> {
-        let images = images::read(store, dataset)?;
-        if images.rows.is_empty() {
+        let rows = images::read(store, dataset)?.rows;
+        if rows.is_empty() {
             return Err(DataError::NoImages(dataset.clone()));
         }
-        let wanted: Vec<ImageId> = images.rows.iter().map(|row| row.image_id).collect();
-        let mos = images.rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
-        let features = HeadInputs::read(store, semantic, quality, &wanted)?;
-        Ok(Self::new(dataset.clone(), features, mos))
-    }
-
-    /// Features and MOS as they are.
-    pub(super) fn new(dataset: PartitionName, features: HeadInputs, mos: HashMap<ImageId, f64>) -> Self {
-        let row_of = features.image_ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
-        Self { dataset, features, mos, row_of }
+        let wanted: Vec<ImageId> = rows.iter().map(|row| row.image_id).filter(|id| !without.contains(id)).collect();
+        let columns = Columns::read(store, sets, &wanted)?;
+        let row_of = columns.image_ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
+        let mos = rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
+        let paths = rows.into_iter().map(|row| (row.image_id, row.path)).collect();
+        Ok(Self { dataset: dataset.clone(), columns, mos, paths, row_of })
     }
 
     /// Rows of `split`'s parts, or an error that counts what is missing.
@@ -156,16 +149,7 @@ impl TrainingData {
         for (part, counts) in Part::ALL.into_iter().zip(&parts.counts) {
             // A test part without labels is a matter of evaluation; without training or validation there is no run.
             if counts.n_used == 0 && part != Part::Test {
-                let PartCounts { n_used: _, n_without_features, n_without_mos } = *counts;
-                let n_in_split = n_without_features + n_without_mos;
-                return Err(DataError::EmptyPart {
-                    dataset,
-                    split,
-                    part,
-                    n_in_split,
-                    n_without_features,
-                    n_without_mos,
-                });
+                return Err(DataError::EmptyPart { dataset, split, part, counts: *counts });
             }
         }
         Ok(parts)
@@ -173,6 +157,12 @@ impl TrainingData {
 
     /// MOS of the images in `rows`.
     pub(super) fn mos_of(&self, rows: &[i64]) -> Vec<f64> {
-        rows.iter().map(|row| self.mos[&self.features.image_ids[*row as usize]]).collect()
+        rows.iter().map(|row| self.mos[&self.columns.image_ids[*row as usize]]).collect()
+    }
+
+    /// Where the image in `row` is.
+    pub(super) fn location(&self, row: i64) -> Location {
+        let image_id = self.columns.image_ids[row as usize];
+        Location { row, image_id, path: self.paths[&image_id].clone() }
     }
 }

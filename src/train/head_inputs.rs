@@ -85,6 +85,44 @@ pub fn input_dims(semantic: &FeatureSet, quality: &FeatureSet) -> Result<[i64; 3
     Ok([f_a, f_b, dim(&quality_inputs(quality)?.columns[0])])
 }
 
+/// Cached columns of some images: row `i` of each belongs to `image_ids[i]`.
+#[derive(Debug)]
+pub struct Columns {
+    /// Images that have all columns.
+    pub image_ids: Vec<ImageId>,
+    /// The columns of all sets in turn, `(n, d)` each, raw.
+    pub tensors: Vec<Tensor>,
+}
+
+impl Columns {
+    /// Reads the columns of `sets` for those of `wanted` that have a row in every set; without sets, for all of them.
+    ///
+    /// # Errors
+    /// A part that cannot be read.
+    pub fn read(store: &Store, sets: &[FeatureSet], wanted: &[ImageId]) -> Result<Self, PartError> {
+        let found = sets.iter().map(|set| set.read(store, wanted)).collect::<Result<Vec<_>, _>>()?;
+        let mut image_ids = Vec::with_capacity(wanted.len());
+        let mut rows_of_sets = vec![Vec::with_capacity(wanted.len()); sets.len()];
+        for (index, image_id) in wanted.iter().enumerate() {
+            let rows: Option<Vec<usize>> = found.iter().map(|features| features.rows[index]).collect();
+            let Some(rows) = rows else { continue };
+            image_ids.push(*image_id);
+            rows_of_sets.iter_mut().zip(rows).for_each(|(rows_of_set, row)| rows_of_set.push(row as i64));
+        }
+        let mut tensors = Vec::new();
+        for ((set, features), rows) in sets.iter().zip(found).zip(&rows_of_sets) {
+            for (column, matrix) in set.columns.iter().zip(features.matrices) {
+                tensors.push(if image_ids.is_empty() {
+                    Tensor::zeros([0, dim(column)], (tch::Kind::Float, tch::Device::Cpu))
+                } else {
+                    Tensor::from_slice(&matrix).view([-1, dim(column)]).index_select(0, &Tensor::from_slice(rows))
+                });
+            }
+        }
+        Ok(Self { image_ids, tensors })
+    }
+}
+
 /// Features of some images as tensors: row `i` of each belongs to `image_ids[i]`.
 #[derive(Debug)]
 pub struct HeadInputs {
@@ -96,38 +134,18 @@ pub struct HeadInputs {
 
 impl HeadInputs {
     /// Reads the features of those of `wanted` that have both semantic and quality ones.
+    ///
+    /// # Errors
+    /// As [`semantic_inputs`] and [`quality_inputs`]; a part that cannot be read.
     pub fn read(
         store: &Store,
         semantic: &FeatureSet,
         quality: &FeatureSet,
         wanted: &[ImageId],
     ) -> Result<Self, HeadInputsError> {
-        let dims = input_dims(semantic, quality)?;
-        let of_semantic = semantic_inputs(semantic)?.read(store, wanted)?;
-        let of_quality = quality_inputs(quality)?.read(store, wanted)?;
-        let mut image_ids = Vec::with_capacity(wanted.len());
-        let (mut semantic_rows, mut quality_rows) = (Vec::new(), Vec::new());
-        for ((id, semantic_row), quality_row) in wanted.iter().zip(&of_semantic.rows).zip(&of_quality.rows) {
-            if let (Some(semantic_row), Some(quality_row)) = (semantic_row, quality_row) {
-                image_ids.push(*id);
-                semantic_rows.push(*semantic_row as i64);
-                quality_rows.push(*quality_row as i64);
-            }
-        }
-        let tensor = |matrix: &[f32], dim: i64, rows: &[i64]| {
-            Tensor::from_slice(matrix).view([-1, dim]).index_select(0, &Tensor::from_slice(rows))
-        };
-        let [semantic_matrices, quality_matrices] = [of_semantic.matrices, of_quality.matrices];
-        let inputs = if image_ids.is_empty() {
-            dims.map(|dim| Tensor::zeros([0, dim], (tch::Kind::Float, tch::Device::Cpu)))
-        } else {
-            [
-                tensor(&semantic_matrices[0], dims[0], &semantic_rows),
-                tensor(&semantic_matrices[1], dims[1], &semantic_rows),
-                tensor(&quality_matrices[0], dims[2], &quality_rows),
-            ]
-        };
-        Ok(Self { image_ids, inputs })
+        let sets = [semantic_inputs(semantic)?, quality_inputs(quality)?];
+        let Columns { image_ids, tensors } = Columns::read(store, &sets, wanted)?;
+        Ok(Self { image_ids, inputs: tensors.try_into().expect("two semantic columns and one of quality") })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::data::DataError;
-use super::stage::TrainError;
+use super::trainer::TrainError;
 use crate::splits::SplitSettings;
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::stage::Freshness;
@@ -29,31 +29,31 @@ pub fn seeded_runs(seeds: impl IntoIterator<Item = u32>, split: impl Fn(u32) -> 
 }
 
 /// Each run once, in order.
-fn distinct(runs: &[RunSeed]) -> Vec<&RunSeed> {
+pub(in crate::train) fn distinct(runs: &[RunSeed]) -> Vec<&RunSeed> {
     let mut seen = HashSet::new();
     runs.iter().filter(|run| seen.insert(*run)).collect()
 }
 
 /// The number of runs in words.
-pub(in crate::train) fn said_n_runs(runs: &[RunSeed]) -> String {
-    match distinct(runs).len() {
+pub(in crate::train) fn n_runs_in_words(n_runs: usize) -> String {
+    match n_runs {
         1 => "1 run".to_owned(),
         n => format!("{n} runs"),
     }
 }
 
-/// What of the store decides a run's numbers.
-pub(in crate::train) struct Known {
+/// What the store holds that decides a run's numbers.
+pub(in crate::train) struct StoredInputs {
     mos: BTreeMap<ImageId, f64>,
     with_features: HashSet<ImageId>,
 }
 
-impl Known {
-    /// MOS of the images of `dataset`, and who has features in all of `sets`.
+impl StoredInputs {
+    /// MOS of the images of `dataset`, and which of them have features in all of `sets`.
     pub(in crate::train) fn read(
         store: &Store,
         dataset: &PartitionName,
-        sets: &[&FeatureSet],
+        sets: &[FeatureSet],
     ) -> Result<Self, DataError> {
         let images = images::read(store, dataset)?;
         let mos = images.rows.iter().filter_map(|row| Some((row.image_id, row.mos?))).collect();
@@ -67,7 +67,7 @@ impl Known {
 /// Splits by name.
 pub(in crate::train) type Splits = BTreeMap<PartitionName, Vec<SplitRow>>;
 
-/// What a training of either kind is told: decides what its runs are called, and whether they are there.
+/// What a training is told. It decides what the runs are called, and whether the store holds them.
 pub struct RunPlan<'a> {
     /// What its runs' fingerprints begin with.
     kind: &'static str,
@@ -142,13 +142,13 @@ impl<'a> RunPlan<'a> {
 
     /// Fingerprint of everything that decides a run's numbers: settings, seed, and which image is in which part with
     /// which MOS and whether it has features.
-    fn fingerprint(&self, run: &RunSeed, rows: &[SplitRow], known: &Known) -> Fingerprint {
+    fn fingerprint(&self, run: &RunSeed, rows: &[SplitRow], stored: &StoredInputs) -> Fingerprint {
         // The kernel of ridge and the scores beside it take in every image that has features; the head does not.
         Fingerprint::builder(self.kind)
             .json("training", &self.settings)
             .json("split", &run.split)
             .json("seed", &run.seed)
-            .field("rows", &rows_hash(rows, &known.mos, &known.with_features))
+            .field("rows", &rows_hash(rows, &stored.mos, &stored.with_features))
             .finish()
     }
 
@@ -162,11 +162,11 @@ impl<'a> RunPlan<'a> {
         names.into_iter().map(read).collect()
     }
 
-    /// Whether all runs are trained on what the store holds, of which `known` tells; it is asked only where all are trained.
+    /// Whether all runs are trained on what the store holds. `read_stored` is called only if all are trained.
     pub(in crate::train) fn freshness(
         &self,
         store: &Store,
-        known: impl FnOnce() -> Result<Known, DataError>,
+        read_stored: impl FnOnce() -> Result<StoredInputs, TrainError>,
     ) -> Result<Freshness, TrainError> {
         let runs = &self.runs;
         if runs.is_empty() {
@@ -180,12 +180,12 @@ impl<'a> RunPlan<'a> {
             let n = runs.len() - records.len();
             return Ok(Freshness::Stale { reason: format!("{n} of {} runs are not trained yet", runs.len()) });
         }
-        let known = known()?;
+        let stored = read_stored()?;
         let splits = self.read_splits(store)?;
         let mut rows = RowCounts::default();
         let mut n_changed = 0;
         for (run, record) in runs.iter().zip(&records) {
-            n_changed += usize::from(self.fingerprint(run, &splits[&run.split], &known) != record.fingerprint);
+            n_changed += usize::from(self.fingerprint(run, &splits[&run.split], &stored) != record.fingerprint);
             add(&mut rows, row_counts(&record.parts, true));
         }
         if n_changed > 0 {
@@ -200,7 +200,7 @@ impl<'a> RunPlan<'a> {
         &self,
         store: &Store,
         splits: &Splits,
-        known: &Known,
+        stored: &StoredInputs,
         cached: &mut RowCounts,
     ) -> Result<Vec<(RunSeed, Fingerprint)>, TrainError> {
         let mut pending = Vec::new();
@@ -209,7 +209,7 @@ impl<'a> RunPlan<'a> {
             if rows.is_empty() {
                 return Err(DataError::NoSplit { dataset: self.dataset.clone(), split: run.split.clone() }.into());
             }
-            let fingerprint = self.fingerprint(run, rows, known);
+            let fingerprint = self.fingerprint(run, rows, stored);
             match RunRecord::read_if_finished(store, &self.run_name(run)?)? {
                 Some(record) if record.fingerprint == fingerprint => add(cached, row_counts(&record.parts, true)),
                 _ => pending.push(((*run).clone(), fingerprint)),

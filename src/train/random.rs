@@ -5,8 +5,8 @@
 use rand_mt::Mt64;
 use tch::Tensor;
 
-use super::joint::{Augment, Motion};
-use agiqa_nets::fusion::{FusionConfig, FusionHead};
+use super::augment::{Augment, Motion};
+use agiqa_nets::fusion::FusionConfig;
 
 /// What a draw is for; part of its generator's key.
 #[derive(Clone, Copy)]
@@ -20,22 +20,28 @@ enum Purpose {
 
 /// The draws of one run.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Draws {
+pub struct Draws {
     seed: u32,
 }
 
 impl Draws {
-    pub(super) fn new(seed: u32) -> Self {
+    /// The draws of a run with this seed.
+    pub fn new(seed: u32) -> Self {
         Self { seed }
+    }
+
+    /// The run's seed.
+    pub fn seed(self) -> u32 {
+        self.seed
     }
 
     fn generator(self, purpose: Purpose, position: u64, index: u64) -> Mt64 {
         Mt64::new_with_key([u64::from(self.seed), purpose as u64, position, index])
     }
 
-    /// A head as PyTorch's `nn.Linear` starts: weights and biases uniform in ±1/√(fan-in). The output's bias is
-    /// `output_bias` where given.
-    pub(super) fn head(self, config: FusionConfig, output_bias: Option<f32>) -> FusionHead {
+    /// Parameters of a head as PyTorch's `nn.Linear` starts: weights and biases uniform in ±1/√(fan-in). The output's bias
+    /// is `output_bias` if given.
+    pub fn head(self, config: FusionConfig, output_bias: Option<f32>) -> [Tensor; 10] {
         let mut parameters: Vec<Tensor> = Vec::with_capacity(10);
         for (index, (shape, fan_in)) in config.shapes().into_iter().zip(config.fan_ins()).enumerate() {
             let bound = 1.0 / (fan_in as f64).sqrt();
@@ -47,11 +53,11 @@ impl Draws {
         if let Some(bias) = output_bias {
             parameters[9] = Tensor::from_slice(&[bias]);
         }
-        FusionHead::new(config, parameters.try_into().expect("ten shapes, ten tensors"))
+        parameters.try_into().expect("ten shapes, ten tensors")
     }
 
     /// The order in which epoch `epoch` visits `n` images.
-    pub(super) fn order(self, epoch: u64, n: usize) -> Vec<i64> {
+    pub fn order(self, epoch: u64, n: usize) -> Vec<i64> {
         let mut order: Vec<i64> = (0..n as i64).collect();
         let mut generator = self.generator(Purpose::Order, epoch, 0);
         for i in (1..n).rev() {
@@ -63,18 +69,18 @@ impl Draws {
     }
 
     /// What is done to training image `index` in epoch `epoch`.
-    pub(super) fn motion(self, augment: Augment, epoch: u64, index: u64) -> Motion {
+    pub fn motion(self, augment: Augment, epoch: u64, index: u64) -> Motion {
         augment.draw(&mut self.generator(Purpose::Motion, epoch, index))
     }
 
     /// A seed for libtorch's generator in step `step`.
-    pub(super) fn torch_seed(self, step: u64) -> u64 {
+    pub fn torch_seed(self, step: u64) -> u64 {
         self.generator(Purpose::Torch, step, 0).next_u64()
     }
 
     /// Dropout multipliers for mask number `index` of step `step`: 0 with probability `p`, else 1 / (1 - p). Probabilities are
     /// met to 2⁻¹⁶.
-    pub(super) fn mask(self, step: u64, index: u64, p: f64, shape: [i64; 2]) -> Tensor {
+    pub fn mask(self, step: u64, index: u64, p: f64, shape: [i64; 2]) -> Tensor {
         let mut generator = self.generator(Purpose::Dropout, step, index);
         let n = (shape[0] * shape[1]) as usize;
         let threshold = (p * 65536.0).round() as u64;
@@ -91,7 +97,7 @@ impl Draws {
 }
 
 /// Uniform in [0, 1), 53 bits.
-fn unit(generator: &mut Mt64) -> f64 {
+pub(super) fn unit(generator: &mut Mt64) -> f64 {
     (generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 

@@ -252,6 +252,26 @@ fn killed_and_started_again_it_ends_with_the_same_bits() {
 }
 
 #[test]
+fn features_that_a_trained_network_has_not_computed_yet_are_computed_by_the_next_call() {
+    let fixture = Fixture::new(60, 0);
+    let args = ["--epochs", "1"];
+    fixture.train(&args).exits(0).says("features by MANIQA of t on d (1 run): ran: 60 of 60 images");
+    let record = RunRecord::read(&fixture.store, &fixture.only_run()).expect("a record");
+    let computed = |fixture: &Fixture| -> Vec<String> {
+        let objects = fixture.store.list(&record.quality().expect("its record names f_1").prefix()).expect("a listing");
+        objects.into_iter().map(|object| object.path).collect()
+    };
+    let (expected, files) = (computed(&fixture), fixture.files());
+    assert_eq!(expected.len(), 2, "{expected:?}");
+    // As an interruption between the two stages leaves the store.
+    expected.iter().for_each(|path| fixture.store.delete(path).expect("an object can be deleted"));
+    let again = fixture.train(&args).exits(0).says("train t with MANIQA on d (1 run): skipped: all 1 runs are trained");
+    let _ = again.says("60 of 60 images lack features").says("(1 run): ran: 60 of 60 images have features");
+    assert!(computed(&fixture) == expected && fixture.files() == files);
+    fixture.train(&args).exits(0).says("(1 run): skipped: all 60 rows of 1 runs are there");
+}
+
+#[test]
 fn images_in_a_file_and_more_loading_threads_change_nothing() {
     let files = |more: &[&str]| {
         let fixture = Fixture::new(50, 0);

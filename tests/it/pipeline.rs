@@ -468,7 +468,8 @@ fn a_joint_training_that_another_dataset_is_to_be_scored_by_is_refused_with_the_
         dir.write("p.toml", text);
         run(&dir, &["--dry-run"])
     };
-    plan(joint_pipeline()).exits(0).prints("train small with MANIQA on example (2 runs)");
+    let planned = plan(joint_pipeline()).exits(0).prints("train small with MANIQA on example (2 runs)");
+    let _ = planned.prints("after  features by MANIQA of small on example (2 runs): seen after train small with");
     plan(joint_pipeline() + "\n[predict]\nalso = [\"other\"]\n")
         .exits(2)
         .says(":42:8: `predict.also`: a joint training computes f_1 of `example` alone")

@@ -5,7 +5,8 @@ use std::io::BufRead as _;
 use std::process::Stdio;
 
 use agiqa::splits::{Fractions, SplitSettings, SplitStage};
-use agiqa::train::{HeadInput, KeepEpoch, Labels, Optimiser, TrainSettings, TrainStage, seeded_runs};
+use agiqa::train::recipes::{HeadInput, HeadRecipe, HeadSettings};
+use agiqa::train::{KeepEpoch, Labels, Optimiser, TrainSettings, TrainStage, Training, seeded_runs};
 use agiqa_judge::metrics;
 use agiqa_nets::fusion::Gate;
 use agiqa_store::console::{Console, EventFormat, Verbosity};
@@ -128,7 +129,12 @@ impl Fixture {
     }
 
     /// A stage like it, in this process.
-    fn stage(&self, seeds: std::ops::Range<u32>, settings: TrainSettings) -> TrainStage {
+    fn stage(
+        &self,
+        seeds: std::ops::Range<u32>,
+        settings: TrainSettings,
+        head: HeadSettings,
+    ) -> TrainStage<HeadRecipe> {
         let split = |seed| SplitSettings::Random { seed, fractions: Fractions::default() };
         for seed in seeds.clone() {
             let split = SplitStage { dataset: name("d"), settings: split(seed) };
@@ -138,9 +144,8 @@ impl Fixture {
             name: name("t"),
             dataset: name("d"),
             runs: seeded_runs(seeds, split),
-            semantic: self.semantic.clone(),
-            quality: self.quality.clone(),
             settings,
+            recipe: HeadRecipe { semantic: self.semantic.clone(), quality: self.quality.clone(), settings: head },
         }
     }
 
@@ -175,22 +180,28 @@ impl Fixture {
     }
 }
 
-/// Settings with everything that draws or averages switched on.
-fn busy_settings() -> TrainSettings {
+/// Settings with everything that averages switched on.
+fn busy_settings(epochs: u32) -> TrainSettings {
     TrainSettings {
-        width: 24,
         optimiser: Optimiser::Adamw,
         learning_rate: 3e-3,
         weight_decay: 0.1,
         batch_size: 12,
-        epochs: 12,
-        input_dropout: 0.2,
-        dropout: 0.3,
+        epochs,
         labels: Labels::Standardised,
         weight_average: 0.9,
         checkpoint_epochs: 5,
         ..TrainSettings::default()
     }
+}
+
+/// Settings of the head with everything that draws switched on.
+fn busy_head() -> HeadSettings {
+    HeadSettings { width: 24, input_dropout: 0.2, dropout: 0.3, ..HeadSettings::default() }
+}
+
+fn run_names(training: &dyn Training) -> Vec<PartitionName> {
+    training.plan().expect("columns that a head reads").run_names().expect("valid names")
 }
 
 fn test_scores(rows: &[Scored]) -> (Vec<f64>, Vec<f64>) {
@@ -233,13 +244,11 @@ fn learns_a_relation_and_predicts_every_image_of_the_dataset() {
 #[test]
 fn both_gates_both_optimisers_and_the_last_epoch_train() {
     let fixture = Fixture::new(300, 0);
-    let settings = |gate, optimiser, keep_epoch| TrainSettings {
-        gate,
+    let settings = |optimiser, keep_epoch| TrainSettings {
         optimiser,
         keep_epoch,
         learning_rate: 0.01,
         epochs: 30,
-        width: 24,
         ..TrainSettings::default()
     };
     for (gate, optimiser, keep_epoch) in [
@@ -247,9 +256,10 @@ fn both_gates_both_optimisers_and_the_last_epoch_train() {
         (Gate::Sigmoid, Optimiser::Adam, KeepEpoch::Best),
         (Gate::Linear, Optimiser::Adamw, KeepEpoch::Best),
     ] {
-        let stage = fixture.stage(0..1, settings(gate, optimiser, keep_epoch));
+        let head = HeadSettings { gate, width: 24, ..HeadSettings::default() };
+        let stage = fixture.stage(0..1, settings(optimiser, keep_epoch), head);
         stage.run(&fixture.context(1, &Interrupt::default())).expect("it trains");
-        let run = &stage.plan().run_names().expect("valid names")[0];
+        let run = &run_names(&stage)[0];
         let record = RunRecord::read(&fixture.store, run).expect("a record");
         if keep_epoch == KeepEpoch::Last {
             assert_eq!((record.best_epoch, record.chosen_by.as_str()), (30, "last"));
@@ -263,34 +273,34 @@ fn both_gates_both_optimisers_and_the_last_epoch_train() {
 #[test]
 fn runs_are_the_same_alone_and_side_by_side() {
     let (alone, beside) = (Fixture::new(90, 0), Fixture::new(90, 0));
-    let stage = alone.stage(0..3, busy_settings());
+    let stage = alone.stage(0..3, busy_settings(12), busy_head());
     for run in &stage.runs {
         let stage = TrainStage { runs: vec![run.clone()], ..stage.clone() };
         stage.run(&alone.context(1, &Interrupt::default())).expect("it trains");
     }
-    let stage = beside.stage(0..3, busy_settings());
+    let stage = beside.stage(0..3, busy_settings(12), busy_head());
     stage.run(&beside.context(3, &Interrupt::default())).expect("they train");
-    for run in stage.plan().run_names().expect("valid names") {
+    for run in run_names(&stage) {
         assert_eq!(alone.files(&run), beside.files(&run), "{run}");
     }
 }
 
 #[test]
 fn an_interrupted_training_goes_on_to_the_same_bits() {
-    goes_on_to_the_same_bits(TrainSettings { epochs: 40, ..busy_settings() });
+    goes_on_to_the_same_bits(busy_head());
 }
 
 #[test]
 fn an_interrupted_ablation_goes_on_to_the_same_bits() {
     let inputs = vec![HeadInput::Quality, HeadInput::Coherence];
-    goes_on_to_the_same_bits(TrainSettings { epochs: 40, gate: Gate::Concat, inputs, ..busy_settings() });
+    goes_on_to_the_same_bits(HeadSettings { gate: Gate::Concat, inputs, ..busy_head() });
 }
 
-fn goes_on_to_the_same_bits(settings: TrainSettings) {
+fn goes_on_to_the_same_bits(head: HeadSettings) {
     let (undisturbed, interrupted) = (Fixture::new(90, 0), Fixture::new(90, 0));
-    let stage = undisturbed.stage(0..2, settings.clone());
+    let stage = undisturbed.stage(0..2, busy_settings(40), head.clone());
     stage.run(&undisturbed.context(2, &Interrupt::default())).expect("they train");
-    let stage = interrupted.stage(0..2, settings);
+    let stage = interrupted.stage(0..2, busy_settings(40), head);
     let mut n_interruptions = 0;
     loop {
         let interrupt = Interrupt::default();
@@ -313,7 +323,7 @@ fn goes_on_to_the_same_bits(settings: TrainSettings) {
         n_interruptions += 1;
     }
     assert!(n_interruptions > 0);
-    for run in stage.plan().run_names().expect("valid names") {
+    for run in run_names(&stage) {
         assert_eq!(undisturbed.files(&run), interrupted.files(&run), "{run} after {n_interruptions} interruptions");
     }
 }

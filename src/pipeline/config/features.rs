@@ -136,7 +136,7 @@ impl Reader<'_> {
             [] => vec![train],
             variants => variants.iter().map(|variant| &variant.train).collect(),
         };
-        let n_joint = trainings.iter().filter(|train| train.settings.joint.is_some()).count();
+        let n_joint = trainings.iter().filter(|train| train.recipe.is_joint()).count();
         let problem = match &features.quality_set {
             None if n_joint < trainings.len() => {
                 "`features.quality` is missing: the extractor of f_1 (only a joint training, `[train.joint]`, has none)"

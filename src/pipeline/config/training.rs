@@ -4,8 +4,10 @@ use super::Reader;
 use crate::ingest::IngestSettings;
 use crate::pipeline::de;
 use crate::pipeline::error::{ConfigError, suggestion};
+use crate::pipeline::overlay::read_training;
 use crate::pipeline::tree::{Node, NodeValue};
 use crate::train::TrainSettings;
+use crate::train::recipes::RecipeSettings;
 use agiqa_store::tables::PartitionName;
 
 /// `[train]`.
@@ -15,6 +17,8 @@ pub struct TrainSection {
     pub dataset: PartitionName,
     /// Hyperparameters.
     pub settings: TrainSettings,
+    /// What is trained.
+    pub recipe: RecipeSettings,
     /// Seeds of initialisation, image order and dropout. Every split is trained on with each seed. `None` means the
     /// split's own seed.
     pub seeds: Option<Vec<u32>>,
@@ -123,8 +127,10 @@ impl Reader<'_> {
             None if datasets.len() == 1 => datasets[0].dataset.clone(),
             None => return Err(self.wrong(node.origin, "`[train]` needs `dataset`: the pipeline has several")),
         };
-        let settings: TrainSettings = de::settings(self.sources, "train", &node, &["dataset", "seeds"])?;
-        settings.check().map_err(|error| self.wrong(node.origin, format!("`train`: {error}")))?;
-        Ok(TrainSection { dataset, settings, seeds })
+        let origin = node.origin;
+        let (settings, recipe) = read_training(self.sources, "train", node, &["dataset", "seeds"])?;
+        let checked = settings.check().and_then(|()| recipe.check());
+        checked.map_err(|error| self.wrong(origin, format!("`train`: {error}")))?;
+        Ok(TrainSection { dataset, settings, recipe, seeds })
     }
 }

@@ -6,7 +6,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::run::selection_score;
+use crate::train::trainer::selection_score;
 use agiqa_judge::metrics;
 use agiqa_nets::trained_head::Standardisation;
 use agiqa_store::tables::models::RidgeRecord;
@@ -39,16 +39,16 @@ pub(super) fn fit(
         let mut start = 0;
         while start < dim {
             let xs = columns.narrow(1, start, CHUNK.min(dim - start));
-            let of_train = xs.f_index_select(0, &train_rows)?;
-            let standardisation = Standardisation::fit(&of_train);
-            let of_train = standardisation.apply(&of_train);
-            let _ = kernel.f_addmm_(&standardisation.apply(&xs), &of_train.tr())?;
+            let train_columns = xs.f_index_select(0, &train_rows)?;
+            let standardisation = Standardisation::fit(&train_columns);
+            let train_columns = standardisation.apply(&train_columns);
+            let _ = kernel.f_addmm_(&standardisation.apply(&xs), &train_columns.tr())?;
             start += CHUNK;
         }
     }
     let kernel = kernel.f_to_kind(Kind::Double)?;
-    let of_train = kernel.f_index_select(0, &train_rows)?; // (n_train, n_train)
-    let diagonal = of_train.diagonal(0, 0, 1).mean(Kind::Double).double_value(&[]);
+    let train_kernel = kernel.f_index_select(0, &train_rows)?; // (n_train, n_train)
+    let diagonal = train_kernel.diagonal(0, 0, 1).mean(Kind::Double).double_value(&[]);
     // All columns constant: nothing to regress on, and every score is the mean.
     let unit = if diagonal > 0.0 { diagonal } else { 1.0 };
     let mean = train_mos.iter().sum::<f64>() / train_mos.len() as f64;
@@ -56,7 +56,7 @@ pub(super) fn fit(
     let centred = Tensor::from_slice(&centred).unsqueeze(1);
     let mut best: Option<(f64, Vec<f64>, RidgeRecord)> = None;
     for lambda in LAMBDAS {
-        let regularised = of_train.copy();
+        let regularised = train_kernel.copy();
         let _ = regularised.diagonal(0, 0, 1).g_add_scalar_(lambda * unit);
         let (factor, info) = regularised.f_linalg_cholesky_ex(false, false)?;
         if info.int64_value(&[]) != 0 {
@@ -66,10 +66,10 @@ pub(super) fn fit(
         let weights = centred.f_cholesky_solve(&factor, false)?;
         let scores = kernel.f_matmul(&weights)?.squeeze_dim(1) + mean;
         let scores: Vec<f64> = Vec::try_from(scores)?;
-        let of_validation: Vec<f64> = validation.iter().map(|row| scores[*row as usize]).collect();
-        let validation_srcc = metrics::srcc(&of_validation, validation_mos);
-        let validation_plcc = metrics::plcc(&of_validation, validation_mos);
-        let score = selection_score(validation_srcc, validation_plcc, &of_validation, validation_mos);
+        let validation_scores: Vec<f64> = validation.iter().map(|row| scores[*row as usize]).collect();
+        let validation_srcc = metrics::srcc(&validation_scores, validation_mos);
+        let validation_plcc = metrics::plcc(&validation_scores, validation_mos);
+        let score = selection_score(validation_srcc, validation_plcc, &validation_scores, validation_mos);
         if best.as_ref().is_none_or(|(best, _, _)| score > *best) {
             best = Some((score, scores, RidgeRecord { lambda, validation_srcc, validation_plcc }));
         }

@@ -3,6 +3,8 @@
 use rand_mt::Mt64;
 use serde::{Deserialize, Serialize};
 
+use super::random;
+
 /// Probability of a turn, and of a flip, as in the published code.
 const PROBABILITY: f64 = 0.7;
 
@@ -27,7 +29,7 @@ pub enum Augment {
 
 /// Quarter turns to the left, then a flip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::train) struct Motion {
+pub struct Motion {
     turns: u8,
     flip: Flip,
 }
@@ -41,8 +43,8 @@ enum Flip {
 
 impl Augment {
     /// Draws a motion.
-    pub(in crate::train) fn draw(self, generator: &mut Mt64) -> Motion {
-        let mut unit = || (generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+    pub fn draw(self, generator: &mut Mt64) -> Motion {
+        let mut unit = || random::unit(generator);
         // As many draws whichever it is, so that what comes after them is the same.
         let (turn, by, flip) = (unit(), unit(), unit());
         let turns = if turn < PROBABILITY { 1 + (by * 3.0) as u8 } else { 0 };
@@ -58,10 +60,10 @@ impl Augment {
 
 impl Motion {
     /// None at all.
-    pub(super) const STILL: Self = Self { turns: 0, flip: Flip::None };
+    pub const STILL: Self = Self { turns: 0, flip: Flip::None };
 
     /// Moves the pixels of a square image of `side` × `side` RGB pixels into `target`.
-    pub(super) fn apply(self, source: &[u8], side: usize, target: &mut [u8]) {
+    pub fn apply(self, source: &[u8], side: usize, target: &mut [u8]) {
         for (place, pixel) in target.chunks_exact_mut(3).enumerate() {
             let (mut row, mut column) = (place / side, place % side);
             match self.flip {

@@ -1,4 +1,4 @@
-//! What a joint training starts from: the network's sizes, the weights that are known, and what identifies both.
+//! What a joint training starts from: the network's sizes, the weights that there are, and what identifies both.
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,11 @@ const DEFAULT_SIDE_PX: u32 = 392;
 /// Tensors that tell where in a checkpoint a network's are: MANIQA's, and a transformer's alone.
 const LANDMARK: &str = "conv1.weight";
 const VIT_LANDMARK: &str = "blocks.0.attn.qkv.weight";
+
+/// A joint training cannot start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start from the weights")]
+pub(super) struct CannotStart(#[from] StartError);
 
 /// Weights that cannot be started from.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +76,7 @@ struct Wanted {
     /// Its name in the network.
     name: String,
     /// Its name in the checkpoint.
-    there: String,
+    stored_name: String,
     shape: Vec<i64>,
 }
 
@@ -81,8 +86,8 @@ fn wanted(checkpoint: &Checkpoint, config: &MaAgiqaConfig) -> Result<Vec<Wanted>
     let below = |prefix: &str, is_wanted: &dyn Fn(&str) -> bool, stripped: &str| {
         let wanted = parameters.iter().filter(|(name, _)| is_wanted(name));
         let named = |(name, shape): (&String, &Vec<i64>)| {
-            let there = format!("{prefix}{}", name.strip_prefix(stripped).unwrap_or(name));
-            Wanted { name: name.clone(), there, shape: shape.clone() }
+            let stored_name = format!("{prefix}{}", name.strip_prefix(stripped).unwrap_or(name));
+            Wanted { name: name.clone(), stored_name, shape: shape.clone() }
         };
         wanted.map(named).collect::<Vec<_>>()
     };
@@ -101,7 +106,7 @@ fn open(folder: &Path, config: &MaAgiqaConfig) -> Result<(Checkpoint, Vec<Wanted
     let checkpoint = checkpoints::open(folder)?;
     let wanted = wanted(&checkpoint, config)?;
     let required: Vec<(String, Vec<i64>)> =
-        wanted.iter().map(|wanted| (wanted.there.clone(), wanted.shape.clone())).collect();
+        wanted.iter().map(|wanted| (wanted.stored_name.clone(), wanted.shape.clone())).collect();
     checkpoint.require(&required)?;
     Ok((checkpoint, wanted))
 }
@@ -114,17 +119,17 @@ pub(super) fn content_hash(settings: &JointSettings, config: &MaAgiqaConfig) -> 
     let Some(folder) = &settings.weights else { return Ok(agiqa_weights::content_hash(DEFAULT_WEIGHTS)?) };
     let (checkpoint, wanted) = open(folder, config)?;
     let mut hasher = blake3::Hasher::new();
-    for Wanted { name, there, shape: _ } in &wanted {
-        let dtype = format!("{:?}", checkpoint.info(there)?.dtype);
+    for Wanted { name, stored_name, shape: _ } in &wanted {
+        let dtype = format!("{:?}", checkpoint.info(stored_name)?.dtype);
         hasher.update(name.as_bytes()).update(&[0]).update(dtype.as_bytes()).update(&[0]);
-        hasher.update_rayon(&checkpoint.bytes(there)?);
+        hasher.update_rayon(&checkpoint.bytes(stored_name)?);
     }
     Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Weights that a training starts from.
 pub(super) struct Start {
-    /// Known weights under their names in the whole network, f32 or as stored.
+    /// Weights under their names in the whole network, f32 or as stored.
     pub(super) tensors: NamedTensors,
     /// Names in the checkpoint of what is not read, sorted.
     pub(super) unused: Vec<String>,
@@ -134,7 +139,7 @@ pub(super) struct Start {
 ///
 /// # Errors
 /// Weights that are absent, damaged or of another geometry.
-pub(super) fn known(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<Start, StartError> {
+pub(super) fn read(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<Start, StartError> {
     let Some(folder) = &settings.weights else {
         let tensors = dinov2::tensors_of(&agiqa_weights::locate(DEFAULT_WEIGHTS)?)?;
         let tensors: NamedTensors = tensors.into_iter().map(|(name, tensor)| (format!("vit.{name}"), tensor)).collect();
@@ -149,7 +154,9 @@ pub(super) fn known(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<
         return Ok(Start { tensors, unused: Vec::new() });
     };
     let (checkpoint, wanted) = open(folder, config)?;
-    let read = wanted.into_iter().map(|Wanted { name, there, shape }| Ok((name, checkpoint.tensor(&there, &shape)?)));
-    let tensors = read.collect::<Result<_, StartError>>()?;
+    let tensors = wanted
+        .into_iter()
+        .map(|Wanted { name, stored_name, shape }| Ok((name, checkpoint.tensor(&stored_name, &shape)?)));
+    let tensors = tensors.collect::<Result<_, StartError>>()?;
     Ok(Start { tensors, unused: checkpoint.unused().into_iter().map(str::to_owned).collect() })
 }

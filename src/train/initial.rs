@@ -1,29 +1,26 @@
-//! Parameters as a joint training starts with them: those of a checkpoint, and PyTorch's defaults for the rest.
+//! Parameters as a training starts with them: those of a checkpoint, and PyTorch's defaults for the rest.
 
 use std::collections::BTreeMap;
 
 use rand_mt::Mt64;
 use tch::Tensor;
 
+use crate::train::random::unit;
 use agiqa_nets::layers::NamedTensors;
 
 /// Standard deviation of the tables of relative positions, which start normally distributed.
 const TABLE_STD: f64 = 0.02;
 
-/// Tensors of `parameters`: those that `known` has in that shape, the rest drawn by `seed`. Returns the names drawn, too.
+/// Tensors of `parameters`: those that `read` has in that shape, the rest drawn by `seed`. Returns the names drawn, too.
 ///
 /// As the published code starts: weights and biases of linear layers and convolutions are uniform in ±1/√(fan-in)
 /// (PyTorch's default, which its Swin blocks keep), norms are 1 and 0, tables of relative positions normal with a deviation
 /// of 0.02.
-pub fn initial(
-    parameters: &BTreeMap<String, Vec<i64>>,
-    known: &NamedTensors,
-    seed: u32,
-) -> (NamedTensors, Vec<String>) {
+pub fn initial(parameters: &BTreeMap<String, Vec<i64>>, read: &NamedTensors, seed: u32) -> (NamedTensors, Vec<String>) {
     let mut tensors = NamedTensors::new();
     let mut drawn = Vec::new();
     for (name, shape) in parameters {
-        let tensor = match known.get(name).filter(|tensor| tensor.size() == *shape) {
+        let tensor = match read.get(name).filter(|tensor| tensor.size() == *shape) {
             Some(tensor) => tensor.shallow_clone(),
             None => {
                 drawn.push(name.clone());
@@ -59,11 +56,6 @@ fn draw(name: &str, shape: &[i64], parameters: &BTreeMap<String, Vec<i64>>, gene
     Tensor::from_slice(&values).view(shape)
 }
 
-/// Uniform in [0, 1), 53 bits.
-fn unit(generator: &mut Mt64) -> f64 {
-    (generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
-}
-
 /// Standard normal, after Box and Muller. (timm cuts at 100 deviations, which never happens.)
 fn normal(generator: &mut Mt64) -> f64 {
     let (radius, angle) = (1.0 - unit(generator), std::f64::consts::TAU * unit(generator));
@@ -79,14 +71,14 @@ mod tests {
         let shapes = [("a.weight", vec![3, 100]), ("a.bias", vec![3]), ("norm1.weight", vec![4]), ("t", vec![9, 2])];
         let parameters: BTreeMap<String, Vec<i64>> =
             shapes.into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect();
-        let known = NamedTensors::from([("a.bias".to_owned(), Tensor::from_slice(&[1.0_f32, 2.0, 3.0]))]);
-        let (tensors, drawn) = initial(&parameters, &known, 5);
+        let read = NamedTensors::from([("a.bias".to_owned(), Tensor::from_slice(&[1.0_f32, 2.0, 3.0]))]);
+        let (tensors, drawn) = initial(&parameters, &read, 5);
         assert_eq!(drawn, ["a.weight", "norm1.weight", "t"]);
-        assert_eq!(tensors["a.bias"], known["a.bias"]);
+        assert_eq!(tensors["a.bias"], read["a.bias"]);
         let largest = tensors["a.weight"].abs().max().double_value(&[]);
         assert!(largest <= 0.1 && largest > 0.09, "{largest}");
         assert_eq!(tensors["norm1.weight"], Tensor::from_slice(&[1.0_f32; 4]));
-        let (again, _) = initial(&parameters, &known, 5);
+        let (again, _) = initial(&parameters, &read, 5);
         assert_eq!(again["t"], tensors["t"]);
     }
 }

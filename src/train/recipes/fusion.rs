@@ -1,0 +1,237 @@
+//! What the recipes share that train the fusion head: its settings, and its inputs in a step.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tch::Tensor;
+
+use super::JointSettings;
+use crate::train::trainer::{Batch, RunData};
+use crate::train::{SettingsError, TrainSettings};
+use agiqa_nets::fusion::{FusionConfig, Gate, ProjectionMasks};
+use agiqa_nets::trained_head::Standardisation;
+use agiqa_store::tables::splits::Part;
+
+/// A feature that the head may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum HeadInput {
+    /// The quality feature.
+    #[serde(rename = "f_1")]
+    Quality,
+    /// Semantic content.
+    #[serde(rename = "f_a")]
+    Semantic,
+    /// Coherence.
+    #[serde(rename = "f_b")]
+    Coherence,
+}
+
+impl HeadInput {
+    /// All three, as the paper names them.
+    pub const ALL: [Self; 3] = [Self::Quality, Self::Semantic, Self::Coherence];
+
+    /// Name of its column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quality => "f_1",
+            Self::Semantic => "f_a",
+            Self::Coherence => "f_b",
+        }
+    }
+}
+
+/// Settings of the fusion head. The defaults are those of the paper and its published code, with one exception: inputs are
+/// standardised (there they are raw).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeadSettings {
+    /// Features that the head reads; all three but in an ablation.
+    pub inputs: Vec<HeadInput>,
+    /// `sigmoid` (paper), `linear` (published code), or `concat`: no gate, the projections side by side.
+    pub gate: Gate,
+    /// Width that the three inputs are projected to.
+    pub width: u32,
+    /// Share of the inputs' values that a step drops, in [0, 1).
+    pub input_dropout: f64,
+    /// Share of the two semantic projections' values that a step drops, in [0, 1).
+    pub dropout: f64,
+    /// Whether inputs are standardised by mean and deviation of the training part.
+    pub standardise: bool,
+    /// Whether ridge regression is fitted on the same columns, for comparison; a joint training leaves it aside.
+    pub ridge: bool,
+}
+
+impl Default for HeadSettings {
+    fn default() -> Self {
+        Self {
+            inputs: HeadInput::ALL.to_vec(),
+            gate: Gate::Sigmoid,
+            width: 784,
+            input_dropout: 0.0,
+            dropout: 0.1,
+            standardise: true,
+            ridge: true,
+        }
+    }
+}
+
+/// The keys of a head's training in their order in JSON, which the names of runs depend on.
+const KEYS: &str = "inputs gate width optimiser learning_rate weight_decay schedule batch_size epochs input_dropout dropout \
+                    standardise labels weight_average keep_epoch ridge allow_missing checkpoint_epochs";
+
+fn fields(settings: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(settings).expect("settings are plain data") {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+impl HeadSettings {
+    /// Names of the settings, which stand among the trainer's in a pipeline.
+    pub fn keys() -> Vec<String> {
+        fields(&Self::default()).keys().cloned().collect()
+    }
+
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// The first value outside its range.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let inputs = self.sorted_inputs();
+        if inputs.is_empty() || inputs.len() < self.inputs.len() {
+            return Err(self.wrong_inputs("one to three of `f_1`, `f_a` and `f_b`, each once"));
+        }
+        if self.width == 0 {
+            return Err(SettingsError::new("width", self.width, "1 or more"));
+        }
+        let shares = [("input_dropout", self.input_dropout), ("dropout", self.dropout)];
+        match shares.into_iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
+            Some((name, share)) => Err(SettingsError::new(name, share, "0 or more, below 1")),
+            None => Ok(()),
+        }
+    }
+
+    /// `inputs` is not what was expected.
+    pub(super) fn wrong_inputs(&self, expected: &'static str) -> SettingsError {
+        let names: Vec<&str> = self.inputs.iter().map(|input| input.as_str()).collect();
+        SettingsError::new("inputs", format!("[{}]", names.join(", ")), expected)
+    }
+
+    /// The features that the head reads, each once, in the order of [`HeadInput::ALL`].
+    pub fn sorted_inputs(&self) -> Vec<HeadInput> {
+        HeadInput::ALL.into_iter().filter(|input| self.inputs.contains(input)).collect()
+    }
+
+    /// Widths of f_a, f_b and f_1 as the head reads them: those of `dims`, or 0.
+    pub(super) fn read_dims(&self, dims: [i64; 3]) -> [i64; 3] {
+        let inputs = [HeadInput::Semantic, HeadInput::Coherence, HeadInput::Quality];
+        std::array::from_fn(|i| if self.inputs.contains(&inputs[i]) { dims[i] } else { 0 })
+    }
+
+    /// The settings that decide a run's numbers, in their JSON form.
+    pub(super) fn deciding(&self, settings: &TrainSettings, joint: Option<&JointSettings>) -> Value {
+        let (mut own, mut common) = (fields(self), fields(settings));
+        let field = |key: &str| Some((key.to_owned(), own.remove(key).or_else(|| common.remove(key))?));
+        let mut fields: Map<String, Value> = KEYS.split_whitespace().filter_map(field).collect();
+        if let Some(joint) = joint {
+            fields.insert("joint".to_owned(), joint.deciding());
+        }
+        // It decides when a state is saved, and nothing else.
+        fields.remove("checkpoint_epochs");
+        // A choice of all three is none: such runs keep the names that they had before there was one.
+        match self.sorted_inputs() {
+            inputs if inputs == HeadInput::ALL => fields.remove("inputs"),
+            inputs => fields.insert("inputs".to_owned(), serde_json::json!(inputs)),
+        };
+        if joint.is_some() {
+            fields.remove("ridge");
+        }
+        Value::Object(fields)
+    }
+}
+
+/// The cached columns that a head reads, with their standardisation.
+pub(super) struct HeadColumns<'a> {
+    data: &'a RunData<'a>,
+    config: FusionConfig,
+    dropout: [f64; 2],
+    /// Raw, `(n, d)`; d is 0 for what the head does not read.
+    pub(super) raw: Vec<Tensor>,
+    /// Of each column.
+    pub(super) standardisations: Vec<Standardisation>,
+}
+
+impl<'a> HeadColumns<'a> {
+    /// The columns of `data`: f_a, f_b and, if it is cached, f_1.
+    pub(super) fn new(data: &'a RunData<'_>, settings: &HeadSettings, config: FusionConfig) -> Self {
+        let raw: Vec<Tensor> =
+            data.columns.iter().zip(config.dims()).map(|(column, dim)| column.narrow(1, 0, dim)).collect();
+        let train_rows = Tensor::from_slice(data.part(Part::Train));
+        let standardisation = |column: &Tensor| {
+            if settings.standardise {
+                Standardisation::fit(&column.index_select(0, &train_rows))
+            } else {
+                Standardisation::identity(column.size()[1])
+            }
+        };
+        let standardisations = raw.iter().map(standardisation).collect();
+        Self { data, config, dropout: [settings.input_dropout, settings.dropout], raw, standardisations }
+    }
+
+    /// The columns of `rows`, standardised.
+    pub(super) fn rows(&self, rows: &[i64]) -> Vec<Tensor> {
+        let rows = Tensor::from_slice(rows);
+        let columns = self.raw.iter().zip(&self.standardisations);
+        columns.map(|(column, standardisation)| standardisation.apply(&column.index_select(0, &rows))).collect()
+    }
+
+    /// The columns of a batch, standardised, with the values that the step drops at 0.
+    pub(super) fn batch(&self, batch: &Batch) -> Vec<Tensor> {
+        let [input_dropout, _] = self.dropout;
+        let columns = self.rows(&batch.rows).into_iter().enumerate();
+        let dropped = |(index, column): (usize, Tensor)| {
+            if input_dropout == 0.0 {
+                return column;
+            }
+            let shape = [column.size()[0], column.size()[1]];
+            column * self.data.draws.mask(batch.step, index as u64, input_dropout, shape)
+        };
+        columns.map(dropped).collect()
+    }
+
+    /// What the step drops of the two semantic projections.
+    pub(super) fn masks(&self, batch: &Batch) -> Option<ProjectionMasks> {
+        let [_, dropout] = self.dropout;
+        let [semantic, coherence, _] = self.config.projected();
+        let n = batch.rows.len() as i64;
+        let mask = |index, width| self.data.draws.mask(batch.step, index, dropout, [n, width]);
+        (dropout > 0.0).then(|| ProjectionMasks { semantic: mask(3, semantic), coherence: mask(4, coherence) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of runs are hashes of these bytes: runs that are trained must keep theirs.
+    #[test]
+    fn deciding_settings_are_byte_for_byte_those_that_trained_runs_are_named_by() {
+        let (settings, all) = (TrainSettings::default(), HeadSettings::default());
+        let some = HeadSettings { inputs: vec![HeadInput::Coherence, HeadInput::Quality], ..all.clone() };
+        let common = "\"gate\":\"sigmoid\",\"width\":784,\"optimiser\":\"adam\",\"learning_rate\":1e-5,\"weight_decay\":1e-5,\
+                      \"schedule\":\"cosine\",\"batch_size\":8,\"epochs\":30,\"input_dropout\":0.0,\"dropout\":0.1,\
+                      \"standardise\":true,\"labels\":\"raw\",\"weight_average\":0.0,\"keep_epoch\":\"best\"";
+        let joint = "\"joint\":{\"fusion_rate\":1.0,\"dtype\":\"f32\",\"warmup_steps\":0,\"augment\":\"horizontal\",\
+                     \"freeze_backbone\":false,\"freeze_blocks\":0,\"backbone_rate\":1.0,\"layer_decay\":1.0,\"quality_rate\":1.0}";
+        let inputs = "\"inputs\":[\"f_1\",\"f_b\"]";
+        let defaults = JointSettings::default();
+        let cases = [
+            (&all, None, format!("{{\"allow_missing\":false,{common},\"ridge\":true}}")),
+            (&some, None, format!("{{{inputs},{common},\"ridge\":true,\"allow_missing\":false}}")),
+            (&all, Some(&defaults), format!("{{{joint},{common},\"allow_missing\":false}}")),
+            (&some, Some(&defaults), format!("{{{inputs},{common},{joint},\"allow_missing\":false}}")),
+        ];
+        for (head, joint, expected) in cases {
+            assert_eq!(head.deciding(&settings, joint).to_string(), expected);
+        }
+    }
+}

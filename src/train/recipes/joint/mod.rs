@@ -1,0 +1,292 @@
+//! Joint training: MANIQA learns from the images together with the fusion module, as in the paper; the semantic vectors
+//! come from cached columns.
+//!
+//! A run leaves what a head's training leaves, and the trained network under `models/run=<run>/maniqa/` in the form that
+//! `agiqa extract --extractor maniqa` reads. The stage after the training computes its `f_1` of the dataset's images, a
+//! quality feature set that the run's record names. So a finished run is a head over cached columns like any other:
+//! `predict` and `evaluate` know no difference, and other datasets are scored after an `extract` with its weights.
+
+use std::path::PathBuf;
+
+use agiqa_judge::metrics;
+use tch::{Device, Kind, Tensor};
+
+use super::fusion::{HeadColumns, HeadSettings};
+use crate::features::maniqa::{ManiqaOptions, ManiqaPreprocessor};
+use crate::features::{CommonSettings, FeatureSettings, FeatureStage, NetworkSettings};
+use crate::train::head_inputs;
+use crate::train::initial::initial;
+use crate::train::pictures::PictureSettings;
+use crate::train::trainer::{
+    Application, Batch, Exported, Lesson, Loss, Pace, Recipe, RecipeError, RunData, Validated, Weights, in_words,
+};
+use crate::train::{SettingsError, TrainSettings};
+use agiqa_nets::fusion::ProjectionMasks;
+use agiqa_nets::layers::{NamedTensors, NetworkError};
+use agiqa_nets::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
+use agiqa_nets::maniqa::Mode;
+use agiqa_nets::trained_head::LabelScale;
+use agiqa_store::identity::Fingerprint;
+use agiqa_store::store::Store;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::models;
+use agiqa_store::tables::splits::Part;
+
+mod settings;
+
+pub use settings::JointSettings;
+
+mod start;
+
+use start::CannotStart;
+pub use start::StartError;
+
+mod export;
+
+/// Version of the joint training: raised if equal inputs give other numbers than before.
+const JOINT_VERSION: u32 = 1;
+
+/// Images per forward pass of validation: more gain nothing on a CPU, and a GPU wants much to do at once.
+const CPU_BATCH: usize = 2;
+const GPU_BATCH: usize = 16;
+
+/// Share of the values of f_1 above 0 below which nothing is left to learn from.
+const LEAST_F_1_SHARE: f64 = 0.01;
+
+/// Trains MANIQA and the fusion module together.
+#[derive(Clone, Debug)]
+pub struct JointRecipe {
+    /// Where f_a and f_b come from.
+    pub semantic: FeatureSet,
+    /// Settings of the fusion module.
+    pub head: HeadSettings,
+    /// Settings of the rest.
+    pub joint: JointSettings,
+}
+
+impl JointRecipe {
+    fn config(&self) -> Result<MaAgiqaConfig, RecipeError> {
+        let maniqa = start::maniqa_config(&self.joint).map_err(CannotStart::from)?;
+        let (n_frozen, n_blocks) = (self.joint.freeze_blocks, maniqa.vit_config().n_blocks);
+        if n_frozen as usize > n_blocks {
+            let found = format!("{n_frozen} of the {n_blocks} blocks that are read");
+            return Err(SettingsError::new("joint.freeze_blocks", found, "as many as there are, or fewer").into());
+        }
+        let [semantic_dim, coherence_dim] = head_inputs::semantic_dims(&self.semantic)?;
+        let dims = [semantic_dim, coherence_dim, maniqa.n_tokens()];
+        let [semantic_dim, coherence_dim, _] = self.head.read_dims(dims);
+        Ok(MaAgiqaConfig::new(maniqa, semantic_dim, coherence_dim, i64::from(self.head.width), self.head.gate))
+    }
+
+    /// The network of a run as an extractor with its weights in `folder`.
+    fn extractor(&self, folder: PathBuf) -> FeatureSettings {
+        let options = ManiqaOptions { weights: Some(folder), dtype: Some(self.joint.dtype) };
+        let common = CommonSettings { device: self.joint.device, ..CommonSettings::default() };
+        FeatureSettings { network: NetworkSettings::Maniqa(options), common }
+    }
+}
+
+impl Recipe for JointRecipe {
+    type Lesson<'a> = JointLesson<'a>;
+
+    const RUN_KIND: &'static str = "joint run";
+    const NAME: &'static str = "joint";
+
+    fn title(&self, name: &PartitionName) -> String {
+        format!("{name} with MANIQA")
+    }
+
+    fn check(&self) -> Result<(), RecipeError> {
+        Ok(self.joint.check(&self.head)?)
+    }
+
+    fn fingerprint(&self, dataset: &PartitionName, settings: &TrainSettings) -> Result<Fingerprint, RecipeError> {
+        let config = self.config()?;
+        let weights = start::content_hash(&self.joint, &config).map_err(CannotStart::from)?;
+        let mut builder = Fingerprint::builder("joint training");
+        if let Some(products) = self.joint.dtype.other_products(self.joint.device) {
+            builder.json("products", &products);
+        }
+        Ok(builder
+            .json("version", &JOINT_VERSION)
+            .json("dataset", dataset)
+            .json("semantic", &self.semantic.fingerprint)
+            .json("maniqa", &config.maniqa)
+            .json("weights", &weights)
+            .json("settings", &self.deciding(settings))
+            .finish())
+    }
+
+    fn deciding(&self, settings: &TrainSettings) -> serde_json::Value {
+        self.head.deciding(settings, Some(&self.joint))
+    }
+
+    fn columns(&self) -> Result<Vec<FeatureSet>, RecipeError> {
+        Ok(vec![head_inputs::semantic_inputs(&self.semantic)?])
+    }
+
+    fn advice(&self, dataset: &PartitionName) -> String {
+        let (extractor, fingerprint) = (&self.semantic.extractor, self.semantic.fingerprint.short());
+        format!(
+            "run `agiqa embed --dataset {dataset}` (semantic features `{extractor}@{fingerprint}`), or ingest again where \
+             MOS are missing"
+        )
+    }
+
+    fn pictures(&self) -> Result<Option<PictureSettings>, RecipeError> {
+        let config = self.config()?.maniqa;
+        let preprocessor = ManiqaPreprocessor::of(&config);
+        Ok(Some(PictureSettings {
+            side_px: u32::try_from(config.vit.img_size)?,
+            memory_mib: self.joint.image_memory_mib,
+            augment: self.joint.augment,
+            fill: Box::new(move |image, input| preprocessor.fill(image, input)),
+        }))
+    }
+
+    fn pace(&self) -> Pace {
+        Pace::InTurn { checkpoint_minutes: self.joint.checkpoint_minutes }
+    }
+
+    fn warmup_steps(&self) -> u32 {
+        self.joint.warmup_steps
+    }
+
+    fn check_machine(&self) -> Result<(), RecipeError> {
+        Ok(self.joint.dtype.check_on(self.joint.device.device()?)?)
+    }
+
+    fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<JointLesson<'a>, RecipeError> {
+        let config = self.config()?;
+        Ok(JointLesson {
+            recipe: self,
+            columns: HeadColumns::new(data, &self.head, config.fusion),
+            labels: data.label_scale(),
+            least_target: data.targets().min(),
+            device: self.joint.device.device()?,
+            data,
+            config,
+        })
+    }
+
+    fn application(&self) -> Option<Application> {
+        let recipe = self.clone();
+        Some(Application {
+            title: "features by MANIQA",
+            prefix_of: models::maniqa_prefix,
+            stage: Box::new(move |folder, source| Box::new(FeatureStage::new(recipe.extractor(folder), source))),
+        })
+    }
+}
+
+/// One run.
+pub struct JointLesson<'a> {
+    recipe: &'a JointRecipe,
+    data: &'a RunData<'a>,
+    config: MaAgiqaConfig,
+    /// f_a and f_b.
+    columns: HeadColumns<'a>,
+    labels: LabelScale,
+    /// The least label of the training part, which is a rating of 0.
+    least_target: Tensor,
+    device: Device,
+}
+
+impl Lesson for JointLesson<'_> {
+    type Network = MaAgiqa;
+
+    fn initial(&self) -> Result<(NamedTensors, Vec<String>), RecipeError> {
+        let start = start::read(&self.recipe.joint, &self.config).map_err(CannotStart::from)?;
+        let seed = self.data.draws.seed();
+        let (tensors, drawn) = initial(&self.config.parameters(), &start.tensors, seed);
+        let n_read = tensors.len() - drawn.len();
+        let mut notes = vec![format!(
+            "{n_read} tensors from the weights, {} drawn by seed {seed}; products are computed in {}",
+            drawn.len(),
+            self.recipe.joint.dtype
+        )];
+        if !start.unused.is_empty() {
+            notes.push(format!(
+                "{} tensors of the weights are not read, those of a fusion module among them, which is drawn by the seed: {}",
+                start.unused.len(),
+                start.unused.join(", ")
+            ));
+        }
+        Ok((tensors, notes))
+    }
+
+    fn rate(&self, parameter: &str) -> f64 {
+        self.recipe.joint.rate(parameter, self.config.maniqa.vit_config().n_blocks)
+    }
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn network(&self, tensors: &NamedTensors) -> Result<MaAgiqa, NetworkError> {
+        MaAgiqa::new(&self.config, tensors, self.device, self.recipe.joint.dtype.kind())
+    }
+
+    fn step(&self, network: &MaAgiqa, weights: &mut Weights, batch: &Batch) -> Result<f64, RecipeError> {
+        let (joint, targets) = (&self.recipe.joint, &batch.targets);
+        let pixels = batch.pixels.as_ref().expect("the recipe asked for pictures");
+        let (columns, masks) = (self.columns.batch(batch), self.columns.masks(batch));
+        let loss = |part: &dyn Fn(&Tensor) -> Tensor| {
+            let maniqa = network.maniqa().forward(&part(pixels), Mode::Train);
+            let masks = masks.as_ref().map(|ProjectionMasks { semantic, coherence }| ProjectionMasks {
+                semantic: part(semantic),
+                coherence: part(coherence),
+            });
+            let (f_a, f_b) = (part(&columns[0]), part(&columns[1]));
+            let score = network.fusion().forward(&f_a, &f_b, &maniqa.f_1, masks.as_ref()).score;
+            let squared_errors = (score - part(targets)).square().sum(Kind::Float);
+            let minimised = (joint.rating_loss > 0.0).then(|| {
+                // Ratings are 0 or more.
+                let ratings = part(&(targets - &self.least_target));
+                &squared_errors + joint.rating_loss * (maniqa.rating() - ratings).square().sum(Kind::Float)
+            });
+            Loss { squared_errors, minimised }
+        };
+        Ok(weights.step_by_autograd(batch, joint.micro_batch, self.data.draws.torch_seed(batch.step), loss))
+    }
+
+    fn validate(&self, network: &MaAgiqa) -> Result<Validated, RecipeError> {
+        let _no_grad = tch::no_grad_guard();
+        let (data, rows) = (self.data, self.data.part(Part::Validation));
+        let batch_size = if self.device == Device::Cpu { CPU_BATCH } else { GPU_BATCH };
+        let LabelScale { scale, offset } = self.labels;
+        let mut validated = Validated::default();
+        let (mut ratings, mut n_above_0) = (Vec::with_capacity(rows.len()), 0.0);
+        data.pictures().for_each_batch(rows, batch_size, data.n_threads, |rows, pixels| {
+            let columns = self.columns.rows(rows).into_iter().map(|column| column.to_device(self.device));
+            let columns: Vec<Tensor> = columns.collect();
+            let output = network.forward(&pixels.to_device(self.device), &columns[0], &columns[1], Mode::Evaluate);
+            let raw = Vec::<f32>::try_from(output.fusion.score.to_device(Device::Cpu))?;
+            validated.scores.extend(raw.into_iter().map(|raw| f64::from(raw) * scale + offset));
+            let rated = Vec::<f32>::try_from(output.maniqa.rating().to_device(Device::Cpu))?;
+            ratings.extend(rated.into_iter().map(f64::from));
+            n_above_0 += output.maniqa.f_1.gt(0.0).sum(Kind::Float).double_value(&[]);
+            Ok::<_, RecipeError>(())
+        })?;
+        if self.recipe.joint.rating_loss > 0.0 {
+            let mos = &data.validation_mos;
+            let (srcc, plcc) = (in_words(metrics::srcc(&ratings, mos)), in_words(metrics::plcc(&ratings, mos)));
+            validated.notes.push(format!("MANIQA's own rating: validation SRCC {srcc}, PLCC {plcc}"));
+        }
+        let f_1_share = n_above_0 / (rows.len() as f64 * self.config.maniqa.n_tokens() as f64);
+        if f_1_share < LEAST_F_1_SHARE {
+            validated.warnings.push(format!(
+                "{:.1} % of the values of f_1 are 0 on the validation images: MANIQA's scores end in a ReLU, which has died, \
+                 and learns no more; start again with a lower learning rate for it (`quality_rate`), a longer warm-up \
+                 (`warmup_steps`) or a loss of its own (`rating_loss`)",
+                100.0 * (1.0 - f_1_share)
+            ));
+        }
+        Ok(validated)
+    }
+
+    fn export(&self, tensors: NamedTensors, store: &Store) -> Result<Exported, RecipeError> {
+        self.export_network(tensors, store)
+    }
+}

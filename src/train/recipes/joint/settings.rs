@@ -1,0 +1,179 @@
+//! What a joint training takes beside the trainer's hyperparameters and the head's settings.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::features::{DeviceChoice, Dtype};
+use crate::train::recipes::{HeadInput, HeadSettings};
+use crate::train::{Augment, SettingsError};
+use agiqa_nets::fusion::PARAMETER_NAMES;
+
+/// What the side on `dinov2-s14` is a multiple of, pixels.
+const SIDE_STEP: u32 = 56;
+
+/// Settings of a joint training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JointSettings {
+    /// Folder with `config.json` and weights, as for `agiqa extract --extractor maniqa`: a whole MANIQA, also that of an
+    /// MA-AGIQA, or its transformer alone, the rest drawn by the seed. None: ViT-S/14 with the weights `dinov2-s14`. The
+    /// fusion module is drawn in any case: an MA-AGIQA's is for other inputs, f_a and f_b as they come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// Side of the input on `dinov2-s14`, pixels; 392 gives the paper's 28 × 28 tokens. A folder says its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub side: Option<u32>,
+    /// What matrix products are computed in; weights, sums, norms and the optimiser are f32 in any case.
+    pub dtype: Dtype,
+    /// Where it is trained.
+    pub device: DeviceChoice,
+    /// What is done to a training image each time it is seen.
+    pub augment: Augment,
+    /// Whether the whole transformer stays as it is.
+    pub freeze_backbone: bool,
+    /// Blocks of the transformer, from the first, that stay as they are; with them the embedding of patches.
+    pub freeze_blocks: u32,
+    /// Factor on the learning rate of the transformer's last block that is read.
+    pub backbone_rate: f64,
+    /// Factor from each block of the transformer to the one before it.
+    pub layer_decay: f64,
+    /// Factor on the learning rate of MANIQA's parts above the transformer.
+    pub quality_rate: f64,
+    /// Factor on the learning rate of the fusion module.
+    pub fusion_rate: f64,
+    /// Weight of the loss of MANIQA's own rating beside the fusion's: its squared error, on the scale trained on, from the
+    /// label less the least label of the training part, because ratings are 0 or more. So what `extract` gives as the
+    /// trained network's `rating` is on that scale. 0, as in the paper: MANIQA learns from the fusion's loss alone.
+    pub rating_loss: f64,
+    /// Steps over which the learning rate rises to what the schedule says.
+    pub warmup_steps: u32,
+    /// Images that go through the network at once; the gradients of a batch's parts are summed. None: the whole batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<u32>,
+    /// Memory for resized images, MiB. If they do not fit, they wait in a file of the temporary folder.
+    pub image_memory_mib: u32,
+    /// Minutes between two saved states within an epoch; the end of an epoch always saves one.
+    pub checkpoint_minutes: f64,
+}
+
+impl Default for JointSettings {
+    fn default() -> Self {
+        Self {
+            weights: None,
+            side: None,
+            dtype: Dtype::F32,
+            device: DeviceChoice::Auto,
+            augment: Augment::Horizontal,
+            freeze_backbone: false,
+            freeze_blocks: 0,
+            backbone_rate: 1.0,
+            layer_decay: 1.0,
+            quality_rate: 1.0,
+            fusion_rate: 1.0,
+            rating_loss: 0.0,
+            warmup_steps: 0,
+            micro_batch: None,
+            image_memory_mib: 2048,
+            checkpoint_minutes: 10.0,
+        }
+    }
+}
+
+impl JointSettings {
+    /// Checks ranges, also those of `head`, which is trained with MANIQA.
+    ///
+    /// # Errors
+    /// The first value outside its range.
+    pub fn check(&self, head: &HeadSettings) -> Result<(), SettingsError> {
+        head.check()?;
+        if !head.inputs.contains(&HeadInput::Quality) {
+            return Err(head.wrong_inputs("`f_1` among them: a joint training trains MANIQA, which makes it"));
+        }
+        let rates = [
+            ("joint.backbone_rate", self.backbone_rate),
+            ("joint.layer_decay", self.layer_decay),
+            ("joint.quality_rate", self.quality_rate),
+            ("joint.fusion_rate", self.fusion_rate),
+        ];
+        if let Some((name, rate)) = rates.into_iter().find(|(_, rate)| !(*rate > 0.0 && rate.is_finite())) {
+            let expected = "a number above 0 (to train nothing of the transformer: `freeze_backbone`)";
+            return Err(SettingsError::new(name, rate, expected));
+        }
+        let amounts = [("joint.rating_loss", self.rating_loss), ("joint.checkpoint_minutes", self.checkpoint_minutes)];
+        if let Some((name, amount)) = amounts.into_iter().find(|(_, amount)| !(0.0..=f64::MAX).contains(amount)) {
+            return Err(SettingsError::new(name, amount, "0 or more"));
+        }
+        if self.micro_batch == Some(0) {
+            return Err(SettingsError::new("joint.micro_batch", 0, "1 or more"));
+        }
+        match self.side {
+            Some(side) if side == 0 || !side.is_multiple_of(SIDE_STEP) => {
+                let expected = "a multiple of 56: patches of 14 pixels, attention windows of 4 patches";
+                Err(SettingsError::new("joint.side", side, expected))
+            }
+            Some(side) if self.weights.is_some() => {
+                Err(SettingsError::new("joint.side", side, "none beside `weights`: their `config.json` says it"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The settings that decide a run's numbers, in their JSON form.
+    pub(in crate::train::recipes) fn deciding(&self) -> Value {
+        let mut json = serde_json::to_value(self).expect("settings are plain data");
+        if let Some(fields) = json.as_object_mut() {
+            // Where and how it is computed; what the weights hold, not where they lie, is part of the fingerprint.
+            for key in ["weights", "device", "image_memory_mib", "checkpoint_minutes"] {
+                fields.remove(key);
+            }
+            // No loss of the rating's is none: such runs keep the names that they had before there was one.
+            if self.rating_loss == 0.0 {
+                fields.remove("rating_loss");
+            }
+        }
+        json
+    }
+
+    /// Factor on the learning rate of the parameter `name` with a transformer of which `n_blocks` blocks are read; 0 for a
+    /// parameter that is not trained.
+    pub(super) fn rate(&self, name: &str, n_blocks: usize) -> f64 {
+        let Some(name) = name.strip_prefix("vit.") else {
+            return if PARAMETER_NAMES.contains(&name) { self.fusion_rate } else { self.quality_rate };
+        };
+        let n_frozen = if self.freeze_backbone { n_blocks } else { self.freeze_blocks as usize };
+        let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        let n_above = match block {
+            Some(block) if block < n_frozen => return 0.0,
+            Some(block) => n_blocks - 1 - block.min(n_blocks - 1),
+            None if n_frozen > 0 => return 0.0,
+            None => n_blocks,
+        };
+        self.backbone_rate * self.layer_decay.powi(n_above as i32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_fall_from_the_last_block_read_and_frozen_ones_are_zero() {
+        let all = JointSettings {
+            backbone_rate: 0.5,
+            layer_decay: 0.5,
+            quality_rate: 3.0,
+            fusion_rate: 2.0,
+            ..JointSettings::default()
+        };
+        let frozen = JointSettings { freeze_blocks: 2, ..all.clone() };
+        assert_eq!(frozen.rate("conv1.weight", 10), 3.0);
+        assert_eq!(frozen.rate("output_fc.bias", 10), 2.0);
+        assert_eq!(frozen.rate("vit.blocks.9.mlp.fc1.weight", 10), 0.5);
+        assert_eq!(frozen.rate("vit.blocks.7.mlp.fc1.weight", 10), 0.125);
+        assert_eq!(frozen.rate("vit.blocks.1.mlp.fc1.weight", 10), 0.0);
+        assert_eq!(frozen.rate("vit.pos_embed", 10), 0.0);
+        assert_eq!(all.rate("vit.pos_embed", 10), 0.5 * 0.5_f64.powi(10));
+    }
+}

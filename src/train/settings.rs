@@ -1,0 +1,130 @@
+//! Hyperparameters that every recipe has.
+
+use serde::{Deserialize, Serialize};
+
+use super::Schedule;
+
+/// Which weight decay Adam has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimiser {
+    /// Adam; the decay is added to the gradient (L2), as in the published code.
+    #[default]
+    Adam,
+    /// AdamW; the decay shrinks the weights directly.
+    Adamw,
+}
+
+/// What the network is fitted to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Labels {
+    /// The MOS as it is, as in the published code.
+    #[default]
+    Raw,
+    /// The MOS less its training mean, over its training standard deviation; scores are mapped back. The output starts
+    /// at the mean (its bias at 0), and learning rates mean the same on every dataset's scale.
+    Standardised,
+}
+
+/// Which epoch's network is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeepEpoch {
+    /// The epoch with the highest SRCC + PLCC (unmapped) on the validation part; if the validation MOS are all equal and
+    /// these are undefined, the epoch with the lowest squared error there.
+    #[default]
+    Best,
+    /// The last epoch: with a schedule that ends at 0 it is often as good, and no noise of a small validation part
+    /// enters.
+    Last,
+}
+
+/// Hyperparameters of the trainer. The defaults are those of the paper and its published code, with two exceptions: the
+/// cosine schedule runs once over the training (there it swings with a period of 100 batches), and the last partial batch is
+/// trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainSettings {
+    /// `adam` or `adamw`.
+    pub optimiser: Optimiser,
+    /// Learning rate at the start.
+    pub learning_rate: f64,
+    /// Weight decay, on every trained parameter.
+    pub weight_decay: f64,
+    /// `cosine` (to 0 over the training, stepped per batch) or `constant`.
+    pub schedule: Schedule,
+    /// Images per step; the last batch of an epoch may hold fewer.
+    pub batch_size: u32,
+    /// Times that each training image is seen.
+    pub epochs: u32,
+    /// `raw` or `standardised`.
+    pub labels: Labels,
+    /// Decay per step of the moving average of the weights that is validated and kept; 0 for no average. Early steps
+    /// average over what there is: the decay is at most `(1 + step) / (10 + step)`.
+    pub weight_average: f64,
+    /// `best` or `last`.
+    pub keep_epoch: KeepEpoch,
+    /// Whether images without features or MOS are left out, with a count, rather than being an error.
+    pub allow_missing: bool,
+    /// Epochs between two saved states, if epochs take seconds; an interruption saves a state, too.
+    pub checkpoint_epochs: u32,
+}
+
+impl Default for TrainSettings {
+    fn default() -> Self {
+        Self {
+            optimiser: Optimiser::Adam,
+            learning_rate: 1e-5,
+            weight_decay: 1e-5,
+            schedule: Schedule::Cosine,
+            batch_size: 8,
+            epochs: 30,
+            labels: Labels::Raw,
+            weight_average: 0.0,
+            keep_epoch: KeepEpoch::Best,
+            allow_missing: false,
+            checkpoint_epochs: 10,
+        }
+    }
+}
+
+/// A hyperparameter that makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("`{name}` is {found}; expected {expected}")]
+pub struct SettingsError {
+    name: &'static str,
+    found: String,
+    expected: &'static str,
+}
+
+impl SettingsError {
+    /// The setting `name` has the value `found`.
+    pub fn new(name: &'static str, found: impl ToString, expected: &'static str) -> Self {
+        Self { name, found: found.to_string(), expected }
+    }
+}
+
+impl TrainSettings {
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// The first value outside its range.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let counts =
+            [("batch_size", self.batch_size), ("epochs", self.epochs), ("checkpoint_epochs", self.checkpoint_epochs)];
+        if let Some((name, count)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(SettingsError::new(name, count, "1 or more"));
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return Err(SettingsError::new("learning_rate", self.learning_rate, "a number above 0"));
+        }
+        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+            return Err(SettingsError::new("weight_decay", self.weight_decay, "0 or more"));
+        }
+        if !(0.0..1.0).contains(&self.weight_average) {
+            return Err(SettingsError::new("weight_average", self.weight_average, "0 (none) or more, below 1"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! What keeps a training from being done or going on.
+
+use super::PicturesError;
+use crate::train::{DataError, SettingsError};
+use agiqa_store::store::StoreError;
+use agiqa_store::store::part::PartError;
+use agiqa_store::tables::models::RunRecordError;
+use agiqa_store::tables::{PartitionName, PartitionNameError};
+
+/// Any failure of a recipe; its own type stays reachable through the chain of causes.
+pub type RecipeError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A training that cannot be done or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A hyperparameter makes no sense.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Inputs are missing or do not fit together.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Image files that cannot be read.
+    #[error(
+        "{n} of {n_images} images that training reads cannot be used; the first: {first}; bring the files back or ingest \
+         again, or set `allow_missing = true` to leave these images out"
+    )]
+    Images {
+        /// How many cannot be used.
+        n: usize,
+        /// How many training reads.
+        n_images: usize,
+        /// What is wrong with the first.
+        first: String,
+    },
+    /// Resized images could not be kept or read back.
+    #[error(transparent)]
+    Pictures(#[from] PicturesError),
+    /// The recipe failed.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The loss or the weights became infinite or NaN.
+    #[error("run `{run}` diverged: {sign}; try a lower learning rate, or `standardise = true`")]
+    Diverged {
+        /// The run.
+        run: PartitionName,
+        /// What shows it, with step and learning rate.
+        sign: String,
+    },
+    /// libtorch failed, e.g. because memory ran short.
+    #[error(
+        "run `{run}`: step {step} failed; if memory ran short, a smaller `batch_size` needs less, and so does a smaller \
+         `micro_batch`, which gives the same batch"
+    )]
+    Torch {
+        /// The run.
+        run: PartitionName,
+        /// Step, from 1.
+        step: u64,
+        /// Cause.
+        #[source]
+        source: tch::TchError,
+    },
+    /// A record could not be read.
+    #[error(transparent)]
+    Record(#[from] RunRecordError),
+    /// A table could not be written or read.
+    #[error(transparent)]
+    Part(#[from] PartError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The name of a run would be too long.
+    #[error("the run's name is made of its prefix and its split")]
+    Name(#[from] PartitionNameError),
+    /// A head over cached columns has no f_1.
+    #[error("where f_1 comes from is missing: only a joint training makes its own")]
+    NoQuality,
+    /// There is nothing to train.
+    #[error("no split and seed is given, so there is nothing to train")]
+    NoRuns,
+}

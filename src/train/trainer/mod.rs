@@ -1,0 +1,251 @@
+//! The trainer: everything that trainings share, whatever they train.
+//!
+//! A [`Recipe`] is what a training is told beside the hyperparameters; a [`Lesson`] is one run of it with the run's data at
+//! hand. The trainer asks the lesson for initial parameters, for a network over parameters, for one step on a batch and for
+//! the scores of the validation part; it does the rest: the order of images, epochs and batches, learning rates, the best
+//! epoch, divergence, the log, saved states and going on from them, and the record.
+
+use tch::{Device, Tensor};
+
+use super::pictures::{PictureSettings, Pictures, PicturesError};
+use super::random::Draws;
+use super::{Labels, TrainSettings};
+use agiqa_nets::layers::{NamedTensors, NetworkError};
+use agiqa_nets::trained_head::LabelScale;
+use agiqa_store::console::Console;
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::store::Store;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::models::RidgeRecord;
+use agiqa_store::tables::splits::Part;
+
+mod error;
+mod next;
+mod run;
+mod selection;
+mod shared;
+mod stage;
+mod state;
+mod weights;
+
+pub use error::{RecipeError, TrainError};
+pub use next::{Application, LocalFolder, NextStage};
+pub(in crate::train) use run::in_words;
+pub use selection::selection_score;
+pub use stage::{TrainStage, Training};
+pub use weights::{Loss, Weights};
+
+/// How the runs of a training share the machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// Epochs take seconds: runs train at the same time, on one thread each, and save a state after every
+    /// `checkpoint_epochs`.
+    SideBySide,
+    /// Epochs take minutes: runs train one after the other, on all threads. Each epoch is told of and saved, the log has rows
+    /// within epochs, and states are saved within epochs, too.
+    InTurn {
+        /// Minutes between two saved states within an epoch.
+        checkpoint_minutes: f64,
+    },
+}
+
+/// A way of training: its inputs, its network and loss, and what a run of it leaves. Its methods fail on settings that make no
+/// sense, on inputs or weights that cannot be used, and on what the machine lacks.
+pub trait Recipe: Send + Sync {
+    /// One run of it.
+    type Lesson<'a>: Lesson
+    where
+        Self: 'a;
+
+    /// What the fingerprints of its runs begin with.
+    const RUN_KIND: &'static str;
+
+    /// Name in records, e.g. `head`.
+    const NAME: &'static str;
+
+    /// What is trained, for the name of the stage, e.g. `t with MANIQA`.
+    fn title(&self, name: &PartitionName) -> String {
+        name.to_string()
+    }
+
+    /// Checks the recipe's own settings and the columns that it reads.
+    fn check(&self) -> Result<(), RecipeError>;
+
+    /// Fingerprint of everything that a training is told, as opposed to what the store holds.
+    fn fingerprint(&self, dataset: &PartitionName, settings: &TrainSettings) -> Result<Fingerprint, RecipeError>;
+
+    /// The settings that decide a run's numbers, as the record has them.
+    fn deciding(&self, settings: &TrainSettings) -> serde_json::Value;
+
+    /// The sets of cached columns that it reads, each with these columns alone. May be empty.
+    fn columns(&self) -> Result<Vec<FeatureSet>, RecipeError>;
+
+    /// What fills gaps in the inputs, in words.
+    fn advice(&self, dataset: &PartitionName) -> String;
+
+    /// The pictures that it reads; none if it reads none.
+    fn pictures(&self) -> Result<Option<PictureSettings>, RecipeError> {
+        Ok(None)
+    }
+
+    /// How its runs share the machine.
+    fn pace(&self) -> Pace;
+
+    /// Steps over which the learning rate rises to what the schedule says.
+    fn warmup_steps(&self) -> u32 {
+        0
+    }
+
+    /// Checks that this machine can train, before any inputs are read.
+    fn check_machine(&self) -> Result<(), RecipeError> {
+        Ok(())
+    }
+
+    /// The run that learns from `data`.
+    fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<Self::Lesson<'a>, RecipeError>;
+
+    /// How the networks that its runs leave are applied to images, which is the next stage's work; none if a run leaves no
+    /// such network.
+    fn application(&self) -> Option<Application> {
+        None
+    }
+}
+
+/// One run of a recipe. It may hold tensors, so it stays on its thread. [`Self::step`] and [`Self::validate`] may panic as
+/// torch does; that becomes an error.
+pub trait Lesson {
+    /// The network, or whatever scores images.
+    type Network;
+
+    /// Parameters as the training starts with them, and where they are from, for people.
+    fn initial(&self) -> Result<(NamedTensors, Vec<String>), RecipeError>;
+
+    /// Factor on the learning rate of a parameter; 0 for one that stays as it is.
+    fn rate(&self, parameter: &str) -> f64 {
+        let _ = parameter;
+        1.0
+    }
+
+    /// Where it is trained.
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// The network over `tensors`, which are all parameters. Tensors that require gradients are used as they are, so that a
+    /// step changes the network.
+    fn network(&self, tensors: &NamedTensors) -> Result<Self::Network, NetworkError>;
+
+    /// One step: forward, backward and [`Weights::update`]. Returns the sum of the squared errors of the scores before the
+    /// step, on the scale trained on; if that is not finite, the step updates nothing.
+    fn step(&self, network: &Self::Network, weights: &mut Weights, batch: &Batch) -> Result<f64, RecipeError>;
+
+    /// Scores the validation part.
+    fn validate(&self, network: &Self::Network) -> Result<Validated, RecipeError>;
+
+    /// Writes what the run leaves: its head, and its network if that is to be applied. `tensors` are all parameters of the
+    /// kept epoch, on the CPU.
+    fn export(&self, tensors: NamedTensors, store: &Store) -> Result<Exported, RecipeError>;
+}
+
+/// Images of one step.
+pub struct Batch {
+    /// Number of the step, from 0.
+    pub step: u64,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Rows in the columns.
+    pub rows: Vec<i64>,
+    /// Labels on the scale trained on, `(b,)`, on the CPU.
+    pub targets: Tensor,
+    /// `(b, 3, side, side)` on the CPU, for a recipe that reads pictures.
+    pub pixels: Option<Tensor>,
+}
+
+/// What a network says of the validation part.
+#[derive(Debug, Default)]
+pub struct Validated {
+    /// Scores on the MOS scale, in the order of the validation rows.
+    pub scores: Vec<f64>,
+    /// What else is to be known of the epoch.
+    pub notes: Vec<String>,
+    /// What is wrong with the network.
+    pub warnings: Vec<String>,
+}
+
+/// What a run left, as far as its record tells.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// The semantic features that its head reads.
+    pub semantic: FeatureSet,
+    /// The quality features that its head reads.
+    pub quality: FeatureSet,
+    /// Ridge regression on the same columns, if it was asked for.
+    pub ridge: Option<RidgeRecord>,
+}
+
+/// The data that one run learns from.
+pub struct RunData<'a> {
+    /// The run.
+    pub run: PartitionName,
+    /// Of everything that decides the run's numbers.
+    fingerprint: Fingerprint,
+    /// Of what a saved state belongs to.
+    state_fingerprint: Fingerprint,
+    /// Hyperparameters.
+    pub settings: &'a TrainSettings,
+    /// What the run draws.
+    pub draws: Draws,
+    /// The image of each row.
+    pub image_ids: &'a [ImageId],
+    /// The columns of the recipe's sets in turn, `(n, d)` each, raw; handles of its own, so that it can move to a thread.
+    pub columns: Vec<Tensor>,
+    /// The pictures, for a recipe that reads them.
+    pub pictures: Option<&'a Pictures>,
+    /// Rows of training, validation and test, in the split's order.
+    pub rows: [Vec<i64>; 3],
+    /// MOS of the training rows.
+    pub train_mos: Vec<f64>,
+    /// MOS of the validation rows.
+    pub validation_mos: Vec<f64>,
+    /// Threads that prepare pictures.
+    pub n_threads: usize,
+    /// Where messages go.
+    pub console: Console,
+}
+
+impl RunData<'_> {
+    /// Rows of one part, in the split's order.
+    pub fn part(&self, part: Part) -> &[i64] {
+        &self.rows[part as usize]
+    }
+
+    /// The scale that the labels are learned on.
+    pub fn label_scale(&self) -> LabelScale {
+        match self.settings.labels {
+            Labels::Raw => LabelScale { scale: 1.0, offset: 0.0 },
+            Labels::Standardised => {
+                let n_train = self.train_mos.len() as f64;
+                let mean = self.train_mos.iter().sum::<f64>() / n_train;
+                let variance = self.train_mos.iter().map(|mos| (mos - mean).powi(2)).sum::<f64>() / n_train;
+                // Equal labels have no scale; the network then learns their mean.
+                LabelScale { scale: if variance > 0.0 { variance.sqrt() } else { 1.0 }, offset: mean }
+            }
+        }
+    }
+
+    /// Labels of the training rows on that scale, `(n_train,)`.
+    pub fn targets(&self) -> Tensor {
+        let LabelScale { scale, offset } = self.label_scale();
+        let targets: Vec<f32> = self.train_mos.iter().map(|mos| ((mos - offset) / scale) as f32).collect();
+        Tensor::from_slice(&targets)
+    }
+
+    /// The pictures of a recipe that reads them.
+    ///
+    /// # Panics
+    /// If the recipe asked for none.
+    pub fn pictures(&self) -> &Pictures {
+        self.pictures.expect("the recipe asked for pictures")
+    }
+}

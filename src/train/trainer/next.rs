@@ -1,0 +1,140 @@
+//! The stage after a training: applies the networks that its runs left to the images of the dataset.
+
+use std::path::{Path, PathBuf};
+
+use crate::engine::ImageSource;
+use crate::train::plan::{add, n_runs_in_words};
+use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::Store;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::models::RunRecord;
+
+/// How the network that a run leaves is applied to images.
+pub struct Application {
+    /// What is computed, for the name of the stage, e.g. `features by MANIQA`.
+    pub title: &'static str,
+    /// The store's folder of the network that a run leaves.
+    pub prefix_of: fn(&PartitionName) -> String,
+    /// The stage that computes rows of a source's images by the network in a folder.
+    pub stage: Box<dyn Fn(PathBuf, ImageSource) -> Box<dyn Stage>>,
+}
+
+/// A folder of a bucket cannot be copied to this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make a temporary folder for the trained network")]
+struct CopyError(#[source] std::io::Error);
+
+/// A folder of the store as one of this machine: extractors read folders, which a bucket has not.
+pub struct LocalFolder {
+    path: PathBuf,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl LocalFolder {
+    /// The folder `prefix` of `store`; copied if the store is a bucket.
+    ///
+    /// # Errors
+    /// A store that cannot be read, or too little room for the copy.
+    pub fn new(store: &Store, prefix: &str) -> Result<Self, StageError> {
+        if let Some(folder) = store.folder() {
+            return Ok(Self { path: folder.join(prefix), _temporary: None });
+        }
+        let temporary = tempfile::tempdir().map_err(CopyError)?;
+        for object in store.list(prefix)? {
+            let name = object.path.rsplit('/').next().unwrap_or(&object.path);
+            let bytes = store.get(&object.path)?;
+            std::fs::write(temporary.path().join(name), bytes).map_err(CopyError)?;
+        }
+        Ok(Self { path: temporary.path().to_owned(), _temporary: Some(temporary) })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The trained networks of some runs cannot be applied.
+#[derive(Debug, thiserror::Error)]
+#[error("run `{run}`: the trained network cannot be applied")]
+struct ApplyError {
+    run: PartitionName,
+    source: StageError,
+}
+
+/// Computes the rows of the networks that the runs of a training left, over the dataset that they were trained on.
+pub struct NextStage {
+    /// Name of the training.
+    pub name: PartitionName,
+    /// The dataset.
+    pub dataset: PartitionName,
+    /// The runs.
+    pub runs: Vec<PartitionName>,
+    /// How their networks are applied.
+    pub application: Application,
+}
+
+impl NextStage {
+    /// Calls `apply` with the stage over the images of each run's network, in turn, while it returns true.
+    fn for_each_run(
+        &self,
+        store: &Store,
+        mut apply: impl FnMut(&PartitionName, &dyn Stage) -> Result<bool, StageError>,
+    ) -> Result<(), StageError> {
+        for run in &self.runs {
+            // A run that is not finished has no network yet.
+            RunRecord::read(store, run)?;
+            let folder = LocalFolder::new(store, &(self.application.prefix_of)(run))?;
+            let source = ImageSource::Dataset(self.dataset.clone());
+            let stage = (self.application.stage)(folder.path().to_owned(), source);
+            if !apply(run, stage.as_ref())? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stage for NextStage {
+    fn name(&self) -> String {
+        let Self { name, dataset, runs, application } = self;
+        format!("{} of {name} on {dataset} ({})", application.title, n_runs_in_words(runs.len()))
+    }
+
+    fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
+        for run in &self.runs {
+            if RunRecord::read_if_finished(store, run)?.is_none() {
+                return Ok(Freshness::Stale { reason: format!("run `{run}` is not trained yet") });
+            }
+        }
+        let (mut rows, mut stale) = (RowCounts::default(), None);
+        self.for_each_run(store, |run, stage| {
+            match stage.freshness(store)? {
+                Freshness::Current { rows: counts, .. } => add(&mut rows, counts),
+                Freshness::Stale { reason } => stale = Some(format!("run `{run}`: {reason}")),
+            }
+            Ok(stale.is_none())
+        })?;
+        let n_runs = self.runs.len();
+        Ok(match stale {
+            Some(reason) => Freshness::Stale { reason },
+            None => Freshness::Current { reason: format!("all {} rows of {n_runs} runs are there", rows.n_out), rows },
+        })
+    }
+
+    fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {
+        let mut report = StageReport::default();
+        self.for_each_run(&context.store, |run, stage| {
+            let computed = stage.run(context).map_err(|source| ApplyError { run: run.clone(), source })?;
+            add(&mut report.rows, computed.rows);
+            if !report.summary.is_empty() {
+                report.summary.push_str("; ");
+            }
+            report.summary.push_str(&computed.summary);
+            report.interrupted = computed.interrupted;
+            Ok(!computed.interrupted)
+        })?;
+        Ok(report)
+    }
+}

@@ -1,0 +1,213 @@
+//! Parameters in training, by name, with an optimiser for each learning rate.
+
+use std::collections::BTreeMap;
+
+use tch::{Device, Kind, Tensor};
+
+use super::Batch;
+use crate::train::TrainSettings;
+use crate::train::optimiser::{Adam, AdamState, Gradient};
+use agiqa_nets::layers::NamedTensors;
+
+/// Parameters that share a learning rate.
+#[derive(Debug)]
+struct Group {
+    rate: f64,
+    names: Vec<String>,
+    adam: Adam,
+}
+
+/// All parameters of a network in training.
+#[derive(Debug)]
+pub struct Weights {
+    /// Those that are trained require gradients.
+    parameters: NamedTensors,
+    groups: Vec<Group>,
+    device: Device,
+}
+
+/// Everything that training changes: what a resumed training starts from, in addition to the initial parameters.
+#[derive(Debug)]
+pub(super) struct SavedWeights {
+    /// Steps done.
+    pub(super) n_steps: u64,
+    /// Trained parameters, both their moments, and their averages if there are any, named `<role>:<parameter>`.
+    pub(super) tensors: NamedTensors,
+}
+
+/// What the tensors of [`SavedWeights`] are of a parameter; the moments and the average in the order of [`Adam::state`].
+const PARAMETER: &str = "parameter";
+const ADAM_ROLES: [&str; 3] = ["first", "second", "average"];
+
+/// What a part of a batch is trained by.
+#[derive(Debug)]
+pub struct Loss {
+    /// Sum of the squared errors of the scores, the part's share of the logged loss.
+    pub squared_errors: Tensor,
+    /// Sum over images of what gradients are taken of; none if that is `squared_errors`.
+    pub minimised: Option<Tensor>,
+}
+
+impl Weights {
+    /// Parameters that start as `initial`, or as they were `saved`. Those with a `rate` of 0 are not trained.
+    pub(super) fn new(
+        initial: &NamedTensors,
+        rate: impl Fn(&str) -> f64,
+        device: Device,
+        settings: &TrainSettings,
+        saved: Option<&SavedWeights>,
+    ) -> Self {
+        let _no_grad = tch::no_grad_guard();
+        let mut parameters = NamedTensors::new();
+        let mut by_rate: BTreeMap<u64, (f64, Vec<String>)> = BTreeMap::new();
+        for (name, initial) in initial.iter().collect::<BTreeMap<_, _>>() {
+            let tensor = saved.and_then(|saved| saved.tensors.get(&named(PARAMETER, name))).unwrap_or(initial);
+            let rate = rate(name);
+            // A copy: the initial tensor may be a view of a file, or another run's.
+            let copy = tensor.to_device(device).to_kind(Kind::Float).contiguous().copy();
+            // What an ablation does not read has no values, and nothing asks for its gradient.
+            let is_trained = rate > 0.0 && copy.numel() > 0;
+            parameters.insert(name.clone(), if is_trained { copy.set_requires_grad(true) } else { copy });
+            if is_trained {
+                by_rate.entry(rate.to_bits()).or_insert((rate, Vec::new())).1.push(name.clone());
+            }
+        }
+        let TrainSettings { optimiser, weight_decay, weight_average, .. } = *settings;
+        let group = |(rate, names): (f64, Vec<String>)| {
+            let values: Vec<Tensor> = names.iter().map(|name| parameters[name].detach()).collect();
+            let values: Vec<&Tensor> = values.iter().collect();
+            let adam = match saved {
+                None => Adam::new(optimiser, weight_decay, weight_average, &values),
+                Some(SavedWeights { n_steps, tensors }) => {
+                    let placed = |role| {
+                        let placed = |name: &String| Some(tensors.get(&named(role, name))?.to_device(device));
+                        names.iter().filter_map(placed).collect()
+                    };
+                    let [first, second, average] = ADAM_ROLES.map(placed);
+                    let state = AdamState { n_steps: *n_steps, first, second, average };
+                    Adam::resume(optimiser, weight_decay, weight_average, &values, state)
+                }
+            };
+            Group { rate, names, adam }
+        };
+        let groups = by_rate.into_values().map(group).collect();
+        Self { parameters, groups, device }
+    }
+
+    /// All parameters.
+    pub(super) fn parameters(&self) -> &NamedTensors {
+        &self.parameters
+    }
+
+    /// Steps done.
+    pub fn n_steps(&self) -> u64 {
+        self.groups.first().map_or(0, |group| group.adam.n_steps())
+    }
+
+    fn trained_names(&self) -> impl Iterator<Item = &String> {
+        self.groups.iter().flat_map(|group| &group.names)
+    }
+
+    /// Parameters that are trained, and how many values they hold.
+    pub(super) fn n_trained(&self) -> (usize, usize) {
+        self.trained_names().fold((0, 0), |(n, values), name| (n + 1, values + self.parameters[name].numel()))
+    }
+
+    /// One step of the optimiser, given the gradient of each trained parameter by name.
+    pub fn update<'g>(&mut self, learning_rate: f64, mut gradient: impl FnMut(&str) -> Gradient<'g>) {
+        let _no_grad = tch::no_grad_guard();
+        for Group { rate, names, adam } in &mut self.groups {
+            let gradients: Vec<Gradient<'g>> = names.iter().map(|name| gradient(name)).collect();
+            adam.step(learning_rate * *rate, &gradients);
+        }
+    }
+
+    /// One step by autograd on a batch, in parts of up to `micro_batch` images whose gradients are summed. `loss` is given what
+    /// cuts a part out of a tensor over the batch and places it on the device. Returns the sum of the squared errors.
+    ///
+    /// Dropout is drawn from libtorch's generator, seeded by `seed` for the first part, `seed + 1` for the second, ….
+    /// If the loss is not finite, neither is what is returned, and nothing is updated.
+    pub fn step_by_autograd(
+        &mut self,
+        batch: &Batch,
+        micro_batch: Option<u32>,
+        seed: u64,
+        loss: impl Fn(&dyn Fn(&Tensor) -> Tensor) -> Loss,
+    ) -> f64 {
+        let n_images = batch.rows.len() as i64;
+        let n_part = micro_batch.map_or(n_images, |size| i64::from(size).min(n_images));
+        let mut total = 0.0;
+        for (i, start) in (0..n_images).step_by(n_part as usize).enumerate() {
+            // The sign says nothing to a generator.
+            tch::manual_seed(seed.wrapping_add(i as u64) as i64);
+            let part = |xs: &Tensor| xs.narrow(0, start, n_part.min(n_images - start)).to_device(self.device);
+            let Loss { squared_errors, minimised } = loss(&part);
+            total += squared_errors.double_value(&[]);
+            let minimised = minimised.unwrap_or(squared_errors);
+            let value = minimised.double_value(&[]);
+            if !value.is_finite() {
+                total = value;
+                break;
+            }
+            (minimised / n_images as f64).backward();
+        }
+        let mut gradients: NamedTensors =
+            self.trained_names().map(|name| (name.clone(), self.parameters[name].grad())).collect();
+        if total.is_finite() {
+            self.update(batch.learning_rate, |name| Gradient::Whole(gradients[name].shallow_clone()));
+        }
+        let _no_grad = tch::no_grad_guard();
+        for gradient in gradients.values_mut().filter(|gradient| gradient.defined()) {
+            let _ = gradient.zero_();
+        }
+        total
+    }
+
+    /// Whether every trained value is a number.
+    pub(super) fn is_finite(&self) -> bool {
+        let _no_grad = tch::no_grad_guard();
+        // A sum is finite if all are, and one value is quicker to fetch than a mask is to make.
+        let sum = |name: &String| self.parameters[name].detach().square().sum(Kind::Double).double_value(&[]);
+        self.trained_names().map(sum).all(f64::is_finite)
+    }
+
+    /// Trained parameters as they are validated and kept: the averages if weights are averaged. They are copies.
+    pub(super) fn evaluated(&self) -> NamedTensors {
+        let _no_grad = tch::no_grad_guard();
+        let mut tensors = NamedTensors::new();
+        for Group { names, adam, .. } in &self.groups {
+            let [_, _, average] = adam.state();
+            for (i, name) in names.iter().enumerate() {
+                let tensor = average.get(i).map_or_else(|| self.parameters[name].detach(), Tensor::shallow_clone);
+                tensors.insert(name.clone(), tensor.copy());
+            }
+        }
+        tensors
+    }
+
+    /// All parameters, with those of `trained` in place of the present ones.
+    pub(super) fn with(&self, trained: &NamedTensors) -> NamedTensors {
+        let chosen = |(name, present): (&String, &Tensor)| {
+            let kept = trained.get(name).map(|tensor| tensor.to_device(self.device));
+            (name.clone(), kept.unwrap_or_else(|| present.detach()))
+        };
+        self.parameters.iter().map(chosen).collect()
+    }
+
+    /// All that a resumed training needs in addition to the initial parameters. Tensors are shared.
+    pub(super) fn saved(&self) -> SavedWeights {
+        let mut tensors = NamedTensors::new();
+        for Group { names, adam, .. } in &self.groups {
+            for (role, values) in ADAM_ROLES.into_iter().zip(adam.state()) {
+                let values = values.iter().map(Tensor::shallow_clone);
+                tensors.extend(names.iter().map(|name| named(role, name)).zip(values));
+            }
+            tensors.extend(names.iter().map(|name| (named(PARAMETER, name), self.parameters[name].detach())));
+        }
+        SavedWeights { n_steps: self.n_steps(), tensors }
+    }
+}
+
+fn named(role: &str, parameter: &str) -> String {
+    format!("{role}:{parameter}")
+}
