@@ -1,7 +1,7 @@
 #!/bin/sh
 # Images per second and peak memory of a whole extraction (decoding, network, writing), per number type.
 #
-#   benches/extract.sh IMAGES [OPTIONS OF agiqa extract...]
+#   benches/extract.sh IMAGES [OPTIONS OF agiqa features...]
 #
 # For example, 392 px, the default, on two threads: benches/extract.sh ../agiqa-3k/images
 set -eu
@@ -11,6 +11,6 @@ cargo build --quiet --release
 for dtype in f32 bf16; do
     work=$(mktemp -d)
     /usr/bin/time -f "$dtype: %e s in all, peak memory %M kB" \
-        target/release/agiqa extract --images "$images" --dataset corpus --store "$work" --dtype "$dtype" "$@"
+        target/release/agiqa features --images "$images" --dataset corpus --store "$work" --dtype "$dtype" "$@"
     rm -rf "$work"
 done

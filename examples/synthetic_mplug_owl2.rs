@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release --example synthetic_mplug_owl2 -- SIZES OUT TOKENIZER [DTYPE]
-//! agiqa embed --extractor mplug-owl2 --weights OUT --images pictures --store /tmp/store --dtype bf16
+//! agiqa features --extractor mplug-owl2 --weights OUT --images pictures --store /tmp/store --dtype bf16
 //! ```
 //!
 //! SIZES is `7b` (the released model: 16.4 GB in bf16), `bench` (the one of `benches/peers/mplug_owl2.py`), or the path

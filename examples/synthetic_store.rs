@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release --example synthetic_store -- /tmp/store 1000000
-//! time agiqa extract --store /tmp/store --dataset synthetic
+//! time agiqa features --store /tmp/store --dataset synthetic
 //! ```
 //!
 //! Planning reads the ids and never the vectors, so these are one value wide instead of thousands.

@@ -3,9 +3,9 @@
     git clone https://github.com/wangpuyi/MA-AGIQA CHECKOUT
     python benches/peers/maniqa_official.py CHECKOUT WEIGHTS --make             # once, without a published checkpoint
     python benches/peers/maniqa_official.py CHECKOUT WEIGHTS IMAGES N [--threads 2] [--batch 8] [--dtype f32]
-    agiqa extract --extractor maniqa --weights WEIGHTS --images IMAGES --store STORE --threads 2 --batch-size 8 --dtype f32
+    agiqa features --extractor maniqa --weights WEIGHTS --images IMAGES --store STORE --threads 2 --batch-size 8 --dtype f32
 
-WEIGHTS is the folder that `agiqa extract` reads: `config.json` and a state dict. `--make` fills it with an untrained
+WEIGHTS is the folder that `agiqa features` reads: `config.json` and a state dict. `--make` fills it with an untrained
 network of the paper's size, which takes as long as a trained one. Images are read with OpenCV as the authors do. The module
 runs as it is, with the installed timm, whose attention is fused, instead of the old one beside it. Prints one JSON
 object: images, seconds and images/s of the loop alone, seconds of the whole process, mean `f_1` and mean rating.

@@ -1,10 +1,10 @@
-"""The published MA-AGIQA extraction, on the same checkpoint and images as ours: what `agiqa embed` is compared with.
+"""The published MA-AGIQA extraction, on the same checkpoint and images as ours: what `agiqa features` is compared with.
 
     python benches/peers/mplug_owl2.py CHECKOUT WEIGHTS IMAGES N [--threads 2] [--batch 8] [--out embeddings.npz]
 
 CHECKOUT is a checkout of https://github.com/wangpuyi/MA-AGIQA (11c0cda), whose model code runs as it is. The loop is that
 of its `getFeature.py`, on the CPU and in f32: per question, per image decode, pad and preprocess; per batch one call for
-the logits and one for the hidden states, whose mean over positions is kept. WEIGHTS is a folder as `agiqa embed --weights`
+the logits and one for the hidden states, whose mean over positions is kept. WEIGHTS is a folder as `agiqa features --weights`
 takes it, in safetensors. Prints one JSON object: images, seconds and images/s of the loop under both questions, and seconds
 of the whole process with imports and loading.
 """

@@ -78,7 +78,7 @@ enum Command {
     Train(Box<train::Args>),
     /// Score images with a trained head.
     Predict(predict::Args),
-    /// Compute metrics of predictions, or of any table with scores and MOS.
+    /// Compute metrics of runs, or of any table with scores and MOS.
     Evaluate(Box<evaluate::Args>),
     /// Compare every method that has scored a dataset, next to the paper's figures.
     Compare(compare::Args),

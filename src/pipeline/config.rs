@@ -371,7 +371,7 @@ impl Reader<'_> {
         let problem = format!(
             "`{path}`: a joint training computes f_1 of `{}` alone, so its head cannot score `{dataset}` within the \
              pipeline: leave `{dataset}` out, and once a run is trained, compute the features of `{dataset}` with \
-             `agiqa extract --extractor maniqa --weights STORE/models/run=RUN/maniqa --dataset {dataset}`, then score \
+             `agiqa features --extractor maniqa --weights STORE/models/run=RUN/maniqa --dataset {dataset}`, then score \
              it with `agiqa predict --run RUN --dataset {dataset}`",
             train.dataset
         );

@@ -203,7 +203,7 @@ impl RunPlan {
     fn reject(&self, dataset: &PartitionName, image: &Image, kind: &str) -> RejectRow {
         let message = match kind {
             NOT_FINITE => "the head's score overflows",
-            _ => "semantic or quality features are missing; run `agiqa embed` and `agiqa extract`",
+            _ => "semantic or quality features are missing; run `agiqa features`",
         };
         RejectRow {
             dataset: Some(dataset.to_string()),

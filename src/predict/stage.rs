@@ -62,7 +62,7 @@ pub enum PredictError {
     /// No image of the datasets has the features that a run reads.
     #[error(
         "none of the {n_images} images has the features that run `{run}` reads (`{semantic}` and `{quality}`): run `agiqa \
-         embed` and `agiqa extract` on the dataset with that extractor and the same settings"
+         features` on the dataset with that extractor and the same settings"
     )]
     NoFeatures {
         /// The run.

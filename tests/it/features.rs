@@ -1,4 +1,4 @@
-//! `agiqa embed` and `agiqa extract`: which images get which features, and what happens to those that cannot.
+//! `agiqa features`, by its older names: which images get which features, and what happens to those that cannot.
 
 use std::collections::BTreeMap;
 use std::path::Path;

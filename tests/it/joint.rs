@@ -347,7 +347,7 @@ fn a_part_with_fewer_images_than_a_batch_is_trained_on_whole() {
 fn missing_semantic_columns_are_counted_and_allowed_on_request() {
     let fixture = Fixture::new(60, 10);
     let refused = fixture.train(&["--epochs", "1"]).exits(2).says("10 of 60 without features");
-    let _ = refused.says("agiqa embed --dataset d").says("allow_missing = true");
+    let _ = refused.says("agiqa features --dataset d").says("allow_missing = true");
     fixture.train(&["--epochs", "1", "--allow-missing"]).exits(1).says("10 rows of their splits left out");
 }
 

@@ -473,7 +473,7 @@ fn a_joint_training_that_another_dataset_is_to_be_scored_by_is_refused_with_the_
     plan(joint_pipeline() + "\n[predict]\nalso = [\"other\"]\n")
         .exits(2)
         .says(":42:8: `predict.also`: a joint training computes f_1 of `example` alone")
-        .says("agiqa extract --extractor maniqa --weights STORE/models/run=RUN/maniqa --dataset other")
+        .says("agiqa features --extractor maniqa --weights STORE/models/run=RUN/maniqa --dataset other")
         .says("agiqa predict --run RUN --dataset other");
     plan(joint_pipeline() + "\n[[variant]]\nname = \"along\"\ntest = \"other\"\n")
         .exits(2)

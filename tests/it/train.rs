@@ -362,7 +362,7 @@ fn missing_features_are_counted_by_part_and_allowed_on_request() {
     refused
         .exits(2)
         .says("30 of 100 without features")
-        .says("run `agiqa embed --dataset d` (features `synthetic@")
+        .says("run `agiqa features --dataset d` (features `synthetic@")
         .says("allow_missing = true");
     fixture.set_mos(|i, mos| mos.filter(|_| i != 4));
     fixture.dir.agiqa(&fixture.train_args(&["--epochs", "2"])).exits(2).says("1 of 100 without MOS");

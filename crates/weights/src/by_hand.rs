@@ -48,7 +48,7 @@ pub static MPLUG_OWL2: ByHand = ByHand {
     repository: "MAGAer13/mplug-owl2-llama2-7b",
     url: "https://huggingface.co/MAGAer13/mplug-owl2-llama2-7b",
     licence: "see its model card; the language model is under the Llama 2 Community License",
-    used_by: &["embed"],
+    used_by: &["features"],
     // 8.2 billion values of 16 bits, by the sizes of its configuration.
     n_bytes: 16_400_000_000,
     files: &["config.json", "preprocessor_config.json", "tokenizer.model", "pytorch_model.bin.index.json"],

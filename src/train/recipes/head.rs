@@ -77,8 +77,7 @@ impl Recipe for HeadRecipe {
     fn advice(&self, dataset: &PartitionName) -> String {
         let Self { semantic, quality, .. } = self;
         format!(
-            "run `agiqa embed --dataset {dataset}` (features `{}@{}`) and `agiqa extract --dataset {dataset}` (features \
-             `{}@{}`), or ingest again where MOS are missing",
+            "run `agiqa features --dataset {dataset}` (features `{}@{}` and `{}@{}`), or ingest again if MOS are missing",
             semantic.extractor,
             semantic.fingerprint.short(),
             quality.extractor,

@@ -5,7 +5,7 @@
 //! models/run=<run>/head.safetensors    the head of the chosen epoch, with its standardisation
 //! models/run=<run>/ridge_scores.json   {image_id: score} of ridge regression on the same columns, where asked for
 //! models/run=<run>/maniqa/              of a joint training: the whole network as `config.json` and `model.safetensors`, in
-//!                                      the form that `agiqa extract --extractor maniqa --weights` reads
+//!                                      the form that `agiqa features --extractor maniqa --weights` reads
 //! models/run=<run>/state.safetensors   while training: everything needed to go on from where it stopped
 //! ```
 

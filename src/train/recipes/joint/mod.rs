@@ -2,9 +2,9 @@
 //! come from cached columns.
 //!
 //! A run leaves what a head's training leaves, and the trained network under `models/run=<run>/maniqa/` in the form that
-//! `agiqa extract --extractor maniqa` reads. The stage after the training computes its `f_1` of the dataset's images, a
+//! `agiqa features --extractor maniqa` reads. The stage after the training computes its `f_1` of the dataset's images, a
 //! quality feature set that the run's record names. So a finished run is a head over cached columns like any other:
-//! `predict` and `evaluate` know no difference, and other datasets are scored after an `extract` with its weights.
+//! `predict` and `evaluate` know no difference, and other datasets are scored after `features` with its weights.
 
 use std::path::PathBuf;
 
@@ -129,7 +129,7 @@ impl Recipe for JointRecipe {
     fn advice(&self, dataset: &PartitionName) -> String {
         let (extractor, fingerprint) = (&self.semantic.extractor, self.semantic.fingerprint.short());
         format!(
-            "run `agiqa embed --dataset {dataset}` (semantic features `{extractor}@{fingerprint}`), or ingest again where \
+            "run `agiqa features --dataset {dataset}` (semantic features `{extractor}@{fingerprint}`), or ingest again if \
              MOS are missing"
         )
     }

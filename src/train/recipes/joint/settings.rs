@@ -17,7 +17,7 @@ const SIDE_STEP: u32 = 56;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JointSettings {
-    /// Folder with `config.json` and weights, as for `agiqa extract --extractor maniqa`: a whole MANIQA, also that of an
+    /// Folder with `config.json` and weights, as for `agiqa features --extractor maniqa`: a whole MANIQA, also that of an
     /// MA-AGIQA, or its transformer alone, the rest drawn by the seed. None: ViT-S/14 with the weights `dinov2-s14`. The
     /// fusion module is drawn in any case: an MA-AGIQA's is for other inputs, f_a and f_b as they come.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,7 +44,7 @@ pub struct JointSettings {
     /// Factor on the learning rate of the fusion module.
     pub fusion_rate: f64,
     /// Weight of the loss of MANIQA's own rating beside the fusion's: its squared error, on the scale trained on, from the
-    /// label less the least label of the training part, because ratings are 0 or more. So what `extract` gives as the
+    /// label less the least label of the training part, because ratings are 0 or more. So what `features` gives as the
     /// trained network's `rating` is on that scale. 0, as in the paper: MANIQA learns from the fusion's loss alone.
     pub rating_loss: f64,
     /// Steps over which the learning rate rises to what the schedule says.
