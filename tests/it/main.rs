@@ -21,6 +21,7 @@ mod mplug_owl2;
 mod networks;
 mod nss;
 mod pipeline;
+mod predict;
 mod schemas;
 mod scored;
 mod setup;
