@@ -22,6 +22,7 @@ mod mplug_owl2;
 mod networks;
 mod nss;
 mod pipeline;
+mod predict;
 mod schemas;
 mod scored;
 mod settings;
