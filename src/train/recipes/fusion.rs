@@ -217,18 +217,18 @@ mod tests {
     fn deciding_settings_are_byte_for_byte_those_that_trained_runs_are_named_by() {
         let (settings, all) = (TrainSettings::default(), HeadSettings::default());
         let some = HeadSettings { inputs: vec![HeadInput::Coherence, HeadInput::Quality], ..all.clone() };
-        let common = "\"gate\":\"sigmoid\",\"width\":784,\"optimiser\":\"adam\",\"learning_rate\":1e-5,\"weight_decay\":1e-5,\
+        let common = "\"gate\":\"sigmoid\",\"width\":784,\"optimiser\":\"adam\",\"learning_rate\":0.00001,\"weight_decay\":0.00001,\
                       \"schedule\":\"cosine\",\"batch_size\":8,\"epochs\":30,\"input_dropout\":0.0,\"dropout\":0.1,\
                       \"standardise\":true,\"labels\":\"raw\",\"weight_average\":0.0,\"keep_epoch\":\"best\"";
         let joint = "\"joint\":{\"fusion_rate\":1.0,\"dtype\":\"f32\",\"warmup_steps\":0,\"augment\":\"horizontal\",\
                      \"freeze_backbone\":false,\"freeze_blocks\":0,\"backbone_rate\":1.0,\"layer_decay\":1.0,\"quality_rate\":1.0}";
         let inputs = "\"inputs\":[\"f_1\",\"f_b\"]";
-        let defaults = JointSettings::default();
+        let from_a_folder = JointSettings { weights: Some("start".into()), ..JointSettings::default() };
         let cases = [
             (&all, None, format!("{{\"allow_missing\":false,{common},\"ridge\":true}}")),
             (&some, None, format!("{{{inputs},{common},\"ridge\":true,\"allow_missing\":false}}")),
-            (&all, Some(&defaults), format!("{{{joint},{common},\"allow_missing\":false}}")),
-            (&some, Some(&defaults), format!("{{{inputs},{common},{joint},\"allow_missing\":false}}")),
+            (&all, Some(&from_a_folder), format!("{{{joint},{common},\"allow_missing\":false}}")),
+            (&some, Some(&from_a_folder), format!("{{{inputs},{common},{joint},\"allow_missing\":false}}")),
         ];
         for (head, joint, expected) in cases {
             assert_eq!(head.deciding(&settings, joint).to_string(), expected);
