@@ -134,7 +134,7 @@ impl Row {
     }
 }
 
-/// A deserializer that gives every setting as absent.
+/// A source of settings that gives every setting as absent.
 struct Defaults;
 
 impl ReadSettings for Defaults {

@@ -1,6 +1,5 @@
 //! Material for tests, examples and benches: weights and pictures invented from their names, and checkpoints of such
-//! weights. [`material`] defines how a test behaves if its material is absent. This crate uses no other part of the
-//! program.
+//! weights. The crate also defines how a test behaves if its material is absent. It uses no other part of the program.
 //!
 //! The rules are the same as in `tests/reference/rule.py`, which gives the tests' reference values.
 
