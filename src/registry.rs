@@ -1,29 +1,29 @@
-//! The registry of networks and methods: one row each, from which help texts, `agiqa methods` and the docs are printed.
+//! The registry of networks and methods, one row each. Help texts, `agiqa methods` and the docs are printed from it.
 
 use crate::features::{ExtractorName, NetworkSettings, ReadSettings};
 use agiqa_handcrafted::Method;
 use agiqa_store::tables::features::FeatureKind;
 use agiqa_store::tables::scores::Direction;
 
-/// What a network or method writes.
+/// The output of a network or method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fills {
-    /// Vectors of a table of features.
+    /// Vectors in a table of features.
     Features(FeatureKind),
-    /// Scores, and which of them mean better quality.
+    /// Scores, with their direction.
     Scores(Direction),
 }
 
-/// Where its weights or parameters come from.
+/// The source of its weights or parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
-    /// Nothing.
+    /// It needs none.
     Nothing,
-    /// A checkpoint of the manifest that `agiqa weights fetch` gets.
+    /// A checkpoint of the manifest that `agiqa weights fetch` downloads.
     Fetched(&'static str),
-    /// A checkpoint of the manifest that its users place by hand.
+    /// A checkpoint of the manifest that users must place by hand.
     PlacedByHand(&'static str),
-    /// A folder of the user's with weights and sizes.
+    /// A user's folder with weights and sizes.
     Folder,
     /// Parameter files of the manifest, in one folder for all methods.
     Parameters(&'static str),
@@ -32,13 +32,13 @@ pub enum Needs {
 /// One network or method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Name, as in commands, pipelines and store paths.
+    /// Name in commands, pipelines and store paths.
     pub name: &'static str,
-    /// The network or method in a line.
+    /// Description in one line.
     pub about: &'static str,
-    /// What it writes.
+    /// Its outputs.
     pub fills: &'static [Fills],
-    /// What it reads besides images.
+    /// Its inputs besides images.
     pub needs: Needs,
     /// Name of its row in the paper's Table 1, if it has one.
     pub paper_row: Option<&'static str>,
@@ -100,7 +100,7 @@ pub const ROWS: &[Row] = &[
     },
 ];
 
-/// The row called `name`.
+/// The row with this `name`.
 pub fn find(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.name == name)
 }
@@ -115,7 +115,7 @@ impl Row {
         self.fills.iter().map(word).collect::<Vec<_>>().join(", ")
     }
 
-    /// Where its weights come from, in words.
+    /// The source of its weights, in words.
     pub fn needs_in_words(&self) -> String {
         match self.needs {
             Needs::Nothing => "none".to_owned(),
@@ -126,7 +126,7 @@ impl Row {
         }
     }
 
-    /// Names of the settings that it alone takes, for an extractor.
+    /// Names of the settings that only this extractor accepts.
     pub fn own_settings(&self) -> Vec<String> {
         let Ok(name) = self.name.parse::<ExtractorName>() else { return Vec::new() };
         let Ok(network) = NetworkSettings::read(name, &Defaults);
@@ -134,7 +134,7 @@ impl Row {
     }
 }
 
-/// Reads every setting as absent.
+/// A source of settings that gives every setting as absent.
 struct Defaults;
 
 impl ReadSettings for Defaults {

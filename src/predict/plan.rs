@@ -1,4 +1,4 @@
-//! What the stage has to do: images wanted, minus those scored, minus those that cannot be scored.
+//! The work of the stage: the wanted images without the scored images and without the images that cannot be scored.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use agiqa_store::tables::rejects::{self, RejectRow};
 use agiqa_store::tables::scores::ScoreSet;
 use agiqa_store::tables::{PartitionName, images};
 
-/// Kind of a reject whose features are missing.
+/// Kind of a reject without features.
 const NO_FEATURES: &str = "no-features";
 
-/// Kind of a reject whose score overflows.
+/// Kind of a reject with an infinite or NaN score.
 const NOT_FINITE: &str = "score-not-finite";
 
 /// A row of a dataset's `images` table.
@@ -35,11 +35,11 @@ struct Wanted {
 pub(super) struct RunFeatures {
     pub(super) semantic: FeatureSet,
     pub(super) quality: FeatureSet,
-    /// The images that have both, each with its place in the parts of the semantic ones.
+    /// The images that have both, each with its position in the parts of the semantic features.
     place_of: HashMap<ImageId, usize>,
 }
 
-/// What several runs share, each read once.
+/// Tables that several runs share. Each is read once.
 pub(super) struct Shared<'a> {
     store: &'a Store,
     images: HashMap<PartitionName, Arc<Wanted>>,
@@ -47,7 +47,7 @@ pub(super) struct Shared<'a> {
     rejects: Vec<RejectRow>,
 }
 
-/// What is wanted of one run, and what is there.
+/// The wanted images of one run, and the state of each.
 pub(super) struct RunPlan {
     pub(super) record: Arc<RunRecord>,
     pub(super) features: Arc<RunFeatures>,
@@ -59,7 +59,7 @@ pub(super) struct RunPlan {
     pub(super) scored: HashSet<ImageId>,
     /// Images whose score is not finite.
     pub(super) not_finite: HashSet<ImageId>,
-    /// Per dataset, the rejects on record: image and kind.
+    /// Per dataset, the stored rejects: image and kind.
     on_record: HashMap<PartitionName, BTreeSet<(ImageId, String)>>,
 }
 
@@ -104,7 +104,7 @@ impl<'a> Shared<'a> {
         Ok(features)
     }
 
-    /// What is to be done to score `datasets` with `record`'s run; its own dataset if there are none.
+    /// The plan to score `datasets` with `record`'s run. If `datasets` is empty, the plan is for the run's own dataset.
     pub(super) fn plan(&mut self, record: Arc<RunRecord>, datasets: &[PartitionName]) -> Result<RunPlan, PredictError> {
         let own = std::slice::from_ref(&record.dataset);
         let datasets = if datasets.is_empty() { own } else { datasets };
@@ -123,16 +123,16 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// What there is to do about an image.
+/// State of an image.
 #[derive(PartialEq)]
 enum State {
     /// It had a score before this run of the stage.
     Cached,
     /// This run of the stage scored it.
     Scored,
-    /// It cannot be scored: the kind of reject.
+    /// It cannot be scored. The value is the kind of reject.
     Rejected(&'static str),
-    /// It is to be scored.
+    /// It must still be scored.
     Lacking,
 }
 
@@ -152,7 +152,7 @@ impl RunPlan {
         }
     }
 
-    /// The images to score, each once, in the order of their features.
+    /// The images to score, without duplicates, in the order of their features.
     pub(super) fn lacking(&self) -> Vec<ImageId> {
         let images = self.wanted.iter().flat_map(|wanted| &wanted.images);
         let lacking = images.filter(|image| self.state(image) == State::Lacking).map(|image| image.id);
@@ -161,7 +161,7 @@ impl RunPlan {
         lacking
     }
 
-    /// The counts of the wanted rows. An image that two rows name counts twice.
+    /// The counts of the wanted rows. An image in two rows counts as two.
     pub(super) fn rows(&self) -> RowCounts {
         let mut rows = RowCounts::default();
         for image in self.wanted.iter().flat_map(|wanted| &wanted.images) {
@@ -182,7 +182,7 @@ impl RunPlan {
         })
     }
 
-    /// Whether the rejects on record are not those of the present images and features.
+    /// Whether the stored rejects differ from the rejects of the current images and features.
     pub(super) fn has_stale_rejects(&self) -> bool {
         self.wanted.iter().any(|wanted| {
             let rejected = self.rejected(wanted).map(|(image, kind)| (image.id, kind.to_owned()));
@@ -190,7 +190,7 @@ impl RunPlan {
         })
     }
 
-    /// Replaces the rejects on record, per dataset.
+    /// Replaces the stored rejects of each dataset.
     pub(super) fn write_rejects(&self, store: &Store) -> Result<(), PredictError> {
         for wanted in &self.wanted {
             let reject = |(image, kind)| self.reject(&wanted.dataset, image, kind);

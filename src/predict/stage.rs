@@ -19,23 +19,19 @@ use agiqa_store::tables::gates::{self, GateRow};
 use agiqa_store::tables::models::{self, RunRecordError, Runs};
 use agiqa_store::tables::{PartitionName, PartitionNameError};
 
-/// Bytes of features that are in memory at a time.
+/// Bytes of features in memory at a time.
 const CHUNK_BYTES: usize = 1 << 30;
 
-/// Scores that cannot be computed.
+/// Scores cannot be computed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum PredictError {
     /// A run's record could not be read.
     #[error(transparent)]
     Record(#[from] RunRecordError),
     /// A run's head could not be read.
     #[error("head of run `{run}`")]
-    Head {
-        /// The run.
-        run: PartitionName,
-        /// Cause.
-        source: HeadError,
-    },
+    Head { run: PartitionName, source: HeadError },
     /// The features do not suit the head, or could not be read.
     #[error(transparent)]
     Inputs(#[from] HeadInputsError),
@@ -48,12 +44,11 @@ pub enum PredictError {
     /// A name would be too long.
     #[error(transparent)]
     Name(#[from] PartitionNameError),
-    /// A run is not a head over columns.
+    /// A run has no head over columns.
     #[error("run `{run}` (recipe `{recipe}`) reads no semantic and quality features: it has no head to score with")]
     NoHead {
-        /// The run.
         run: PartitionName,
-        /// The recipe that it was trained by.
+        /// The recipe that trained the run.
         recipe: String,
     },
     /// A dataset has no images.
@@ -65,9 +60,8 @@ pub enum PredictError {
          features` on the dataset with that extractor and the same settings"
     )]
     NoFeatures {
-        /// The run.
         run: PartitionName,
-        /// Images asked for.
+        /// The number of requested images.
         n_images: u64,
         /// Extractor and fingerprint.
         semantic: String,
@@ -126,7 +120,7 @@ impl PredictStage {
     fn predict(&self, context: &StageContext) -> Result<StageReport, PredictError> {
         let store = &context.store;
         let mut shared = Shared::new(store)?;
-        // Runs that read the same features, so that these are read once.
+        // Runs that read the same features form a group, so that the features are read once.
         let mut groups: Vec<Vec<RunPlan>> = Vec::new();
         for run in &self.runs {
             let plan = shared.plan(self.records.get(store, run)?, &self.datasets)?;
@@ -180,7 +174,7 @@ struct Job<'a> {
     lacking: HashSet<ImageId>,
 }
 
-/// Scores the images that runs with the same features lack; false if it was interrupted.
+/// Scores the missing images of runs with the same features. Returns false if it was interrupted.
 fn score(plans: &mut [RunPlan], context: &StageContext) -> Result<bool, PredictError> {
     let features = plans[0].features.clone();
     let (mut jobs, mut ids, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
@@ -200,7 +194,7 @@ fn score(plans: &mut [RunPlan], context: &StageContext) -> Result<bool, PredictE
     let n_chunk = (CHUNK_BYTES / (4 * n_values.max(1))).max(SCORE_BATCH);
     let n_scores = jobs.iter().map(|job| job.lacking.len() as u64).sum();
     let progress = context.console.progress("predict", "scores", n_scores);
-    // The ids are in the order of their features, so a chunk of them lies in few parts.
+    // The ids are in the order of their features, so each chunk lies in few parts.
     for chunk in ids.chunks(n_chunk) {
         let inputs = HeadInputs::read(&context.store, &features.semantic, &features.quality, chunk)?;
         for job in &mut jobs {
@@ -215,7 +209,8 @@ fn score(plans: &mut [RunPlan], context: &StageContext) -> Result<bool, PredictE
 }
 
 impl Job<'_> {
-    /// Scores those of `inputs` that the run lacks, and writes scores and gates. Returns the number of images.
+    /// Scores the images of `inputs` that the run has not scored, and writes scores and gates. Returns the number of
+    /// images.
     fn score(&mut self, inputs: &HeadInputs, context: &StageContext) -> Result<u64, PredictError> {
         let Self { plan, head, lacking } = self;
         let is_lacking = |row: &usize| lacking.contains(&inputs.image_ids[*row]);
@@ -237,7 +232,7 @@ impl Job<'_> {
             scores.push((image_id, score));
             gates.extend(weights(head, alpha).map(|weights| GateRow { image_id, weights }));
         }
-        // The scores come last: an image that has one is done.
+        // The scores are written last: an image that has a score is done.
         gates::write_part(&context.store, &plan.set, &gates)?;
         plan.set.write_description(&context.store)?;
         plan.set.write_part(&context.store, &scores)?;
@@ -246,17 +241,19 @@ impl Job<'_> {
     }
 }
 
-/// The gates of f_1, f_a and f_b: none for an input that the head does not read, none at all for a head without gates.
+/// The gates of f_1, f_a and f_b. A gate is `None` if the head does not read the input. The result is `None` for a head
+/// without gates.
 fn weights(head: &TrainedHead, alpha: [f64; 3]) -> Option<[Option<f64>; 3]> {
     let config = &head.head.config;
     let [semantic, coherence, quality] = [0, 1, 2].map(|input| (config.dims()[input] > 0).then_some(alpha[input]));
     (config.gate != Gate::Concat).then_some([quality, semantic, coherence])
 }
 
-/// Scores on `n_threads` threads, one torch thread each: how a product is cut among threads must not decide its bits.
+/// Scores on `n_threads` threads, with one torch thread each: the number of threads must not change the bits of a
+/// product.
 fn score_in_parallel(head: &TrainedHead, inputs: &[Tensor; 3], n_threads: usize) -> Scores {
     let n = inputs[0].size()[0];
-    // Whole batches per thread.
+    // Each thread gets whole batches.
     let n_batches = (n as usize).div_ceil(SCORE_BATCH);
     let n_per_thread = (n_batches.div_ceil(n_threads.max(1)) * SCORE_BATCH).max(SCORE_BATCH) as i64;
     let mut pieces = Vec::new();

@@ -8,22 +8,22 @@ use super::random;
 /// Probability of a turn, and of a flip, as in the published code.
 const PROBABILITY: f64 = 0.7;
 
-/// Probability of a flip where that is all.
+/// Probability of a flip if images are not turned.
 const FLIP_ONLY_PROBABILITY: f64 = 0.5;
 
-/// What is done to a training image each time it is seen.
+/// Random changes of a training image each time it is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Augment {
-    /// With probability 0.7 a turn by 90, 180 or 270 degrees, with probability 0.7 a flip of left and right.
+    /// A turn by 90, 180 or 270 degrees with probability 0.7, and a flip of left and right with probability 0.7.
     #[default]
     Horizontal,
-    /// As the published code does it: its "horizontal flip" turns the image upside down.
+    /// The published code's behaviour: its "horizontal flip" turns the image upside down.
     Official,
-    /// With probability 0.5 a flip of left and right: what leaves up and down where they are, for trainings too short to
-    /// learn that they do not matter.
+    /// A flip of left and right with probability 0.5. Up and down stay in place. This suits trainings that are too
+    /// short to learn that orientation does not matter.
     Flip,
-    /// Images as they are.
+    /// Images without changes.
     None,
 }
 
@@ -42,10 +42,10 @@ enum Flip {
 }
 
 impl Augment {
-    /// Draws a motion.
+    /// Draws a random motion.
     pub fn draw(self, generator: &mut Mt64) -> Motion {
         let mut unit = || random::unit(generator);
-        // As many draws whichever it is, so that what comes after them is the same.
+        // Every variant takes the same number of draws, so that later draws do not depend on the variant.
         let (turn, by, flip) = (unit(), unit(), unit());
         let turns = if turn < PROBABILITY { 1 + (by * 3.0) as u8 } else { 0 };
         let flip_of = |kind, probability| if flip < probability { kind } else { Flip::None };
@@ -59,10 +59,10 @@ impl Augment {
 }
 
 impl Motion {
-    /// None at all.
+    /// No motion.
     pub const STILL: Self = Self { turns: 0, flip: Flip::None };
 
-    /// Moves the pixels of a square image of `side` × `side` RGB pixels into `target`.
+    /// Writes the moved pixels of a square image of `side` × `side` RGB pixels into `target`.
     pub fn apply(self, source: &[u8], side: usize, target: &mut [u8]) {
         for (place, pixel) in target.chunks_exact_mut(3).enumerate() {
             let (mut row, mut column) = (place / side, place % side);
@@ -72,7 +72,7 @@ impl Motion {
                 Flip::Rows => row = side - 1 - row,
             }
             for _ in 0..self.turns {
-                // What a turn to the left puts here stood there.
+                // The position of this pixel before a turn to the left.
                 (row, column) = (column, side - 1 - row);
             }
             pixel.copy_from_slice(&source[3 * (row * side + column)..][..3]);

@@ -1,4 +1,4 @@
-//! The join that training reads: a dataset's MOS, a split's parts, cached columns, and where the image files are.
+//! The inputs of a training, joined: a dataset's MOS, a split's parts, cached columns, and the paths of image files.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,8 +13,9 @@ use agiqa_store::tables::images;
 use agiqa_store::tables::models::PartCounts;
 use agiqa_store::tables::splits::{Part, SplitRow};
 
-/// Inputs that do not fit together.
+/// Inputs that do not match.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum DataError {
     /// A table could not be read.
     #[error(transparent)]
@@ -24,46 +25,36 @@ pub enum DataError {
     NoImages(PartitionName),
     /// The split was never made.
     #[error("dataset `{dataset}` has no split `{split}` in this store: run `agiqa split` first")]
-    NoSplit {
-        /// The dataset.
-        dataset: PartitionName,
-        /// The split.
-        split: PartitionName,
-    },
+    NoSplit { dataset: PartitionName, split: PartitionName },
     /// Images of the split lack features or MOS.
     #[error(
         "split `{split}` of dataset `{dataset}` has images that training cannot use: {}; {advice}, or set \
          `allow_missing = true` to leave these images out", problems.join("; ")
     )]
     Missing {
-        /// The dataset.
         dataset: PartitionName,
-        /// The split.
         split: PartitionName,
-        /// Per kind of lack, counts by part.
+        /// For each kind of gap, the counts by part.
         problems: Vec<String>,
-        /// Which command fills the gap.
+        /// The command that fills the gap.
         advice: String,
     },
-    /// Nothing is left of a part.
+    /// A part has no usable image.
     #[error(
         "split `{split}` of dataset `{dataset}`: no usable image in the {part} part ({} in the split, {} of them without \
          features, {} without MOS); compute the missing features, or split again with `agiqa split`",
         counts.n_without_features + counts.n_without_mos, counts.n_without_features, counts.n_without_mos
     )]
     EmptyPart {
-        /// The dataset.
         dataset: PartitionName,
-        /// The split.
         split: PartitionName,
-        /// The part.
         part: Part,
-        /// Its images, none of them usable.
+        /// The counts of the part. None of its images is usable.
         counts: PartCounts,
     },
 }
 
-/// Everything that the runs of one call share.
+/// All data that the runs of one call share.
 #[derive(Debug)]
 pub(super) struct TrainingData {
     dataset: PartitionName,
@@ -73,21 +64,21 @@ pub(super) struct TrainingData {
     mos: HashMap<ImageId, f64>,
     /// Path of every image of the dataset.
     paths: HashMap<ImageId, String>,
-    /// Row in the columns.
+    /// Row of each image in the columns.
     row_of: HashMap<ImageId, usize>,
 }
 
-/// Usable images of one split: rows in the features, by part.
+/// Usable images of one split: their rows in the features, by part.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PartRows {
     /// Rows of training, validation and test, in the split's order.
     pub(super) rows: [Vec<i64>; 3],
-    /// What was left out.
+    /// The counts of used images and of images left out.
     pub(super) counts: [PartCounts; 3],
 }
 
 impl TrainingData {
-    /// Reads MOS, paths and the columns of `sets` of the dataset's images, except those in `without`.
+    /// Reads MOS, paths and the columns of `sets` for the dataset's images, except images in `without`.
     pub(super) fn read(
         store: &Store,
         dataset: &PartitionName,
@@ -106,7 +97,7 @@ impl TrainingData {
         Ok(Self { dataset: dataset.clone(), columns, mos, paths, row_of })
     }
 
-    /// Rows of `split`'s parts, or an error that counts what is missing.
+    /// Rows of `split`'s parts, or an error that counts the missing inputs.
     pub(super) fn part_rows(
         &self,
         split: &PartitionName,
@@ -147,7 +138,7 @@ impl TrainingData {
             }
         }
         for (part, counts) in Part::ALL.into_iter().zip(&parts.counts) {
-            // A test part without labels is a matter of evaluation; without training or validation there is no run.
+            // Evaluation handles a test part without labels. A run needs training and validation images.
             if counts.n_used == 0 && part != Part::Test {
                 return Err(DataError::EmptyPart { dataset, split, part, counts: *counts });
             }
@@ -160,7 +151,7 @@ impl TrainingData {
         rows.iter().map(|row| self.mos[&self.columns.image_ids[*row as usize]]).collect()
     }
 
-    /// Where the image in `row` is.
+    /// Location of the image in `row`.
     pub(super) fn location(&self, row: i64) -> Location {
         let image_id = self.columns.image_ids[row as usize];
         Location { row, image_id, path: self.paths[&image_id].clone() }

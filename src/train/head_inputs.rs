@@ -1,4 +1,4 @@
-//! The columns that the fusion head reads, joined by image: f_a and f_b of a semantic set, f_1 of a quality set.
+//! The columns that the fusion head reads, joined by image: f_a and f_b from a semantic set, f_1 from a quality set.
 
 use tch::Tensor;
 
@@ -7,7 +7,7 @@ use agiqa_store::store::Store;
 use agiqa_store::store::part::PartError;
 use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
 
-/// Feature sets that the head cannot read.
+/// The head cannot read a feature set.
 #[derive(Debug, thiserror::Error)]
 pub enum HeadInputsError {
     /// A table could not be read.
@@ -22,9 +22,9 @@ pub enum HeadInputsError {
         set: String,
         /// `semantic` or `quality`.
         role: &'static str,
-        /// What the head reads.
+        /// The columns that the head reads.
         expected: &'static str,
-        /// The columns there are.
+        /// The columns of the set.
         found: Vec<String>,
     },
 }
@@ -39,28 +39,28 @@ fn dim(column: &VectorColumn) -> i64 {
     i64::try_from(column.dim).unwrap_or(i64::MAX)
 }
 
-/// `set` with the columns `names` alone, in their order; none where it lacks one of them.
+/// `set` with only the columns `names`, in this order; `None` if it lacks one of them.
 fn narrowed<const N: usize>(set: &FeatureSet, names: [&str; N]) -> Option<FeatureSet> {
     let column = |name: &str| set.columns.iter().find(|column| column.name == name).cloned();
     let columns = names.into_iter().map(column).collect::<Option<Vec<_>>>()?;
     Some(FeatureSet { columns, ..set.clone() })
 }
 
-/// `semantic` with the columns that the head reads alone, f_a before f_b, whatever the others and their order are: what
-/// [`FeatureSet::read`] of it finds is these two.
+/// `semantic` with only the two columns that the head reads, f_a before f_b. Other columns and their order do not
+/// matter. [`FeatureSet::read`] of the result gives these two columns.
 ///
 /// # Errors
-/// A set of another kind or without these columns.
+/// Fails if the set has another kind or lacks these columns.
 pub fn semantic_inputs(semantic: &FeatureSet) -> Result<FeatureSet, HeadInputsError> {
     narrowed(semantic, ["f_a", "f_b"])
         .filter(|set| set.kind == FeatureKind::Semantic)
         .ok_or_else(|| wrong(semantic, "semantic", "a semantic set with columns `f_a` and `f_b`"))
 }
 
-/// `quality` with the column that the head reads alone, f_1.
+/// `quality` with only the column that the head reads, f_1.
 ///
 /// # Errors
-/// A set of another kind or without this column.
+/// Fails if the set has another kind or lacks this column.
 pub fn quality_inputs(quality: &FeatureSet) -> Result<FeatureSet, HeadInputsError> {
     narrowed(quality, ["f_1"])
         .filter(|set| set.kind == FeatureKind::Quality)
@@ -70,7 +70,7 @@ pub fn quality_inputs(quality: &FeatureSet) -> Result<FeatureSet, HeadInputsErro
 /// Checks that the head can read `semantic`; returns the widths of f_a and f_b.
 ///
 /// # Errors
-/// As [`semantic_inputs`].
+/// Fails like [`semantic_inputs`].
 pub fn semantic_dims(semantic: &FeatureSet) -> Result<[i64; 2], HeadInputsError> {
     let columns = semantic_inputs(semantic)?.columns;
     Ok([dim(&columns[0]), dim(&columns[1])])
@@ -79,26 +79,27 @@ pub fn semantic_dims(semantic: &FeatureSet) -> Result<[i64; 2], HeadInputsError>
 /// Checks that the head can read `semantic` and `quality`; returns the widths of f_a, f_b, f_1.
 ///
 /// # Errors
-/// As [`semantic_inputs`] and [`quality_inputs`].
+/// Fails like [`semantic_inputs`] and [`quality_inputs`].
 pub fn input_dims(semantic: &FeatureSet, quality: &FeatureSet) -> Result<[i64; 3], HeadInputsError> {
     let [f_a, f_b] = semantic_dims(semantic)?;
     Ok([f_a, f_b, dim(&quality_inputs(quality)?.columns[0])])
 }
 
-/// Cached columns of some images: row `i` of each belongs to `image_ids[i]`.
+/// Cached columns of some images. Row `i` of each belongs to `image_ids[i]`.
 #[derive(Debug)]
 pub struct Columns {
     /// Images that have all columns.
     pub image_ids: Vec<ImageId>,
-    /// The columns of all sets in turn, `(n, d)` each, raw.
+    /// The columns of all sets in turn, `(n, d)` each, not standardised.
     pub tensors: Vec<Tensor>,
 }
 
 impl Columns {
-    /// Reads the columns of `sets` for those of `wanted` that have a row in every set; without sets, for all of them.
+    /// Reads the columns of `sets` for the images of `wanted` that have a row in every set. Without sets, takes all of
+    /// `wanted`.
     ///
     /// # Errors
-    /// A part that cannot be read.
+    /// Fails if a part cannot be read.
     pub fn read(store: &Store, sets: &[FeatureSet], wanted: &[ImageId]) -> Result<Self, PartError> {
         let found = sets.iter().map(|set| set.read(store, wanted)).collect::<Result<Vec<_>, _>>()?;
         let mut image_ids = Vec::with_capacity(wanted.len());
@@ -123,20 +124,20 @@ impl Columns {
     }
 }
 
-/// Features of some images as tensors: row `i` of each belongs to `image_ids[i]`.
+/// Features of some images as tensors. Row `i` of each belongs to `image_ids[i]`.
 #[derive(Debug)]
 pub struct HeadInputs {
     /// Images that have all three vectors.
     pub image_ids: Vec<ImageId>,
-    /// f_a, f_b, f_1, `(n, d)` each, raw.
+    /// f_a, f_b, f_1, `(n, d)` each, not standardised.
     pub inputs: [Tensor; 3],
 }
 
 impl HeadInputs {
-    /// Reads the features of those of `wanted` that have both semantic and quality ones.
+    /// Reads the features of the images in `wanted` that have both semantic and quality features.
     ///
     /// # Errors
-    /// As [`semantic_inputs`] and [`quality_inputs`]; a part that cannot be read.
+    /// Fails like [`semantic_inputs`] and [`quality_inputs`], or if a part cannot be read.
     pub fn read(
         store: &Store,
         semantic: &FeatureSet,

@@ -1,4 +1,4 @@
-//! Work of several threads whose results are used in order.
+//! Parallel work on several threads whose results are used in order.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::bounded;
 
-/// Things that are ready or being made ahead of their use, per thread.
+/// Number of results per thread that may be ready or in progress before their use.
 const AHEAD_PER_THREAD: usize = 2;
 
-/// Makes things 0 to `n` on `n_threads` threads, ahead of `consume`, which gets them in order.
+/// Computes results 0 to `n` on `n_threads` threads ahead of time, and passes them to `consume` in order.
 pub(super) fn in_order<T: Send, E>(
     n: usize,
     n_threads: usize,
@@ -19,7 +19,7 @@ pub(super) fn in_order<T: Send, E>(
     let n_threads = n_threads.clamp(1, n.max(1));
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        // Dropped where this closure ends, however it ends, which ends the threads.
+        // The receiver is dropped when this closure ends for any reason. This ends the threads.
         let (sender, receiver) = bounded(AHEAD_PER_THREAD * n_threads);
         for _ in 0..n_threads {
             let (sender, next, make) = (sender.clone(), &next, &make);

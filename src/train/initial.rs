@@ -1,4 +1,4 @@
-//! Parameters as a training starts with them: those of a checkpoint, and PyTorch's defaults for the rest.
+//! Initial parameters of a training: from a checkpoint, with PyTorch's defaults for the rest.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,12 @@ use agiqa_nets::layers::NamedTensors;
 /// Standard deviation of the tables of relative positions, which start normally distributed.
 const TABLE_STD: f64 = 0.02;
 
-/// Tensors of `parameters`: those that `read` has in that shape, the rest drawn by `seed`. Returns the names drawn, too.
+/// Tensors of `parameters`. A tensor that `read` has in the same shape is taken from there. The others are drawn by
+/// `seed`. Also returns the names of the drawn tensors.
 ///
-/// As the published code starts: weights and biases of linear layers and convolutions are uniform in ±1/√(fan-in)
-/// (PyTorch's default, which its Swin blocks keep), norms are 1 and 0, tables of relative positions normal with a deviation
-/// of 0.02.
+/// The draws are the published code's: weights and biases of linear layers and convolutions are uniform in ±1/√(fan-in)
+/// (PyTorch's default, which its Swin blocks keep), norms are 1 and 0, and tables of relative positions are normal with
+/// a deviation of 0.02.
 pub fn initial(parameters: &BTreeMap<String, Vec<i64>>, read: &NamedTensors, seed: u32) -> (NamedTensors, Vec<String>) {
     let mut tensors = NamedTensors::new();
     let mut drawn = Vec::new();
@@ -24,7 +25,7 @@ pub fn initial(parameters: &BTreeMap<String, Vec<i64>>, read: &NamedTensors, see
             Some(tensor) => tensor.shallow_clone(),
             None => {
                 drawn.push(name.clone());
-                // A generator per parameter: another backbone leaves the others' values alone.
+                // Each parameter has its own generator, so another backbone does not change the values of the others.
                 draw(name, shape, parameters, &mut generator_of(name, seed))
             }
         };
@@ -56,7 +57,7 @@ fn draw(name: &str, shape: &[i64], parameters: &BTreeMap<String, Vec<i64>>, gene
     Tensor::from_slice(&values).view(shape)
 }
 
-/// Standard normal, after Box and Muller. (timm cuts at 100 deviations, which never happens.)
+/// Standard normal, by Box and Muller. (timm cuts at 100 deviations, which never happens.)
 fn normal(generator: &mut Mt64) -> f64 {
     let (radius, angle) = (1.0 - unit(generator), std::f64::consts::TAU * unit(generator));
     (-2.0 * radius.ln()).sqrt() * angle.cos()

@@ -1,14 +1,15 @@
 //! `train`: fits a network to the MOS of a dataset.
 //!
-//! One trainer ([`trainer`]) has everything that trainings share: which runs there are, epochs, validation, the best epoch,
-//! divergence, the log, the state of an unfinished run, the record. A recipe ([`recipes`]) says what is trained: its inputs
-//! (cached columns, pictures), its network and loss, how fast each parameter learns, and what a run leaves.
+//! One trainer ([`trainer`]) holds everything that trainings share: the plan of runs, epochs, validation, the best
+//! epoch, divergence, the log, the state of an unfinished run, the record. A recipe ([`recipes`]) defines one kind of
+//! training: its inputs (cached columns, pictures), its network and loss, the learning rate of each parameter, and the
+//! files that a run leaves.
 //!
-//! Inputs: a dataset's `images` (for the MOS) and `splits`, the feature sets that the recipe reads, and image files if it
-//! reads pictures. Output: one folder [`agiqa_store::tables::models`] and one [`agiqa_store::tables::train_log`] per run; a
-//! run is one split and one seed. Nothing in a run depends on how many others there are: it draws its initialisation, image
-//! order and dropout from generators of its own, so its numbers are the same alone, beside others, and across an
-//! interruption.
+//! Inputs: a dataset's `images` (for the MOS) and `splits`, the feature sets that the recipe reads, and image files if
+//! it reads pictures. Output: one folder [`agiqa_store::tables::models`] and one [`agiqa_store::tables::train_log`] per
+//! run. A run is one split and one seed. A run does not depend on the number of other runs: it draws its
+//! initialisation, image order and dropout from its own generators. Its numbers are therefore the same alone, in
+//! parallel with others, and across an interruption.
 
 mod augment;
 mod data;

@@ -1,8 +1,8 @@
 //! Adam and AdamW over blocks of parameters that fit a core's cache.
 //!
-//! A step reads and writes every parameter and both its moments: at the widths of real features that is hundreds of
-//! megabytes, and memory traffic is what bounds training. So each parameter is cut into blocks of rows; a block's gradient
-//! is formed, used and forgotten while it is in cache. Arithmetic is PyTorch's, up to rounding:
+//! A step reads and writes every parameter and both its moments. At the widths of real features, that is hundreds of
+//! megabytes, and memory traffic limits the speed of training. Each parameter is therefore cut into blocks of rows. A
+//! block's gradient is computed, used and dropped while it is in cache. The arithmetic is PyTorch's, up to rounding:
 //!
 //! ```text
 //! Adam:  g += decay * p          AdamW: p *= 1 - lr * decay
@@ -18,27 +18,29 @@ const BETA_1: f64 = 0.9;
 const BETA_2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
-/// Values per block: with gradient, moments and one temporary five times this, 1 MiB, which a core's cache holds.
+/// Values per block. With gradient, moments and one temporary, a block takes five times this: 1 MiB, which fits a
+/// core's cache.
 const BLOCK_VALUES: i64 = 48 << 10;
 
-/// Steps between two updates of the average of weights; the decay is that of as many single steps.
+/// Steps between two updates of the average of weights. The decay of one update equals the decay of as many single
+/// steps.
 const AVERAGE_EVERY: u64 = 4;
 
-/// How a parameter's gradient comes about.
+/// The source of a parameter's gradient.
 #[derive(Debug)]
 pub enum Gradient<'a> {
-    /// Of a weight `(out, in)`: `d_outputᵀ · inputs`, for `d_output` `(b, out)` and `inputs` `(b, in)`.
+    /// For a weight `(out, in)`: `d_outputᵀ · inputs`, with `d_output` `(b, out)` and `inputs` `(b, in)`.
     Product {
         /// Gradient with respect to the layer's output.
         d_output: &'a Tensor,
         /// The layer's input.
         inputs: &'a Tensor,
     },
-    /// As it is, of the parameter's shape.
+    /// The gradient itself, in the parameter's shape.
     Whole(Tensor),
 }
 
-/// Rows of a parameter with everything that belongs to them; all are views.
+/// Rows of a parameter with their gradient and moments. All are views.
 #[derive(Debug)]
 struct Block {
     parameter: usize,
@@ -52,7 +54,7 @@ struct Block {
     temporary: Tensor,
 }
 
-/// Optimiser state over a list of parameters, which it updates in place.
+/// Optimiser state of a list of parameters. The parameters are updated in place.
 #[derive(Debug)]
 pub struct Adam {
     kind: Optimiser,
@@ -66,10 +68,10 @@ pub struct Adam {
     blocks: Vec<Block>,
 }
 
-/// What a resumed optimiser starts from.
+/// The saved state of an optimiser.
 #[derive(Debug)]
 pub struct AdamState {
-    /// Steps done.
+    /// Number of steps done.
     pub n_steps: u64,
     /// First moments, one per parameter.
     pub first: Vec<Tensor>,
@@ -80,9 +82,9 @@ pub struct AdamState {
 }
 
 impl Adam {
-    /// An optimiser of `parameters` (f32, contiguous, no gradient required) that has not stepped yet.
+    /// An optimiser of `parameters` (f32, contiguous, without gradient) that has not stepped yet.
     ///
-    /// `average_decay` above 0 keeps a moving average of the parameters, too.
+    /// If `average_decay` is above 0, the optimiser also keeps a moving average of the parameters.
     pub fn new(kind: Optimiser, weight_decay: f64, average_decay: f64, parameters: &[&Tensor]) -> Self {
         let zeros = || parameters.iter().map(|parameter| parameter.zeros_like()).collect();
         let average = if average_decay > 0.0 {
@@ -94,7 +96,7 @@ impl Adam {
         Self::resume(kind, weight_decay, average_decay, parameters, state)
     }
 
-    /// An optimiser that goes on from `state`.
+    /// An optimiser that continues from `state`.
     pub fn resume(
         kind: Optimiser,
         weight_decay: f64,
@@ -109,7 +111,7 @@ impl Adam {
             let size = parameter.size();
             let n_rows = size[0];
             if n_rows == 0 {
-                // What a head does not have, it does not train.
+                // A parameter without rows belongs to an input that the head does not read. It needs no training.
                 continue;
             }
             let row_values: i64 = size[1..].iter().product::<i64>().max(1);
@@ -147,7 +149,7 @@ impl Adam {
         Self { kind, weight_decay, average_decay, n_steps, parameters, first, second, average, blocks }
     }
 
-    /// Steps done.
+    /// Number of steps done.
     pub fn n_steps(&self) -> u64 {
         self.n_steps
     }

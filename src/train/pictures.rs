@@ -1,8 +1,9 @@
-//! Training images as the network wants them: decoded and resized once, kept as 8-bit values, turned and flipped each
-//! time they are seen.
+//! Training images in the form that the network reads. They are decoded and resized once, kept as 8-bit values, and
+//! turned and flipped each time they are used.
 //!
-//! Resized images are kept in memory if they fit, else in an Arrow file of the temporary folder, one record batch per
-//! image. Threads work ahead of the network; what a batch holds depends on its number alone, not on who made it.
+//! Resized images are kept in memory if they fit. Otherwise they are kept in an Arrow file in the temporary folder, one
+//! record batch per image. Threads prepare batches ahead of the network. The content of a batch depends only on its
+//! number, not on the thread.
 
 use std::fs::File;
 use std::io::Seek as _;
@@ -26,7 +27,7 @@ use agiqa_images::{DecodeLimits, RgbImage8, interpolate_bicubic};
 use agiqa_store::identity::ImageId;
 use agiqa_store::interrupt::Interrupt;
 
-/// Images that cannot be kept or read back.
+/// Images cannot be kept or read back.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot keep resized images in a file of the temporary folder `{folder}` (set TMPDIR, or raise `image_memory_mib`)"
@@ -51,14 +52,14 @@ impl From<std::io::Error> for PicturesError {
 impl From<ArrowError> for PicturesError {
     fn from(source: ArrowError) -> Self {
         match source {
-            // The cause itself, so that a full disk is known for one.
+            // The I/O error itself is kept, so that a full disk is recognised.
             ArrowError::IoError(_, source) => Self::new(source),
             source => Self::new(source),
         }
     }
 }
 
-/// Where an image is.
+/// Location of an image.
 #[derive(Clone, Debug)]
 pub(super) struct Location {
     /// Row in the columns.
@@ -67,47 +68,47 @@ pub(super) struct Location {
     pub(super) path: String,
 }
 
-/// Fills a network's input, three planes, from a picture of the right side.
+/// Fills a network's input, three planes, from a picture with the right side.
 pub type Fill = Box<dyn Fn(&RgbImage8, &mut [f32]) + Send + Sync>;
 
-/// Which pictures a recipe trains on.
+/// Settings of the pictures that a recipe trains on.
 pub struct PictureSettings {
     /// Side of the square that images are resized to, pixels.
     pub side_px: u32,
-    /// Memory for resized images, MiB; if they do not fit, they wait in a file of the temporary folder.
+    /// Memory for resized images, MiB. If they do not fit, they are kept in a file in the temporary folder.
     pub memory_mib: u32,
-    /// What is done to a training image each time it is seen.
+    /// Random changes of a training image each time it is used.
     pub augment: Augment,
-    /// How a picture becomes the network's input.
+    /// Converts a picture to the network's input.
     pub fill: Fill,
 }
 
 /// Resized images by row.
 pub struct Pictures {
     settings: PictureSettings,
-    /// Position among the kept images of each row; none for rows that nobody reads.
+    /// Position of each row among the kept images; `None` for rows that no run reads.
     position_of: Vec<Option<usize>>,
     kept: Kept,
 }
 
 enum Kept {
     Memory(Vec<Vec<u8>>),
-    /// The file's reader; each image is a batch of its own.
+    /// The file's reader. Each image is its own batch.
     File(Mutex<FileReader<File>>),
 }
 
-/// How reading images ended.
+/// The outcome of reading images.
 pub(super) enum Read {
     /// All images are kept.
     Done(Box<Pictures>),
-    /// These positions among the locations could not be read, and why.
+    /// The locations at these positions could not be read, with the failures.
     Failed(Vec<(usize, Failure)>),
-    /// An interruption was asked for.
+    /// The user interrupted the command.
     Interrupted,
 }
 
 impl Pictures {
-    /// Decodes and resizes `locations`, which are rows of `n_rows`; calls `each` after every image.
+    /// Decodes and resizes `locations`, which are rows among `n_rows`. Calls `each` after every image.
     pub(super) fn read(
         locations: &[Location],
         n_rows: usize,
@@ -137,7 +138,7 @@ impl Pictures {
             }
             match resized {
                 Ok(pixels) if failures.is_empty() => keeper.keep(pixels)?,
-                // What is read after a failure is only looked at for further ones.
+                // After a failure, images are read only to find further failures.
                 Ok(_) => {}
                 Err(failure) => failures.push((i, failure)),
             }
@@ -159,7 +160,7 @@ impl Pictures {
         matches!(self.kept, Kept::Memory(_))
     }
 
-    /// The network's input of the training images `batch` (positions in `train_rows`) in epoch `epoch`, one after the other.
+    /// The network's inputs for the training images `batch` (positions in `train_rows`) in epoch `epoch`, concatenated.
     pub(super) fn training_inputs(
         &self,
         draws: Draws,
@@ -172,10 +173,11 @@ impl Pictures {
         self.inputs(&batch.iter().map(moved).collect::<Vec<_>>())
     }
 
-    /// Calls `each` with the images in `rows`, batch by batch: their rows, and `(b, 3, side, side)` on the CPU.
+    /// Calls `each` for the images in `rows`, batch by batch, with their rows and a tensor `(b, 3, side, side)` on the
+    /// CPU.
     ///
     /// # Errors
-    /// Those of `each`; a file of resized images that cannot be read.
+    /// Fails if `each` fails, or if the file of resized images cannot be read.
     pub fn for_each_batch<E: From<PicturesError>>(
         &self,
         rows: &[i64],
@@ -201,7 +203,7 @@ impl Pictures {
         Tensor::from_slice(inputs).view([-1, 3, side, side])
     }
 
-    /// The network's input of the images in some rows, one after the other, each moved as told.
+    /// The network's inputs for the images in some rows, each moved by its motion, concatenated.
     fn inputs(&self, images: &[(i64, Motion)]) -> Result<Vec<f32>, PicturesError> {
         let side_px = self.settings.side_px;
         let side = side_px as usize;
@@ -230,7 +232,7 @@ impl Pictures {
     }
 }
 
-/// Images as they come.
+/// Stores images as they arrive.
 enum Keeper {
     Memory(Vec<Vec<u8>>),
     File { writer: Box<FileWriter<File>>, schema: Arc<Schema> },
@@ -241,7 +243,7 @@ impl Keeper {
         let width = i32::try_from(n_bytes).unwrap_or(i32::MAX);
         let field = Field::new("pixels", DataType::FixedSizeBinary(width), false);
         let schema = Arc::new(Schema::new(vec![field]));
-        // It has no name, so whatever becomes of this process leaves no file.
+        // The file has no name, so no file remains however this process ends.
         let writer = Box::new(FileWriter::try_new(tempfile::tempfile()?, &schema)?);
         Ok(Self::File { writer, schema })
     }

@@ -1,4 +1,4 @@
-//! The runs of a training: what they are called, and which of them the store holds as they would be trained now.
+//! The runs of a training: their names, and which of them are already in the store in their current form.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -23,12 +23,12 @@ pub struct RunSeed {
     pub seed: u32,
 }
 
-/// One run per seed, the seed driving both the split and the training: "10 random splits" are seeds 0 to 9 of both.
+/// One run per seed. The seed sets both the split and the training: "10 random splits" are seeds 0 to 9 of both.
 pub fn seeded_runs(seeds: impl IntoIterator<Item = u32>, split: impl Fn(u32) -> SplitSettings) -> Vec<RunSeed> {
     seeds.into_iter().map(|seed| RunSeed { split: split(seed).name(), seed }).collect()
 }
 
-/// Each run once, in order.
+/// The runs in order, without duplicates.
 pub(in crate::train) fn distinct(runs: &[RunSeed]) -> Vec<&RunSeed> {
     let mut seen = HashSet::new();
     runs.iter().filter(|run| seen.insert(*run)).collect()
@@ -42,14 +42,14 @@ pub(in crate::train) fn n_runs_in_words(n_runs: usize) -> String {
     }
 }
 
-/// What the store holds that decides a run's numbers.
+/// The stored inputs that decide a run's numbers.
 pub(in crate::train) struct StoredInputs {
     mos: BTreeMap<ImageId, f64>,
     with_features: HashSet<ImageId>,
 }
 
 impl StoredInputs {
-    /// MOS of the images of `dataset`, and which of them have features in all of `sets`.
+    /// MOS of the images of `dataset`, and the images that have features in all of `sets`.
     pub(in crate::train) fn read(
         store: &Store,
         dataset: &PartitionName,
@@ -67,20 +67,20 @@ impl StoredInputs {
 /// Splits by name.
 pub(in crate::train) type Splits = BTreeMap<PartitionName, Vec<SplitRow>>;
 
-/// What a training is told. It decides what the runs are called, and whether the store holds them.
+/// The settings of a training. They decide the names of the runs, and whether the store already holds the runs.
 pub struct RunPlan<'a> {
-    /// What its runs' fingerprints begin with.
+    /// Beginning of the runs' fingerprints.
     kind: &'static str,
     name: &'a PartitionName,
     dataset: &'a PartitionName,
-    /// Each once.
+    /// The runs, without duplicates.
     runs: Vec<&'a RunSeed>,
     /// Fingerprint of the settings.
     settings: Fingerprint,
 }
 
 impl<'a> RunPlan<'a> {
-    /// The plan of a training with this name and these settings; of equal `runs`, one.
+    /// The plan of a training with this name and these settings. Duplicate `runs` are dropped.
     pub(in crate::train) fn new(
         kind: &'static str,
         name: &'a PartitionName,
@@ -91,20 +91,20 @@ impl<'a> RunPlan<'a> {
         Self { kind, name, dataset, runs: distinct(runs), settings }
     }
 
-    /// Name of a run: `<name>-<split>-s<seed>-<8 hex>`; the digits stand for dataset, features and hyperparameters, so the
-    /// name is known before there is any data.
+    /// Name of a run: `<name>-<split>-s<seed>-<8 hex>`. The digits stand for dataset, features and hyperparameters, so
+    /// the name is known before any data exist.
     ///
     /// # Errors
-    /// A name too long for a partition.
+    /// Fails if the name is too long for a partition.
     pub fn run_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
         let (name, RunSeed { split, seed }) = (self.name, run);
         Ok(PartitionName::new(&format!("{name}-{split}-s{seed}-{}", self.digits()))?)
     }
 
-    /// Name of the group that a run belongs to: its name without the seeds of split and training.
+    /// Name of a run's group: the run's name without the seeds of split and training.
     ///
     /// # Errors
-    /// A name too long for a partition.
+    /// Fails if the name is too long for a partition.
     pub fn group_name(&self, run: &RunSeed) -> Result<PartitionName, TrainError> {
         let split = run.split.as_str().trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
         let split = if split.is_empty() { run.split.as_str() } else { split };
@@ -115,19 +115,19 @@ impl<'a> RunPlan<'a> {
         self.settings.short()[..8].to_owned()
     }
 
-    /// Names of all runs, in order, each once.
+    /// Names of all runs, in order, without duplicates.
     ///
     /// # Errors
-    /// A name too long for a partition.
+    /// Fails if a name is too long for a partition.
     pub fn run_names(&self) -> Result<Vec<PartitionName>, TrainError> {
         self.runs.iter().map(|run| self.run_name(run)).collect()
     }
 
-    /// Groups of runs that differ in seeds only, each with the names of its runs. A run alone is its own group: a mean over
-    /// one run would say nothing.
+    /// Groups of runs that differ only in their seeds, each with the names of its runs. A single run is its own group,
+    /// because a mean over one run carries no information.
     ///
     /// # Errors
-    /// A name too long for a partition.
+    /// Fails if a name is too long for a partition.
     pub fn groups(&self) -> Result<Vec<(PartitionName, Vec<PartitionName>)>, TrainError> {
         let mut groups: BTreeMap<PartitionName, Vec<PartitionName>> = BTreeMap::new();
         for run in &self.runs {
@@ -140,10 +140,10 @@ impl<'a> RunPlan<'a> {
         Ok(named.collect())
     }
 
-    /// Fingerprint of everything that decides a run's numbers: settings, seed, and which image is in which part with
-    /// which MOS and whether it has features.
+    /// Fingerprint of every input that decides a run's numbers: settings, seed, and for each image its part, its MOS
+    /// and whether it has features.
     fn fingerprint(&self, run: &RunSeed, rows: &[SplitRow], stored: &StoredInputs) -> Fingerprint {
-        // The kernel of ridge and the scores beside it take in every image that has features; the head does not.
+        // Only ridge regression depends on every image that has features: its kernel and its scores include them all.
         Fingerprint::builder(self.kind)
             .json("training", &self.settings)
             .json("split", &run.split)
@@ -152,7 +152,7 @@ impl<'a> RunPlan<'a> {
             .finish()
     }
 
-    /// The splits of its runs.
+    /// The splits of the runs.
     pub(in crate::train) fn read_splits(&self, store: &Store) -> Result<Splits, TrainError> {
         let names: BTreeSet<&PartitionName> = self.runs.iter().map(|run| &run.split).collect();
         let read = |name: &PartitionName| {
@@ -162,7 +162,8 @@ impl<'a> RunPlan<'a> {
         names.into_iter().map(read).collect()
     }
 
-    /// Whether all runs are trained on what the store holds. `read_stored` is called only if all are trained.
+    /// Whether all runs are trained on the store's current inputs. `read_stored` is called only if all runs are
+    /// trained.
     pub(in crate::train) fn freshness(
         &self,
         store: &Store,
@@ -195,7 +196,7 @@ impl<'a> RunPlan<'a> {
         Ok(Freshness::Current { reason: format!("all {} runs are trained", runs.len()), rows })
     }
 
-    /// Runs that are to be trained, with their fingerprints; the rows of the others are added to `cached`.
+    /// Runs that must be trained, with their fingerprints. The rows of the other runs are added to `cached`.
     pub(in crate::train) fn pending(
         &self,
         store: &Store,
@@ -219,8 +220,8 @@ impl<'a> RunPlan<'a> {
     }
 }
 
-/// Hash of which image is in which part, with which MOS and whether it has features. In the split's own order: it decides
-/// the order of training images, hence the numbers.
+/// Hash of each image's part, its MOS and whether it has features, in the split's order. The order decides the order of
+/// training images, and thus the numbers.
 fn rows_hash(rows: &[SplitRow], mos: &BTreeMap<ImageId, f64>, with_features: &HashSet<ImageId>) -> [u8; 32] {
     let mut content = blake3::Hasher::new();
     for SplitRow { image_id, seed: _, fold: _, part } in rows {
@@ -231,7 +232,7 @@ fn rows_hash(rows: &[SplitRow], mos: &BTreeMap<ImageId, f64>, with_features: &Ha
     *content.finalize().as_bytes()
 }
 
-/// Rows of a run: those of its split.
+/// Row counts of a run: the rows of its split.
 pub(in crate::train) fn row_counts(parts: &[PartCounts; 3], cached: bool) -> RowCounts {
     let n_out = parts.iter().map(|part| part.n_used as u64).sum();
     let n_rejected = parts.iter().map(|part| (part.n_without_features + part.n_without_mos) as u64).sum();

@@ -1,6 +1,6 @@
-//! What a run draws: initialisation, the order of images, dropout. Each draw has a generator of its own, seeded by the
-//! run's seed, the purpose and the position, so there is no state to keep, and runs that share a process share nothing.
-//! (libtorch's own generator is one for all threads.)
+//! The random draws of a run: initialisation, the order of images, dropout. Each draw has its own generator, seeded by
+//! the run's seed, the purpose and the position. No generator state must therefore be saved, and runs in one process
+//! share no generator. (libtorch has one generator for all threads.)
 
 use rand_mt::Mt64;
 use tch::Tensor;
@@ -8,7 +8,7 @@ use tch::Tensor;
 use super::augment::{Augment, Motion};
 use agiqa_nets::fusion::FusionConfig;
 
-/// What a draw is for; part of its generator's key.
+/// The purpose of a draw; part of its generator's key.
 #[derive(Clone, Copy)]
 enum Purpose {
     Initialisation = 1,
@@ -25,7 +25,7 @@ pub struct Draws {
 }
 
 impl Draws {
-    /// The draws of a run with this seed.
+    /// The draws of the run with this seed.
     pub fn new(seed: u32) -> Self {
         Self { seed }
     }
@@ -39,8 +39,8 @@ impl Draws {
         Mt64::new_with_key([u64::from(self.seed), purpose as u64, position, index])
     }
 
-    /// Parameters of a head as PyTorch's `nn.Linear` starts: weights and biases uniform in ±1/√(fan-in). The output's bias
-    /// is `output_bias` if given.
+    /// Initial parameters of a head, as in PyTorch's `nn.Linear`: weights and biases are uniform in ±1/√(fan-in). The
+    /// output's bias is `output_bias` if given.
     pub fn head(self, config: FusionConfig, output_bias: Option<f32>) -> [Tensor; 10] {
         let mut parameters: Vec<Tensor> = Vec::with_capacity(10);
         for (index, (shape, fan_in)) in config.shapes().into_iter().zip(config.fan_ins()).enumerate() {
@@ -61,14 +61,14 @@ impl Draws {
         let mut order: Vec<i64> = (0..n as i64).collect();
         let mut generator = self.generator(Purpose::Order, epoch, 0);
         for i in (1..n).rev() {
-            // The bias of a 64-bit remainder is below 2⁻⁴⁰ for any table that fits a machine.
+            // The bias of a 64-bit remainder is below 2⁻⁴⁰ for any table that fits in memory.
             let j = (generator.next_u64() % (i as u64 + 1)) as usize;
             order.swap(i, j);
         }
         order
     }
 
-    /// What is done to training image `index` in epoch `epoch`.
+    /// The random motion of training image `index` in epoch `epoch`.
     pub fn motion(self, augment: Augment, epoch: u64, index: u64) -> Motion {
         augment.draw(&mut self.generator(Purpose::Motion, epoch, index))
     }
@@ -78,8 +78,8 @@ impl Draws {
         self.generator(Purpose::Torch, step, 0).next_u64()
     }
 
-    /// Dropout multipliers for mask number `index` of step `step`: 0 with probability `p`, else 1 / (1 - p). Probabilities are
-    /// met to 2⁻¹⁶.
+    /// Dropout multipliers for mask number `index` of step `step`: 0 with probability `p`, else 1 / (1 - p).
+    /// Probabilities are accurate to 2⁻¹⁶.
     pub fn mask(self, step: u64, index: u64, p: f64, shape: [i64; 2]) -> Tensor {
         let mut generator = self.generator(Purpose::Dropout, step, index);
         let n = (shape[0] * shape[1]) as usize;
@@ -96,7 +96,7 @@ impl Draws {
     }
 }
 
-/// Uniform in [0, 1), 53 bits.
+/// Uniform in [0, 1), with 53 bits.
 pub(super) fn unit(generator: &mut Mt64) -> f64 {
     (generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }

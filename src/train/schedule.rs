@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Steps from the full rate to 0, and back, in the published code.
+/// Steps from the full rate to 0, and the same number back, in the published code.
 const OFFICIAL_T_MAX: u64 = 50;
 
-/// How the learning rate goes over the training.
+/// The course of the learning rate over the training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
@@ -14,13 +14,13 @@ pub enum Schedule {
     Cosine,
     /// The full rate throughout.
     Constant,
-    /// As the published code has it: a cosine of period 100 steps between the full rate and 0 (`CosineAnnealingLR` with
-    /// `T_max` 50, stepped per batch and not per epoch).
+    /// The published code's schedule: a cosine of period 100 steps between the full rate and 0 (`CosineAnnealingLR`
+    /// with `T_max` 50, stepped per batch and not per epoch).
     Official,
 }
 
 impl Schedule {
-    /// Learning rate of step `step` (from 0) of `n_steps`, the full rate being `learning_rate`.
+    /// Learning rate of step `step` (from 0) of `n_steps`. `learning_rate` is the full rate.
     pub fn learning_rate(self, learning_rate: f64, step: u64, n_steps: u64) -> f64 {
         match self {
             Self::Cosine => learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * step as f64 / n_steps as f64).cos()),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Schedule;
 
-/// Which weight decay Adam has.
+/// Adam or AdamW: the two differ in their weight decay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Optimiser {
@@ -15,34 +15,34 @@ pub enum Optimiser {
     Adamw,
 }
 
-/// What the network is fitted to.
+/// The labels that the network is fitted to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Labels {
-    /// The MOS as it is, as in the published code.
+    /// The unchanged MOS, as in the published code.
     #[default]
     Raw,
-    /// The MOS less its training mean, over its training standard deviation; scores are mapped back. The output starts
-    /// at the mean (its bias at 0), and learning rates mean the same on every dataset's scale.
+    /// The MOS minus its training mean, divided by its training standard deviation. Scores are mapped back. The output
+    /// starts at the mean (its bias at 0). A learning rate has the same effect on every dataset's scale.
     Standardised,
 }
 
-/// Which epoch's network is kept.
+/// The epoch whose network is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeepEpoch {
-    /// The epoch with the highest SRCC + PLCC (unmapped) on the validation part; if the validation MOS are all equal and
-    /// these are undefined, the epoch with the lowest squared error there.
+    /// The epoch with the highest SRCC + PLCC (unmapped) on the validation part. If the validation MOS are all equal,
+    /// these are undefined; then the epoch with the lowest squared error on that part is kept.
     #[default]
     Best,
-    /// The last epoch: with a schedule that ends at 0 it is often as good, and no noise of a small validation part
-    /// enters.
+    /// The last epoch. With a schedule that ends at 0, it is often as good, and it does not depend on a small, noisy
+    /// validation part.
     Last,
 }
 
-/// Hyperparameters of the trainer. The defaults are those of the paper and its published code, with two exceptions: the
-/// cosine schedule runs once over the training (there it swings with a period of 100 batches), and the last partial batch is
-/// trained on.
+/// Hyperparameters of the trainer. The defaults are the values of the paper and its published code, with two
+/// exceptions. The cosine schedule runs once over the training, while the published schedule has a period of 100
+/// batches. The last partial batch is trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainSettings {
@@ -50,24 +50,24 @@ pub struct TrainSettings {
     pub optimiser: Optimiser,
     /// Learning rate at the start.
     pub learning_rate: f64,
-    /// Weight decay, on every trained parameter.
+    /// Weight decay on every trained parameter.
     pub weight_decay: f64,
     /// `cosine` (to 0 over the training, stepped per batch) or `constant`.
     pub schedule: Schedule,
-    /// Images per step; the last batch of an epoch may hold fewer.
+    /// Images per step. The last batch of an epoch may hold fewer.
     pub batch_size: u32,
-    /// Times that each training image is seen.
+    /// Number of times that each training image is used.
     pub epochs: u32,
     /// `raw` or `standardised`.
     pub labels: Labels,
-    /// Decay per step of the moving average of the weights that is validated and kept; 0 for no average. Early steps
-    /// average over what there is: the decay is at most `(1 + step) / (10 + step)`.
+    /// Decay per step of the moving average of the weights. This average is validated and kept. 0 means no average. In
+    /// early steps, the decay is limited to `(1 + step) / (10 + step)`.
     pub weight_average: f64,
     /// `best` or `last`.
     pub keep_epoch: KeepEpoch,
-    /// Whether images without features or MOS are left out, with a count, rather than being an error.
+    /// Whether images without features or MOS are left out with a count, instead of causing an error.
     pub allow_missing: bool,
-    /// Epochs between two saved states, if epochs take seconds; an interruption saves a state, too.
+    /// Epochs between two saved states, if epochs take seconds. An interruption saves a state, too.
     pub checkpoint_epochs: u32,
 }
 
@@ -89,7 +89,7 @@ impl Default for TrainSettings {
     }
 }
 
-/// A hyperparameter that makes no sense.
+/// An invalid hyperparameter.
 #[derive(Debug, thiserror::Error)]
 #[error("`{name}` is {found}; expected {expected}")]
 pub struct SettingsError {
@@ -99,7 +99,7 @@ pub struct SettingsError {
 }
 
 impl SettingsError {
-    /// The setting `name` has the value `found`.
+    /// The error that the setting `name` has the value `found`.
     pub fn new(name: &'static str, found: impl ToString, expected: &'static str) -> Self {
         Self { name, found: found.to_string(), expected }
     }
@@ -109,7 +109,7 @@ impl TrainSettings {
     /// Checks ranges.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// Fails for the first value outside its range.
     pub fn check(&self) -> Result<(), SettingsError> {
         let counts =
             [("batch_size", self.batch_size), ("epochs", self.epochs), ("checkpoint_epochs", self.checkpoint_epochs)];

@@ -1,5 +1,5 @@
-//! Judging scores: [`metrics`] are pure functions of scores and mean opinion scores, [`evaluate`] applies them to the
-//! store's tables, [`compare`] puts methods side by side, [`experiment`] makes a table of the [`paper`] of them.
+//! Judging scores. [`metrics`] are pure functions of scores and mean opinion scores. [`evaluate`] applies them to the
+//! store's tables. [`compare`] compares methods. [`experiment`] computes a table of the [`paper`].
 
 pub mod metrics;
 

@@ -1,7 +1,7 @@
-//! What a command says while it works: to a person on stderr, or to a program as JSON lines on stdout.
+//! The output of a running command: to people on stderr, or to programs as JSON lines on stdout.
 //!
-//! stdout is data. Messages and progress go to stderr; `--quiet` leaves warnings and errors alone; `--json` prints
-//! typed events, one a line, each with a `type` field.
+//! stdout carries data only. Messages and progress go to stderr. `--quiet` keeps only warnings and errors. `--json`
+//! prints typed events, one per line. Each event has a `type` field.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
@@ -11,28 +11,28 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-/// Seconds between progress lines where stderr is no terminal.
+/// Seconds between progress lines if stderr is not a terminal.
 const LINE_PERIOD: Duration = Duration::from_secs(30);
 
-/// How much a command says.
+/// How many messages a command prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verbosity {
     /// Warnings and errors only.
     Quiet,
-    /// What is done, too.
+    /// Progress messages, too.
     Normal,
 }
 
-/// How events are printed.
+/// The format of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventFormat {
     /// Lines for people, on stderr.
     Text,
-    /// One JSON object a line, on stdout.
+    /// One JSON object per line, on stdout.
     Json,
 }
 
-/// The one place that prints progress and messages.
+/// The only type that prints progress and messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Console {
     verbosity: Verbosity,
@@ -40,7 +40,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console of the given habits.
+    /// A console with this verbosity and this event format.
     pub fn new(verbosity: Verbosity, events: EventFormat) -> Self {
         Self { verbosity, events }
     }
@@ -50,30 +50,31 @@ impl Console {
         self.events == EventFormat::Json
     }
 
-    /// Says what is done.
+    /// Prints a message, unless `--quiet` is set.
     pub fn info(&self, message: impl AsRef<str>) {
         if self.verbosity == Verbosity::Normal {
             stderr_line(message.as_ref());
         }
     }
 
-    /// Says what deserves a look though the command goes on.
+    /// Prints a warning. The command goes on.
     pub fn warn(&self, message: impl AsRef<str>) {
         stderr_line(&format!("warning: {}", message.as_ref()));
     }
 
-    /// Prints `event` as one JSON line on stdout where `--json` asks for it. `event` serialises with a `type` field.
+    /// Prints `event` as one JSON line on stdout if `--json` is set. `event` must serialise with a `type` field.
     pub fn event<T: Serialize>(&self, event: &T) {
         if self.events == EventFormat::Json {
             let line = serde_json::to_string(event).expect("events are plain data");
-            // A closed pipe is not an error of the work that goes on.
+            // A closed pipe must not end the work.
             let _ = writeln!(std::io::stdout().lock(), "{line}");
         }
     }
 
-    /// Starts a progress display over `n_total` things called `unit` in the plural (e.g. `images`).
+    /// Starts a progress display over `n_total` items. `unit` is their name in the plural, e.g. `images`.
     ///
-    /// On a terminal: a bar with rate and time left. Elsewhere: a line every 30 seconds and at the end.
+    /// A terminal shows a bar with the rate and the time left. Otherwise, a line appears every 30 seconds and at the
+    /// end.
     pub fn progress(&self, what: impl Into<Cow<'static, str>>, unit: &'static str, n_total: u64) -> Progress {
         let what = what.into();
         let on_terminal = self.verbosity == Verbosity::Normal && std::io::stderr().is_terminal();
@@ -111,7 +112,7 @@ struct ProgressCount {
     note: String,
 }
 
-/// A running progress display; dropping it ends the display.
+/// A running progress display. Dropping it ends the display.
 pub struct Progress {
     console: Console,
     what: Cow<'static, str>,
@@ -123,7 +124,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Adds `n` things done.
+    /// Counts `n` more finished items.
     pub fn add(&self, n: u64) {
         let mut state = self.state.lock().expect("no holder of this lock panics");
         state.n_done += n;
@@ -136,7 +137,7 @@ impl Progress {
         }
     }
 
-    /// Says beside the count how things stand, e.g. `epoch 3, loss 0.41`.
+    /// Shows `note` next to the count, e.g. `epoch 3, loss 0.41`.
     pub fn note(&self, note: String) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{}: {note}", self.what));
@@ -144,7 +145,7 @@ impl Progress {
         self.state.lock().expect("no holder of this lock panics").note = note;
     }
 
-    /// Ends the display and says how it went.
+    /// Ends the display and prints a summary.
     pub fn finish(self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

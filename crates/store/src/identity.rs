@@ -1,11 +1,11 @@
-//! Identities that are functions of content: [`ImageId`] of an image file's bytes, [`Fingerprint`] of settings.
+//! Identities computed from content: [`ImageId`] from an image file's bytes, [`Fingerprint`] from settings.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A string that is not the identity it was taken for.
+/// A string that is not a valid identity of the expected kind.
 #[derive(Debug, thiserror::Error)]
 #[error("`{found}` is not {what}: expected {n_hex} hexadecimal digits")]
 pub struct IdentityError {
@@ -14,9 +14,9 @@ pub struct IdentityError {
     found: String,
 }
 
-/// Identity of an image: the first 32 hex digits (16 bytes) of the BLAKE3 of the image file's bytes.
+/// Identity of an image: the first 32 hex digits (16 bytes) of the BLAKE3 hash of the image file's bytes.
 ///
-/// A renamed file is the same image, a re-encoded one is not.
+/// A renamed file is the same image. A re-encoded file is another image.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageId([u8; 16]);
@@ -34,7 +34,7 @@ impl ImageId {
         &self.0
     }
 
-    /// Position of this id in the hash space `[0, 1)`, scaled to 64 bits; shards are ranges of it.
+    /// Position of this id in the hash space `[0, 1)`, scaled to 64 bits. Shards are ranges of this space.
     pub fn hash_position(&self) -> u64 {
         let mut head = [0; 8];
         head.copy_from_slice(&self.0[..8]);
@@ -42,15 +42,15 @@ impl ImageId {
     }
 }
 
-/// What decides the numbers of a derived thing: BLAKE3 over every input of it.
+/// BLAKE3 hash of every input that decides the numbers of a derived object.
 ///
-/// Build one with [`Fingerprint::builder`]; folders and table metadata carry the first 16 hex digits ([`Self::short`]).
+/// Build one with [`Fingerprint::builder`]. Folders and table metadata carry the first 16 hex digits ([`Self::short`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// Starts a fingerprint of a thing named `kind`, e.g. `extractor` or `run`.
+    /// Starts the fingerprint of an object of this `kind`, e.g. `extractor` or `run`.
     pub fn builder(kind: &str) -> FingerprintBuilder {
         let mut builder = FingerprintBuilder { hasher: blake3::Hasher::new() };
         builder.field("kind", kind.as_bytes());
@@ -63,7 +63,7 @@ impl Fingerprint {
     }
 }
 
-/// Collects named fields; names and lengths are hashed too, so that no two lists of fields coincide.
+/// Collects named fields. Names and lengths are hashed too, so different lists of fields give different hashes.
 pub struct FingerprintBuilder {
     hasher: blake3::Hasher,
 }
@@ -78,7 +78,7 @@ impl FingerprintBuilder {
         self
     }
 
-    /// Adds one named field by its JSON form; any serialisable setting can be hashed this way.
+    /// Adds one named field by its JSON form. Any serialisable setting can be hashed this way.
     pub fn json<T: Serialize>(&mut self, name: &str, value: &T) -> &mut Self {
         let json = serde_json::to_vec(value).expect("settings are plain data and always serialise");
         self.field(name, &json)

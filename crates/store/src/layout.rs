@@ -1,11 +1,11 @@
-//! Tables as text: aligned for terminals, Markdown for documents. The first line is the head.
+//! Tables as text: aligned for terminals, Markdown for documents. The first line is the header.
 
 use crate::metric::Estimate;
 
-/// What stands for a value that is undefined, or that there is none of.
+/// The text for a missing or undefined value.
 pub const NONE: &str = "—";
 
-/// Columns padded to their widest cell, counted in characters.
+/// The lines as columns, each padded to its widest cell, counted in characters.
 pub fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
@@ -18,7 +18,7 @@ pub fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
     text
 }
 
-/// The same as Markdown.
+/// The same lines as a Markdown table.
 pub fn markdown<const N: usize>(lines: &[[String; N]]) -> String {
     let mut text = String::new();
     for (index, line) in lines.iter().enumerate() {
@@ -30,16 +30,16 @@ pub fn markdown<const N: usize>(lines: &[[String; N]]) -> String {
     text
 }
 
-/// `value` with so many digits after the point.
+/// `value` with `n_digits` digits after the point.
 pub fn number(value: Option<f64>, n_digits: usize) -> String {
     let Some(value) = value else { return NONE.to_owned() };
     let text = format!("{value:.n_digits$}");
-    // What rounds to zero from below is no less zero.
+    // A negative value that rounds to zero must print without a minus sign.
     let is_zero = text.trim_start_matches(['-', '0', '.']).is_empty();
     if is_zero { text.trim_start_matches('-').to_owned() } else { text }
 }
 
-/// A mean with its standard deviation, where there is one.
+/// A mean with its standard deviation, if it has one.
 pub fn with_deviation(mean: Option<f64>, deviation: Option<f64>, n_digits: usize) -> String {
     match deviation {
         Some(_) => format!("{} ± {}", number(mean, n_digits), number(deviation, n_digits)),
@@ -47,7 +47,7 @@ pub fn with_deviation(mean: Option<f64>, deviation: Option<f64>, n_digits: usize
     }
 }
 
-/// A value with its interval, where there is one, whose ends have three digits.
+/// A value with its interval, if it has one. The ends of the interval have three digits.
 pub fn with_interval(estimate: Estimate, n_digits: usize) -> String {
     let Estimate { value, low, high } = estimate;
     match (low, high) {

@@ -1,8 +1,8 @@
-//! The store of `agiqa`: a folder or bucket of parquet parts, the tables in it, and what every stage over it is.
+//! The store of `agiqa`: a folder or bucket of parquet parts, its tables, and the interface of every stage.
 //!
-//! [`identity`] names images and settings by content, [`mod@store`] reads and writes parts, [`tables`] holds one module per
-//! table, [`metric`] lists the metrics, [`stage`] says what a stage is. [`console`] and [`interrupt`] are what a running stage talks to, [`layout`]
-//! prints tables as text. Nothing here knows a network: this crate is built without libtorch.
+//! [`identity`] names images and settings by content. [`mod@store`] reads and writes parts. [`tables`] holds one module
+//! per table. [`metric`] lists the metrics. [`stage`] defines a stage. A running stage reports to [`console`] and
+//! checks [`interrupt`]. [`layout`] prints tables as text. This crate contains no networks and builds without libtorch.
 
 pub mod identity;
 

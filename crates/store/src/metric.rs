@@ -1,10 +1,10 @@
-//! The metrics that judge scores, in one list, and their values with intervals.
+//! The list of metrics that judge scores, and metric values with intervals.
 
 use std::ops::Index;
 
 use serde::{Serialize, Serializer};
 
-/// Calls macro `$list` with every metric: its variant, its name in tables, its heading, what it is.
+/// Calls macro `$list` with every metric: its variant, its name in tables, its heading, its description.
 macro_rules! with_metrics {
     ($list:ident) => {
         $list! {
@@ -39,7 +39,7 @@ macro_rules! metric_enum {
                 }
             }
 
-            /// The heading above its values.
+            /// The heading above the values in printed tables.
             pub fn heading(self) -> &'static str {
                 match self {
                     $(Self::$variant => $heading,)*
@@ -54,7 +54,7 @@ with_metrics!(metric_enum);
 /// The number of metrics.
 pub const N_METRICS: usize = 6;
 
-/// The number of metrics that the paper reports: the first of [`Metric::ALL`].
+/// The number of metrics that the paper reports. They come first in [`Metric::ALL`].
 pub const N_PAPER: usize = 4;
 
 impl Metric {
@@ -62,7 +62,7 @@ impl Metric {
     pub const PAPER: [Self; N_PAPER] = [Self::Srcc, Self::Plcc, Self::Krcc, Self::Rmse];
 }
 
-/// A value with its interval; none means undefined.
+/// A value with its interval. `None` means undefined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Estimate {
     /// Value on all images.
@@ -73,18 +73,18 @@ pub struct Estimate {
     pub high: Option<f64>,
 }
 
-/// Estimates of the first `N` metrics. As JSON, an object with the names of the metrics.
+/// Estimates of the first `N` metrics. The JSON form is an object whose keys are the names of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimates<const N: usize>(pub [Estimate; N]);
 
 impl<const N: usize> Estimates<N> {
-    /// The estimate that `estimate` gives of each metric.
+    /// Calls `estimate` for each metric and collects the results.
     pub fn from_fn(estimate: impl FnMut(Metric) -> Estimate) -> Self {
         let mut metrics = Metric::ALL.into_iter().map(estimate);
         Self(std::array::from_fn(|_| metrics.next().expect("`N` is at most the number of metrics")))
     }
 
-    /// The first `M` of them.
+    /// The estimates of the first `M` metrics.
     pub fn first<const M: usize>(&self) -> Estimates<M> {
         Estimates(std::array::from_fn(|index| self.0[index]))
     }

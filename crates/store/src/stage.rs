@@ -1,7 +1,7 @@
-//! What every stage of the pipeline is: something that can tell whether it is up to date, and that can run.
+//! The interface of every stage of the pipeline. A stage can tell whether it is up to date, and it can run.
 //!
-//! [`execute`] is the protocol of a run: it skips a stage that has nothing to do, records what the stage did, and refuses
-//! row counts that do not balance. The command line, a pipeline and any other driver run stages through it.
+//! [`execute`] runs a stage: it skips a stage that is up to date, records the outcome, and refuses row counts that do
+//! not balance. The command line, a pipeline and any other driver run stages through it.
 
 use std::error::Error;
 use std::time::Instant;
@@ -11,43 +11,43 @@ use crate::interrupt::Interrupt;
 use crate::store::Store;
 use crate::store::run_log::{RowCounts, RunLog, StageRecord};
 
-/// Any stage's error; its own type stays reachable through the chain of causes.
+/// Any stage's error. Its own type stays reachable through the chain of causes.
 pub type StageError = Box<dyn Error + Send + Sync>;
 
-/// What a running stage may use.
+/// The resources of a running stage.
 #[derive(Clone)]
 pub struct StageContext {
-    /// The store that it reads tables from and writes tables to.
+    /// The store that the stage reads tables from and writes tables to.
     pub store: Store,
-    /// Where messages and progress go.
+    /// The output for messages and progress.
     pub console: Console,
-    /// Raised by Ctrl-C and SIGTERM: commit what is finished and return.
+    /// Raised by Ctrl-C and SIGTERM: the stage must then commit its finished work and return.
     pub interrupt: Interrupt,
-    /// CPU threads to use.
+    /// The number of CPU threads to use.
     pub n_threads: usize,
 }
 
-/// Whether a stage's outputs in the store are those of its inputs and settings.
+/// Whether the stage's outputs in the store match its inputs and settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// Nothing to do; the reason in words, e.g. `all 2982 images have features`.
+    /// The stage is up to date.
     Current {
-        /// Why.
+        /// The reason in words, e.g. `all 2982 images have features`.
         reason: String,
-        /// Rows that the stage is accountable for, as an earlier run left them.
+        /// Row counts of the stage, as an earlier run left them.
         rows: RowCounts,
     },
-    /// Something to do; the reason in words, e.g. `120 of 2982 images lack features`.
+    /// The stage has work to do.
     Stale {
-        /// Why.
+        /// The reason in words, e.g. `120 of 2982 images lack features`.
         reason: String,
     },
 }
 
-/// What a run of a stage did.
+/// The result of one run of a stage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StageReport {
-    /// Row counts; they balance.
+    /// Row counts, which must balance.
     pub rows: RowCounts,
     /// One line for people, e.g. `2982 images, 0 rejected`.
     pub summary: String,
@@ -55,9 +55,9 @@ pub struct StageReport {
     pub interrupted: bool,
 }
 
-/// How far a stage that computes row by row has come: `2980 of 2982 images have features, 2 rejected (…)`.
+/// The progress of a stage that computes row by row: `2980 of 2982 images have features, 2 rejected (…)`.
 ///
-/// `what` says of `n_out` rows what they are or have; `stage` is the stage whose rejects tell the reasons.
+/// `what` describes the `n_out` finished rows. `stage` is the stage whose rejects hold the reasons.
 pub fn summary(rows: &RowCounts, what: &str, stage: &str) -> String {
     let mut text = format!("{} of {} {what}", rows.n_out, rows.n_in);
     if rows.n_rejected > 0 {
@@ -74,35 +74,35 @@ pub fn summary(rows: &RowCounts, what: &str, stage: &str) -> String {
 
 /// One stage with its settings.
 pub trait Stage {
-    /// Name for people and records: the command and what it is about, e.g. `ingest agiqa-3k`.
+    /// Name for people and records: the command and its subject, e.g. `ingest agiqa-3k`.
     fn name(&self) -> String;
 
-    /// Whether the store already holds what this stage would write.
+    /// Whether the store already holds the stage's outputs.
     ///
     /// # Errors
-    /// Inputs that are missing or broken, settings that make no sense, a store that cannot be read.
+    /// Fails if inputs are missing or broken, if settings are invalid, or if the store cannot be read.
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError>;
 
-    /// Computes and writes what the store lacks.
+    /// Computes and writes the missing outputs.
     ///
     /// # Errors
-    /// Whatever keeps the stage as a whole from working; single bad rows are rejects and no error.
+    /// Fails if the stage as a whole cannot work. A single bad row is a reject, not an error.
     fn run(&self, context: &StageContext) -> Result<StageReport, StageError>;
 }
 
-/// What became of an executed stage.
+/// The outcome of an executed stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The store held its outputs already.
+    /// The stage was already up to date.
     Skipped,
-    /// It ran to its end.
+    /// The stage ran to its end.
     Ran,
-    /// It stopped early because of an interrupt; what was finished is written.
+    /// The stage stopped early because of an interrupt. Its finished work is written.
     Interrupted,
 }
 
 impl Outcome {
-    /// The name, as in records and events.
+    /// The name in records and events.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Skipped => "skipped",
@@ -114,41 +114,33 @@ impl Outcome {
 
 /// A stage that could not be executed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ExecuteError {
     /// The stage could not tell whether it is up to date.
     #[error(transparent)]
     Freshness(StageError),
     /// The stage failed.
     #[error("stage `{stage}`")]
-    Failed {
-        /// The stage.
-        stage: String,
-        /// Cause.
-        source: StageError,
-    },
+    Failed { stage: String, source: StageError },
     /// The stage lost rows.
     #[error("stage `{stage}` lost rows: {rows:?}; this is a bug of agiqa, please report it")]
-    Unbalanced {
-        /// The stage.
-        stage: String,
-        /// Its counts.
-        rows: RowCounts,
-    },
+    Unbalanced { stage: String, rows: RowCounts },
 }
 
-/// What [`execute`] did.
+/// The result of [`execute`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Executed {
     /// Whether the stage ran.
     pub outcome: Outcome,
-    /// Row counts, which balance.
+    /// Row counts, which must balance.
     pub rows: RowCounts,
 }
 
-/// Runs `stage` if the store lacks its outputs; says, records in `log` and emits as an event what happened and why.
+/// Runs `stage` if the store lacks its outputs. Prints the outcome with its reason, records it in `log`, and emits it
+/// as an event.
 ///
 /// # Errors
-/// A stage that cannot be judged, fails, or loses rows; the record then says so.
+/// Fails if the freshness check fails, if the stage fails, or if the stage loses rows. The record then says so.
 pub fn execute(stage: &dyn Stage, context: &StageContext, log: &mut RunLog) -> Result<Executed, ExecuteError> {
     let started = Instant::now();
     let name = stage.name();
@@ -206,7 +198,7 @@ mod tests {
     use crate::console::{EventFormat, Verbosity};
     use crate::store::OpenMode;
 
-    /// A stage of fixed answers.
+    /// A stage that gives fixed answers.
     struct Fixed {
         freshness: Freshness,
         rows: RowCounts,

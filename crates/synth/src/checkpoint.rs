@@ -1,4 +1,4 @@
-//! Invented checkpoints of any size: values are written as they arise, so that 16 GB of them need no memory.
+//! Invented checkpoints of any size. Values are written as they are computed, so 16 GB of them need no memory.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -10,13 +10,13 @@ use serde_json::{Map, Value, json};
 
 use crate::rule::Rule;
 
-/// Values computed at once.
+/// Number of values computed at once.
 const CHUNK: usize = 1 << 22;
 
-/// A shard begins where the one before would exceed this.
+/// Largest size of a shard. A tensor that would exceed it starts a new shard.
 const DEFAULT_SHARD_BYTES: u64 = 1 << 30;
 
-/// Types that values are stored in.
+/// Types of stored values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Float {
     /// 32 bits.
@@ -28,7 +28,7 @@ pub enum Float {
 }
 
 impl Float {
-    /// Name in safetensors.
+    /// The name in safetensors.
     fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -45,14 +45,14 @@ impl Float {
     }
 }
 
-/// How an invented checkpoint is written.
+/// Settings of an invented checkpoint.
 #[derive(Clone, Debug)]
 pub struct Invented {
     /// Type of the stored values.
     pub dtype: Float,
     /// Seed of the rule.
     pub seed: u64,
-    /// Bytes of a shard, about; a larger tensor has a shard of its own.
+    /// Approximate size of a shard in bytes. A larger tensor has its own shard.
     pub shard_bytes: u64,
 }
 
@@ -68,7 +68,7 @@ impl Invented {
     /// Writes `model-….safetensors` and their index, with `tensors` by name and shape, into `folder`, which must exist.
     ///
     /// # Errors
-    /// What the system says, e.g. that the disk is full.
+    /// Fails with the system's error, e.g. if the disk is full.
     pub fn write(&self, tensors: Vec<Tensor>, folder: &Path) -> std::io::Result<()> {
         let shards = self.shards(tensors);
         let mut weight_map = Map::new();
@@ -82,10 +82,10 @@ impl Invented {
         std::fs::write(folder.join("model.safetensors.index.json"), index.to_string())
     }
 
-    /// Writes `tensors` into the one file `path`; gives the bytes of their values.
+    /// Writes `tensors` into the single file `path`. Returns the number of bytes of their values.
     ///
     /// # Errors
-    /// What the system says, e.g. that the disk is full.
+    /// Fails with the system's error, e.g. if the disk is full.
     pub fn write_shard(&self, tensors: &[Tensor], path: &Path) -> std::io::Result<u64> {
         let mut header = Map::new();
         let mut end = 0;
@@ -98,7 +98,7 @@ impl Invented {
             );
         }
         let mut header = Value::from(header).to_string();
-        // The values begin at a multiple of 64 bytes, so that maps of them are aligned.
+        // The values must begin at a multiple of 64 bytes, so that memory maps of them are aligned.
         while !(8 + header.len()).is_multiple_of(64) {
             header.push(' ');
         }

@@ -1,7 +1,7 @@
-//! What tests, examples and benches are made of, and nothing of the program: invented weights and pictures that follow
-//! from their names, checkpoints of them, and what a test does without the material that it needs.
+//! Material for tests, examples and benches: weights and pictures invented from their names, and checkpoints of such
+//! weights. The crate also defines how a test behaves if its material is absent. It uses no other part of the program.
 //!
-//! The rules are those of `tests/reference/rule.py`, where the tests' reference values come from.
+//! The rules are the same as in `tests/reference/rule.py`, which gives the tests' reference values.
 
 mod checkpoint;
 mod material;

@@ -1,4 +1,4 @@
-//! What tests compare with: what the repository ships, what lies beside it, and what a test does where that is absent.
+//! Reference material of tests, inside the repository and outside it. A test handles absent material here.
 
 use std::io::Write;
 use std::panic::Location;
@@ -17,27 +17,28 @@ pub fn reference(path: &str) -> PathBuf {
 /// The bytes of a file in `tests/reference`.
 ///
 /// # Panics
-/// Where it cannot be read: the repository is not whole.
+/// Panics if the file cannot be read: the repository is then incomplete.
 #[track_caller]
 pub fn reference_file(path: &str) -> Vec<u8> {
     let path = reference(path);
     std::fs::read(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
 }
 
-/// A path in the reference material beside the project; none, said plainly and counted, where that is absent.
+/// A path in the reference material outside the repository. If it is absent, prints a message, counts the skipped test,
+/// and returns `None`.
 ///
 /// # Panics
-/// Where it is absent and `AGIQA_REQUIRE_SHARED` is set.
+/// Panics if the path is absent and `AGIQA_REQUIRE_SHARED` is set.
 #[track_caller]
 pub fn shared(path: &str) -> Option<PathBuf> {
     required_or_skipped(repository().join("../shared").join(path), "AGIQA_REQUIRE_SHARED")
 }
 
-/// `path` where it exists; else none, said plainly and counted: `AGIQA_SKIPPED` names a file that gets a line per test
-/// that lacked something.
+/// `path`, if it exists. Otherwise prints a message, counts the skipped test, and returns `None`. `AGIQA_SKIPPED` names
+/// a file that gets one line per skipped test.
 ///
 /// # Panics
-/// Where it is absent and the environment variable `variable` is set.
+/// Panics if the path is absent and the environment variable `variable` is set.
 #[track_caller]
 pub fn required_or_skipped(path: PathBuf, variable: &str) -> Option<PathBuf> {
     if path.exists() {
@@ -47,13 +48,13 @@ pub fn required_or_skipped(path: PathBuf, variable: &str) -> Option<PathBuf> {
     println!("skipped: {} is absent", path.display());
     if let Some(list) = std::env::var_os("AGIQA_SKIPPED") {
         let mut file = std::fs::File::options().create(true).append(true).open(list).expect("the list can be written");
-        // One write of one line, so that the lines of tests that run side by side stay whole.
+        // One line must be one write, so that the lines of parallel tests stay whole.
         file.write_all(format!("{}\n", test_name(Location::caller())).as_bytes()).expect("the list can be written");
     }
     None
 }
 
-/// The test that runs: its thread has its name, unless tests run one by one in the main thread.
+/// The name of the running test: its thread has this name, unless tests run one by one in the main thread.
 fn test_name(caller: &Location<'_>) -> String {
     match std::thread::current().name() {
         Some(name) if name != "main" => name.to_owned(),

@@ -1,11 +1,11 @@
-//! Numbers that follow from a name.
+//! Numbers that are computed from a name.
 
 /// The values of one parameter, `offset + scale · c_i`.
 ///
-/// For a parameter `name` and a seed, `state = fnv1a64(name) XOR seed`, `u_i` the upper 24 bits of the i-th output of
-/// splitmix64(state) over 2²⁴, `c_i = 2 u_i − 1`. Vectors called `.weight` are `1 + 0.1 c`, scales of residual branches
-/// `0.5 + 0.1 c`, other vectors `0.05 c`; larger tensors called `.weight` are `√(3 / fan_in) c`, others `0.1 c`. Of a batch
-/// norm's statistics, variances are `1 + 0.25 c`, means `0.1 c`, counts 0.
+/// For a parameter `name` and a seed, `state = fnv1a64(name) XOR seed`. `u_i` is the upper 24 bits of the i-th output
+/// of splitmix64(state), divided by 2²⁴, and `c_i = 2 u_i − 1`. Vectors called `.weight` are `1 + 0.1 c`, scales of
+/// residual branches `0.5 + 0.1 c`, other vectors `0.05 c`. Larger tensors called `.weight` are `√(3 / fan_in) c`,
+/// others `0.1 c`. In the statistics of a batch norm, variances are `1 + 0.25 c`, means `0.1 c`, counts 0.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
     state: u64,
@@ -14,7 +14,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// The rule for the parameter `name` of this shape.
+    /// The rule for the parameter `name` of shape `shape`.
     pub fn of(name: &str, shape: &[i64], seed: u64) -> Self {
         let ends = |ending: &str| name.ends_with(ending);
         let (offset, scale) = match shape {
@@ -44,7 +44,7 @@ pub fn values(name: &str, shape: &[i64], seed: u64) -> Vec<f32> {
     (0..shape.iter().product::<i64>() as u64).map(|i| rule.value(i)).collect()
 }
 
-/// A picture of bands, blocks and noise that its name decides: 8-bit levels, row by row, `channels` to a pixel.
+/// A picture of bands, blocks and noise computed from its name: 8-bit levels, row by row, `channels` per pixel.
 pub fn picture(name: &str, width: usize, height: usize, channels: usize) -> Vec<u8> {
     let [a, b, c, d] = [0, 1, 2, 3].map(|i| (output(state(name, 1), i) % 23) as usize + 3);
     let noise = state(name, 2);
@@ -57,11 +57,11 @@ pub fn picture(name: &str, width: usize, height: usize, channels: usize) -> Vec<
     (0..width * height * channels).map(level).collect()
 }
 
-/// The picture that a case of `tests/reference/handcrafted/expected.json` is of: width, height, RGB levels. It has a name and a
-/// size, and may have a `constant` rectangle, by its rows and columns from and to.
+/// The picture of a case in `tests/reference/handcrafted/expected.json`: width, height, RGB levels. A case has a name
+/// and a size. It may have a `constant` rectangle, given by its first and last rows and columns.
 ///
 /// # Panics
-/// Where the case is none.
+/// Panics if the case is malformed.
 pub fn picture_of_case(case: &serde_json::Value) -> (usize, usize, Vec<u8>) {
     let size = |value: &serde_json::Value| value.as_u64().expect("a count") as usize;
     let (width, height) = (size(&case["width"]), size(&case["height"]));
@@ -74,7 +74,7 @@ pub fn picture_of_case(case: &serde_json::Value) -> (usize, usize, Vec<u8>) {
     (width, height, pixels)
 }
 
-/// Where a name's generator starts.
+/// The initial state of a name's generator.
 fn state(name: &str, seed: u64) -> u64 {
     let hash = name
         .bytes()
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_the_python_rule() {
-        // `rule.fill` and `rule.picture` print these.
+        // `rule.fill` and `rule.picture` print these values.
         assert_eq!(
             values("conv.weight", &[2, 3], 7),
             [-0.757_478_95, 0.954_105_73, 0.475_932_72, 0.594_930_77, 0.855_399_85, -0.121_632_34]

@@ -1,4 +1,4 @@
-//! What the recipes share that train the fusion head: its settings, and its inputs in a step.
+//! Shared code of the recipes that train the fusion head: its settings, and its inputs in a step.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -26,10 +26,10 @@ pub enum HeadInput {
 }
 
 impl HeadInput {
-    /// All three, as the paper names them.
+    /// All three features, in the paper's order of names.
     pub const ALL: [Self; 3] = [Self::Quality, Self::Semantic, Self::Coherence];
 
-    /// Name of its column.
+    /// Name of the feature's column.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Quality => "f_1",
@@ -39,16 +39,16 @@ impl HeadInput {
     }
 }
 
-/// Settings of the fusion head. The defaults are those of the paper and its published code, with one exception: inputs are
-/// standardised (there they are raw).
+/// Settings of the fusion head. The defaults are the values of the paper and its published code, with one exception:
+/// inputs are standardised. The published code leaves them raw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadSettings {
-    /// Features that the head reads; all three but in an ablation.
+    /// Features that the head reads: all three, except in an ablation.
     pub inputs: Vec<HeadInput>,
-    /// `sigmoid` (paper), `linear` (published code), or `concat`: no gate, the projections side by side.
+    /// `sigmoid` (paper), `linear` (published code), or `concat`: the projections are concatenated without a gate.
     pub gate: Gate,
-    /// Width that the three inputs are projected to.
+    /// Width of the projections of the three inputs.
     pub width: u32,
     /// Share of the inputs' values that a step drops, in [0, 1).
     pub input_dropout: f64,
@@ -56,7 +56,7 @@ pub struct HeadSettings {
     pub dropout: f64,
     /// Whether inputs are standardised by mean and deviation of the training part.
     pub standardise: bool,
-    /// Whether ridge regression is fitted on the same columns, for comparison; a joint training leaves it aside.
+    /// Whether ridge regression is fitted on the same columns, for comparison. A joint training ignores this setting.
     pub ridge: bool,
 }
 
@@ -74,7 +74,7 @@ impl Default for HeadSettings {
     }
 }
 
-/// The keys of a head's training in their order in JSON, which the names of runs depend on.
+/// The keys of a head's training, in their order in JSON. The names of runs depend on this order.
 const KEYS: &str = "inputs gate width optimiser learning_rate weight_decay schedule batch_size epochs input_dropout dropout \
                     standardise labels weight_average keep_epoch ridge allow_missing checkpoint_epochs";
 
@@ -86,7 +86,7 @@ fn fields(settings: &impl Serialize) -> Map<String, Value> {
 }
 
 impl HeadSettings {
-    /// Names of the settings, which stand among the trainer's in a pipeline.
+    /// Names of the settings. In a pipeline, they are listed together with the trainer's settings.
     pub fn keys() -> Vec<String> {
         fields(&Self::default()).keys().cloned().collect()
     }
@@ -94,7 +94,7 @@ impl HeadSettings {
     /// Checks ranges.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// Fails for the first value outside its range.
     pub fn check(&self) -> Result<(), SettingsError> {
         let inputs = self.sorted_inputs();
         if inputs.is_empty() || inputs.len() < self.inputs.len() {
@@ -110,18 +110,18 @@ impl HeadSettings {
         }
     }
 
-    /// `inputs` is not what was expected.
+    /// The error that `inputs` has a wrong value.
     pub(super) fn wrong_inputs(&self, expected: &'static str) -> SettingsError {
         let names: Vec<&str> = self.inputs.iter().map(|input| input.as_str()).collect();
         SettingsError::new("inputs", format!("[{}]", names.join(", ")), expected)
     }
 
-    /// The features that the head reads, each once, in the order of [`HeadInput::ALL`].
+    /// The features that the head reads, without duplicates, in the order of [`HeadInput::ALL`].
     pub fn sorted_inputs(&self) -> Vec<HeadInput> {
         HeadInput::ALL.into_iter().filter(|input| self.inputs.contains(input)).collect()
     }
 
-    /// Widths of f_a, f_b and f_1 as the head reads them: those of `dims`, or 0.
+    /// Widths of f_a, f_b and f_1: the value in `dims`, or 0 for a feature that the head does not read.
     pub(super) fn read_dims(&self, dims: [i64; 3]) -> [i64; 3] {
         let inputs = [HeadInput::Semantic, HeadInput::Coherence, HeadInput::Quality];
         std::array::from_fn(|i| if self.inputs.contains(&inputs[i]) { dims[i] } else { 0 })
@@ -135,9 +135,10 @@ impl HeadSettings {
         if let Some(joint) = joint {
             fields.insert("joint".to_owned(), joint.deciding());
         }
-        // It decides when a state is saved, and nothing else.
+        // This setting only decides when a state is saved.
         fields.remove("checkpoint_epochs");
-        // A choice of all three is none: such runs keep the names that they had before there was one.
+        // Older versions had no setting `inputs`. A run with all three inputs must keep its name, so the key is
+        // removed.
         match self.sorted_inputs() {
             inputs if inputs == HeadInput::ALL => fields.remove("inputs"),
             inputs => fields.insert("inputs".to_owned(), serde_json::json!(inputs)),
@@ -154,9 +155,9 @@ pub(super) struct HeadColumns<'a> {
     data: &'a RunData<'a>,
     config: FusionConfig,
     dropout: [f64; 2],
-    /// Raw, `(n, d)`; d is 0 for what the head does not read.
+    /// Not standardised, `(n, d)`; d is 0 for a feature that the head does not read.
     pub(super) raw: Vec<Tensor>,
-    /// Of each column.
+    /// One per column.
     pub(super) standardisations: Vec<Standardisation>,
 }
 
@@ -184,7 +185,7 @@ impl<'a> HeadColumns<'a> {
         columns.map(|(column, standardisation)| standardisation.apply(&column.index_select(0, &rows))).collect()
     }
 
-    /// The columns of a batch, standardised, with the values that the step drops at 0.
+    /// The columns of a batch, standardised. Values that the step drops are 0.
     pub(super) fn batch(&self, batch: &Batch) -> Vec<Tensor> {
         let [input_dropout, _] = self.dropout;
         let columns = self.rows(&batch.rows).into_iter().enumerate();
@@ -198,7 +199,7 @@ impl<'a> HeadColumns<'a> {
         columns.map(dropped).collect()
     }
 
-    /// What the step drops of the two semantic projections.
+    /// The dropout masks of the two semantic projections in this step.
     pub(super) fn masks(&self, batch: &Batch) -> Option<ProjectionMasks> {
         let [_, dropout] = self.dropout;
         let [semantic, coherence, _] = self.config.projected();
@@ -212,7 +213,7 @@ impl<'a> HeadColumns<'a> {
 mod tests {
     use super::*;
 
-    /// The names of runs are hashes of these bytes: runs that are trained must keep theirs.
+    /// The names of runs are hashes of these bytes. Trained runs must keep their names.
     #[test]
     fn deciding_settings_are_byte_for_byte_those_that_trained_runs_are_named_by() {
         let (settings, all) = (TrainSettings::default(), HeadSettings::default());

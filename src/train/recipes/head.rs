@@ -1,6 +1,6 @@
-//! The fusion head over cached columns: f_a and f_b of a semantic set, f_1 of a quality set.
+//! The fusion head over cached columns: f_a and f_b from a semantic set, f_1 from a quality set.
 //!
-//! A run leaves `head.safetensors` and, if it is asked for, the scores of ridge regression on the same columns.
+//! A run leaves `head.safetensors` and, if requested, the scores of ridge regression on the same columns.
 
 use std::collections::BTreeMap;
 
@@ -21,15 +21,15 @@ use agiqa_store::tables::features::FeatureSet;
 use agiqa_store::tables::models::{self, RidgeRecord};
 use agiqa_store::tables::splits::Part;
 
-/// Version of the training code: raised if equal inputs give other numbers than before.
+/// Version of the training code. It must be raised if equal inputs give new numbers.
 const TRAIN_VERSION: u32 = 1;
 
 /// Trains the fusion head on cached columns.
 #[derive(Clone, Debug)]
 pub struct HeadRecipe {
-    /// Where f_a and f_b come from.
+    /// The feature set with f_a and f_b.
     pub semantic: FeatureSet,
-    /// Where f_1 comes from.
+    /// The feature set with f_1.
     pub quality: FeatureSet,
     /// Settings of the head.
     pub settings: HeadSettings,
@@ -104,7 +104,7 @@ pub struct HeadLesson<'a> {
     data: &'a RunData<'a>,
     config: FusionConfig,
     columns: HeadColumns<'a>,
-    /// Raw columns of the validation part.
+    /// Columns of the validation part, not standardised.
     validation: Vec<Tensor>,
 }
 
@@ -118,7 +118,7 @@ impl Lesson for HeadLesson<'_> {
     type Network = TrainedHead;
 
     fn initial(&self) -> Result<(NamedTensors, Vec<String>), RecipeError> {
-        // Standardised labels have mean 0, and the output should start there.
+        // Standardised labels have mean 0, so the output should start at 0.
         let output_bias = (self.data.settings.labels == Labels::Standardised).then_some(0.0);
         let parameters = self.data.draws.head(self.config, output_bias);
         let tensors = PARAMETER_NAMES.into_iter().map(str::to_owned).zip(parameters).collect();
@@ -145,7 +145,7 @@ impl Lesson for HeadLesson<'_> {
         }
         let n = error.size()[0] as f64;
         let gradients = head.backward(&output, masks.as_ref(), &(error * (2.0 / n)));
-        // Weights and biases in the order of the names.
+        // Weights and biases in the order of their names.
         let layers = [
             (&gradients.semantic, f_a),
             (&gradients.coherence, f_b),

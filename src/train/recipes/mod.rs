@@ -1,4 +1,4 @@
-//! What can be trained. A recipe is a file here that implements [`Recipe`](super::Recipe), and a variant of
+//! The recipes of training. A recipe is a file here that implements [`Recipe`](super::Recipe), and a variant of
 //! [`RecipeSettings`].
 
 use super::{SettingsError, TrainError, TrainStage, Training};
@@ -18,16 +18,16 @@ pub mod joint;
 
 pub use joint::{JointRecipe, JointSettings};
 
-/// What is trained, with the settings that only this recipe has.
+/// A recipe, with its own settings.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RecipeSettings {
     /// The fusion head over cached columns.
     Head(HeadSettings),
     /// MANIQA with the fusion head, from the images.
     Joint {
-        /// Of the head.
+        /// Settings of the head.
         head: HeadSettings,
-        /// Of MANIQA.
+        /// Settings of MANIQA.
         joint: JointSettings,
     },
 }
@@ -51,7 +51,7 @@ impl RecipeSettings {
     /// Checks ranges.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// Fails for the first value outside its range.
     pub fn check(&self) -> Result<(), SettingsError> {
         match self {
             Self::Head(head) => head.check(),
@@ -61,10 +61,10 @@ impl RecipeSettings {
 }
 
 impl TrainStage<RecipeSettings> {
-    /// The stage that can run. `quality` is where f_1 comes from, for a recipe that reads a cached one.
+    /// The stage that trains this recipe. `quality` is the feature set with f_1, for a recipe that reads a cached one.
     ///
     /// # Errors
-    /// No `quality` for a recipe that reads one.
+    /// Fails if `quality` is `None` but the recipe reads one.
     pub fn on(self, semantic: FeatureSet, quality: Option<FeatureSet>) -> Result<Box<dyn Training>, TrainError> {
         let Self { name, dataset, runs, settings, recipe } = self;
         Ok(match recipe {

@@ -1,8 +1,8 @@
-//! Ridge regression on the same columns: what a linear model makes of the features, to hold against the head.
+//! Ridge regression on the same columns: the result of a linear model, to compare the head with.
 //!
-//! With more columns than images the dual form is the small one: over the standardised columns Z (all three inputs side
-//! by side) the kernel is K = Z Zᵀ, scaled so that its training diagonal has mean 1; (K_tt + λ I) a = y - ȳ, and a
-//! score is k · a + ȳ. λ is the one of [`LAMBDAS`] that does best on the validation part.
+//! If columns outnumber images, the dual form is the smaller one. Over the standardised columns Z (all three inputs
+//! concatenated), the kernel is K = Z Zᵀ, scaled so that its training diagonal has mean 1. The solution is (K_tt + λ I)
+//! a = y - ȳ, and a score is k · a + ȳ. λ is the value of [`LAMBDAS`] that does best on the validation part.
 
 use tch::{Kind, TchError, Tensor};
 
@@ -11,17 +11,17 @@ use agiqa_judge::metrics;
 use agiqa_nets::trained_head::Standardisation;
 use agiqa_store::tables::models::RidgeRecord;
 
-/// Candidates, relative to the kernel's mean diagonal: below the first one a thousandth of the kernel decides, above the last
-/// everything is shrunk to the mean.
+/// Candidates, relative to the kernel's mean diagonal. Below the first one, a thousandth of the kernel decides the
+/// result. Above the last one, all scores shrink to the mean.
 pub(super) const LAMBDAS: [f64; 8] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
 
-/// Columns of the kernel's sum per product: bounds the memory of standardised copies.
+/// Columns of the kernel's sum per product. This bounds the memory of standardised copies.
 const CHUNK: i64 = 1024;
 
-/// Scores of every row of `features` by the ridge that suits the validation part best.
+/// Scores of every row of `features` by the ridge regression that is best on the validation part.
 ///
 /// # Errors
-/// libtorch, e.g. for want of memory.
+/// Fails if libtorch fails, e.g. if memory runs short.
 pub(super) fn fit(
     features: &[Tensor; 3],
     train: &[i64],
@@ -49,7 +49,7 @@ pub(super) fn fit(
     let kernel = kernel.f_to_kind(Kind::Double)?;
     let train_kernel = kernel.f_index_select(0, &train_rows)?; // (n_train, n_train)
     let diagonal = train_kernel.diagonal(0, 0, 1).mean(Kind::Double).double_value(&[]);
-    // All columns constant: nothing to regress on, and every score is the mean.
+    // If all columns are constant, no regression is possible, and every score is the mean.
     let unit = if diagonal > 0.0 { diagonal } else { 1.0 };
     let mean = train_mos.iter().sum::<f64>() / train_mos.len() as f64;
     let centred: Vec<f64> = train_mos.iter().map(|mos| mos - mean).collect();
@@ -60,7 +60,7 @@ pub(super) fn fit(
         let _ = regularised.diagonal(0, 0, 1).g_add_scalar_(lambda * unit);
         let (factor, info) = regularised.f_linalg_cholesky_ex(false, false)?;
         if info.int64_value(&[]) != 0 {
-            // Rounding made it indefinite: too small a λ for these columns.
+            // Rounding made the matrix indefinite: this λ is too small for these columns.
             continue;
         }
         let weights = centred.f_cholesky_solve(&factor, false)?;

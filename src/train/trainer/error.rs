@@ -1,4 +1,4 @@
-//! What keeps a training from being done or going on.
+//! The errors of a training.
 
 use super::PicturesError;
 use crate::train::{DataError, SettingsError};
@@ -7,29 +7,30 @@ use agiqa_store::store::part::PartError;
 use agiqa_store::tables::models::RunRecordError;
 use agiqa_store::tables::{PartitionName, PartitionNameError};
 
-/// Any failure of a recipe; its own type stays reachable through the chain of causes.
+/// Any error of a recipe. Its own type stays reachable through the chain of causes.
 pub type RecipeError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A training that cannot be done or go on.
+/// A training cannot start or continue.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum TrainError {
-    /// A hyperparameter makes no sense.
+    /// A hyperparameter is invalid.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// Inputs are missing or do not fit together.
+    /// Inputs are missing or do not match.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// Image files that cannot be read.
+    /// Image files cannot be read.
     #[error(
         "{n} of {n_images} images that training reads cannot be used; the first: {first}; bring the files back or ingest \
          again, or set `allow_missing = true` to leave these images out"
     )]
     Images {
-        /// How many cannot be used.
+        /// Number of images that cannot be used.
         n: usize,
-        /// How many training reads.
+        /// Number of images that training reads.
         n_images: usize,
-        /// What is wrong with the first.
+        /// The failure of the first image.
         first: String,
     },
     /// Resized images could not be kept or read back.
@@ -41,9 +42,8 @@ pub enum TrainError {
     /// The loss or the weights became infinite or NaN.
     #[error("run `{run}` diverged: {sign}; try a lower learning rate, or `standardise = true`")]
     Diverged {
-        /// The run.
         run: PartitionName,
-        /// What shows it, with step and learning rate.
+        /// The evidence, with step and learning rate.
         sign: String,
     },
     /// libtorch failed, e.g. because memory ran short.
@@ -52,11 +52,9 @@ pub enum TrainError {
          `micro_batch`, which gives the same batch"
     )]
     Torch {
-        /// The run.
         run: PartitionName,
         /// Step, from 1.
         step: u64,
-        /// Cause.
         #[source]
         source: tch::TchError,
     },
@@ -75,7 +73,7 @@ pub enum TrainError {
     /// A head over cached columns has no f_1.
     #[error("where f_1 comes from is missing: only a joint training makes its own")]
     NoQuality,
-    /// There is nothing to train.
+    /// The training has no runs.
     #[error("no split and seed is given, so there is nothing to train")]
     NoRuns,
 }

@@ -1,9 +1,9 @@
-//! The trainer: everything that trainings share, whatever they train.
+//! The trainer: the code that all kinds of training share.
 //!
-//! A [`Recipe`] is what a training is told beside the hyperparameters; a [`Lesson`] is one run of it with the run's data at
-//! hand. The trainer asks the lesson for initial parameters, for a network over parameters, for one step on a batch and for
-//! the scores of the validation part; it does the rest: the order of images, epochs and batches, learning rates, the best
-//! epoch, divergence, the log, saved states and going on from them, and the record.
+//! A [`Recipe`] holds the settings of a training, in addition to the hyperparameters. A [`Lesson`] is one run of it
+//! with the run's data. The trainer asks the lesson for initial parameters, for a network over parameters, for one step
+//! on a batch and for the scores of the validation part. The trainer does the rest: the order of images, epochs and
+//! batches, learning rates, the best epoch, divergence, the log, saved states and resuming, and the record.
 
 use tch::{Device, Tensor};
 
@@ -39,32 +39,32 @@ pub use weights::{Loss, Weights};
 /// How the runs of a training share the machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// Epochs take seconds: runs train at the same time, on one thread each, and save a state after every
-    /// `checkpoint_epochs`.
+    /// For epochs of seconds. Runs train in parallel, on one thread each. A run saves a state after every
+    /// `checkpoint_epochs` epochs.
     SideBySide,
-    /// Epochs take minutes: runs train one after the other, on all threads. Each epoch is told of and saved, the log has rows
-    /// within epochs, and states are saved within epochs, too.
+    /// For epochs of minutes. Runs train one after the other, on all threads. Each epoch is reported and saved. The log
+    /// also has rows within epochs, and states are also saved within epochs.
     InTurn {
         /// Minutes between two saved states within an epoch.
         checkpoint_minutes: f64,
     },
 }
 
-/// A way of training: its inputs, its network and loss, and what a run of it leaves. Its methods fail on settings that make no
-/// sense, on inputs or weights that cannot be used, and on what the machine lacks.
+/// A kind of training: its inputs, its network and loss, and the files that a run leaves. Its methods fail on invalid
+/// settings, on unusable inputs or weights, and on missing resources of the machine.
 pub trait Recipe: Send + Sync {
-    /// One run of it.
+    /// One run of the recipe.
     type Lesson<'a>: Lesson
     where
         Self: 'a;
 
-    /// What the fingerprints of its runs begin with.
+    /// Beginning of the fingerprints of its runs.
     const RUN_KIND: &'static str;
 
     /// Name in records, e.g. `head`.
     const NAME: &'static str;
 
-    /// What is trained, for the name of the stage, e.g. `t with MANIQA`.
+    /// The title of the stage, e.g. `t with MANIQA`.
     fn title(&self, name: &PartitionName) -> String {
         name.to_string()
     }
@@ -72,19 +72,19 @@ pub trait Recipe: Send + Sync {
     /// Checks the recipe's own settings and the columns that it reads.
     fn check(&self) -> Result<(), RecipeError>;
 
-    /// Fingerprint of everything that a training is told, as opposed to what the store holds.
+    /// Fingerprint of all settings of a training. The contents of the store are not part of it.
     fn fingerprint(&self, dataset: &PartitionName, settings: &TrainSettings) -> Result<Fingerprint, RecipeError>;
 
-    /// The settings that decide a run's numbers, as the record has them.
+    /// The settings that decide a run's numbers, in the record's form.
     fn deciding(&self, settings: &TrainSettings) -> serde_json::Value;
 
-    /// The sets of cached columns that it reads, each with these columns alone. May be empty.
+    /// The sets of cached columns that the recipe reads, each with only these columns. The list may be empty.
     fn columns(&self) -> Result<Vec<FeatureSet>, RecipeError>;
 
-    /// What fills gaps in the inputs, in words.
+    /// The commands that fill gaps in the inputs, in words.
     fn advice(&self, dataset: &PartitionName) -> String;
 
-    /// The pictures that it reads; none if it reads none.
+    /// The pictures that the recipe reads; `None` if it reads none.
     fn pictures(&self) -> Result<Option<PictureSettings>, RecipeError> {
         Ok(None)
     }
@@ -92,7 +92,7 @@ pub trait Recipe: Send + Sync {
     /// How its runs share the machine.
     fn pace(&self) -> Pace;
 
-    /// Steps over which the learning rate rises to what the schedule says.
+    /// Steps over which the learning rate rises to the schedule's value.
     fn warmup_steps(&self) -> u32 {
         0
     }
@@ -105,46 +105,45 @@ pub trait Recipe: Send + Sync {
     /// The run that learns from `data`.
     fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<Self::Lesson<'a>, RecipeError>;
 
-    /// How the networks that its runs leave are applied to images, which is the next stage's work; none if a run leaves no
-    /// such network.
+    /// How the next stage applies the networks that the runs leave to images; `None` if a run leaves no such network.
     fn application(&self) -> Option<Application> {
         None
     }
 }
 
-/// One run of a recipe. It may hold tensors, so it stays on its thread. [`Self::step`] and [`Self::validate`] may panic as
-/// torch does; that becomes an error.
+/// One run of a recipe. It may hold tensors, so it stays on its thread. [`Self::step`] and [`Self::validate`] may panic
+/// as torch does; the trainer turns such a panic into an error.
 pub trait Lesson {
-    /// The network, or whatever scores images.
+    /// The network, or another object that scores images.
     type Network;
 
-    /// Parameters as the training starts with them, and where they are from, for people.
+    /// Initial parameters of the training, and their sources in words.
     fn initial(&self) -> Result<(NamedTensors, Vec<String>), RecipeError>;
 
-    /// Factor on the learning rate of a parameter; 0 for one that stays as it is.
+    /// Factor on the learning rate of a parameter; 0 for a frozen parameter.
     fn rate(&self, parameter: &str) -> f64 {
         let _ = parameter;
         1.0
     }
 
-    /// Where it is trained.
+    /// The device to train on.
     fn device(&self) -> Device {
         Device::Cpu
     }
 
-    /// The network over `tensors`, which are all parameters. Tensors that require gradients are used as they are, so that a
+    /// The network over `tensors`, which must be all parameters. Tensors that require gradients are not copied, so a
     /// step changes the network.
     fn network(&self, tensors: &NamedTensors) -> Result<Self::Network, NetworkError>;
 
-    /// One step: forward, backward and [`Weights::update`]. Returns the sum of the squared errors of the scores before the
-    /// step, on the scale trained on; if that is not finite, the step updates nothing.
+    /// One step: forward, backward and [`Weights::update`]. Returns the sum of the squared errors of the scores before
+    /// the step, on the scale of training. If that sum is not finite, the step updates nothing.
     fn step(&self, network: &Self::Network, weights: &mut Weights, batch: &Batch) -> Result<f64, RecipeError>;
 
     /// Scores the validation part.
     fn validate(&self, network: &Self::Network) -> Result<Validated, RecipeError>;
 
-    /// Writes what the run leaves: its head, and its network if that is to be applied. `tensors` are all parameters of the
-    /// kept epoch, on the CPU.
+    /// Writes the files that the run leaves: its head, and its network if the next stage applies it. `tensors` are all
+    /// parameters of the kept epoch, on the CPU.
     fn export(&self, tensors: NamedTensors, store: &Store) -> Result<Exported, RecipeError>;
 }
 
@@ -156,31 +155,31 @@ pub struct Batch {
     pub learning_rate: f64,
     /// Rows in the columns.
     pub rows: Vec<i64>,
-    /// Labels on the scale trained on, `(b,)`, on the CPU.
+    /// Labels on the scale of training, `(b,)`, on the CPU.
     pub targets: Tensor,
     /// `(b, 3, side, side)` on the CPU, for a recipe that reads pictures.
     pub pixels: Option<Tensor>,
 }
 
-/// What a network says of the validation part.
+/// A network's results on the validation part.
 #[derive(Debug, Default)]
 pub struct Validated {
     /// Scores on the MOS scale, in the order of the validation rows.
     pub scores: Vec<f64>,
-    /// What else is to be known of the epoch.
+    /// Other information about the epoch.
     pub notes: Vec<String>,
-    /// What is wrong with the network.
+    /// Problems of the network.
     pub warnings: Vec<String>,
 }
 
-/// What a run left, as far as its record tells.
+/// The outputs of a run that its record names.
 #[derive(Clone, Debug)]
 pub struct Exported {
     /// The semantic features that its head reads.
     pub semantic: FeatureSet,
     /// The quality features that its head reads.
     pub quality: FeatureSet,
-    /// Ridge regression on the same columns, if it was asked for.
+    /// Ridge regression on the same columns, if requested.
     pub ridge: Option<RidgeRecord>,
 }
 
@@ -188,17 +187,18 @@ pub struct Exported {
 pub struct RunData<'a> {
     /// The run.
     pub run: PartitionName,
-    /// Of everything that decides the run's numbers.
+    /// Fingerprint of every input that decides the run's numbers.
     fingerprint: Fingerprint,
-    /// Of what a saved state belongs to.
+    /// Fingerprint of every input that a saved state depends on.
     state_fingerprint: Fingerprint,
     /// Hyperparameters.
     pub settings: &'a TrainSettings,
-    /// What the run draws.
+    /// The random draws of the run.
     pub draws: Draws,
     /// The image of each row.
     pub image_ids: &'a [ImageId],
-    /// The columns of the recipe's sets in turn, `(n, d)` each, raw; handles of its own, so that it can move to a thread.
+    /// The columns of the recipe's sets in turn, `(n, d)` each, not standardised. The tensor handles are the run's own,
+    /// so that it can move to another thread.
     pub columns: Vec<Tensor>,
     /// The pictures, for a recipe that reads them.
     pub pictures: Option<&'a Pictures>,
@@ -210,7 +210,7 @@ pub struct RunData<'a> {
     pub validation_mos: Vec<f64>,
     /// Threads that prepare pictures.
     pub n_threads: usize,
-    /// Where messages go.
+    /// The output for messages.
     pub console: Console,
 }
 
@@ -220,7 +220,7 @@ impl RunData<'_> {
         &self.rows[part as usize]
     }
 
-    /// The scale that the labels are learned on.
+    /// The scale of the labels in training.
     pub fn label_scale(&self) -> LabelScale {
         match self.settings.labels {
             Labels::Raw => LabelScale { scale: 1.0, offset: 0.0 },
@@ -228,7 +228,7 @@ impl RunData<'_> {
                 let n_train = self.train_mos.len() as f64;
                 let mean = self.train_mos.iter().sum::<f64>() / n_train;
                 let variance = self.train_mos.iter().map(|mos| (mos - mean).powi(2)).sum::<f64>() / n_train;
-                // Equal labels have no scale; the network then learns their mean.
+                // Equal labels have no deviation. The network then learns their mean.
                 LabelScale { scale: if variance > 0.0 { variance.sqrt() } else { 1.0 }, offset: mean }
             }
         }
@@ -244,7 +244,7 @@ impl RunData<'_> {
     /// The pictures of a recipe that reads them.
     ///
     /// # Panics
-    /// If the recipe asked for none.
+    /// Panics if the recipe requested no pictures.
     pub fn pictures(&self) -> &Pictures {
         self.pictures.expect("the recipe asked for pictures")
     }

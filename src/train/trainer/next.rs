@@ -1,4 +1,4 @@
-//! The stage after a training: applies the networks that its runs left to the images of the dataset.
+//! The stage after a training: it applies the trained networks to the images of the dataset.
 
 use std::path::{Path, PathBuf};
 
@@ -10,13 +10,13 @@ use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::RunRecord;
 
-/// How the network that a run leaves is applied to images.
+/// How the network of a run is applied to images.
 pub struct Application {
-    /// What is computed, for the name of the stage, e.g. `features by MANIQA`.
+    /// The results of the network, for the title of the stage, e.g. `features by MANIQA`.
     pub title: &'static str,
-    /// The store's folder of the network that a run leaves.
+    /// The store's folder with the network of a run.
     pub prefix_of: fn(&PartitionName) -> String,
-    /// The stage that computes rows of a source's images by the network in a folder.
+    /// The stage that computes rows for a source's images with the network in a folder.
     pub stage: Box<dyn Fn(PathBuf, ImageSource) -> Box<dyn Stage>>,
 }
 
@@ -25,17 +25,17 @@ pub struct Application {
 #[error("cannot make a temporary folder for the trained network")]
 struct CopyError(#[source] std::io::Error);
 
-/// A folder of the store as one of this machine: extractors read folders, which a bucket has not.
+/// A folder of the store as a local folder. Extractors read local folders, which a bucket does not have.
 pub struct LocalFolder {
     path: PathBuf,
     _temporary: Option<tempfile::TempDir>,
 }
 
 impl LocalFolder {
-    /// The folder `prefix` of `store`; copied if the store is a bucket.
+    /// The folder `prefix` of `store`. If the store is a bucket, the folder is copied.
     ///
     /// # Errors
-    /// A store that cannot be read, or too little room for the copy.
+    /// Fails if the store cannot be read, or if the disk has too little space for the copy.
     pub fn new(store: &Store, prefix: &str) -> Result<Self, StageError> {
         if let Some(folder) = store.folder() {
             return Ok(Self { path: folder.join(prefix), _temporary: None });
@@ -49,13 +49,13 @@ impl LocalFolder {
         Ok(Self { path: temporary.path().to_owned(), _temporary: Some(temporary) })
     }
 
-    /// Its path.
+    /// Path of the local folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// The trained networks of some runs cannot be applied.
+/// The trained network of a run cannot be applied.
 #[derive(Debug, thiserror::Error)]
 #[error("run `{run}`: the trained network cannot be applied")]
 struct ApplyError {
@@ -63,7 +63,7 @@ struct ApplyError {
     source: StageError,
 }
 
-/// Computes the rows of the networks that the runs of a training left, over the dataset that they were trained on.
+/// Computes the rows of the trained networks of some runs, over the dataset that they were trained on.
 pub struct NextStage {
     /// Name of the training.
     pub name: PartitionName,
@@ -71,19 +71,19 @@ pub struct NextStage {
     pub dataset: PartitionName,
     /// The runs.
     pub runs: Vec<PartitionName>,
-    /// How their networks are applied.
+    /// How the networks are applied.
     pub application: Application,
 }
 
 impl NextStage {
-    /// Calls `apply` with the stage over the images of each run's network, in turn, while it returns true.
+    /// Calls `apply` with the stage over the images of each run's network, one after the other, while it returns true.
     fn for_each_run(
         &self,
         store: &Store,
         mut apply: impl FnMut(&PartitionName, &dyn Stage) -> Result<bool, StageError>,
     ) -> Result<(), StageError> {
         for run in &self.runs {
-            // A run that is not finished has no network yet.
+            // An unfinished run has no network yet.
             RunRecord::read(store, run)?;
             let folder = LocalFolder::new(store, &(self.application.prefix_of)(run))?;
             let source = ImageSource::Dataset(self.dataset.clone());

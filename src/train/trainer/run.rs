@@ -22,7 +22,7 @@ use agiqa_store::tables::train_log::{self, TrainLogRow};
 /// Steps between two rows of the log, if epochs take minutes.
 const LOG_STEPS: u64 = 10;
 
-/// What a finished run found.
+/// The results of a finished run.
 pub(super) struct Finished {
     pub(super) exported: Exported,
     pub(super) chosen_by: &'static str,
@@ -30,7 +30,8 @@ pub(super) struct Finished {
     pub(super) epochs: Vec<EpochRecord>,
 }
 
-/// Trains one run, going on from its saved state if there is one. None if it was interrupted; its state is then saved.
+/// Trains one run, resuming from its saved state if it has one. Returns `None` if the run was interrupted; its state is
+/// then saved.
 pub(super) fn train<R: Recipe>(
     recipe: &R,
     data: &RunData<'_>,
@@ -72,7 +73,7 @@ pub(super) fn train<R: Recipe>(
     run.finish(&weights, position).map(Some)
 }
 
-/// What stays the same over a run.
+/// The values that stay constant during a run.
 struct Run<'a, L> {
     lesson: &'a L,
     data: &'a RunData<'a>,
@@ -80,19 +81,19 @@ struct Run<'a, L> {
     progress: &'a Progress,
     pace: Pace,
     n_warmup_steps: u64,
-    /// Labels of the training part on the scale trained on.
+    /// Labels of the training part on the scale of training.
     targets: Tensor,
     started: Instant,
-    /// When a state was saved last.
+    /// The time of the last saved state.
     saved: Cell<Instant>,
 }
 
 impl<L: Lesson> Run<'_, L> {
-    /// Weights and position as the saved state has them, or as a training begins.
+    /// Weights and position from the saved state, or from the beginning of the training.
     fn start(&self) -> Result<(Weights, Position), TrainError> {
         let (run, console) = (&self.data.run, &self.context.console);
         let path = models::state_path(run);
-        // A state is large, and each kill in the middle of writing one leaves a piece of it.
+        // A state is large, and each kill during a write leaves a partial file.
         self.context.store.delete_half_written(&path)?;
         let bytes = self.context.store.get_if_exists(&path)?;
         let resumed = bytes.as_ref().and_then(|bytes| state::from_bytes(bytes, self.data.state_fingerprint));
@@ -136,12 +137,12 @@ impl<L: Lesson> Run<'_, L> {
         if step < n_warmup { rate * (step + 1) as f64 / (n_warmup + 1) as f64 } else { rate }
     }
 
-    /// Seconds at work, over all sessions.
+    /// Working time in seconds, over all sessions.
     fn seconds(&self, position: &Position) -> f64 {
         position.seconds_before + self.started.elapsed().as_secs_f64()
     }
 
-    /// Refuses weights that are no numbers.
+    /// Refuses infinite and NaN weights.
     fn check_weights(&self, weights: &Weights) -> Result<(), TrainError> {
         if weights.is_finite() {
             return Ok(());
@@ -154,7 +155,7 @@ impl<L: Lesson> Run<'_, L> {
         Err(TrainError::Diverged { run, sign })
     }
 
-    /// Writes the state and the log so far. Weights that are no numbers must not replace the last good state.
+    /// Writes the state and the log so far. Infinite or NaN weights must not replace the last good state.
     fn save(&self, weights: &Weights, position: &Position) -> Result<(), TrainError> {
         self.check_weights(weights)?;
         let (store, run) = (&self.context.store, &self.data.run);
@@ -166,7 +167,7 @@ impl<L: Lesson> Run<'_, L> {
         Ok(())
     }
 
-    /// Trains to the end of the current epoch and validates; breaks if it was interrupted before that.
+    /// Trains to the end of the current epoch and validates. Breaks if it was interrupted earlier.
     fn epoch(
         &self,
         network: &L::Network,
@@ -194,7 +195,7 @@ impl<L: Lesson> Run<'_, L> {
                 ControlFlow::Break(()) => Ok(ended),
             })?,
             Some(pictures) => {
-                // Tensors are not for other threads.
+                // Tensors cannot be shared with other threads.
                 let (draws, train_rows) = (data.draws, data.part(Part::Train));
                 let inputs = |i: usize| pictures.training_inputs(draws, epoch, train_rows, batches[i]);
                 in_order(batches.len(), data.n_threads, inputs, |i, inputs: Result<Vec<f32>, PicturesError>| {
@@ -208,7 +209,7 @@ impl<L: Lesson> Run<'_, L> {
         Ok(ended)
     }
 
-    /// A row of the log, and a state, if an epoch takes long enough for them.
+    /// With [`Pace::InTurn`], adds a row to the log and saves a state whenever one is due.
     fn within_epoch(&self, weights: &Weights, position: &mut Position) -> Result<(), TrainError> {
         let Pace::InTurn { checkpoint_minutes } = self.pace else { return Ok(()) };
         if weights.n_steps().is_multiple_of(LOG_STEPS) {
@@ -223,7 +224,7 @@ impl<L: Lesson> Run<'_, L> {
         Ok(())
     }
 
-    /// Trains on one batch: positions in the training part, and the pictures there if the recipe reads pictures.
+    /// Trains on one batch: positions in the training part, and their pictures if the recipe reads pictures.
     fn step(
         &self,
         network: &L::Network,
@@ -259,12 +260,12 @@ impl<L: Lesson> Run<'_, L> {
         Ok(())
     }
 
-    /// Runs `compute`; a panic of torch's is an error.
+    /// Runs `compute` and turns a panic of torch into an error.
     fn catching<T>(&self, step: u64, compute: impl FnOnce() -> T) -> Result<T, TrainError> {
         catching(compute).map_err(|source| TrainError::Torch { run: self.data.run.clone(), step, source })
     }
 
-    /// A row of the log: of the stretch of steps since the last one, and of its epoch if that has ended.
+    /// A row of the log for the steps since the last row. If the epoch has ended, the row also has its validation.
     fn log_row(&self, weights: &Weights, position: &Position, ended: Option<&EpochRecord>) -> TrainLogRow {
         TrainLogRow {
             epoch: ended.map_or(position.epochs.len() as u32 + 1, |record| record.epoch),
@@ -312,7 +313,7 @@ impl<L: Lesson> Run<'_, L> {
         Ok(())
     }
 
-    /// Writes what the run leaves: the network of the kept epoch, and the log.
+    /// Writes the files that the run leaves: the network of the kept epoch, and the log.
     fn finish(&self, weights: &Weights, position: Position) -> Result<Finished, TrainError> {
         let (data, store) = (self.data, &self.context.store);
         let Position { epochs, log, best, .. } = position;

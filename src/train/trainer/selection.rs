@@ -1,4 +1,4 @@
-//! What an epoch is worth, and the best epoch so far.
+//! The value of an epoch, and the best epoch so far.
 
 use agiqa_judge::metrics;
 use agiqa_nets::layers::NamedTensors;
@@ -13,8 +13,9 @@ pub(super) struct Best {
     pub(super) trained: NamedTensors,
 }
 
-/// What an epoch or another candidate is worth: SRCC + PLCC on the validation part. If the MOS there are all equal and these
-/// are undefined, it is the negative mean squared error. Scores that are all equal are worth less than any others.
+/// The value of an epoch or another candidate: SRCC + PLCC on the validation part. If the MOS of that part are all
+/// equal, both are undefined, and the value is the negative mean squared error. If only the scores are all equal, the
+/// value is lower than any other.
 pub fn selection_score(srcc: Option<f64>, plcc: Option<f64>, scores: &[f64], mos: &[f64]) -> f64 {
     if is_constant(mos) {
         return -mean_squared_error(scores, mos);
@@ -25,7 +26,7 @@ pub fn selection_score(srcc: Option<f64>, plcc: Option<f64>, scores: &[f64], mos
     }
 }
 
-/// The record of epoch `epoch` (from 1) by its validation `scores`, and what the epoch is worth.
+/// The record of epoch `epoch` (from 1) by its validation `scores`, and the value of the epoch.
 pub(super) fn judged(epoch: u32, train_loss: f64, scores: &[f64], mos: &[f64]) -> (EpochRecord, f64) {
     let (validation_srcc, validation_plcc) = (metrics::srcc(scores, mos), metrics::plcc(scores, mos));
     let validation_mse = mean_squared_error(scores, mos);
@@ -33,7 +34,7 @@ pub(super) fn judged(epoch: u32, train_loss: f64, scores: &[f64], mos: &[f64]) -
     (record, selection_score(validation_srcc, validation_plcc, scores, mos))
 }
 
-/// What the best epoch is chosen by, as the record says it.
+/// The criterion for the best epoch, in the record's words.
 pub(super) fn criterion(validation_mos: &[f64]) -> &'static str {
     if is_constant(validation_mos) { "validation MSE" } else { "validation SRCC + PLCC" }
 }

@@ -1,4 +1,4 @@
-//! What the runs of a call share: which runs are to be trained, cached columns, and pictures.
+//! Data that the runs of a call share: the list of runs to train, cached columns, and pictures.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -12,10 +12,10 @@ use agiqa_store::stage::{StageContext, StageReport};
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::splits::Part;
 
-/// Version of saved states: raised if an older state cannot be gone on from.
+/// Version of saved states. It must be raised if a training cannot resume from an older state.
 const STATE_VERSION: u32 = 1;
 
-/// A run that is to be trained, with what its record will say.
+/// A run to train, with the contents of its record.
 pub(super) struct Planned {
     pub(super) run: PartitionName,
     pub(super) seed: RunSeed,
@@ -24,10 +24,10 @@ pub(super) struct Planned {
     pub(super) parts: PartRows,
 }
 
-/// What the runs of a call share.
+/// Data that the runs of a call share.
 pub(super) struct Shared {
     pub(super) data: TrainingData,
-    /// For a recipe that reads pictures.
+    /// The pictures, for a recipe that reads them.
     pub(super) pictures: Option<Box<Pictures>>,
     /// Images left out because their files could not be read.
     pub(super) unreadable: HashSet<ImageId>,
@@ -35,7 +35,7 @@ pub(super) struct Shared {
 }
 
 impl<R: Recipe> TrainStage<R> {
-    /// The runs that are to be trained and their data; whether reading it was interrupted.
+    /// The runs to train and their data, and whether reading the data was interrupted.
     pub(super) fn shared(
         &self,
         context: &StageContext,
@@ -57,7 +57,7 @@ impl<R: Recipe> TrainStage<R> {
                 let run = plan.run_name(seed)?;
                 planned.push(Planned { run, seed: seed.clone(), fingerprint: *fingerprint, fold, parts });
             }
-            // What no run is trained or validated on needs no picture.
+            // Only images in a training or validation part need a picture.
             let rows: BTreeSet<i64> = planned.iter().flat_map(|planned| planned.parts.rows[..2].concat()).collect();
             let locations: Vec<Location> = rows.into_iter().map(|row| data.location(row)).collect();
             let (pictures, is_interrupted) = match self.pictures(&locations, &data, context)? {
@@ -81,7 +81,7 @@ impl<R: Recipe> TrainStage<R> {
         }
     }
 
-    /// Reads the pictures at `locations`; none if the recipe reads none.
+    /// Reads the pictures at `locations`; `None` if the recipe reads no pictures.
     fn pictures(
         &self,
         locations: &[Location],
@@ -105,10 +105,10 @@ impl<R: Recipe> TrainStage<R> {
         Ok(Some(read))
     }
 
-    /// The data of one run, with handles on the columns of its own.
+    /// The data of one run, with its own handles on the columns.
     pub(super) fn run_data<'a>(&'a self, shared: &'a Shared, planned: &Planned, context: &StageContext) -> RunData<'a> {
         let Shared { data, pictures, unreadable, .. } = shared;
-        // No table tells of unreadable images, and without them order, scales and steps are others.
+        // The run's fingerprint does not cover unreadable images. Leaving them out changes order, scales and steps.
         let without: BTreeSet<String> = unreadable.iter().map(ImageId::to_string).collect();
         let state_fingerprint = Fingerprint::builder("training state")
             .json("version", &STATE_VERSION)

@@ -1,4 +1,4 @@
-//! The `train` stage of any recipe: plans runs, shares the data among them, trains them, and records what they left.
+//! The `train` stage of any recipe. It plans runs, shares the data among them, trains them, and records their results.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -16,36 +16,36 @@ use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::{self, RunRecord};
 use agiqa_store::tables::splits::Part;
 
-/// Trains a list of runs that differ in split and seed only.
+/// Trains a list of runs that differ only in split and seed.
 #[derive(Clone, Debug)]
 pub struct TrainStage<R> {
-    /// What the names of the runs begin with.
+    /// Beginning of the names of the runs.
     pub name: PartitionName,
     /// The dataset.
     pub dataset: PartitionName,
-    /// Which runs.
+    /// The splits and seeds of the runs.
     pub runs: Vec<RunSeed>,
     /// Hyperparameters.
     pub settings: TrainSettings,
-    /// What is trained.
+    /// The recipe to train.
     pub recipe: R,
 }
 
-/// A training of any recipe, for whoever plans stages.
+/// A training of any recipe, for code that plans stages.
 pub trait Training: Stage {
-    /// The dataset that it learns from.
+    /// The dataset that the training learns from.
     fn dataset(&self) -> &PartitionName;
 
-    /// Its runs.
+    /// The runs of the training.
     ///
     /// # Errors
-    /// Weights that cannot be started from: they are part of the runs' names.
+    /// Fails if the initial weights are unusable, because they are part of the runs' names.
     fn plan(&self) -> Result<RunPlan<'_>, TrainError>;
 
-    /// The stage that applies the networks that the runs leave; none if they leave none.
+    /// The stage that applies the networks of the runs; `None` if they leave none.
     ///
     /// # Errors
-    /// As [`Self::plan`].
+    /// Fails like [`Self::plan`].
     fn next(&self) -> Result<Option<NextStage>, TrainError>;
 }
 
@@ -143,8 +143,8 @@ impl<R: Recipe> TrainStage<R> {
         }
     }
 
-    /// Trains the runs at the recipe's pace; per run, whether it is finished. In turn it ends with the first run that fails or
-    /// is interrupted.
+    /// Trains the runs at the recipe's pace. Returns for each run whether it is finished. With [`Pace::InTurn`],
+    /// training ends with the first run that fails or is interrupted.
     fn train_all(&self, shared: &Shared, context: &StageContext, progress: &Progress) -> Vec<Result<bool, TrainError>> {
         let planned = &shared.planned;
         let data: Vec<RunData<'_>> = planned.iter().map(|planned| self.run_data(shared, planned, context)).collect();
@@ -162,7 +162,8 @@ impl<R: Recipe> TrainStage<R> {
             Pace::InTurn { .. } => while train_next() == Some(true) {},
             Pace::SideBySide => {
                 let n_torch_threads = tch::get_num_threads();
-                // Threads of our own rather than rayon's: the number of torch threads is a thread's property and would stay.
+                // These are separate threads, not rayon's: the number of torch threads is a property of a thread and
+                // would persist.
                 std::thread::scope(|scope| {
                     for _ in 0..context.n_threads.clamp(1, planned.len().max(1)) {
                         scope.spawn(|| {
@@ -177,7 +178,7 @@ impl<R: Recipe> TrainStage<R> {
         ended.into_inner().expect("no holder of this lock panics").into_values().collect()
     }
 
-    /// Trains and records one run; false if it was interrupted.
+    /// Trains and records one run. Returns false if it was interrupted.
     fn train_one(
         &self,
         planned: &Planned,
@@ -191,7 +192,7 @@ impl<R: Recipe> TrainStage<R> {
         }
     }
 
-    /// Writes the record of a finished run, which is the last that a run writes.
+    /// Writes the record of a finished run. The record must be the run's last file.
     fn record(&self, planned: &Planned, finished: Finished, context: &StageContext) -> Result<(), TrainError> {
         let Planned { run, seed, fingerprint, fold, parts } = planned;
         let Finished { exported, chosen_by, best_epoch, epochs } = finished;
@@ -221,7 +222,7 @@ impl<R: Recipe> TrainStage<R> {
     }
 }
 
-/// One line on a finished run.
+/// One line about a finished run.
 fn in_one_line(record: &RunRecord) -> String {
     let RunRecord { run, best_epoch, epochs, ridge, .. } = record;
     let mut line = format!("run {run}: epoch {best_epoch} of {} kept", epochs.len());

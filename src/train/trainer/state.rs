@@ -1,9 +1,9 @@
-//! The state of an unfinished run, exactly: a resumed training gives the bits of an uninterrupted one.
+//! The exact state of an unfinished run: a resumed training gives the same bits as an uninterrupted one.
 //!
-//! One object, `models/run=<run>/state.safetensors`, so that it appears whole: trained parameters, both moments, averages,
-//! the best epoch's parameters, the log and the position. What is not trained is read anew from where it came from. Numbers
-//! are kept as tensors, because decimal text would round them. Random generators leave nothing to keep: each draw has its
-//! own, seeded by the run's seed and the position.
+//! The state is one object, `models/run=<run>/state.safetensors`, so that it appears whole. It holds trained
+//! parameters, both moments, averages, the best epoch's parameters, the log and the position. Parameters that are not
+//! trained are read again from their source. Numbers are kept as tensors, because decimal text would round them. Random
+//! generators need no saved state: each draw has its own generator, seeded by the run's seed and the position.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ use agiqa_store::tables::train_log::TrainLogRow;
 /// Metadata key of the fingerprint that the state belongs to.
 const FINGERPRINT_KEY: &str = "agiqa.fingerprint";
 
-/// What the names of the best epoch's parameters begin with.
+/// Prefix of the names of the best epoch's parameters.
 const BEST: &str = "best:";
 
 /// Squared errors of some steps.
@@ -41,24 +41,24 @@ impl LossSum {
     }
 }
 
-/// Where a training stands.
+/// The position of a training.
 #[derive(Debug, Default)]
 pub(super) struct Position {
-    /// Squared errors of this epoch.
+    /// Squared errors of this epoch so far.
     pub(super) epoch_loss: LossSum,
     /// Squared errors since the log's last row.
     pub(super) stretch_loss: LossSum,
-    /// Epochs done.
+    /// Finished epochs.
     pub(super) epochs: Vec<EpochRecord>,
     /// The log so far.
     pub(super) log: Vec<TrainLogRow>,
     /// The best epoch.
     pub(super) best: Option<Best>,
-    /// Seconds at work in sessions before this one.
+    /// Working time in seconds, in sessions before this one.
     pub(super) seconds_before: f64,
 }
 
-/// The bytes of a state whose training has been at work for `seconds`.
+/// The bytes of a state after `seconds` of working time.
 pub(super) fn to_bytes(fingerprint: Fingerprint, weights: SavedWeights, position: &Position, seconds: f64) -> Vec<u8> {
     let Position { epoch_loss, stretch_loss, epochs, log, best, seconds_before: _ } = position;
     let losses: Vec<f64> = epochs.iter().map(|record| record.train_loss).collect();
@@ -81,7 +81,7 @@ pub(super) fn to_bytes(fingerprint: Fingerprint, weights: SavedWeights, position
     tensors_to_bytes(&named, HashMap::from([(FINGERPRINT_KEY.to_owned(), fingerprint.to_string())]))
 }
 
-/// The state in `bytes`, if it is whole and of the training with `fingerprint`.
+/// The state in `bytes`, if it is whole and belongs to the training with `fingerprint`.
 pub(super) fn from_bytes(bytes: &[u8], fingerprint: Fingerprint) -> Option<(SavedWeights, Position)> {
     let (mut tensors, metadata) = tensors_from_bytes(bytes).ok()?;
     if *metadata.get(FINGERPRINT_KEY)? != fingerprint.to_string() {
@@ -111,7 +111,7 @@ pub(super) fn from_bytes(bytes: &[u8], fingerprint: Fingerprint) -> Option<(Save
     Some((SavedWeights { n_steps: n_steps.try_into().ok()?, tensors }, position))
 }
 
-/// The record of an epoch that has ended; the last row of it in the log has its validation.
+/// The record of an ended epoch. Its last row in the log holds its validation.
 fn ended_epoch(epoch: u32, train_loss: f64, log: &[TrainLogRow]) -> Option<EpochRecord> {
     let TrainLogRow { validation_srcc, validation_plcc, validation_mse, .. } =
         *log.iter().rfind(|row| row.epoch == epoch)?;
@@ -119,7 +119,7 @@ fn ended_epoch(epoch: u32, train_loss: f64, log: &[TrainLogRow]) -> Option<Epoch
     Some(EpochRecord { epoch, train_loss, validation_srcc, validation_plcc, validation_mse })
 }
 
-/// NaN stands for none within a state, which no one else reads.
+/// NaN stands for `None` in a state. No other code reads a state.
 fn or_nan(value: Option<f64>) -> f64 {
     value.unwrap_or(f64::NAN)
 }

@@ -1,4 +1,4 @@
-//! Parameters in training, by name, with an optimiser for each learning rate.
+//! Parameters in training, by name, with one optimiser per learning rate.
 
 use std::collections::BTreeMap;
 
@@ -20,36 +20,36 @@ struct Group {
 /// All parameters of a network in training.
 #[derive(Debug)]
 pub struct Weights {
-    /// Those that are trained require gradients.
+    /// Trained parameters require gradients.
     parameters: NamedTensors,
     groups: Vec<Group>,
     device: Device,
 }
 
-/// Everything that training changes: what a resumed training starts from, in addition to the initial parameters.
+/// All values that training changes. A resumed training needs them in addition to the initial parameters.
 #[derive(Debug)]
 pub(super) struct SavedWeights {
-    /// Steps done.
+    /// Number of steps done.
     pub(super) n_steps: u64,
-    /// Trained parameters, both their moments, and their averages if there are any, named `<role>:<parameter>`.
+    /// Trained parameters, both their moments, and their averages if they exist, named `<role>:<parameter>`.
     pub(super) tensors: NamedTensors,
 }
 
-/// What the tensors of [`SavedWeights`] are of a parameter; the moments and the average in the order of [`Adam::state`].
+/// Role of a parameter's own values in [`SavedWeights`]. The roles below follow the order of [`Adam::state`].
 const PARAMETER: &str = "parameter";
 const ADAM_ROLES: [&str; 3] = ["first", "second", "average"];
 
-/// What a part of a batch is trained by.
+/// The loss of one part of a batch.
 #[derive(Debug)]
 pub struct Loss {
     /// Sum of the squared errors of the scores, the part's share of the logged loss.
     pub squared_errors: Tensor,
-    /// Sum over images of what gradients are taken of; none if that is `squared_errors`.
+    /// The quantity to minimise, summed over images; `None` if it equals `squared_errors`.
     pub minimised: Option<Tensor>,
 }
 
 impl Weights {
-    /// Parameters that start as `initial`, or as they were `saved`. Those with a `rate` of 0 are not trained.
+    /// Parameters that start as `initial`, or as they were `saved`. A parameter with a `rate` of 0 is not trained.
     pub(super) fn new(
         initial: &NamedTensors,
         rate: impl Fn(&str) -> f64,
@@ -63,9 +63,9 @@ impl Weights {
         for (name, initial) in initial.iter().collect::<BTreeMap<_, _>>() {
             let tensor = saved.and_then(|saved| saved.tensors.get(&named(PARAMETER, name))).unwrap_or(initial);
             let rate = rate(name);
-            // A copy: the initial tensor may be a view of a file, or another run's.
+            // The tensor is copied, because the initial tensor may be a view of a file or another run's tensor.
             let copy = tensor.to_device(device).to_kind(Kind::Float).contiguous().copy();
-            // What an ablation does not read has no values, and nothing asks for its gradient.
+            // A parameter of an input that an ablation does not read has no values and needs no gradient.
             let is_trained = rate > 0.0 && copy.numel() > 0;
             parameters.insert(name.clone(), if is_trained { copy.set_requires_grad(true) } else { copy });
             if is_trained {
@@ -99,7 +99,7 @@ impl Weights {
         &self.parameters
     }
 
-    /// Steps done.
+    /// Number of steps done.
     pub fn n_steps(&self) -> u64 {
         self.groups.first().map_or(0, |group| group.adam.n_steps())
     }
@@ -108,12 +108,12 @@ impl Weights {
         self.groups.iter().flat_map(|group| &group.names)
     }
 
-    /// Parameters that are trained, and how many values they hold.
+    /// The number of trained parameters, and the number of their values.
     pub(super) fn n_trained(&self) -> (usize, usize) {
         self.trained_names().fold((0, 0), |(n, values), name| (n + 1, values + self.parameters[name].numel()))
     }
 
-    /// One step of the optimiser, given the gradient of each trained parameter by name.
+    /// One step of the optimiser. `gradient` gives the gradient of a trained parameter by name.
     pub fn update<'g>(&mut self, learning_rate: f64, mut gradient: impl FnMut(&str) -> Gradient<'g>) {
         let _no_grad = tch::no_grad_guard();
         for Group { rate, names, adam } in &mut self.groups {
@@ -122,11 +122,12 @@ impl Weights {
         }
     }
 
-    /// One step by autograd on a batch, in parts of up to `micro_batch` images whose gradients are summed. `loss` is given what
-    /// cuts a part out of a tensor over the batch and places it on the device. Returns the sum of the squared errors.
+    /// One step by autograd on a batch, in parts of up to `micro_batch` images whose gradients are summed. `loss` gets
+    /// a function that cuts a part out of a tensor over the batch and places it on the device. Returns the sum of the
+    /// squared errors.
     ///
-    /// Dropout is drawn from libtorch's generator, seeded by `seed` for the first part, `seed + 1` for the second, ….
-    /// If the loss is not finite, neither is what is returned, and nothing is updated.
+    /// Dropout is drawn from libtorch's generator, seeded by `seed` for the first part, `seed + 1` for the second, and
+    /// so on. If the loss is not finite, the result is not finite either, and nothing is updated.
     pub fn step_by_autograd(
         &mut self,
         batch: &Batch,
@@ -138,7 +139,7 @@ impl Weights {
         let n_part = micro_batch.map_or(n_images, |size| i64::from(size).min(n_images));
         let mut total = 0.0;
         for (i, start) in (0..n_images).step_by(n_part as usize).enumerate() {
-            // The sign says nothing to a generator.
+            // The sign does not matter to a generator.
             tch::manual_seed(seed.wrapping_add(i as u64) as i64);
             let part = |xs: &Tensor| xs.narrow(0, start, n_part.min(n_images - start)).to_device(self.device);
             let Loss { squared_errors, minimised } = loss(&part);
@@ -166,12 +167,12 @@ impl Weights {
     /// Whether every trained value is a number.
     pub(super) fn is_finite(&self) -> bool {
         let _no_grad = tch::no_grad_guard();
-        // A sum is finite if all are, and one value is quicker to fetch than a mask is to make.
+        // The sum is finite only if all values are, and fetching one value is faster than making a mask.
         let sum = |name: &String| self.parameters[name].detach().square().sum(Kind::Double).double_value(&[]);
         self.trained_names().map(sum).all(f64::is_finite)
     }
 
-    /// Trained parameters as they are validated and kept: the averages if weights are averaged. They are copies.
+    /// Trained parameters for validation and for keeping: the averages, if weights are averaged. They are copies.
     pub(super) fn evaluated(&self) -> NamedTensors {
         let _no_grad = tch::no_grad_guard();
         let mut tensors = NamedTensors::new();
@@ -185,7 +186,7 @@ impl Weights {
         tensors
     }
 
-    /// All parameters, with those of `trained` in place of the present ones.
+    /// All parameters. The tensors of `trained` replace the current ones.
     pub(super) fn with(&self, trained: &NamedTensors) -> NamedTensors {
         let chosen = |(name, present): (&String, &Tensor)| {
             let kept = trained.get(name).map(|tensor| tensor.to_device(self.device));
@@ -194,7 +195,7 @@ impl Weights {
         self.parameters.iter().map(chosen).collect()
     }
 
-    /// All that a resumed training needs in addition to the initial parameters. Tensors are shared.
+    /// All values that a resumed training needs in addition to the initial parameters. Tensors are shared.
     pub(super) fn saved(&self) -> SavedWeights {
         let mut tensors = NamedTensors::new();
         for Group { names, adam, .. } in &self.groups {

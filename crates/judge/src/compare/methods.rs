@@ -1,4 +1,4 @@
-//! Every method that a store has scores of, for one dataset, on one footing: a score per image, and a direction.
+//! Every method that has scored one dataset, in a common form: a score per image, and a direction.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -16,26 +16,26 @@ use agiqa_store::tables::{PartitionName, images, splits};
 /// One method's scores.
 #[derive(Clone, Debug)]
 pub(super) struct MethodScores {
-    /// Name, with what tells it from others of its name.
+    /// Name, extended if other scorers have the same name.
     pub(super) name: String,
-    /// Name that the paper may have a row for.
+    /// Name to look up in the paper's Table 1.
     pub(super) paper_name: String,
-    /// What the scorer is.
+    /// Kind of the scorer.
     pub(super) kind: ScorerKind,
-    /// Which scores mean better quality.
+    /// Whether lower or higher scores mean better quality.
     pub(super) direction: Direction,
     /// Score per image.
     pub(super) of_image: HashMap<ImageId, f64>,
 }
 
-/// A method that has scores of the dataset but cannot be compared, and why.
+/// A method that has scores of the dataset but cannot be compared, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LeftOut {
     pub(super) method: String,
     pub(super) reason: String,
 }
 
-/// The images that are judged: id and MOS, in the order of the dataset's table; an image twice in the table is there twice.
+/// The judged images: id and MOS, in the order of the dataset's table. Duplicate images of the table stay duplicates.
 pub(super) fn judged_images(store: &Store, judged: &Judged) -> Result<Vec<(ImageId, f64)>, CompareError> {
     let dataset = &judged.dataset;
     let rows = images::read(store, dataset)?.rows;
@@ -69,7 +69,7 @@ fn split_names(store: &Store, dataset: &PartitionName) -> Result<BTreeSet<String
     Ok(store.list(&prefix)?.iter().filter_map(|object| name(&object.path)).collect())
 }
 
-/// Every method with a score of one of `judged`'s images, and those that had to be left out.
+/// Every method that has scored at least one of the judged images, and the methods that must be left out.
 pub(super) fn all(
     store: &Store,
     records: &[Arc<RunRecord>],
@@ -85,7 +85,7 @@ pub(super) fn all(
     };
     let (mut methods, mut left_out) = (Vec::new(), Vec::new());
     for (set, name) in sets.iter().zip(&names) {
-        // Other parameters or another version under the same name: the fingerprint tells them apart.
+        // Score sets of other parameters or versions may have the same name. The fingerprint then distinguishes them.
         let is_alone = names.iter().filter(|other| *other == name).count() == 1;
         methods.push(MethodScores {
             name: if is_alone { name.clone() } else { format!("{name} [{}]", set.fingerprint.short()) },
@@ -112,7 +112,7 @@ pub(super) fn all(
     Ok((methods, left_out))
 }
 
-/// Name of a method or rating, with what its images are resized to.
+/// Name of a method or rating, with the setting that resizes its images.
 fn name(set: &ScoreSet) -> String {
     let resize = set.settings.get("resize").and_then(|resize| resize.as_str()).filter(|resize| *resize != "none");
     match (set.kind, resize) {
@@ -122,7 +122,8 @@ fn name(set: &ScoreSet) -> String {
     }
 }
 
-/// Why a run cannot be judged: it has learned from the other parts of its own split, so it can be judged on that split only.
+/// The reason why a run cannot be judged, if any. A run has learned from the other parts of its own split, so it can
+/// only be judged on that split.
 fn reason_to_leave_out(record: &RunRecord, judged: &Judged) -> Option<String> {
     let own = &record.split;
     match &judged.part {
@@ -133,7 +134,7 @@ fn reason_to_leave_out(record: &RunRecord, judged: &Judged) -> Option<String> {
     }
 }
 
-/// Whether a run is the paper's method whole: an ablation, or other features, has no row in its Table 1.
+/// Whether a run is the paper's complete method. An ablation or a run on other features has no row in Table 1.
 fn is_of_the_paper(record: &RunRecord) -> bool {
     let is_whole = record.settings.get("inputs").is_none() && record.settings["gate"] != "concat";
     is_whole
@@ -146,7 +147,7 @@ pub(super) fn paper_figures(judged: &Judged, method: &MethodScores) -> [Option<f
     paper::row(judged.dataset.as_str(), &method.paper_name).map_or([None; N_PAPER], paper::PaperRow::figures)
 }
 
-/// Adds to `builder` everything that a comparison is computed from.
+/// Adds every input of a comparison to `builder`.
 pub(super) fn hash(
     store: &Store,
     records: &[Arc<RunRecord>],
@@ -185,7 +186,7 @@ mod tests {
     use agiqa_store::tables::features::{FeatureKind, FeatureSet};
     use agiqa_store::tables::models::{self, PartCounts};
 
-    /// A run on features of `extractors`, the semantic ones described by `prompts`.
+    /// A run on features of `extractors`. `prompts` describes the semantic features.
     fn record(extractors: [&str; 2], prompts: serde_json::Value, settings: serde_json::Value) -> RunRecord {
         let name = |text: &str| PartitionName::new(text).expect("a valid name");
         let fingerprint = Fingerprint::builder("test").finish();

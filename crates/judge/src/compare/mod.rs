@@ -1,11 +1,12 @@
-//! `compare`: every method that a store has scores of, judged on the same images, beside the paper's Table 1.
+//! `compare`: every method that has scores in a store, judged on the same images, with the paper's Table 1 for
+//! comparison.
 //!
-//! Reads `images`, a split where one is named, `scores`, and the records of runs.
-//! Writes `comparison`, a row per method. A method is judged on all images of the part that it has scored (column `n`);
-//! differences between methods are judged on those that all of them have scored, by a paired bootstrap.
+//! Reads `images`, a split if one is named, `scores`, and the records of runs. Writes `comparison`, one row per method.
+//! A method is judged on all images of the part that it has scored (column `n`). Differences between methods are judged
+//! on the images that all methods have scored, by a paired bootstrap.
 //!
-//! A run is compared on the split that it was trained on and on no other, since it has learned from the rest; a run trained
-//! on another dataset is compared on any part. Those left out are named.
+//! A run has learned from the other parts of its own split. It can therefore be compared on that split only. A run
+//! trained on another dataset can be compared on any part. Runs that are left out are named in the output.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,7 @@ pub use report::ComparisonReport;
 
 use methods::{LeftOut, MethodScores};
 
-/// Changes whenever the same inputs and settings give other rows.
+/// Must be raised when the same inputs and settings give other rows.
 const CODE_VERSION: u32 = 1;
 
 /// Settings of the stage.
@@ -51,52 +52,30 @@ impl Default for CompareSettings {
 
 /// Methods that cannot be compared.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum CompareError {
     /// The dataset is not in the store.
     #[error("store `{url}` has no images of dataset `{dataset}`; there are: {known}; `agiqa ingest` adds one")]
-    NoDataset {
-        /// The store.
-        url: String,
-        /// The name.
-        dataset: PartitionName,
-        /// Names there are.
-        known: String,
-    },
+    NoDataset { url: String, dataset: PartitionName, known: String },
     /// The split is not in the store.
     #[error("dataset `{dataset}` has no split `{split}`; there are: {known}; `agiqa split` adds one")]
-    NoSplit {
-        /// The dataset.
-        dataset: PartitionName,
-        /// The name.
-        split: PartitionName,
-        /// Names there are.
-        known: String,
-    },
+    NoSplit { dataset: PartitionName, split: PartitionName, known: String },
     /// No image has a MOS.
     #[error("no image of dataset `{dataset}` that is to be judged has a MOS: nothing tells which method is right")]
-    NoMos {
-        /// The dataset.
-        dataset: PartitionName,
-    },
+    NoMos { dataset: PartitionName },
     /// Nothing has scored the images.
     #[error(
         "no method has scored the images of dataset `{dataset}` that are to be judged{left_out}; `agiqa baseline` and \
          `agiqa predict` make scores"
     )]
     NoMethods {
-        /// The dataset.
         dataset: PartitionName,
-        /// Methods left out and why.
+        /// The methods left out, with reasons.
         left_out: String,
     },
     /// Metrics cannot be computed.
     #[error("cannot judge method `{method}`")]
-    Metrics {
-        /// The method.
-        method: String,
-        /// Cause.
-        source: MetricsError,
-    },
+    Metrics { method: String, source: MetricsError },
     /// A run cannot be read.
     #[error(transparent)]
     Run(#[from] RunRecordError),
@@ -113,7 +92,7 @@ pub enum CompareError {
 pub struct CompareStage {
     /// Dataset.
     pub dataset: PartitionName,
-    /// Split; none for all images.
+    /// Split; `None` for all images.
     pub split: Option<PartitionName>,
     /// Settings.
     pub settings: CompareSettings,
@@ -137,7 +116,7 @@ impl CompareStage {
     /// The comparison in the store as a report.
     ///
     /// # Errors
-    /// Tables that are missing or broken.
+    /// Fails if a table is missing or broken.
     pub fn report(&self, store: &Store) -> Result<ComparisonReport, StageError> {
         Ok(ComparisonReport { judged: self.judged(), rows: comparison::read(store, &self.judged())? })
     }
@@ -168,7 +147,7 @@ impl CompareStage {
     }
 }
 
-/// One row per method, the best first.
+/// One row per method, best first.
 fn compare(
     judged: &Judged,
     images: &[(ImageId, f64)],
@@ -197,7 +176,7 @@ fn compare(
             beats: Vec::new(),
         });
     }
-    // An undefined SRCC comes last; equal ones in the order of their names.
+    // An undefined SRCC comes last. Methods with equal SRCC are sorted by name.
     let srcc = |row: &ComparisonRow| row.metrics[Metric::Srcc].value.unwrap_or(f64::NEG_INFINITY);
     let mut order: Vec<usize> = (0..rows.len()).collect();
     order.sort_by(|&a, &b| srcc(&rows[b]).total_cmp(&srcc(&rows[a])).then_with(|| rows[a].method.cmp(&rows[b].method)));

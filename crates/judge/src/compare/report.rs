@@ -1,4 +1,4 @@
-//! The comparison for people, as an aligned table or Markdown, and for programs, as JSON lines.
+//! The comparison as an aligned table or Markdown for people, and as JSON lines for programs.
 
 use serde::Serialize;
 
@@ -15,9 +15,9 @@ const N_DIGITS: usize = 4;
 /// The comparison of one dataset.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ComparisonReport {
-    /// What was judged.
+    /// The images that were judged.
     pub judged: Judged,
-    /// One row per method, the best first.
+    /// One row per method, best first.
     pub rows: Vec<ComparisonRow>,
 }
 
@@ -37,12 +37,12 @@ impl ComparisonReport {
         self.rows.iter().map(|row| line(row) + "\n").collect()
     }
 
-    /// An aligned table, with what is real about its order below it.
+    /// An aligned table, followed by the notes on its order.
     pub fn text(&self) -> String {
         format!("{}\n\n{}\n{}", self.title(), layout::aligned(&self.lines()), self.notes("  "))
     }
 
-    /// The same as Markdown.
+    /// The same table and notes as Markdown.
     pub fn markdown(&self) -> String {
         format!("**{}**\n\n{}\n{}", self.title(), layout::markdown(&self.lines()), self.notes("- "))
     }
@@ -75,7 +75,7 @@ impl ComparisonReport {
         lines
     }
 
-    /// Which steps of the ranking are real.
+    /// Notes that tell for each step of the ranking whether the difference is real.
     fn notes(&self, bullet: &str) -> String {
         let Some(first) = self.rows.first().filter(|_| self.rows.len() > 1) else { return String::new() };
         let mut text = format!(

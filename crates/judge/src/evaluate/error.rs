@@ -1,4 +1,4 @@
-//! What keeps runs from being evaluated, said with what there is instead.
+//! The errors of an evaluation. The messages list the existing alternatives.
 
 use crate::metrics::MetricsError;
 use agiqa_store::store::StoreError;
@@ -6,8 +6,9 @@ use agiqa_store::store::part::PartError;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::RunRecordError;
 
-/// Runs that cannot be evaluated as asked.
+/// Runs cannot be evaluated as requested.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum EvaluateError {
     /// The store failed.
     #[error(transparent)]
@@ -18,92 +19,52 @@ pub enum EvaluateError {
     /// No run was named.
     #[error("there is no run to evaluate: name at least one")]
     NoRuns,
-    /// A run was named twice.
+    /// The same run was named more than once.
     #[error("run `{run}` is named twice; each run counts once")]
-    RunTwice {
-        /// The run.
-        run: PartitionName,
-    },
-    /// The group's name is that of one of its runs.
+    RunTwice { run: PartitionName },
+    /// The group has the same name as one of its runs.
     #[error("group `{group}` has the name of one of its runs, whose metrics it would replace: choose another name")]
-    GroupIsRun {
-        /// The name.
-        group: PartitionName,
-    },
+    GroupIsRun { group: PartitionName },
     /// A run's record cannot be read.
     #[error(transparent)]
     Record(#[from] RunRecordError),
-    /// The scores of ridge regression are not what they should be.
+    /// The file with the scores of ridge regression is malformed.
     #[error("`{path}` in store `{url}` is not an object of image ids and scores; rerun `agiqa train`")]
-    Ridge {
-        /// The file.
-        path: String,
-        /// The store.
-        url: String,
-        /// Cause.
-        source: serde_json::Error,
-    },
+    Ridge { path: String, url: String, source: serde_json::Error },
     /// A run has not scored the dataset.
     #[error(
         "run `{run}` has no scores of dataset `{dataset}` (it has scores of: {datasets}); run `agiqa predict` first"
     )]
     NoScores {
-        /// The run.
         run: PartitionName,
-        /// The dataset.
         dataset: PartitionName,
-        /// Datasets that it has scored.
+        /// The datasets that it has scored.
         datasets: String,
     },
     /// None of the images has a MOS.
     #[error(
         "none of the {n} images of `{dataset}` that run `{run}` scored has a MOS: there is nothing to compare with"
     )]
-    NoMos {
-        /// The run.
-        run: PartitionName,
-        /// The dataset.
-        dataset: PartitionName,
-        /// Number of images.
-        n: usize,
-    },
+    NoMos { run: PartitionName, dataset: PartitionName, n: usize },
     /// The run's split has no training image with a MOS.
     #[error(
         "run `{run}`: split `{split}` (fold {fold}) of dataset `{dataset}` has no training image with a MOS; rerun \
          `agiqa split` and `agiqa train`"
     )]
-    NoTraining {
-        /// The run.
-        run: PartitionName,
-        /// Dataset of the training.
-        dataset: PartitionName,
-        /// The split.
-        split: PartitionName,
-        /// The fold.
-        fold: i64,
-    },
-    /// A column to form subsets by does not exist.
+    NoTraining { run: PartitionName, dataset: PartitionName, split: PartitionName, fold: i64 },
+    /// A column for subsets does not exist.
     #[error("dataset `{dataset}` has no column `{column}` to form subsets by; there are: {there}{hint}")]
     UnknownColumn {
-        /// The dataset.
         dataset: PartitionName,
-        /// The column asked for.
         column: String,
-        /// Columns there are.
+        /// The existing columns.
         there: String,
-        /// ` (did you mean …?)` or nothing.
+        /// ` (did you mean …?)`, or empty.
         hint: String,
     },
-    /// Scores that no metric can be computed from.
+    /// No metric can be computed from the scores.
     #[error("predictor `{predictor}`, subset `{subset}`")]
-    Metrics {
-        /// The predictor.
-        predictor: String,
-        /// The subset.
-        subset: String,
-        /// Cause.
-        source: MetricsError,
-    },
+    Metrics { predictor: String, subset: String, source: MetricsError },
 }
 
 /// Names in backquotes, or `none`.

@@ -1,5 +1,5 @@
-//! What the metrics of a run are computed from: its scores, joined with the images and the split of the dataset, and the
-//! images that it was trained on.
+//! The inputs of a run's metrics: its scores, joined with the images and the split of the dataset, and its training
+//! images.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ struct Hashed<T> {
     hash: String,
 }
 
-/// The tables that the runs of a stage share, each read once.
+/// The tables that the runs of a stage share. Each is read once.
 pub(super) struct Tables<'a> {
     store: &'a Store,
     images: HashMap<PartitionName, Hashed<Images>>,
@@ -33,9 +33,9 @@ pub(super) struct Tables<'a> {
 pub(super) struct ScoredImage {
     /// Row of the image in the dataset's table.
     pub(super) row: usize,
-    /// Score that the run gives it.
+    /// The run's score of the image.
     pub(super) score: f64,
-    /// Part of the split that has the name of the run's.
+    /// Part of the image in the dataset's split that has the same name as the run's split.
     pub(super) part: Option<Part>,
 }
 
@@ -44,15 +44,15 @@ pub(super) struct RunInput {
     pub(super) record: Arc<RunRecord>,
     /// Images of the dataset.
     pub(super) images: Arc<Images>,
-    /// Images of the dataset that the run was trained on.
+    /// Images of the run's training dataset.
     pub(super) training_images: Arc<Images>,
-    /// Those of the training part.
+    /// Ids of the images in the training part.
     pub(super) training: HashSet<ImageId>,
-    /// The images that have a score, at least one, by id and name.
+    /// The scored images, at least one, sorted by id and name.
     pub(super) scored: Vec<ScoredImage>,
     /// Whether the run was trained on the dataset.
     pub(super) is_own: bool,
-    /// Fingerprint of all this.
+    /// Fingerprint of all fields above.
     pub(super) fingerprint: Fingerprint,
 }
 
@@ -90,10 +90,10 @@ impl<'a> Tables<'a> {
         Ok(rows)
     }
 
-    /// What the metrics of `record`'s run on `dataset` are computed from.
+    /// The inputs of the metrics of `record`'s run on `dataset`.
     ///
     /// # Errors
-    /// A run that has scored no image of the dataset. A table that is broken.
+    /// Fails if the run has scored no image of the dataset, or if a table is broken.
     pub(super) fn input(&mut self, record: Arc<RunRecord>, dataset: &PartitionName) -> Result<RunInput, EvaluateError> {
         let is_own = record.dataset == *dataset;
         let (images, training_images) = (self.images(dataset)?, self.images(&record.dataset)?);
@@ -132,7 +132,7 @@ impl<'a> Tables<'a> {
         Ok(RunInput { record, images, training_images, training, scored, is_own, fingerprint })
     }
 
-    /// The error of a run that has scored no image of `dataset`. It names the datasets that it has scored.
+    /// The error for a run that has scored no image of `dataset`. It names the datasets that the run has scored.
     fn no_scores(
         &self,
         run: &PartitionName,
@@ -155,19 +155,20 @@ fn content_hash(store: &Store, path: &str) -> Result<String, StoreError> {
 }
 
 impl RunInput {
-    /// The image of the dataset's table that `scored` is about.
+    /// The row of the scored image in the dataset's table.
     pub(super) fn image(&self, scored: &ScoredImage) -> &ImageRow {
         &self.images.rows[scored.row]
     }
 
-    /// The number of scored images that can be judged, and the number that lack a MOS.
+    /// The number of scored images that can be judged, and the number of scored images that lack a MOS.
     pub(super) fn counts(&self) -> RowCounts {
         let n_out = self.scored.iter().filter(|scored| self.image(scored).mos.is_some()).count() as u64;
         let n_in = self.scored.len() as u64;
         RowCounts { n_in, n_out, n_rejected: n_in - n_out, ..RowCounts::default() }
     }
 
-    /// The number of tested images whose exact prompt a training image has too. None if no image has a prompt.
+    /// The number of tested images whose exact prompt also occurs in the training part. `None` if no image has a
+    /// prompt.
     pub(super) fn leakage(&self) -> Option<Leakage> {
         let training = self.training_images.rows.iter().filter(|row| self.training.contains(&row.image_id));
         let prompts: HashSet<&str> = training.filter_map(|row| row.prompt.as_deref()).collect();

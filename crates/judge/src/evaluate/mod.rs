@@ -1,18 +1,19 @@
 //! The `evaluate` stage: how well the scores of runs agree with MOS.
 //!
-//! Reads the `scores` of each run, the `images` tables of the dataset that was scored and of the one it was trained on, the
-//! run's split, and its record. Writes `metrics`:
+//! Reads the `scores` of each run, its record and its split, and the `images` tables of the scored dataset and of the
+//! training dataset. Writes `metrics`:
 //!
-//! - one file per run, rows with `statistic = value` for each predictor, part and subset;
-//! - one file for the group, rows `mean`, `std` and `median` over its runs, where the group is not itself a run.
+//! - one file per run: rows with `statistic = value` for each predictor, part and subset;
+//! - one file for the group: rows `mean`, `std` and `median` over its runs, if the group is not itself a run.
 //!
-//! A model's numbers never stand alone. **Trivial predictors** are judged on the same images: `generator-mean`
-//! and `prompt-mean` give each image the mean MOS that its generator or its prompt has in the training part, or the mean
-//! of the whole training part where it has none. On AGIQA-3K the generator's name alone reaches SRCC 0.73.
-//! Where the model's folder holds `ridge_scores.json` (`{"<image_id>": score}`), `ridge` stands beside them. All
-//! predictors share their bootstrap resamples, so that their intervals can be compared.
+//! A model's numbers always come with numbers for comparison. **Trivial predictors** are judged on the same images.
+//! `generator-mean` and `prompt-mean` give each image the mean MOS of its generator or its prompt in the training part.
+//! If the generator or prompt does not occur there, they give the mean of the whole training part. On AGIQA-3K the
+//! generator's name alone reaches SRCC 0.73. If the model's folder holds `ridge_scores.json` (`{"<image_id>": score}`),
+//! the predictor `ridge` is judged too. All predictors share their bootstrap resamples, so their intervals can be
+//! compared.
 //!
-//! An image without MOS cannot be judged: it is a reject of kind `no-mos`, listed per dataset and run.
+//! An image without MOS cannot be judged. It is a reject of kind `no-mos`, listed per dataset and run.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -50,7 +51,7 @@ use inputs::{RunInput, Tables};
 pub use report::{Leakage, Report};
 use scored::Scored;
 
-/// Changes whenever the same inputs and settings give other rows.
+/// Must be raised when the same inputs and settings give other rows.
 const CODE_VERSION: u32 = 1;
 
 /// Settings of the stage.
@@ -61,8 +62,9 @@ pub struct EvaluateSettings {
     pub by: Vec<String>,
     /// Intervals: number of resamples and seed.
     pub bootstrap: BootstrapSettings,
-    /// Parts to evaluate. Of a dataset that the run was not trained on, `all` is evaluated, and these parts where it has a
-    /// split of the name of the run's: so a head of one dataset is tested on the test part of another.
+    /// Parts to evaluate. On a dataset that the run was not trained on, `all` is evaluated. If that dataset has a split
+    /// with the same name as the run's split, these parts are evaluated too. A head of one dataset can thus be tested
+    /// on the test part of another.
     pub parts: Vec<Part>,
 }
 
@@ -72,12 +74,12 @@ impl Default for EvaluateSettings {
     }
 }
 
-/// Evaluates `runs` on one dataset, and the group that they form.
+/// Evaluates `runs` and their group on one dataset.
 #[derive(Clone, Debug)]
 pub struct EvaluateStage {
     /// The runs, at least one.
     runs: Vec<PartitionName>,
-    /// Name of the rows over all runs. Equal to the run's name where there is one run and no group.
+    /// Name of the rows over all runs. It equals the run's name if a single run has no group.
     group: PartitionName,
     /// Dataset that was scored.
     dataset: PartitionName,
@@ -85,12 +87,12 @@ pub struct EvaluateStage {
     settings: EvaluateSettings,
     /// The records of the runs.
     records: Runs,
-    /// The leakage of each run, once it was counted.
+    /// The leakage of each run, once it is counted.
     leakage: Arc<Mutex<Option<Vec<Leakage>>>>,
 }
 
 impl EvaluateStage {
-    /// Evaluates `runs`, whose `records` may have been read before, on `dataset`.
+    /// Evaluates `runs` on `dataset`. `records` may already hold the records of the runs.
     pub fn new(
         runs: Vec<PartitionName>,
         group: PartitionName,
@@ -101,10 +103,10 @@ impl EvaluateStage {
         Self { runs, group, dataset, settings, records, leakage: Arc::default() }
     }
 
-    /// The metrics in the store as a report: of the group, or of the only run.
+    /// The metrics in the store as a report, for the group or for the only run.
     ///
     /// # Errors
-    /// Tables that are missing or broken.
+    /// Fails if a table is missing or broken.
     pub fn report(&self, store: &Store) -> Result<Report, StageError> {
         let shown = if self.has_group() { &self.group } else { &self.runs[0] };
         let mut rows = tables::metrics::read(store, shown)?;
@@ -117,7 +119,7 @@ impl EvaluateStage {
         Ok(Report::new(shown.as_str(), self.dataset.as_str(), rows, Leakage::over_runs(&leakage)))
     }
 
-    /// What the metrics of each run are computed from.
+    /// The inputs of the metrics of each run.
     fn inputs(&self, store: &Store) -> Result<Vec<RunInput>, EvaluateError> {
         let mut tables = Tables::new(store);
         let mut inputs = Vec::with_capacity(self.runs.len());
@@ -129,12 +131,12 @@ impl EvaluateStage {
         Ok(inputs)
     }
 
-    /// Path of the metrics of `name`, `input`'s run or the group that it belongs to.
+    /// Path of the metrics of `name`, which is `input`'s run or its group.
     fn path(&self, input: &RunInput, name: &PartitionName) -> String {
         if input.is_own { tables::metrics::path(name) } else { tables::metrics::path_on(name, &self.dataset) }
     }
 
-    /// Whether there is a group beside the runs. A single run that is its own group must not overwrite itself.
+    /// Whether the runs form a separate group. A single run that is its own group must not overwrite itself.
     fn has_group(&self) -> bool {
         self.runs.len() > 1 || self.runs.first() != Some(&self.group)
     }
@@ -152,7 +154,7 @@ impl EvaluateStage {
         }
     }
 
-    /// What decides the rows of one run.
+    /// Fingerprint of every input that decides the rows of one run.
     fn fingerprint(&self, input: &RunInput) -> Fingerprint {
         Fingerprint::builder("metrics")
             .json("code_version", &CODE_VERSION)
@@ -166,7 +168,7 @@ impl EvaluateStage {
         Fingerprint::builder("group metrics").json("code_version", &CODE_VERSION).json("runs", &runs).finish()
     }
 
-    /// Rows of one run: per part all predictors, and on the test part (or `all`) each subset.
+    /// Rows of one run: all predictors for each part, and each subset of the test part (or of `all`).
     fn rows_of(&self, scored: &Scored, context: &StageContext) -> Result<Option<Vec<MetricsRow>>, StageError> {
         let mut rows = Vec::new();
         for part in scored.parts() {

@@ -3,11 +3,11 @@
 use agiqa_store::metric::{Estimate, Estimates};
 use agiqa_store::tables::metrics::{MetricsRow, Statistic};
 
-/// Rows `mean`, `std` and `median` for each dataset, part, predictor and subset that any of `runs` has, in the order in
-/// which they first appear.
+/// Rows `mean`, `std` and `median` for each dataset, part, predictor and subset in any of `runs`, in the order of their
+/// first appearance.
 ///
-/// `std` is that of a sample, with `n - 1`; null for one run. A metric that is undefined in any run that has the
-/// row is null: a mean over just the runs in which it happened to be defined would be another quantity.
+/// `std` is the sample standard deviation, with `n - 1`; null for one run. A metric is null if it is undefined in any
+/// run that has the row. A mean over only some of the runs would be a different quantity.
 pub(super) fn aggregate(runs: &[Vec<MetricsRow>]) -> Vec<MetricsRow> {
     let mut groups: Vec<Vec<&MetricsRow>> = Vec::new();
     let mut group_of = std::collections::HashMap::new();

@@ -1,4 +1,4 @@
-//! Metrics for people, as an aligned table, and for programs, as JSON lines.
+//! Metrics as an aligned table for people, and as JSON lines for programs.
 
 use std::collections::BTreeSet;
 
@@ -10,38 +10,38 @@ use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::tables::metrics::{MetricsRow, Statistic};
 use agiqa_store::tables::splits::Part;
 
-/// What stands in place of a part where there are none.
+/// The name of the part that means all images.
 const ALL: &str = "all";
 
 /// Digits after the point in text.
 const N_DIGITS: usize = 3;
 
-/// How many tested images share their exact prompt with a training image; sums over runs.
+/// The number of tested images that share their exact prompt with a training image, summed over runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Leakage {
     /// Tested images that have a prompt.
     pub n: u64,
-    /// Those whose exact prompt is also in training.
+    /// Tested images whose exact prompt also occurs in the training part.
     pub n_shared: u64,
     /// Number of runs.
     pub n_runs: u64,
 }
 
 impl Leakage {
-    /// The sums over runs; none without runs.
+    /// The sums over runs; `None` without runs.
     pub(super) fn over_runs(runs: &[Self]) -> Option<Self> {
         let sum = |count: fn(&Self) -> u64| runs.iter().map(count).sum();
         let leakage = Self { n: sum(|run| run.n), n_shared: sum(|run| run.n_shared), n_runs: sum(|run| run.n_runs) };
         (leakage.n > 0).then_some(leakage)
     }
 
-    /// Share of tested images whose prompt is also in training, in [0, 1].
+    /// Share of tested images whose prompt also occurs in the training part, in [0, 1].
     pub fn share(&self) -> f64 {
         self.n_shared as f64 / self.n as f64
     }
 }
 
-/// The metrics of one run, of a group of runs, or of a table of the user's own.
+/// The metrics of one run, of a group of runs, or of a user's table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     run: String,
@@ -110,7 +110,8 @@ impl Report {
         }
         let subsets: Vec<&MetricsRow> = subsets.into_iter().filter(|row| row.part == main).collect();
         let predictors: BTreeSet<&str> = subsets.iter().map(|row| row.predictor.as_str()).collect();
-        // Trivial predictors are constant or nearly so within a subset; the table in the store has them.
+        // Trivial predictors are nearly constant within a subset, so they are not shown. The table in the store has
+        // them.
         let shown = if predictors.contains("model") { Some("model") } else { predictors.first().copied() };
         for row in subsets.iter().filter(|row| Some(row.predictor.as_str()) == shown) {
             lines.push(self.line(row.subset.clone(), row));
@@ -127,7 +128,7 @@ impl Report {
         text
     }
 
-    /// Rows that stand for themselves: values of one run, means over several.
+    /// The rows to print: values of one run, means over several runs.
     fn shown(&self) -> impl Iterator<Item = &MetricsRow> {
         self.rows.iter().filter(|row| matches!(row.statistic, Statistic::Value | Statistic::Mean))
     }
@@ -155,19 +156,19 @@ impl Report {
     }
 }
 
-/// A line of the table: what it is about, a cell per metric, the number of images.
+/// A line of the table: a label, a cell per metric, the number of images.
 fn table_line(label: String, cells: [String; N_METRICS], n: String) -> [String; N_METRICS + 2] {
     let mut cells = std::iter::once(label).chain(cells).chain([n]);
     std::array::from_fn(|_| cells.next().expect("two cells beside those of the metrics"))
 }
 
-/// The part that is reported in full, with every predictor: `test`, or else the first that there is.
+/// The part that is reported in full, with every predictor: `test` if it has rows, or else the first part.
 fn main_part(rows: &[MetricsRow]) -> &str {
     let test = rows.iter().find(|row| row.part == Part::Test.as_str());
     test.or(rows.first()).map_or(ALL, |row| row.part.as_str())
 }
 
-/// The stage's one line: the main part's SRCC and PLCC per predictor.
+/// The stage's summary line: SRCC and PLCC of each predictor on the main part.
 pub(super) fn summary(rows: &[MetricsRow], counts: RowCounts) -> String {
     let part = main_part(rows);
     let values = rows.iter().filter(|row| matches!(row.statistic, Statistic::Value | Statistic::Mean));
@@ -183,7 +184,7 @@ pub(super) fn summary(rows: &[MetricsRow], counts: RowCounts) -> String {
         summary.push_str(&format!(", {} without MOS", counts.n_rejected));
     }
     if !predictors.is_empty() {
-        // The test part is meant unless another one is named.
+        // The line names the part unless it is the test part.
         let of_part = if part == ALL || part == Part::Test.as_str() { String::new() } else { format!("{part} part: ") };
         summary.push_str(&format!("; {of_part}{}", predictors.join("; ")));
     }

@@ -1,4 +1,4 @@
-//! The judged images of one run, with the predictors that the run is compared with.
+//! The judged images of one run, with the predictors for comparison.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -31,11 +31,12 @@ pub(super) struct Subset {
     pub(super) positions: Vec<usize>,
 }
 
-/// The judged images of one run with everything the metrics are computed from.
+/// The judged images of one run, with all inputs of the metrics.
 pub(super) struct Scored {
-    /// Of another dataset than the run's own: the part in the split of that dataset that has the name of the run's.
+    /// Part of each image. On another dataset than the run's own, the part comes from the split with the same name
+    /// there.
     parts: Vec<Option<Part>>,
-    /// Whether it is the dataset that the run was trained on.
+    /// Whether the run was trained on this dataset.
     is_own: bool,
     pub(super) mos: Vec<f64>,
     pub(super) predictors: Vec<Predictor>,
@@ -46,10 +47,10 @@ pub(super) struct Scored {
 }
 
 impl Scored {
-    /// The images of `input` that have a MOS, in subsets by the columns `by`.
+    /// The images of `input` that have a MOS, with the columns `by` for subsets.
     ///
     /// # Errors
-    /// No image with a MOS, none in the training part, or a column that does not exist.
+    /// Fails if no image has a MOS, if no training image has a MOS, or if a column does not exist.
     pub(super) fn new(
         input: &RunInput,
         dataset: &PartitionName,
@@ -84,7 +85,7 @@ impl Scored {
             [("generator-mean", |row| row.generator.as_deref()), ("prompt-mean", |row| row.prompt.as_deref())];
         for (name, group) in groupings {
             let means = GroupMeans::of(training.iter().filter_map(|row| Some((group(row), row.mos?))));
-            // Without any group every image gets the same number, which predicts nothing and says nothing.
+            // Without any group, every image gets the same number. Such a predictor carries no information.
             if let Some(means) = means.filter(GroupMeans::has_groups) {
                 let scores = rows.iter().map(|row| means.predict(group(row))).collect();
                 predictors.push(Predictor { name, scores });
@@ -100,7 +101,8 @@ impl Scored {
         })
     }
 
-    /// Parts that hold images; none stands for those of no part, or for all of another dataset than the run's own.
+    /// Parts that hold images. `None` stands for images without a part, or for all images of another dataset than the
+    /// run's own.
     pub(super) fn parts(&self) -> Vec<Option<Part>> {
         let all = Part::ALL.into_iter().map(Some).chain([None]);
         all.filter(|part| self.parts.contains(part) || (part.is_none() && !self.is_own)).collect()
@@ -113,7 +115,7 @@ impl Scored {
         Subset { name: "all".to_owned(), positions }
     }
 
-    /// All images of `part`, then each value of each column in the order of columns and values.
+    /// All images of `part`, then one subset per value of each column, in the order of columns and values.
     pub(super) fn subsets(&self, part: Option<Part>) -> Vec<Subset> {
         let whole = self.whole(part);
         let mut subsets = Vec::new();
@@ -146,7 +148,8 @@ fn ridge(
     if scores.len() == judged.len() {
         return Ok(Some(Predictor { name: "ridge", scores }));
     }
-    // Predictors are compared on the same images or not at all. None scored means another dataset: nothing to say.
+    // Predictors must be compared on the same images. If no image has a ridge score, the dataset is a different one,
+    // and no warning is needed.
     if !scores.is_empty() {
         let n_missing = judged.len() - scores.len();
         console.warn(format!("`{path}` lacks {n_missing} of {} images: `ridge` is left out", judged.len()));

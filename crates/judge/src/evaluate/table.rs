@@ -1,7 +1,7 @@
-//! Metrics of any table that has a column of scores and a column of MOS: parquet, CSV or TSV.
+//! Metrics of any table with a column of scores and a column of MOS, in parquet, CSV or TSV.
 //!
-//! Only the columns asked for are read. A row without score or without MOS (null, an empty cell, NaN, infinite) is left
-//! out and counted; a cell that is no number at all is an error, since then the column may not be what it was taken for.
+//! Only the requested columns are read. A row without score or without MOS (null, an empty cell, NaN, infinite) is left
+//! out and counted. A cell that is not a number is an error, because the column may then be the wrong one.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -13,71 +13,51 @@ use super::error::listed;
 use super::report::Report;
 use crate::metrics::{self, BootstrapSettings, MetricsError};
 
-/// Tables that cannot be evaluated.
+/// A table cannot be evaluated.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum TableError {
     /// The file cannot be opened.
     #[error("cannot open `{}`", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
-    /// The file is no table, or a damaged one.
+    Open { path: PathBuf, source: std::io::Error },
+    /// The file is not a table, or it is damaged.
     #[error("cannot read `{}` as {format}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
         /// `parquet`, `CSV` or `TSV`.
         format: &'static str,
-        /// Cause.
         source: PolarsError,
     },
     /// A column does not exist.
     #[error("`{}` has no column `{column}`; there are: {there}{hint}", path.display())]
     UnknownColumn {
-        /// The file.
         path: PathBuf,
-        /// The column asked for.
         column: String,
-        /// Columns there are.
+        /// The existing columns.
         there: String,
-        /// ` (did you mean …?)` or nothing.
+        /// ` (did you mean …?)`, or empty.
         hint: String,
     },
     /// A cell is not a number.
     #[error("`{}`: row {row} (from 1, after the header), column `{column}`: expected a number, found `{found}`", path.display())]
     NotANumber {
-        /// The file.
         path: PathBuf,
-        /// Row, from 1.
+        /// Number of the row, from 1.
         row: usize,
-        /// The column.
         column: String,
-        /// The cell.
         found: String,
     },
     /// A column holds neither numbers nor text.
     #[error("`{}`: column `{column}`: expected numbers, found values of type {found}", path.display())]
-    WrongType {
-        /// The file.
-        path: PathBuf,
-        /// The column.
-        column: String,
-        /// Its type.
-        found: String,
-    },
+    WrongType { path: PathBuf, column: String, found: String },
     /// No row has both a score and a MOS.
     #[error("`{}`: none of its {n_rows} rows has both a score (`{score}`) and a MOS (`{mos}`)", path.display())]
     NoRows {
-        /// The file.
         path: PathBuf,
-        /// Rows of the file.
         n_rows: usize,
-        /// Column of scores.
+        /// The column of scores.
         score: String,
-        /// Column of MOS.
+        /// The column of MOS.
         mos: String,
     },
     /// The metrics could not be computed.
@@ -85,10 +65,10 @@ pub enum TableError {
     Metrics(#[from] MetricsError),
 }
 
-/// Which columns of which table.
+/// The table and the columns to evaluate.
 #[derive(Clone, Debug)]
 pub struct TableSettings {
-    /// The file; parquet is recognised by content, TSV by its name, anything else is CSV.
+    /// The file. Parquet is recognised by content, TSV by file name. Any other file is read as CSV.
     pub path: PathBuf,
     /// Column of scores.
     pub score: String,
@@ -100,23 +80,23 @@ pub struct TableSettings {
     pub bootstrap: BootstrapSettings,
 }
 
-/// Rows that were left out.
+/// The number of rows that were left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Excluded {
     /// Rows of the table.
     pub n_rows: u64,
     /// Rows left out.
     pub n_excluded: u64,
-    /// Of these, rows whose score is null or not finite.
+    /// The number of left-out rows whose score is null or not finite.
     pub n_without_score: u64,
-    /// Of these, rows whose MOS is null or not finite; a row may lack both.
+    /// The number of left-out rows whose MOS is null or not finite. A row may lack both.
     pub n_without_mos: u64,
 }
 
 /// Evaluates a table.
 ///
 /// # Errors
-/// A file that cannot be read, a column that does not exist, a cell that is no number, no row to evaluate.
+/// Fails if the file cannot be read, a column does not exist, a cell is not a number, or no row can be evaluated.
 pub fn evaluate(settings: &TableSettings) -> Result<(Report, Excluded), TableError> {
     let TableSettings { path, score, mos, by, bootstrap } = settings;
     let frame = read(settings)?;
@@ -155,7 +135,7 @@ pub fn evaluate(settings: &TableSettings) -> Result<(Report, Excluded), TableErr
     Ok((Report::new(score, &name, rows, None), excluded))
 }
 
-/// Reads the columns asked for, and no others.
+/// Reads only the requested columns.
 fn read(settings: &TableSettings) -> Result<DataFrame, TableError> {
     let path = &settings.path;
     let open_error = |source| TableError::Open { path: path.clone(), source };
@@ -171,10 +151,11 @@ fn read(settings: &TableSettings) -> Result<DataFrame, TableError> {
     let read_error = |source| TableError::Read { path: path.clone(), format, source };
     let location = PlRefPath::try_from_path(path).map_err(read_error)?;
     let scan = if is_parquet {
-        // A file name is a name here, not a pattern.
+        // The file name must not be taken for a glob pattern.
         LazyFrame::scan_parquet(location, ScanArgsParquet { glob: false, ..ScanArgsParquet::default() })
     } else {
-        // Every cell as text: a number that is none is then found by its row, whatever the first rows look like.
+        // Every cell is read as text. An invalid number is then found with its row, regardless of the types in the
+        // first rows.
         LazyCsvReader::new(location)
             .with_glob(false)
             .with_separator(if is_tsv { b'\t' } else { b',' })
@@ -202,7 +183,7 @@ fn read(settings: &TableSettings) -> Result<DataFrame, TableError> {
     scan.select(columns).collect().map_err(read_error)
 }
 
-/// Finite numbers of a column; none for null, empty, NaN and infinite cells.
+/// Finite numbers of a column; `None` for null, empty, NaN and infinite cells.
 fn numbers(frame: &DataFrame, name: &str, path: &Path) -> Result<Vec<Option<f64>>, TableError> {
     let column = column_of(frame, name, path)?;
     let dtype = column.dtype();
@@ -226,7 +207,7 @@ fn numbers(frame: &DataFrame, name: &str, path: &Path) -> Result<Vec<Option<f64>
     parsed.collect()
 }
 
-/// Values of a column as text; none for null.
+/// Values of a column as text; `None` for null.
 fn texts(frame: &DataFrame, name: &str, path: &Path) -> Result<Vec<Option<String>>, TableError> {
     let column = column_of(frame, name, path)?;
     let texts = column.cast(&DataType::String).map_err(|source| wrong(path, source))?;
@@ -242,7 +223,7 @@ fn wrong(path: &Path, source: PolarsError) -> TableError {
     TableError::Read { path: path.to_owned(), format: "a table", source }
 }
 
-/// ` (did you mean `…`?)` for the name nearest to `wanted`, or nothing where none is near.
+/// ` (did you mean `…`?)` with the name nearest to `wanted`, or an empty text if no name is near.
 pub(super) fn suggestion<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> String {
     let near = |name: &str| strsim::jaro_winkler(&wanted.to_lowercase(), &name.to_lowercase());
     names

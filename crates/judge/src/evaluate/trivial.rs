@@ -1,4 +1,4 @@
-//! Predictors that look at no pixel: the mean MOS of whatever shares an image's generator or prompt in training.
+//! Predictors that use no pixels: the mean MOS of training images with the same generator or prompt.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ pub struct GroupMeans {
 }
 
 impl GroupMeans {
-    /// Means over `(group, mos)` pairs; those without group count in the overall mean only. None without pairs.
+    /// Means over `(group, mos)` pairs. A pair without group counts only in the overall mean. `None` without pairs.
     pub fn of<'a>(training: impl Iterator<Item = (Option<&'a str>, f64)>) -> Option<Self> {
         let mut overall = Sum::default();
         let mut of_group: HashMap<&str, Sum> = HashMap::new();
@@ -24,17 +24,17 @@ impl GroupMeans {
         (overall.n > 0).then(|| Self { overall: overall.mean(), of_group })
     }
 
-    /// Mean of `group`, or of the whole training part where the group is unknown there.
+    /// Mean of `group`, or of the whole training part if the group does not occur there.
     pub fn predict(&self, group: Option<&str>) -> f64 {
         group.and_then(|group| self.of_group.get(group)).copied().unwrap_or(self.overall)
     }
 
-    /// Whether any group was seen; without one every prediction is the same.
+    /// Whether any group occurs in training. Without groups, every prediction is the same.
     pub fn has_groups(&self) -> bool {
         !self.of_group.is_empty()
     }
 
-    /// Whether `group` was seen.
+    /// Whether `group` occurs in training.
     pub fn knows(&self, group: &str) -> bool {
         self.of_group.contains_key(group)
     }

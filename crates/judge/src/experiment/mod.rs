@@ -1,10 +1,10 @@
-//! `experiment`: a table of the paper as this program computes it, beside the paper's figures.
+//! `experiment`: a table of the paper as this program computes it, with the paper's figures for comparison.
 //!
-//! Reads `metrics` of the variants of a pipeline: of each, the model's on the test part, as mean and standard deviation
-//! over its runs. Writes `experiments`, and the same table as Markdown beside it. A variant stands beside the paper's row
-//! of the same table that was trained and tested on the same datasets, read the same features and had a gate or had none;
-//! names of datasets are those of the paper, in upper or lower case. Methods of that table that this program does not
-//! train follow, with the paper's figures alone.
+//! Reads the `metrics` of the variants of a pipeline: for each variant, the model's metrics on the test part, as mean
+//! and standard deviation over its runs. Writes `experiments`, and the same table as Markdown in the same folder. A
+//! variant is compared with the row of the same table of the paper that was trained and tested on the same datasets,
+//! read the same features, and agrees on having a gate. Dataset names are compared with the paper's names, ignoring
+//! case. Methods of that table that this program does not train follow, with the paper's figures only.
 
 use serde::Serialize;
 
@@ -25,25 +25,19 @@ mod report;
 
 pub use report::ExperimentReport;
 
-/// Changes whenever the same inputs and settings give other rows.
+/// Must be raised when the same inputs and settings give other rows.
 const CODE_VERSION: u32 = 1;
 
-/// A table that cannot be made.
+/// A table cannot be made.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ExperimentError {
     /// A variant has no metrics.
     #[error(
         "variant `{variant}` has no metrics of its model on the test part of `{dataset}` (run `{run}`): evaluate it first, \
          with `test` among the parts; `agiqa run` without `--stage` does"
     )]
-    NoMetrics {
-        /// The variant.
-        variant: String,
-        /// Dataset tested on.
-        dataset: PartitionName,
-        /// Run or group.
-        run: PartitionName,
-    },
+    NoMetrics { variant: String, dataset: PartitionName, run: PartitionName },
     /// A table cannot be read or written.
     #[error(transparent)]
     Part(#[from] PartError),
@@ -52,7 +46,7 @@ pub enum ExperimentError {
     Store(#[from] StoreError),
 }
 
-/// One row of the table: what was trained, and where its metrics are.
+/// One row of the table: the variant's training, and the source of its metrics.
 #[derive(Clone, Debug, Serialize)]
 pub struct ExperimentVariant {
     /// Its name.
@@ -61,9 +55,9 @@ pub struct ExperimentVariant {
     pub inputs: Vec<String>,
     /// `sigmoid`, `linear` or `concat`.
     pub gate: String,
-    /// Whether MANIQA was trained with the head.
+    /// Whether MANIQA was trained together with the head.
     pub is_joint: bool,
-    /// Dataset whose training part was trained on.
+    /// Dataset whose training part the run learned from.
     pub trained_on: PartitionName,
     /// Dataset whose test part is judged.
     pub dataset: PartitionName,
@@ -131,7 +125,7 @@ impl ExperimentVariant {
     }
 }
 
-/// What stands for a feature set where there is none.
+/// The name of the quality features of a joint training.
 const JOINT: &str = "maniqa, trained jointly";
 
 /// A feature set in words.
@@ -148,9 +142,9 @@ pub struct ExperimentStage {
     pub paper_table: u32,
     /// Its rows.
     pub variants: Vec<ExperimentVariant>,
-    /// Where f_a and f_b come from.
+    /// The feature set with f_a and f_b.
     pub semantic: FeatureSet,
-    /// Where f_1 comes from; none where MANIQA is trained jointly and makes it in every variant.
+    /// The feature set with f_1; `None` if each variant trains MANIQA jointly and makes its own.
     pub quality: Option<FeatureSet>,
 }
 
@@ -171,7 +165,7 @@ impl ExperimentStage {
         self.quality.as_ref().map_or_else(|| JOINT.to_owned(), named)
     }
 
-    /// Fingerprint of the metrics and of everything that is put beside them.
+    /// Fingerprint of the metrics and of all other inputs of the table.
     fn fingerprint(&self, store: &Store) -> Result<Fingerprint, ExperimentError> {
         let mut builder = Fingerprint::builder("experiment");
         builder.json("code_version", &CODE_VERSION).json("variants", &self.variants);
@@ -190,11 +184,11 @@ impl ExperimentStage {
     /// The table in the store as a report.
     ///
     /// # Errors
-    /// A table that is missing or broken.
+    /// Fails if a table is missing or broken.
     pub fn report(&self, store: &Store) -> Result<ExperimentReport, StageError> {
         let key = self.key()?;
         let rows = experiments::read(store, &key)?;
-        // Of a MANIQA trained with each run, the runs' own names tell.
+        // For a jointly trained MANIQA, the names of the runs identify the features.
         let is_paper =
             paper::is_semantic_set(&self.semantic) && self.quality.as_ref().is_none_or(paper::is_quality_set);
         Ok(ExperimentReport { key, semantic: named(&self.semantic), quality: self.quality_name(), is_paper, rows })

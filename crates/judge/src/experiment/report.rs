@@ -1,4 +1,4 @@
-//! A table of the paper for people, as an aligned table or Markdown, and for programs, as JSON lines.
+//! A table of the paper as an aligned table or Markdown for people, and as JSON lines for programs.
 
 use serde::Serialize;
 
@@ -12,16 +12,16 @@ const N_COLUMNS: usize = 13;
 /// Digits after the point, as in the paper.
 const N_DIGITS: usize = 4;
 
-/// One table, ours beside the paper's.
+/// One table: this program's numbers next to the paper's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExperimentReport {
-    /// Which table.
+    /// Key of the table.
     pub key: ExperimentKey,
     /// Feature set of f_a and f_b.
     pub semantic: String,
     /// Feature set of f_1.
     pub quality: String,
-    /// Whether they are those of the paper: mPLUG-Owl2's under its two prompts, and of MANIQA on ViT-B/8.
+    /// Whether the feature sets match the paper's: mPLUG-Owl2 under its two prompts, and MANIQA on ViT-B/8.
     pub is_paper: bool,
     /// Its rows.
     pub rows: Vec<ExperimentRow>,
@@ -48,7 +48,7 @@ impl ExperimentReport {
         format!("{}\n{}\n\n{}", self.title(), self.features(), layout::aligned(&self.lines()))
     }
 
-    /// The same as Markdown.
+    /// The same table as Markdown.
     pub fn markdown(&self) -> String {
         format!("**{}**\n\n{}\n\n{}", self.title(), self.features(), layout::markdown(&self.lines()))
     }
@@ -80,7 +80,7 @@ impl ExperimentReport {
             let name = match ours {
                 Some(ours) => {
                     let runs = if ours.n_runs == 1 { "run" } else { "runs" };
-                    // The heading names the features of all the others.
+                    // The heading names the quality features. A row names its own only if they differ.
                     let other =
                         if ours.quality == self.quality { String::new() } else { format!("; f_1: {}", ours.quality) };
                     format!("{variant} ({} {runs}{other})", ours.n_runs)

@@ -1,17 +1,17 @@
 //! 95 % intervals by the bootstrap: metrics of many samples drawn with replacement from the sample itself.
 //!
-//! The interval is the **percentile** one: the 2.5 % and 97.5 % quantiles of the resamples' values. It stays inside a
-//! metric's range, follows any monotone change of scale, and needs nothing but the resamples. The bias-corrected and
-//! accelerated (BCa) interval would need one more fit per image for its acceleration, and that quantity is erratic
-//! where the mapping is poorly determined; at the sizes of a test part the two differ by less than the noise of 1000
+//! The interval is the **percentile** interval: the 2.5 % and 97.5 % quantiles of the resamples' values. It stays
+//! inside a metric's range, follows any monotone change of scale, and needs only the resamples. The bias-corrected and
+//! accelerated (BCa) interval would need one more fit per image for its acceleration. That quantity is erratic if the
+//! mapping is poorly determined. At the size of a test part, the two intervals differ by less than the noise of 1000
 //! resamples.
 //!
-//! The mapping is part of what is uncertain, so each resample fits it anew, starting from the sample's own optimum.
-//! The interval of the mapped PLCC and RMSE is therefore that of "fit, then measure", near the sample's solution;
-//! what it leaves out is that the search over many starts might pick another solution for a resample.
+//! The mapping is uncertain too, so each resample fits it again, starting from the sample's own optimum. The interval
+//! of the mapped PLCC and RMSE therefore covers "fit, then measure" near the sample's solution. It ignores that the
+//! search over many starts might find another solution for a resample.
 //!
-//! A resample in which a metric is undefined (constant, say) cannot be counted. Up to one in twenty are left out;
-//! with more the interval is undefined, since the rest would no longer stand for the sample.
+//! A resample in which a metric is undefined (e.g. constant scores) cannot be counted. Up to one in twenty resamples
+//! may be left out. With more, the interval is undefined, because the rest would no longer represent the sample.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -23,13 +23,13 @@ use agiqa_store::metric::N_METRICS;
 /// Share of resamples in which a metric must be defined.
 const MIN_DEFINED: f64 = 0.95;
 
-/// How intervals are drawn.
+/// Settings of the intervals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BootstrapSettings {
-    /// Number of resamples; 0 leaves intervals out.
+    /// Number of resamples; 0 for no intervals.
     pub resamples: u32,
-    /// Seed; the same seed gives the same intervals, whatever the number of threads.
+    /// Seed. The same seed gives the same intervals, whatever the number of threads.
     pub seed: u64,
 }
 
@@ -39,13 +39,13 @@ impl Default for BootstrapSettings {
     }
 }
 
-/// 95 % intervals (low, high) of the metrics; none where undefined.
+/// 95 % intervals (low, high) of the metrics; `None` if undefined.
 pub(super) fn intervals(
     sample: &Sample,
     shape: Option<Shape>,
     settings: &BootstrapSettings,
 ) -> [Option<(f64, f64)>; N_METRICS] {
-    // One sample has one resample: itself. That says nothing about uncertainty.
+    // A sample of one image has only one resample: itself. It carries no information about uncertainty.
     if settings.resamples == 0 || sample.len() < 2 {
         return [None; N_METRICS];
     }
@@ -62,15 +62,15 @@ pub(super) fn intervals(
     std::array::from_fn(|metric| interval(resamples.iter().map(|values| values[metric])))
 }
 
-/// Fills `weights` with the multiplicities of resample `index`; a function of seed and index alone.
+/// Fills `weights` with the multiplicities of resample `index`. They depend only on seed and index.
 pub(super) fn draw(weights: &mut [u32], seed: u64, index: u32) {
     weights.fill(0);
     let n = weights.len() as u128;
-    // Seed and index go through the mixer one after the other, so that neighbouring seeds share no resamples.
+    // Seed and index pass through the mixer one after the other, so neighbouring seeds share no resamples.
     let mut state = mix(mix(seed).wrapping_add(u64::from(index)));
     for _ in 0..weights.len() {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        // The high half of a product: a position in 0..n, even up to n / 2^64.
+        // The high half of the product is a position in 0..n. Positions are uniform up to n / 2^64.
         let position = (u128::from(mix(state)) * n) >> 64;
         weights[position as usize] += 1;
     }
@@ -84,7 +84,7 @@ fn mix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// 95 % interval of `values`; none where too many are undefined.
+/// 95 % interval of `values`; `None` if too many are undefined.
 pub(super) fn interval(values: impl ExactSizeIterator<Item = Option<f64>>) -> Option<(f64, f64)> {
     let n_all = values.len();
     let mut defined: Vec<f64> = values.flatten().collect();
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(drawn(1, 2), drawn(1, 2));
         assert_ne!(drawn(1, 2), drawn(1, 3));
         assert_ne!(drawn(1, 2), drawn(2, 2));
-        // Of n draws with replacement, a share of 1 - 1/e of the samples is drawn at all; 0.632 ± 5 standard deviations.
+        // n draws with replacement draw a share of 1 - 1/e of the samples at least once: 0.632 ± 5 standard deviations.
         let share = drawn(7, 0).iter().filter(|&&weight| weight > 0).count() as f64 / 500.0;
         assert!((0.56..0.70).contains(&share), "{share}");
     }

@@ -2,7 +2,7 @@
 
 use super::levels::{Levels, doubled_centred_ranks};
 
-/// A series moved and scaled into [-1, 1], so that squares neither overflow nor vanish; what correlations see of it.
+/// A series moved and scaled into [-1, 1], so that squares neither overflow nor vanish. Correlations do not change.
 #[derive(Clone, Debug)]
 pub(super) struct Standardised {
     /// `(value - centre) / scale`; the mean is 0 up to rounding. All 0 for a constant series.
@@ -19,7 +19,7 @@ impl Standardised {
         let Some(&first) = values.first() else {
             return Self { values: Vec::new(), centre: 0.0, scale: 1.0 };
         };
-        // The mean of equal values may differ from them by rounding, and rounding must not become a correlation.
+        // The mean of equal values may differ from them by rounding. Rounding must not become a correlation.
         if values.iter().all(|&value| value == first) {
             return Self { values: vec![0.0; values.len()], centre: first, scale: 1.0 };
         }
@@ -33,7 +33,7 @@ impl Standardised {
     }
 }
 
-/// Pearson's correlation of weighted pairs; none for a constant series.
+/// Pearson's correlation of weighted pairs; `None` for a constant series.
 pub(super) fn pearson(xs: &[f64], ys: &[f64], weights: &[u32]) -> Option<f64> {
     let (mut n, mut sum_x, mut sum_y) = (0.0, 0.0, 0.0);
     let mut first = None;
@@ -64,7 +64,7 @@ pub(super) fn pearson(xs: &[f64], ys: &[f64], weights: &[u32]) -> Option<f64> {
     ratio(xy, xx, yy)
 }
 
-/// Spearman's correlation of weighted pairs; none for a constant series.
+/// Spearman's correlation of weighted pairs; `None` for a constant series.
 pub(super) fn spearman(xs: &Levels, ys: &Levels, weights: &[u32]) -> Option<f64> {
     let (x_counts, y_counts) = (xs.counts(weights), ys.counts(weights));
     if !varies(&x_counts) || !varies(&y_counts) {
@@ -84,7 +84,7 @@ pub(super) fn varies(counts: &[u64]) -> bool {
     counts.iter().filter(|&&count| count > 0).nth(1).is_some()
 }
 
-/// A correlation from its sums; none where rounding has left no variance.
+/// A correlation from its sums; `None` if rounding has left no variance.
 fn ratio(xy: f64, xx: f64, yy: f64) -> Option<f64> {
     let scale = (xx * yy).sqrt();
     (scale > 0.0).then(|| (xy / scale).clamp(-1.0, 1.0))

@@ -1,23 +1,24 @@
 //! Kendall's tau-b in O(n log n).
 //!
 //! Knight (1966, "A computer method for calculating Kendall's tau with ungrouped data") counts discordant pairs as the
-//! exchanges of a merge sort. Here a binary indexed tree over the MOS levels counts them instead: the same order of
-//! work, the same tie corrections, and it takes multiplicities, so that a resample needs no sorting and no copy.
+//! exchanges of a merge sort. This module counts them with a binary indexed tree over the MOS levels. The order of work
+//! and the tie corrections are the same. The tree also accepts multiplicities, so a resample needs no sorting and no
+//! copy.
 
 use super::correlation::varies;
 use super::levels::Levels;
 
-/// The order structure of paired series; what tau-b sees of them.
+/// The order structure of paired series. Tau-b depends on nothing else.
 #[derive(Clone, Debug)]
 pub(super) struct Ties {
     /// Levels of the scores.
     pub(super) scores: Levels,
     /// Levels of the MOS.
     pub(super) mos: Levels,
-    /// Number of each pair's class of pairs that are equal in both, from 0 without gaps.
+    /// Class of each pair; pairs that are equal in both series share a class. Classes are numbered from 0 without gaps.
     joint: Vec<u32>,
     n_joint: usize,
-    /// MOS levels in ascending order of the scores, for a walk without jumps in memory.
+    /// MOS levels in ascending order of the scores, so that a walk accesses memory in order.
     walk: Vec<Step>,
 }
 
@@ -53,7 +54,7 @@ impl Ties {
     }
 }
 
-/// Tau-b of weighted pairs; none for a constant series. A sample of weight `w` counts as `w` equal samples.
+/// Tau-b of weighted pairs; `None` for a constant series. A pair of weight `w` counts as `w` equal pairs.
 pub(super) fn tau_b(ties: &Ties, weights: &[u32]) -> Option<f64> {
     let (score_counts, mos_counts) = (ties.scores.counts(weights), ties.mos.counts(weights));
     if !varies(&score_counts) || !varies(&mos_counts) {
@@ -79,11 +80,12 @@ fn n_pairs(n: u64) -> u64 {
     n * n.saturating_sub(1) / 2
 }
 
-/// Pairs that the scores order one way and the MOS the other.
+/// The number of pairs that the scores and the MOS order in opposite ways.
 fn n_discordant(ties: &Ties, weights: &[u32]) -> u64 {
     let mut tree = vec![0_u64; ties.mos.n_levels + 1];
     let (mut n_seen, mut n_discordant) = (0, 0);
-    // All of one score level ask before any of them is entered: a pair tied in the scores is not discordant.
+    // All pairs of one score level are counted before any of them is entered: a pair tied in the scores is not
+    // discordant.
     for group in ties.walk.chunk_by(|a, b| a.score_level == b.score_level) {
         for step in group {
             let weight = u64::from(weights[step.position as usize]);

@@ -1,13 +1,13 @@
-//! Ranks: what rank correlations see of a series.
+//! Ranks of a series. Rank correlations depend on nothing else.
 
-/// A series reduced to its order: equal values share a level, levels ascend from 0 without gaps.
+/// A series reduced to its order: equal values share a level, and levels ascend from 0 without gaps.
 #[derive(Clone, Debug)]
 pub(super) struct Levels {
     /// Level of each value.
     pub(super) of_value: Vec<u32>,
     /// Positions of the values, ascending by value.
     pub(super) order: Vec<u32>,
-    /// Number of different values.
+    /// Number of distinct values.
     pub(super) n_levels: usize,
 }
 
@@ -16,7 +16,7 @@ impl Levels {
     pub(super) fn of(values: &[f64]) -> Self {
         let n = u32::try_from(values.len()).expect("fewer than 2^32 images in memory");
         let mut order: Vec<u32> = (0..n).collect();
-        // -0 and +0 are the same score; `total_cmp` alone would order them.
+        // -0 and +0 are the same score, but `total_cmp` alone would order them.
         let value = |position: u32| values[position as usize] + 0.0;
         order.sort_unstable_by(|&a, &b| value(a).total_cmp(&value(b)));
         let mut of_value = vec![0; values.len()];
@@ -40,7 +40,7 @@ impl Levels {
     }
 }
 
-/// Twice the average rank of each level, less the mean rank: integers, so that sums over them are exact.
+/// Twice the average rank of each level, minus the mean rank. The results are integers, so sums over them are exact.
 ///
 /// With `c` values on a level and `before` below it, the average rank is `before + (c + 1) / 2`.
 pub(super) fn doubled_centred_ranks(counts: &[u64]) -> Vec<f64> {
@@ -56,7 +56,7 @@ pub(super) fn doubled_centred_ranks(counts: &[u64]) -> Vec<f64> {
         .collect()
 }
 
-/// Ranks from 1; equal values share the average of their ranks. `values` are finite.
+/// Ranks from 1. Equal values share the average of their ranks. `values` must be finite.
 pub fn average_ranks(values: &[f64]) -> Vec<f64> {
     let levels = Levels::of(values);
     let doubled = doubled_centred_ranks(&levels.counts(&vec![1; values.len()]));

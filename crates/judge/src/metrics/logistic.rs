@@ -1,55 +1,56 @@
-//! The 4-parameter logistic that maps scores to the MOS scale before PLCC and RMSE are taken.
+//! The 4-parameter logistic that maps scores to the MOS scale before PLCC and RMSE are computed.
 //!
 //! ```text
 //! mapped(x) = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|))        min over b1..b4 of Σ (mapped(score) - mos)²
 //! ```
 //!
-//! Published evaluations minimise this over all four parameters at once, with MINPACK and the start b1 = max MOS,
-//! b2 = min MOS, b3 = mean score, b4 = 0.5. On nearly linear data that has no finite optimum (b1 and b3 run away
+//! Published evaluations minimise this over all four parameters at once, with MINPACK and the start b1 = max MOS, b2 =
+//! min MOS, b3 = mean score, b4 = 0.5. On nearly linear data this problem has no finite optimum (b1 and b3 diverge
 //! along a valley of condition 1e6 and more), and the steep start depends on the scale of the scores.
 //!
-//! We solve the same least-squares problem by **variable projection** (Golub and Pereyra, 1973): for a given shape
-//! `s(x) = 1 / (1 + exp(-(slope x - shift)))` the best `b1` and `b2` are a linear regression of the MOS on `s`, which
-//! leaves two parameters for Levenberg-Marquardt (with Kaufman's Jacobian, 1975). What runs away in four
-//! parameters is `slope → 0` here, where the regression is well behaved: the limit is a straight line. Where MINPACK
-//! finds the optimum, this finds the same one, to the tolerances of the reference cases; where it stops on its way
-//! down the valley, this gets as low or lower.
+//! This module solves the same least-squares problem by **variable projection** (Golub and Pereyra, 1973). For a given
+//! shape `s(x) = 1 / (1 + exp(-(slope x - shift)))` the best `b1` and `b2` are a linear regression of the MOS on `s`.
+//! Two parameters are left for Levenberg-Marquardt (with Kaufman's Jacobian, 1975). The divergence in four parameters
+//! corresponds to `slope → 0` here, and the regression is well behaved there: the limit is a straight line. If MINPACK
+//! finds the optimum, this method finds the same one, to the tolerances of the reference cases. If MINPACK stops on its
+//! way down the valley, this method gets as low or lower.
 //!
-//! There may be several minima. The fit of a sample starts from the published start and from the best of a grid of
-//! shapes placed by the scores' quantiles, and keeps the lowest; a resample starts from the sample's own optimum.
+//! The problem may have several minima. The fit of a sample starts from the published start and from the best of a grid
+//! of shapes placed by the scores' quantiles, and keeps the lowest minimum. A resample starts from the sample's own
+//! optimum.
 
 use super::correlation::Standardised;
 
-/// Samples below which four parameters are not determined and the mapping is undefined.
+/// Number of samples below which four parameters are not determined and the mapping is undefined.
 const MIN_SAMPLES: u64 = 4;
 
-/// Least slope over scores in [-1, 1]: the curve differs from its limit, a straight line, by a relative 1e-9.
+/// Smallest slope over scores in [-1, 1]. The curve then differs from its limit, a straight line, by a relative 1e-9.
 const MIN_SLOPE: f64 = 1e-4;
 
-/// Largest slope: a step between any two scores that 1e-7 of their range separates.
+/// Largest slope: a step between any two scores that differ by 1e-7 of their range.
 const MAX_SLOPE: f64 = 1e9;
 
-/// How far, in units of the logistic's argument, the midpoint may lie beyond the scores: at `exp(-12)` the curve has
-/// become its limit, an exponential, and going on would only cost digits.
+/// Largest distance of the midpoint beyond the scores, in units of the logistic's argument. At `exp(-12)` the curve has
+/// become its limit, an exponential. A larger distance would only lose digits.
 const MAX_BEYOND: f64 = 12.0;
 
 /// Relative decrease of the sum of squares at which the search ends.
 const TOLERANCE: f64 = 1e-10;
 
-/// The same for a resample, where it is MINPACK's own: far below what resamples differ by.
+/// The same tolerance for a resample. It is MINPACK's own tolerance, far below the differences between resamples.
 const RESAMPLE_TOLERANCE: f64 = 1.49e-8;
 
 const MAX_STEPS: usize = 100;
 
-/// Starts, of all that are tried, from which the search goes on to its end.
+/// Number of starts, among all that are tried, from which the search continues to its end.
 const N_FOLLOWED: usize = 3;
 
-/// Parameters of the mapping, as published: `b4` is positive, and `b1 < b2` where it decreases.
+/// Parameters of the mapping, as published: `b4` is positive, and `b1 < b2` if the mapping decreases.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Logistic4 {
-    /// Value far right, on the MOS scale.
+    /// Value at the far right, on the MOS scale.
     pub b1: f64,
-    /// Value far left, on the MOS scale.
+    /// Value at the far left, on the MOS scale.
     pub b2: f64,
     /// Score at the midpoint.
     pub b3: f64,
@@ -58,13 +59,13 @@ pub struct Logistic4 {
 }
 
 impl Logistic4 {
-    /// The score on the MOS scale.
+    /// The score, mapped to the MOS scale.
     pub fn map(&self, score: f64) -> f64 {
         self.b2 + (self.b1 - self.b2) / (1.0 + (-(score - self.b3) / self.b4.abs()).exp())
     }
 }
 
-/// Shape of the curve over standardised scores: `1 / (1 + exp(-(slope x - shift)))`, slope positive.
+/// Shape of the curve over standardised scores: `1 / (1 + exp(-(slope x - shift)))`. The slope is positive.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Shape {
     slope: f64,
@@ -72,14 +73,14 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// The same curve within bounds; one with a negative slope is turned over, as the regression will be.
+    /// The same curve within bounds. A curve with a negative slope is flipped; the regression then flips its sign.
     fn new(slope: f64, shift: f64) -> Self {
         let (slope, shift) = if slope < 0.0 { (-slope, -shift) } else { (slope, shift) };
         let slope = slope.clamp(MIN_SLOPE, MAX_SLOPE);
         Self { slope, shift: shift.clamp(-slope - MAX_BEYOND, slope + MAX_BEYOND) }
     }
 
-    /// The side (1 right, -1 left) on which the midpoint lies as far out as it may.
+    /// The side (1 right, -1 left) on which the midpoint has reached its bound.
     fn side(&self) -> Option<f64> {
         let side = self.shift.signum();
         (self.shift.abs() >= self.slope + MAX_BEYOND).then_some(side)
@@ -91,7 +92,7 @@ impl Shape {
 pub(super) struct Fit {
     /// The curve.
     pub(super) shape: Shape,
-    /// Correlation of mapped scores and MOS; none where either is constant.
+    /// Correlation of mapped scores and MOS; `None` if either is constant.
     pub(super) plcc: Option<f64>,
     /// Root mean squared error of the mapped scores.
     pub(super) rmse: f64,
@@ -111,7 +112,7 @@ impl Fit {
     }
 }
 
-/// Fits the mapping to weighted pairs, from `start` or, without one, from many starts. None below four samples.
+/// Fits the mapping to weighted pairs, from `start` or, without one, from many starts. `None` below four samples.
 pub(super) fn fit(scores: &Standardised, mos: &Standardised, weights: &[u32], start: Option<Shape>) -> Option<Fit> {
     if weights.iter().map(|&weight| u64::from(weight)).sum::<u64>() < MIN_SAMPLES {
         return None;
@@ -123,16 +124,17 @@ pub(super) fn fit(scores: &Standardised, mos: &Standardised, weights: &[u32], st
     let mut starts: Vec<(f64, Shape)> =
         problem.grid(scores).into_iter().map(|shape| (problem.sum_of_squares_at(shape), shape)).collect();
     starts.sort_by(|a, b| a.0.total_cmp(&b.0));
-    // The published start, b4 = 0.5 around the mean score, is followed however bad it looks, and wins where all agree.
+    // The published start, b4 = 0.5 around the mean score, is always followed. It wins if all starts give the same
+    // result.
     let published = Shape::new(scores.scale / 0.5, 0.0);
     let followed = [published].into_iter().chain(starts.iter().take(N_FOLLOWED).map(|&(_, shape)| shape));
     followed.map(|shape| problem.descend(shape, TOLERANCE)).min_by(|a, b| a.rmse.total_cmp(&b.rmse))
 }
 
-/// The two-parameter problem on the samples that have weight, with room for the vectors of one step.
+/// The two-parameter problem on the samples that have weight, with buffers for the vectors of one step.
 struct Problem {
     xs: Vec<f64>,
-    /// MOS less their weighted mean.
+    /// MOS minus their weighted mean.
     ys: Vec<f64>,
     weights: Vec<f64>,
     n: f64,
@@ -141,7 +143,7 @@ struct Problem {
     yy: f64,
     x_varies: bool,
     y_varies: bool,
-    /// The curve at the last shape evaluated, and the same less its mean.
+    /// The curve of the last evaluated shape, and the same curve minus its mean.
     curve: Vec<f64>,
     centred: Vec<f64>,
 }
@@ -154,7 +156,7 @@ struct Regression {
     ss: f64,
     rise: f64,
     sum_of_squares: f64,
-    /// Correlation's numerator: sum of products of the centred curve and the MOS.
+    /// Numerator of the correlation: sum of products of the centred curve and the MOS.
     sy: f64,
 }
 
@@ -183,11 +185,11 @@ impl Problem {
         let mut sorted = scores.values.clone();
         sorted.sort_unstable_by(f64::total_cmp);
         let quantile = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
-        // A few gross outliers stretch the standard deviation, not the quartiles; ties may collapse the quartiles.
+        // A few extreme outliers stretch the standard deviation but not the quartiles. Ties may collapse the quartiles.
         let from_quartiles = (quantile(0.75) - quantile(0.25)) / 1.349;
         let deviation = (sorted.iter().map(|x| x * x).sum::<f64>() / sorted.len() as f64).sqrt();
         let spread = if from_quartiles > 0.0 { from_quartiles } else { deviation.max(f64::MIN_POSITIVE) };
-        // The first is a straight line for all purposes, so that no fit is worse than one.
+        // The first shape is practically a straight line, so no fit is worse than a line.
         let mut shapes = vec![Shape::new(10.0 * MIN_SLOPE, 0.0), Shape::new(0.1 / spread, 0.0)];
         for steepness in [0.5, 1.0, 2.0, 4.0, 8.0] {
             let slope = (steepness / spread).min(MAX_SLOPE);
@@ -201,7 +203,7 @@ impl Problem {
         self.regress(shape).sum_of_squares
     }
 
-    /// Regresses the MOS on the curve of `shape`; leaves the curve in `self`.
+    /// Regresses the MOS on the curve of `shape`. Leaves the curve in `self`.
     fn regress(&mut self, shape: Shape) -> Regression {
         for (curve, x) in self.curve.iter_mut().zip(&self.xs) {
             *curve = 1.0 / (1.0 + (shape.shift - shape.slope * x).exp());
@@ -214,7 +216,7 @@ impl Problem {
             ss += weighted * *centred;
             sy += weighted * self.ys[index];
         }
-        // Below the curve's own rounding there is no variance to regress on: the midpoint lies where no scores are.
+        // Below the curve's own rounding, no variance is left for a regression: the midpoint is far from all scores.
         let rise = if ss > 1e-30 * self.n { sy / ss } else { 0.0 };
         let rest = self.ys.iter().zip(&self.centred).zip(&self.weights);
         let sum_of_squares = rest
@@ -226,11 +228,11 @@ impl Problem {
         Regression { mean_curve, ss, rise, sum_of_squares, sy }
     }
 
-    /// Levenberg-Marquardt from `start` to the minimum below it.
+    /// Levenberg-Marquardt from `start` to the nearest minimum.
     fn descend(&mut self, start: Shape, tolerance: f64) -> Fit {
         let (mut shape, mut at) = (start, self.regress(start));
         let mut damping = 1e-3;
-        // The curve in `self` is that of `shape` whenever the loop begins with `fresh`.
+        // When an iteration begins with `fresh`, the curve in `self` is the curve of `shape`.
         let mut fresh = true;
         let mut step = None;
         for _ in 0..MAX_STEPS {
@@ -243,7 +245,8 @@ impl Problem {
             }
             if let Some(candidate) = step.as_ref().and_then(|step: &NormalEquations| step.candidate(shape, damping)) {
                 let there = self.regress(candidate);
-                // Not `<`: a step that changes nothing within rounding means that this is the minimum.
+                // The comparison is not `<`: a step that changes nothing within rounding means that this is the
+                // minimum.
                 if there.sum_of_squares <= at.sum_of_squares {
                     let converged = at.sum_of_squares - there.sum_of_squares <= tolerance * at.sum_of_squares;
                     (shape, at) = (candidate, there);
@@ -263,7 +266,7 @@ impl Problem {
     }
 
     fn finish(&self, shape: Shape, at: Regression) -> Fit {
-        // A mapping that does not move with the score has an error but no correlation.
+        // A mapping that does not depend on the score has an error but no correlation.
         let correlated = self.x_varies && self.y_varies && at.rise != 0.0;
         let (rise, sum_of_squares) = if self.x_varies { (at.rise, at.sum_of_squares) } else { (0.0, self.yy) };
         Fit {
@@ -277,8 +280,8 @@ impl Problem {
 
     /// The linear problem of one step, from the curve that [`Self::regress`] has left.
     ///
-    /// Kaufman's Jacobian of the residuals `y - rise · centred` is the curve's own, times `-rise`, with its projection
-    /// on the constant and on the curve taken out: those two the regression will follow by itself.
+    /// Kaufman's Jacobian of the residuals `y - rise · centred` is the curve's Jacobian times `-rise`, with its
+    /// projection on the constant and on the curve removed. The regression follows these two directions by itself.
     fn normal_equations(&self, at: &Regression) -> NormalEquations {
         let moments = self.weights.iter().zip(&self.curve).zip(self.xs.iter().zip(&self.centred));
         let (mut sums, mut products) = ([0.0; 2], [0.0; 2]);
@@ -314,12 +317,13 @@ struct NormalEquations {
 }
 
 impl NormalEquations {
-    /// The shape one damped step from `from`; none where no direction changes anything.
+    /// The shape one damped step away from `from`; `None` if no direction changes anything.
     fn candidate(&self, from: Shape, damping: f64) -> Option<Shape> {
         let delta = self.solve(damping)?;
         let candidate = Shape::new(from.slope + delta[0], from.shift + delta[1]);
         match from.side() {
-            // Cut off at the bound, the step would be none of Marquardt's: the best one along the bound is.
+            // A step cut off at the bound would not be a Marquardt step. The best step along the bound is taken
+            // instead.
             Some(side) if candidate.side() == Some(side) => {
                 let [a, b, c] = self.jj;
                 let along = (self.jr[0] + side * self.jr[1]) / ((a + 2.0 * side * b + c) * (1.0 + damping));
@@ -330,10 +334,10 @@ impl NormalEquations {
         }
     }
 
-    /// The step (slope, shift) under Marquardt's damping; none where no direction changes anything.
+    /// The step (slope, shift) under Marquardt's damping; `None` if no direction changes anything.
     fn solve(&self, damping: f64) -> Option<[f64; 2]> {
         let [a, b, c] = self.jj;
-        // A direction without effect gets a step of zero instead of a singular system.
+        // A direction without effect gets a step of zero instead of making the system singular.
         let largest = a.max(c);
         let (a, c) = (a + damping * a.max(1e-14 * largest), c + damping * c.max(1e-14 * largest));
         let determinant = a * c - b * b;

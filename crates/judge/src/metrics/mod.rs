@@ -4,16 +4,18 @@
 //! |---|---|
 //! | `srcc` | Pearson's correlation of average ranks |
 //! | `krcc` | Kendall's tau-b, `(C - D) / sqrt((n0 - ties in scores) (n0 - ties in MOS))`, `n0 = n (n - 1) / 2` |
-//! | `plcc`, `rmse` | after the 4-parameter [logistic mapping](logistic), fitted to the very data it is judged on |
-//! | `plcc_raw`, `rmse_raw` | of the scores as they are |
+//! | `plcc`, `rmse` | after the 4-parameter [logistic mapping](logistic), fitted to the judged data |
+//! | `plcc_raw`, `rmse_raw` | without any mapping of the scores |
 //!
-//! RMSE divides by `n`. The mapped PLCC is positive even for reversed scores, which is why the raw one stands beside it.
+//! RMSE divides by `n`. The mapped PLCC is positive even for reversed scores. The raw PLCC is therefore reported as
+//! well.
 //!
-//! **Undefined is `None`**, never NaN and never 0: a correlation needs two samples and a constant input has none, the
-//! mapping needs four samples, and the mapping of constant scores is the mean MOS, which has an RMSE but no PLCC.
+//! **Undefined is `None`**, never NaN and never 0. A correlation needs two samples and is undefined for a constant
+//! input. The mapping needs four samples. The mapping of constant scores is the mean MOS, which has an RMSE but no
+//! PLCC.
 //!
-//! One code path serves the sample and its resamples: every metric here takes integer weights, a resample is a vector
-//! of multiplicities, and what does not depend on the weights (sorting above all) is done once.
+//! One code path serves the sample and its resamples: every metric takes integer weights, and a resample is a vector of
+//! multiplicities. Work that does not depend on the weights, above all sorting, is done once.
 
 use agiqa_store::metric::{Estimate, Estimates, N_METRICS};
 
@@ -40,17 +42,13 @@ use correlation::Standardised;
 use levels::Levels;
 use sample::Sample;
 
-/// Input that no metric can be computed from.
+/// No metric can be computed from the input.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum MetricsError {
-    /// Not one MOS per score.
+    /// The number of scores and the number of MOS differ.
     #[error("expected one MOS per score, found {n_scores} scores and {n_mos} MOS")]
-    Length {
-        /// Number of scores.
-        n_scores: usize,
-        /// Number of MOS.
-        n_mos: usize,
-    },
+    Length { n_scores: usize, n_mos: usize },
     /// A value is NaN or infinite.
     #[error("the {what} at position {position} (from 0): expected a finite number, found {value}")]
     NotFinite {
@@ -58,17 +56,16 @@ pub enum MetricsError {
         what: &'static str,
         /// Position in the input, from 0.
         position: usize,
-        /// The value.
         value: f64,
     },
 }
 
-/// All metrics of `scores` against `mos`, with 95 % intervals where `bootstrap` asks for resamples.
+/// All metrics of `scores` against `mos`, with 95 % intervals if `bootstrap` requests resamples.
 ///
 /// The same inputs and seed give the same numbers, whatever the number of threads.
 ///
 /// # Errors
-/// Inputs of different lengths; a NaN or infinite value, named by its position.
+/// Fails if the inputs differ in length, or if a value is NaN or infinite. The error names the position of the value.
 pub fn evaluate(
     scores: &[f64],
     mos: &[f64],
@@ -80,13 +77,13 @@ pub fn evaluate(
     let (point, shape) = sample.point_metrics(&weights);
     let intervals = bootstrap.map(|settings| bootstrap::intervals(&sample, shape, settings)).unwrap_or_default();
     Ok(Estimates(std::array::from_fn(|index| {
-        // An interval around nothing would be read as a value.
+        // An undefined value must not have an interval, which would be read as a value.
         let interval = point[index].and(intervals[index]);
         Estimate { value: point[index], low: interval.map(|(low, _)| low), high: interval.map(|(_, high)| high) }
     })))
 }
 
-/// Refuses inputs that are not finite or not paired.
+/// Refuses inputs that are not finite or differ in length.
 fn check(scores: &[f64], mos: &[f64]) -> Result<(), MetricsError> {
     if scores.len() != mos.len() {
         return Err(MetricsError::Length { n_scores: scores.len(), n_mos: mos.len() });
@@ -102,53 +99,53 @@ fn check(scores: &[f64], mos: &[f64]) -> Result<(), MetricsError> {
 /// Whether `xs` and `ys` can be given to a single metric.
 ///
 /// # Panics
-/// Where lengths differ: the caller paired the two.
+/// Panics if the lengths differ: the caller must pair the two.
 fn usable(xs: &[f64], ys: &[f64]) -> bool {
     assert_eq!(xs.len(), ys.len(), "one MOS per score");
     check(xs, ys).is_ok()
 }
 
-/// Spearman's rank correlation: Pearson's of average ranks. None where undefined or where a value is not finite.
+/// Spearman's rank correlation: Pearson's of average ranks. `None` if undefined or if a value is not finite.
 ///
 /// # Panics
-/// Where lengths differ.
+/// Panics if the lengths differ.
 pub fn srcc(xs: &[f64], ys: &[f64]) -> Option<f64> {
     let levels = usable(xs, ys).then(|| (Levels::of(xs), Levels::of(ys)))?;
     correlation::spearman(&levels.0, &levels.1, &vec![1; xs.len()])
 }
 
-/// Pearson's correlation. None where undefined or where a value is not finite.
+/// Pearson's correlation. `None` if undefined or if a value is not finite.
 ///
 /// # Panics
-/// Where lengths differ.
+/// Panics if the lengths differ.
 pub fn plcc(xs: &[f64], ys: &[f64]) -> Option<f64> {
     let series = usable(xs, ys).then(|| (Standardised::of(xs), Standardised::of(ys)))?;
     correlation::pearson(&series.0.values, &series.1.values, &vec![1; xs.len()])
 }
 
-/// Kendall's tau-b in O(n log n). None where undefined or where a value is not finite.
+/// Kendall's tau-b in O(n log n). `None` if undefined or if a value is not finite.
 ///
 /// # Panics
-/// Where lengths differ.
+/// Panics if the lengths differ.
 pub fn krcc(xs: &[f64], ys: &[f64]) -> Option<f64> {
     let levels = usable(xs, ys).then(|| (Levels::of(xs), Levels::of(ys)))?;
     kendall::tau_b(&kendall::Ties::new(levels.0, levels.1), &vec![1; xs.len()])
 }
 
-/// Root of the mean squared difference (divided by `n`). None for no samples or where a value is not finite.
+/// Root of the mean squared difference (divided by `n`). `None` for no samples or if a value is not finite.
 ///
 /// # Panics
-/// Where lengths differ.
+/// Panics if the lengths differ.
 pub fn rmse(xs: &[f64], ys: &[f64]) -> Option<f64> {
     let errors = usable(xs, ys).then(|| sample::Errors::of(xs, ys))?;
     errors.root_mean_square(&vec![1; xs.len()])
 }
 
-/// Least-squares fit of the 4-parameter logistic that maps `scores` to `mos`. None below four samples or where a value
+/// Least-squares fit of the 4-parameter logistic that maps `scores` to `mos`. `None` below four samples or if a value
 /// is not finite.
 ///
 /// # Panics
-/// Where lengths differ.
+/// Panics if the lengths differ.
 pub fn fit_logistic4(scores: &[f64], mos: &[f64]) -> Option<Logistic4> {
     let (scores, mos) = usable(scores, mos).then(|| (Standardised::of(scores), Standardised::of(mos)))?;
     let weights = vec![1; scores.values.len()];

@@ -1,7 +1,8 @@
 //! Paired bootstrap: several methods on the same resamples of the same images, so that their differences can be judged.
 //!
-//! Scores of two methods rise and fall together from resample to resample, and what they share cancels in the difference.
-//! Two overlapping intervals therefore say little about a difference; the interval of the difference itself does.
+//! Scores of two methods rise and fall together from resample to resample, and the common part cancels in the
+//! difference. Two overlapping intervals therefore say little about a difference. The interval of the difference itself
+//! does.
 
 use rayon::prelude::*;
 
@@ -13,17 +14,18 @@ use agiqa_store::metric::Estimate;
 /// SRCC of several methods on the sample and on common resamples of it.
 #[derive(Clone, Debug)]
 pub struct PairedSrcc {
-    /// Per method.
+    /// One value per method.
     points: Vec<Option<f64>>,
-    /// Per resample, per method.
+    /// For each resample, one value per method.
     resamples: Vec<Vec<Option<f64>>>,
 }
 
 impl PairedSrcc {
-    /// SRCC of each of `methods`, scores of the same images as `mos`.
+    /// SRCC of each of `methods`. Each method's scores belong to the same images as `mos`.
     ///
     /// # Errors
-    /// Scores of another length than `mos`; a NaN or infinite value, named by its position.
+    /// Fails if a method has another number of scores than `mos`, or if a value is NaN or infinite. The error names the
+    /// position of the value.
     pub fn of(methods: &[Vec<f64>], mos: &[f64], settings: &BootstrapSettings) -> Result<Self, MetricsError> {
         for scores in methods {
             check(scores, mos)?;
@@ -47,14 +49,14 @@ impl PairedSrcc {
         Ok(Self { points: srcc(&vec![1; mos.len()]), resamples })
     }
 
-    /// SRCC of method `a` minus that of method `b`, with its 95 % interval.
+    /// SRCC of method `a` minus SRCC of method `b`, with its 95 % interval.
     ///
     /// # Panics
-    /// Where there is no such method.
+    /// Panics if either method does not exist.
     pub fn difference(&self, a: usize, b: usize) -> Estimate {
         let minus = |values: &[Option<f64>]| Some(values[a]? - values[b]?);
         let value = minus(&self.points);
-        // An interval around nothing would be read as a value.
+        // An undefined value must not have an interval, which would be read as a value.
         let interval = value.and(interval(self.resamples.iter().map(|values| minus(values))));
         Estimate { value, low: interval.map(|(low, _)| low), high: interval.map(|(_, high)| high) }
     }

@@ -1,4 +1,4 @@
-//! One set of images with everything about it that does not depend on a resample's multiplicities.
+//! One set of images, with all quantities that do not depend on a resample's multiplicities.
 
 use super::correlation::{self, Standardised};
 use super::kendall::{self, Ties};
@@ -9,7 +9,7 @@ use agiqa_store::metric::N_METRICS;
 /// The metrics in the order of [`Metric::ALL`](agiqa_store::metric::Metric::ALL).
 pub(super) type Values = [Option<f64>; N_METRICS];
 
-/// Prepared scores and MOS; finite and of equal length.
+/// Prepared scores and MOS. They are finite and of equal length.
 pub(super) struct Sample {
     ties: Ties,
     scores: Standardised,
@@ -31,13 +31,13 @@ impl Sample {
         self.scores.values.len()
     }
 
-    /// All metrics under `weights`, and the shape of the mapping found from many starts.
+    /// All metrics under `weights`, and the best shape of the mapping from many starts.
     pub(super) fn point_metrics(&self, weights: &[u32]) -> (Values, Option<Shape>) {
         let fit = logistic::fit(&self.scores, &self.mos, weights, None);
         (self.metrics(weights, fit.as_ref()), fit.map(|fit| fit.shape))
     }
 
-    /// All metrics under `weights`; the mapping is fitted anew from `shape` on.
+    /// All metrics under `weights`. The mapping is fitted again, starting from `shape`.
     pub(super) fn resample_metrics(&self, weights: &[u32], shape: Option<Shape>) -> Values {
         let fit = shape.and_then(|shape| logistic::fit(&self.scores, &self.mos, weights, Some(shape)));
         self.metrics(weights, fit.as_ref())
@@ -76,7 +76,8 @@ impl Errors {
             sum += f64::from(weight) * error * error;
         }
         let root = self.scale * (sum / n).sqrt();
-        // No samples give 0/0, and differences beyond the range of f64 have no finite mean: both are undefined.
+        // Without samples the result is 0/0. Differences beyond the range of f64 have no finite mean. Both are
+        // undefined.
         root.is_finite().then_some(root)
     }
 }

@@ -1,5 +1,5 @@
-//! The figures of the paper's Tables 1 to 5 (Wang et al. 2024, arXiv 2404.17762), typed in from the paper: what results of
-//! ours stand beside.
+//! The figures of the paper's Tables 1 to 5 (Wang et al. 2024, arXiv 2404.17762), typed in from the paper. They are the
+//! figures that this program's results are compared with.
 
 use std::sync::LazyLock;
 
@@ -11,13 +11,13 @@ use agiqa_store::tables::features::FeatureSet;
 /// The paper's own method.
 pub const METHOD: &str = "MA-AGIQA";
 
-/// How feature sets of the paper's networks describe themselves.
+/// The settings by which feature sets of the paper's networks are recognised.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PaperFeatures {
-    /// The prompts that mPLUG-Owl2 is asked, each the name of its column and its whole text.
+    /// The prompts for mPLUG-Owl2. Each has the name of its column and its whole text.
     pub prompts: Vec<PaperPrompt>,
-    /// The sizes of MANIQA, as they stand in its feature sets.
+    /// The sizes of MANIQA, as its feature sets state them.
     pub config: serde_json::Value,
 }
 
@@ -31,14 +31,14 @@ pub struct PaperPrompt {
     pub text: String,
 }
 
-/// The paper's prompts and sizes. A test holds them against the networks' own.
+/// The paper's prompts and sizes. A test compares them with the networks' own.
 pub fn features() -> &'static PaperFeatures {
     static FEATURES: LazyLock<PaperFeatures> =
         LazyLock::new(|| serde_json::from_str(include_str!("features.json")).expect("a test reads the features"));
     &FEATURES
 }
 
-/// Whether `set` is the paper's f_a and f_b: of mPLUG-Owl2, asked what the paper asks and not other questions under these
+/// Whether `set` holds the paper's f_a and f_b: features of mPLUG-Owl2, with the paper's prompts under these column
 /// names.
 pub fn is_semantic_set(set: &FeatureSet) -> bool {
     let asked = set.settings["prompts"].as_array().map_or(&[][..], Vec::as_slice);
@@ -48,7 +48,7 @@ pub fn is_semantic_set(set: &FeatureSet) -> bool {
     set.extractor.as_str() == "mplug-owl2" && features().prompts.iter().all(is_asked)
 }
 
-/// Whether `set` is the paper's f_1: of a MANIQA of the paper's sizes, whatever it was trained on.
+/// Whether `set` holds the paper's f_1: features of a MANIQA of the paper's sizes, whatever its training data.
 pub fn is_quality_set(set: &FeatureSet) -> bool {
     set.extractor.as_str() == "maniqa" && set.settings["config"] == features().config
 }
@@ -59,17 +59,17 @@ pub fn is_quality_set(set: &FeatureSet) -> bool {
 pub struct PaperRow {
     /// Number of the table.
     pub table: u32,
-    /// Dataset that was tested on, as the paper writes it.
+    /// Test dataset, as the paper writes it.
     pub dataset: String,
-    /// Dataset that was trained on, where it is another one.
+    /// Training dataset, if it differs from the test dataset.
     #[serde(default)]
     pub trained_on: Option<String>,
     /// Method, as the paper writes it.
     pub method: String,
-    /// Of [`METHOD`]: the features that it read, in the order `f_1`, `f_a`, `f_b`. Empty for others.
+    /// Features that [`METHOD`] read, in the order `f_1`, `f_a`, `f_b`. Empty for other methods.
     #[serde(default)]
     pub inputs: Vec<String>,
-    /// Of [`METHOD`]: whether gates weighed the features, rather than their being concatenated.
+    /// Whether [`METHOD`] weighed the features with gates instead of concatenating them.
     #[serde(default)]
     pub gated: bool,
     /// Spearman's rank correlation, its absolute value.
@@ -78,7 +78,7 @@ pub struct PaperRow {
     pub plcc: f64,
     /// Kendall's tau-b, its absolute value.
     pub krcc: f64,
-    /// RMSE after the mapping, where the table has it.
+    /// RMSE after the mapping, if the table has it.
     #[serde(default)]
     pub rmse: Option<f64>,
 }
@@ -89,7 +89,7 @@ impl PaperRow {
         [Some(self.srcc), Some(self.plcc), Some(self.krcc), self.rmse]
     }
 
-    /// Whether it was trained and tested on these datasets; upper and lower case do not matter.
+    /// Whether the row was trained and tested on these datasets, ignoring case.
     pub fn is_of(&self, trained_on: &str, dataset: &str) -> bool {
         let of_training = self.trained_on.as_ref().unwrap_or(&self.dataset);
         self.dataset.eq_ignore_ascii_case(dataset) && of_training.eq_ignore_ascii_case(trained_on)
@@ -107,12 +107,12 @@ pub fn rows() -> &'static [PaperRow] {
     &TABLES.rows
 }
 
-/// The rows of table `number`; empty for a number that the paper's results do not have.
+/// The rows of table `number`; empty if the paper has no results with that number.
 pub fn table(number: u32) -> impl Iterator<Item = &'static PaperRow> {
     rows().iter().filter(move |row| row.table == number)
 }
 
-/// Table 1's row of `method` on `dataset`; upper and lower case do not matter.
+/// Table 1's row of `method` on `dataset`, ignoring case.
 pub fn row(dataset: &str, method: &str) -> Option<&'static PaperRow> {
     table(1).find(|row| row.dataset.eq_ignore_ascii_case(dataset) && row.method.eq_ignore_ascii_case(method))
 }

@@ -1,17 +1,17 @@
-//! Derived parts: whether the part at a path was computed from the present inputs, by the fingerprint that it carries.
+//! Derived parts: the fingerprint in a part tells whether it was computed from the current inputs.
 
 use super::part::{self, PartError, PartKind};
 use super::{Store, StoreError};
 use crate::identity::Fingerprint;
 
-/// The state of a derived part, compared with the fingerprint of its present inputs and settings.
+/// The state of a derived part: its fingerprint compared with the fingerprint of the current inputs and settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Derived {
-    /// The part was computed from these inputs.
+    /// The part was computed from the current inputs.
     Current,
-    /// There is no part.
+    /// The part does not exist.
     Absent,
-    /// The part is damaged, or of another table or version. It will be replaced.
+    /// The part is damaged, or belongs to another table or version. It will be replaced.
     Unreadable,
     /// The part was computed from other inputs.
     Outdated,
@@ -21,7 +21,7 @@ impl Derived {
     /// The state of the part of `kind` at `path`. Only its footer is read.
     ///
     /// # Errors
-    /// A store that cannot be read.
+    /// Fails if the store cannot be read.
     pub fn of(store: &Store, path: &str, kind: PartKind, fingerprint: Fingerprint) -> Result<Self, StoreError> {
         Ok(match part::written_fingerprint(store, path, kind) {
             Ok(Some(found)) if found == fingerprint.to_string() => Self::Current,
@@ -33,12 +33,12 @@ impl Derived {
         })
     }
 
-    /// Whether there is nothing to compute.
+    /// Whether the part is up to date.
     pub fn is_current(self) -> bool {
         self == Self::Current
     }
 
-    /// The state in words that follow the name of the table.
+    /// The state in words, to follow the name of the table.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Current => "is up to date",

@@ -11,8 +11,9 @@
 //! <store>/runs/<utc time>-<command>.json
 //! ```
 //!
-//! An object appears whole or not at all: the local backend writes beside and renames, an object store puts
-//! atomically. What is done is what the parts say; there is no other bookkeeping.
+//! An object appears whole or not at all. The local backend writes a temporary file next to the target and renames it.
+//! An object store writes atomically. The parts alone tell which work is finished. The store keeps no other record of
+//! it.
 
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -31,51 +32,35 @@ pub mod run_log;
 
 pub mod shard;
 
-/// What can go wrong between a stage and its store.
+/// Errors of the store.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum StoreError {
-    /// The URL names no kind of store that this build knows.
+    /// The URL names no kind of store that this build supports.
     #[error("cannot open store `{url}`: {reason}")]
     BadUrl {
-        /// The URL as given.
         url: String,
-        /// What is wrong with it and what to give instead.
+        /// The mistake, and a correct alternative.
         reason: String,
     },
-    /// The folder could not be made or entered.
+    /// The folder could not be created or entered.
     #[error("cannot open store folder `{}`", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
-    /// The store does not exist where one is needed to read from.
+    Folder { path: PathBuf, source: std::io::Error },
+    /// The store does not exist, but a command must read from it.
     #[error("there is no store at `{url}`: name an existing one, or run a stage that writes (such as `ingest`) first")]
-    Absent {
-        /// The URL as given.
-        url: String,
-    },
+    Absent { url: String },
     /// An object could not be read, written, listed or deleted.
     #[error("cannot {action} `{path}` in store `{url}`")]
     Object {
         /// `read`, `write`, `list` or `delete`.
         action: &'static str,
-        /// Object or prefix, relative to the store.
         path: String,
-        /// The store.
         url: String,
-        /// Cause.
         source: Box<object_store::Error>,
     },
-    /// A name that is no valid object path.
+    /// A name that is not a valid object path.
     #[error("`{path}` is not a valid path in a store")]
-    Path {
-        /// The offending path.
-        path: String,
-        /// Cause.
-        source: object_store::path::Error,
-    },
+    Path { path: String, source: object_store::path::Error },
 }
 
 /// One object of a store.
@@ -87,18 +72,18 @@ pub struct ObjectInfo {
     pub n_bytes: u64,
 }
 
-/// What opening a local store does where its folder is missing.
+/// How to open a local store whose folder is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
     /// The store must exist.
     Existing,
-    /// The folder is created where it is missing.
+    /// Create the folder if it is missing.
     CreateIfMissing,
-    /// A missing store is taken for an empty one and stays missing: for looking ahead only, nothing written lasts.
+    /// Treat a missing store as empty and do not create it. Use this mode only for previews: nothing written persists.
     AbsentIsEmpty,
 }
 
-/// A handle on a store; cheap to clone and usable from any thread.
+/// A handle on a store. It is cheap to clone and usable from any thread.
 #[derive(Clone)]
 pub struct Store {
     url: String,
@@ -158,12 +143,12 @@ impl Store {
         &self.url
     }
 
-    /// The store's folder where it is a local one.
+    /// The store's folder, if the store is local.
     pub fn folder(&self) -> Option<&FsPath> {
         self.folder.as_deref()
     }
 
-    /// Objects under the folder `prefix`, sorted by path; half-written ones are never among them.
+    /// Objects under the folder `prefix`, sorted by path. Half-written objects are never listed.
     pub fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         let location = self.location(prefix)?;
         let listing = self.runtime.block_on(self.objects.list(Some(&location)).try_collect::<Vec<_>>());
@@ -176,12 +161,12 @@ impl Store {
         Ok(objects)
     }
 
-    /// Whether there is an object at `path`.
+    /// Whether an object exists at `path`.
     pub fn exists(&self, path: &str) -> Result<bool, StoreError> {
         Ok(self.n_bytes(path)?.is_some())
     }
 
-    /// Size in bytes of the object at `path`, or none where there is no such object.
+    /// Size in bytes of the object at `path`, or `None` if no object exists.
     pub fn n_bytes(&self, path: &str) -> Result<Option<u64>, StoreError> {
         let location = self.location(path)?;
         match self.runtime.block_on(self.objects.head(&location)) {
@@ -199,7 +184,7 @@ impl Store {
             .map_err(|source| self.error("read", path, source))
     }
 
-    /// The whole object at `path`, or none where there is no such object.
+    /// The whole object at `path`, or `None` if no object exists.
     pub fn get_if_exists(&self, path: &str) -> Result<Option<Bytes>, StoreError> {
         match self.get(path) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -210,7 +195,7 @@ impl Store {
         }
     }
 
-    /// Bytes `range` of the object at `path`.
+    /// The bytes `range` of the object at `path`.
     pub fn get_range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
         let location = self.location(path)?;
         self.runtime
@@ -218,7 +203,7 @@ impl Store {
             .map_err(|source| self.error("read", path, source))
     }
 
-    /// Writes `bytes` to `path`, replacing what was there; readers see the old object or the new one.
+    /// Writes `bytes` to `path` and replaces any old object. Readers see the old object or the new one.
     pub fn put(&self, path: &str, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
         let location = self.location(path)?;
         let payload = PutPayload::from_bytes(bytes.into());
@@ -228,7 +213,7 @@ impl Store {
             .map_err(|source| self.error("write", path, source))
     }
 
-    /// Writes `bytes` to `path` unless there is an object already; tells whether it wrote.
+    /// Writes `bytes` to `path` unless an object already exists. Returns whether it wrote.
     pub fn put_if_absent(&self, path: &str, bytes: impl Into<Bytes>) -> Result<bool, StoreError> {
         let location = self.location(path)?;
         let payload = PutPayload::from_bytes(bytes.into());
@@ -240,14 +225,15 @@ impl Store {
         }
     }
 
-    /// Deletes what killed writers of the object at `path` left half-written beside it in a local folder; nobody reads
-    /// such a file, but a large one takes room. Not while another process may be writing that very object.
+    /// Deletes the half-written files of the object at `path` that killed writers left in a local folder. Nobody reads
+    /// such files, but a large file takes up disk space. Do not call this while another process may be writing the same
+    /// object.
     pub fn delete_half_written(&self, path: &str) -> Result<(), StoreError> {
         let Some(file) = self.folder.as_ref().map(|folder| folder.join(path)) else { return Ok(()) };
         let (Some(folder), Some(name)) = (file.parent(), file.file_name().and_then(|name| name.to_str())) else {
             return Ok(());
         };
-        // The local backend writes `name#1`, `name#2`, … and renames.
+        // The local backend writes `name#1`, `name#2`, … and renames them.
         let is_half_written = |entry: &std::fs::DirEntry| {
             let other = entry.file_name();
             let number = other.to_str().and_then(|other| other.strip_prefix(name)?.strip_prefix('#'));
@@ -259,7 +245,7 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes the object at `path`; one that is already gone is no error.
+    /// Deletes the object at `path`. A missing object is not an error.
     pub fn delete(&self, path: &str) -> Result<(), StoreError> {
         let location = self.location(path)?;
         match self.runtime.block_on(self.objects.delete(&location)) {

@@ -1,7 +1,7 @@
-//! Parts: the parquet files that tables consist of, each whole, self-describing and named by its content.
+//! Parts: the parquet files of the tables. Each part is whole, self-describing and named by its content.
 //!
-//! A part's key-value metadata carries `agiqa.table`, `agiqa.schema_version`, `agiqa.version`, `agiqa.created_at` and,
-//! for derived tables, `agiqa.fingerprint`. A reader refuses a part of another table or schema version.
+//! A part's key-value metadata carries `agiqa.table`, `agiqa.schema_version`, `agiqa.version` and `agiqa.created_at`.
+//! Parts of derived tables also carry `agiqa.fingerprint`. A reader refuses a part of another table or schema version.
 
 use std::io::Write;
 use std::ops::Range;
@@ -27,10 +27,10 @@ use crate::identity::{Fingerprint, hex};
 /// Uncompressed size at which a row group ends.
 const ROW_GROUP_BYTES: usize = 96 << 20;
 
-/// Metadata key of the fingerprint of what a derived part was computed from.
+/// Metadata key of the fingerprint of a derived part's inputs.
 const FINGERPRINT_KEY: &str = "agiqa.fingerprint";
 
-/// What a part says of itself.
+/// The table and the schema version of a part, as its metadata states them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartKind {
     /// Name of the table, e.g. `images`.
@@ -41,91 +41,62 @@ pub struct PartKind {
 
 /// A part that cannot be written or read.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum PartError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The rows could not be encoded.
     #[error("cannot encode `{path}` as parquet")]
-    Encode {
-        /// The part.
-        path: String,
-        /// Cause.
-        source: ParquetError,
-    },
+    Encode { path: String, source: ParquetError },
     /// The rows do not form a batch of the table's schema.
     #[error("rows of table `{table}` do not fit its schema")]
-    Batch {
-        /// The table.
-        table: &'static str,
-        /// Cause.
-        source: arrow::error::ArrowError,
-    },
+    Batch { table: &'static str, source: arrow::error::ArrowError },
     /// The part is cut short or damaged.
     #[error(
         "`{path}` in store `{url}` is damaged (cut short?): delete it and rerun the stage that wrote it, which \
          recomputes just its rows"
     )]
-    Damaged {
-        /// The part.
-        path: String,
-        /// The store.
-        url: String,
-        /// Cause.
-        source: ParquetError,
-    },
-    /// Another process wrote the part anew while it was read.
+    Damaged { path: String, url: String, source: ParquetError },
+    /// Another process replaced the part during the read.
     #[error("`{path}` in store `{url}` was replaced by another process while it was read: run the command again")]
-    Replaced {
-        /// The part.
-        path: String,
-        /// The store.
-        url: String,
-    },
-    /// The part is of another table.
+    Replaced { path: String, url: String },
+    /// The part belongs to another table.
     #[error("`{path}` in store `{url}`: expected a part of table `{expected}`, found {found}")]
     WrongTable {
-        /// The part.
         path: String,
-        /// The store.
         url: String,
-        /// The table asked for.
         expected: &'static str,
-        /// What the file says.
+        /// The table that the file names.
         found: String,
     },
-    /// The part was written with another schema version.
+    /// The part has another schema version.
     #[error(
         "`{path}` in store `{url}`: table `{table}` has schema version {found} there, this agiqa reads version \
          {expected}: use the agiqa that wrote it, or delete the part and rerun the stage, which recomputes it"
     )]
     WrongVersion {
-        /// The part.
         path: String,
-        /// The store.
         url: String,
-        /// The table.
         table: &'static str,
-        /// Version this program reads.
+        /// The version that this program reads.
         expected: u32,
-        /// Version of the file.
+        /// The version in the file.
         found: String,
     },
-    /// A column is missing or of another type.
+    /// A column is missing or has another type.
     #[error("`{path}` in store `{url}`: {problem}")]
     Column {
-        /// The part.
         path: String,
-        /// The store.
         url: String,
-        /// Which column, what was expected, what columns there are.
+        /// The column, the expected type, and the existing columns.
         problem: String,
     },
 }
 
-/// A name for rows that is a function of their content: 16 hex digits over schema and values.
+/// A name computed from the content of the rows: 16 hex digits over schema and values.
 ///
-/// Writing the same rows twice therefore writes the same object twice.
+/// Writing the same rows again therefore writes the same object.
 pub fn content_name(kind: PartKind, batch: &RecordBatch) -> Result<String, PartError> {
     let batch_error = |source| PartError::Batch { table: kind.table, source };
     let mut hasher = blake3::Hasher::new();
@@ -139,8 +110,8 @@ pub fn content_name(kind: PartKind, batch: &RecordBatch) -> Result<String, PartE
 
 /// Encodes `batch` as one parquet file with this program's metadata.
 ///
-/// Vectors (`FixedSizeList<Float32>`) are written plain-split by byte stream and without a dictionary: their values
-/// hardly repeat, and bytes of equal significance compress better side by side.
+/// Vectors (`FixedSizeList<Float32>`) are byte-stream-split and have no dictionary. Their values rarely repeat, and
+/// bytes of equal significance compress better when stored together.
 pub fn encode(
     kind: PartKind,
     path: &str,
@@ -179,7 +150,7 @@ pub fn encode(
     writer.into_inner().map(Bytes::from).map_err(encode_error)
 }
 
-/// Writes `batch` to `path`, whole, replacing what was there. Returns the number of bytes.
+/// Writes `batch` to `path` as one whole object, which replaces any old object. Returns the number of bytes.
 pub fn write(
     store: &Store,
     kind: PartKind,
@@ -193,7 +164,8 @@ pub fn write(
     Ok(n_bytes)
 }
 
-/// Time of writing, the only part of a file that is not a function of its rows; `SOURCE_DATE_EPOCH` (seconds) fixes it.
+/// The time of writing. It is the only content of a file that does not follow from its rows. `SOURCE_DATE_EPOCH` (in
+/// seconds) fixes it.
 fn created_at() -> String {
     std::env::var("SOURCE_DATE_EPOCH")
         .ok()
@@ -204,7 +176,7 @@ fn created_at() -> String {
         .to_string()
 }
 
-/// Whether `path` is that of a finished part.
+/// Whether `path` is the path of a finished part.
 pub fn is_part(path: &str) -> bool {
     path.ends_with(".parquet")
 }
@@ -214,10 +186,10 @@ pub fn list(store: &Store, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> 
     Ok(store.list(prefix)?.into_iter().filter(|object| is_part(&object.path)).collect())
 }
 
-/// Fingerprint of the inputs that the part at `path` was written from; none where there is no part or it carries none.
+/// Fingerprint of the inputs of the part at `path`, or `None` if the part does not exist or carries no fingerprint.
 ///
 /// # Errors
-/// A part that is damaged, of another table or of another schema version; its rows are not looked at.
+/// Fails if the part is damaged, belongs to another table, or has another schema version. The rows are not read.
 pub fn written_fingerprint(store: &Store, path: &str, kind: PartKind) -> Result<Option<String>, PartError> {
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     match list(store, folder)?.iter().find(|object| object.path == path) {
@@ -226,7 +198,7 @@ pub fn written_fingerprint(store: &Store, path: &str, kind: PartKind) -> Result<
     }
 }
 
-/// A part opened for reading: its footer has been read and its table and version agree.
+/// A part opened for reading. Its footer has been read, and its table and version match.
 pub struct PartReader {
     bytes: PartBytes,
     builder: ParquetRecordBatchReaderBuilder<PartBytes>,
@@ -242,7 +214,7 @@ impl PartReader {
             && let Some(n_bytes) = store.n_bytes(&path)?
             && n_bytes != object.n_bytes
         {
-            // Another process has replaced the part since it was listed, so its footer lies elsewhere now.
+            // Another process has replaced the part since it was listed, so its footer has moved.
             bytes = PartBytes::new(store, &path, n_bytes);
             opened = ParquetRecordBatchReaderBuilder::try_new(bytes.clone());
         }
@@ -280,7 +252,7 @@ impl PartReader {
         self.builder.metadata().file_metadata().num_rows().try_into().unwrap_or(0)
     }
 
-    /// Reads `columns` of the rows with the numbers `rows`, which ascend from 0.
+    /// Reads `columns` of the rows with the numbers `rows`. The numbers start at 0 and must ascend.
     pub fn read_rows(mut self, columns: &[&str], rows: &[usize]) -> Result<PartBatches, PartError> {
         let n_rows = usize::try_from(self.n_rows()).unwrap_or(usize::MAX);
         let selection = RowSelection::from_consecutive_ranges(rows.iter().map(|row| *row..row + 1), n_rows);
@@ -288,7 +260,7 @@ impl PartReader {
         self.read(Some(columns))
     }
 
-    /// Reads the part; with `columns`, just these, in the order of the file.
+    /// Reads the part. If `columns` is given, reads only these columns, in the order of the file.
     pub fn read(self, columns: Option<&[&str]>) -> Result<PartBatches, PartError> {
         let Self { bytes, mut builder } = self;
         if let Some(columns) = columns {
@@ -339,13 +311,13 @@ impl Iterator for PartBatches {
     }
 }
 
-/// Random access to an object, as the parquet reader wants it.
+/// Random access to an object, in the form that the parquet reader needs.
 #[derive(Clone)]
 struct PartBytes {
     store: Store,
     path: String,
     n_bytes: u64,
-    /// What the store said when it could not be read. Kept beside the parquet reader, which makes text of its causes.
+    /// The error of the store, if a read failed. It is kept here because the parquet reader turns its causes into text.
     failure: Arc<Mutex<Option<StoreError>>>,
 }
 
@@ -371,7 +343,7 @@ impl PartBytes {
         Ok(bytes)
     }
 
-    /// What is wrong where the parquet reader failed with `source`: the store, another writer, or else the part itself.
+    /// The true error after the parquet reader failed with `source`: the store, another writer, or the part itself.
     fn error(&self, source: ParquetError) -> PartError {
         let (path, url) = (self.path.clone(), self.store.url().to_owned());
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -414,7 +386,7 @@ pub struct RangeReader {
 
 impl std::io::Read for RangeReader {
     fn read(&mut self, mut buffer: &mut [u8]) -> std::io::Result<usize> {
-        // A damaged footer may name a place behind the end.
+        // A damaged footer may point past the end of the file.
         let n = self.bytes.n_bytes.saturating_sub(self.at).min(buffer.len() as u64);
         if n == 0 {
             return Ok(0);
@@ -425,7 +397,7 @@ impl std::io::Read for RangeReader {
     }
 }
 
-/// A batch of `columns` under `schema`; the table's name goes into the error.
+/// A batch of `columns` under `schema`. An error names the table.
 pub fn batch(
     table: &'static str,
     schema: SchemaRef,

@@ -1,4 +1,4 @@
-//! `runs/<utc time>-<command>.json`: what every invocation did.
+//! `runs/<utc time>-<command>.json`: the record of every invocation.
 
 use std::time::Instant;
 
@@ -6,23 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
 
-/// How many rows went into a stage and where they went; the three always add up.
+/// The row counts of a stage. Rows in must equal rows out, rejected and left together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowCounts {
-    /// Rows the stage was given.
+    /// Rows given to the stage.
     pub n_in: u64,
-    /// Rows it wrote, or found written by an earlier run.
+    /// Rows that the stage wrote, or that an earlier run had written.
     pub n_out: u64,
-    /// Of `n_out`, rows that an earlier run had written.
+    /// The rows among `n_out` that an earlier run had written.
     pub n_cached: u64,
-    /// Rows it rejected, now or in an earlier run.
+    /// Rows that the stage rejected, now or in an earlier run.
     pub n_rejected: u64,
-    /// Rows not reached because the run was interrupted.
+    /// Rows that the stage did not reach because of an interrupt.
     pub n_left: u64,
 }
 
 impl RowCounts {
-    /// Whether no row vanished: rows in = rows out + rows rejected + rows left by an interruption.
+    /// Whether no row is lost: rows in = rows out + rows rejected + rows left.
     pub fn balanced(&self) -> bool {
         self.n_in == self.n_out + self.n_rejected + self.n_left
     }
@@ -39,18 +39,18 @@ impl std::ops::AddAssign for RowCounts {
     }
 }
 
-/// One stage of an invocation.
+/// The record of one stage of an invocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StageRecord {
     /// Name of the stage, e.g. `ingest agiqa-3k`.
     pub stage: String,
     /// `ran`, `skipped`, `interrupted` or `failed`.
     pub outcome: String,
-    /// Why, in words.
+    /// The reason for the outcome, in words.
     pub reason: String,
-    /// Seconds it took.
+    /// Duration in seconds.
     pub elapsed_secs: f64,
-    /// Row counts, where the stage has rows.
+    /// Row counts, if the stage has rows.
     pub rows: Option<RowCounts>,
 }
 
@@ -59,7 +59,7 @@ pub struct StageRecord {
 pub struct InvocationRecord {
     /// The subcommand, e.g. `ingest`.
     pub command: String,
-    /// Its arguments.
+    /// The command's arguments.
     pub args: Vec<String>,
     /// UTC time of the start, RFC 3339.
     pub started_at: String,
@@ -71,13 +71,13 @@ pub struct InvocationRecord {
     pub libtorch_version: String,
     /// Process exit code.
     pub exit_code: u8,
-    /// The error that ended it, where one did.
+    /// The error that ended the invocation, if one did.
     pub error: Option<String>,
-    /// What its stages did.
+    /// The records of its stages.
     pub stages: Vec<StageRecord>,
 }
 
-/// Collects what an invocation does and writes it into the store at its end.
+/// Collects the record of an invocation and writes it into the store at the end.
 pub struct RunLog {
     record: InvocationRecord,
     started: Instant,
@@ -85,7 +85,8 @@ pub struct RunLog {
 }
 
 impl RunLog {
-    /// Starts the record of `command` of a program with this version of libtorch; arguments are those of the process.
+    /// Starts the record of `command`. `libtorch_version` is the version that the program uses. The arguments are read
+    /// from the process.
     pub fn start(command: &str, libtorch_version: &str) -> Self {
         let now = jiff::Timestamp::now();
         let record = InvocationRecord {
@@ -102,17 +103,17 @@ impl RunLog {
         Self { record, started: Instant::now(), stamp: now.strftime("%Y%m%dT%H%M%SZ").to_string() }
     }
 
-    /// Adds what a stage did.
+    /// Adds the record of a stage.
     pub fn stage(&mut self, stage: StageRecord) {
         self.record.stages.push(stage);
     }
 
-    /// The stages so far.
+    /// The records of the stages so far.
     pub fn stages(&self) -> &[StageRecord] {
         &self.record.stages
     }
 
-    /// Writes the record under a name of its own. Returns the path.
+    /// Writes the record under a unique name. Returns the path.
     pub fn finish(mut self, store: &Store, exit_code: u8, error: Option<String>) -> Result<String, StoreError> {
         self.record.elapsed_secs = self.started.elapsed().as_secs_f64();
         self.record.exit_code = exit_code;

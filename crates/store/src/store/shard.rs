@@ -1,4 +1,4 @@
-//! Shards: ranges of the hash space, so that another number of shards resumes the same store.
+//! Shards: ranges of the hash space. A store can be resumed with another number of shards.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::ImageId;
 
-/// The `k`-th of `n` equal ranges of the image ids' hash space, `1 <= k <= n`; written `k/n`.
+/// The `k`-th of `n` equal ranges of the hash space of image ids, with `1 <= k <= n`. The text form is `k/n`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Shard {
@@ -15,7 +15,7 @@ pub struct Shard {
     n: u32,
 }
 
-/// A text that names no shard.
+/// A text that is not a valid shard.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a shard: expected `k/n` with 1 <= k <= n, for example `2/8`")]
 pub struct ShardError(String);
@@ -24,7 +24,7 @@ impl Shard {
     /// The whole hash space.
     pub const WHOLE: Self = Self { k: 1, n: 1 };
 
-    /// Whether `id` belongs to this shard; every id belongs to exactly one of the `n`.
+    /// Whether `id` belongs to this shard. Every id belongs to exactly one of the `n` shards.
     pub fn contains(&self, id: &ImageId) -> bool {
         let index = (u128::from(id.hash_position()) * u128::from(self.n)) >> 64;
         index == u128::from(self.k - 1)

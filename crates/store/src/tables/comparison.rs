@@ -1,7 +1,8 @@
-//! `comparison`: every method that has scored a dataset, judged on the same part of it;
+//! `comparison`: every method that has scored a dataset, judged on the same part of the dataset;
 //! `comparison/dataset=<dataset>/split=<split>/part=<part>/methods.parquet`.
 //!
-//! Scores are turned so that higher means better before anything is computed, so correlations are comparable in sign.
+//! Scores are turned so that higher means better before any metric is computed. Correlations of different methods
+//! therefore have comparable signs.
 
 use arrow::array::{ArrayRef, RecordBatch};
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use crate::metric::{Estimate, Estimates, Metric, N_PAPER};
 use crate::store::Store;
 use crate::store::part::{self, PartError, PartKind};
 
-/// Version 1: first. Version 2: `kind` is that of the scorer, so `baseline` is `method`.
+/// Name and version of the table. In version 2, `kind` is the kind of the scorer, so `baseline` became `method`.
 pub const KIND: PartKind = PartKind { table: "comparison", version: 2 };
 
 /// The columns.
@@ -52,11 +53,11 @@ pub const COLUMNS: &[Column] = &joined::<{ 13 + 4 * N_PAPER }>(&[
 /// One method.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ComparisonRow {
-    /// Name, with what tells it from others of its name.
+    /// Name, extended if other scorers have the same name.
     pub method: String,
-    /// What scores.
+    /// Kind of the scorer.
     pub kind: ScorerKind,
-    /// Which of its scores mean better quality.
+    /// Whether lower or higher scores mean better quality.
     pub direction: Direction,
     /// Place by SRCC, from 1.
     pub rank: u64,
@@ -69,23 +70,23 @@ pub struct ComparisonRow {
     pub paper: [Option<f64>; N_PAPER],
     /// Images that every method has scored.
     pub n_paired: u64,
-    /// SRCC minus that of the next method, on the paired images.
+    /// SRCC minus the SRCC of the next method, on the paired images.
     pub lead: Estimate,
-    /// Methods below from which the difference is real.
+    /// Lower-ranked methods whose difference from this one is real.
     pub beats: Vec<String>,
 }
 
-/// What was judged.
+/// The images that were judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Judged {
     /// Dataset.
     pub dataset: PartitionName,
-    /// Split and part; none for all images.
+    /// Split and part; `None` for all images.
     pub part: Option<(PartitionName, super::splits::Part)>,
 }
 
 impl Judged {
-    /// Path of its comparison.
+    /// Path of the comparison.
     pub fn path(&self) -> String {
         let (split, part) = match &self.part {
             Some((split, part)) => (split.as_str(), part.as_str()),
@@ -95,7 +96,7 @@ impl Judged {
     }
 }
 
-/// Replaces the comparison of `judged` by `rows`.
+/// Replaces the comparison of `judged` with `rows`.
 pub fn write(
     store: &Store,
     judged: &Judged,
@@ -105,12 +106,12 @@ pub fn write(
     part::write(store, KIND, &judged.path(), &to_batch(rows)?, Some(fingerprint)).map(|_| ())
 }
 
-/// `rows` as a parquet file of its own.
+/// `rows` as the bytes of a parquet file.
 pub fn encode(rows: &[ComparisonRow]) -> Result<Bytes, PartError> {
     part::encode(KIND, "comparison", &to_batch(rows)?, None)
 }
 
-/// Reads the comparison of `judged`; empty where there is none.
+/// Reads the comparison of `judged`; empty if it does not exist.
 pub fn read(store: &Store, judged: &Judged) -> Result<Vec<ComparisonRow>, PartError> {
     let path = judged.path();
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);

@@ -1,4 +1,4 @@
-//! Columns of metrics, which several tables have: value and interval, mean and deviation, the paper's figure.
+//! Metric columns that several tables share: value and interval, mean and deviation, the paper's figure.
 
 use arrow::array::ArrayRef;
 
@@ -49,7 +49,7 @@ pub(super) const fn paper(n: usize) -> &'static [Column] {
     OF_THE_PAPER.as_slice().split_at(n).0
 }
 
-/// The columns of `lists`, one list after the other; `N` is their number.
+/// The columns of all `lists` in order. `N` is the total number of columns.
 pub(super) const fn joined<const N: usize>(lists: &[&[Column]]) -> [Column; N] {
     let mut all = [lists[0][0]; N];
     let (mut n, mut list) = (0, 0);
@@ -65,14 +65,14 @@ pub(super) const fn joined<const N: usize>(lists: &[&[Column]]) -> [Column; N] {
     all
 }
 
-/// The three columns of `estimates`, one row each.
+/// The three columns of `estimates`, one row per estimate.
 pub(super) fn arrays(estimates: impl Iterator<Item = Estimate> + Clone) -> [ArrayRef; 3] {
     let column = |end: fn(Estimate) -> Option<f64>| optional_real_array(estimates.clone().map(end));
     [column(|estimate| estimate.value), column(|estimate| estimate.low), column(|estimate| estimate.high)]
 }
 
 impl<'a> Columns<'a> {
-    /// Values of the columns `names` by row; null is none.
+    /// Values of the columns `names` by row; null becomes `None`.
     pub(super) fn optional_reals<const N: usize>(
         &self,
         names: [String; N],
@@ -81,7 +81,7 @@ impl<'a> Columns<'a> {
         Ok(move |row| std::array::from_fn(|index| real_at(arrays[index], row)))
     }
 
-    /// The estimate that the columns `name`, `name_low` and `name_high` hold, by row.
+    /// The estimate in the columns `name`, `name_low` and `name_high`, by row.
     pub(super) fn estimate(&self, name: &str) -> Result<impl Fn(usize) -> Estimate + use<'a>, PartError> {
         let ends = self.optional_reals([name.to_owned(), format!("{name}_low"), format!("{name}_high")])?;
         Ok(move |row| {

@@ -1,8 +1,8 @@
-//! `experiments`: a table of the paper as this program computes it, with the paper's figures beside;
+//! `experiments`: a table of the paper as this program computes it, with the paper's figures for comparison;
 //! `experiments/experiment=<pipeline>/features=<extractors and 8 hex>/rows.parquet`.
 //!
-//! A row is a variant of a pipeline, its numbers mean and standard deviation over the variant's seeds, or a method of the
-//! paper that this program does not train. Each pair of feature sets has a folder of its own.
+//! A row is either a variant of a pipeline or a method of the paper that this program does not train. The numbers of a
+//! variant are mean and standard deviation over its seeds. Each pair of feature sets has its own folder.
 
 use arrow::array::{ArrayRef, RecordBatch};
 use serde::Serialize;
@@ -17,7 +17,7 @@ use crate::metric::{Metric, N_PAPER};
 use crate::store::Store;
 use crate::store::part::{self, PartError, PartKind};
 
-/// Version 1: first.
+/// Name and version of the table. Version 1 is the first.
 pub const KIND: PartKind = PartKind { table: "experiments", version: 1 };
 
 /// The columns.
@@ -41,7 +41,7 @@ pub const COLUMNS: &[Column] = &joined::<{ 13 + 3 * N_PAPER }>(&[
     paper(N_PAPER),
 ]);
 
-/// Mean and standard deviation of a metric over runs; none means undefined.
+/// Mean and standard deviation of a metric over runs; `None` means undefined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct MeanStd {
     /// Mean.
@@ -50,7 +50,7 @@ pub struct MeanStd {
     pub std: Option<f64>,
 }
 
-/// Where a row of this program's own comes from.
+/// This program's own numbers in a row, with their source.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ours {
     /// Features that the head reads, e.g. `f_1 + f_a`.
@@ -72,19 +72,19 @@ pub struct Ours {
 /// One row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ExperimentRow {
-    /// Name of the variant, or of a method that only the paper has.
+    /// Name of the variant, or of a method that appears only in the paper.
     pub variant: String,
-    /// Dataset whose training part was trained on.
+    /// Dataset whose training part the run learned from.
     pub trained_on: String,
     /// Dataset whose test part was judged.
     pub dataset: String,
-    /// This program's numbers; none for a method that only the paper has.
+    /// This program's numbers; `None` for a method that appears only in the paper.
     pub ours: Option<Ours>,
     /// The paper's SRCC, PLCC, KRCC and RMSE.
     pub paper: [Option<f64>; N_PAPER],
 }
 
-/// Which table it is.
+/// Key of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ExperimentKey {
     /// Name of the pipeline.
@@ -111,10 +111,10 @@ impl ExperimentKey {
     }
 }
 
-/// Replaces the table `key` by `rows`, in their order.
+/// Replaces the table `key` with `rows`, in their order.
 ///
 /// # Errors
-/// A store that cannot be written.
+/// Fails if the store cannot be written.
 pub fn write(
     store: &Store,
     key: &ExperimentKey,
@@ -124,10 +124,10 @@ pub fn write(
     part::write(store, KIND, &key.path(), &to_batch(key, rows)?, Some(fingerprint)).map(|_| ())
 }
 
-/// Reads the table `key`, in the order of its places; empty where there is none.
+/// Reads the table `key`, in the order of its rows; empty if it does not exist.
 ///
 /// # Errors
-/// A store that cannot be read, or a part that is damaged.
+/// Fails if the store cannot be read or a part is damaged.
 pub fn read(store: &Store, key: &ExperimentKey) -> Result<Vec<ExperimentRow>, PartError> {
     let mut rows: Vec<(i64, ExperimentRow)> = Vec::new();
     for_each_batch(store, &key.folder(), KIND, None, |columns, batch| {

@@ -1,14 +1,14 @@
 //! Feature tables `semantic` and `quality`: one row of vectors per image, cached by image content and extractor.
 //!
 //! ```text
-//! features/extractor=<name>/fingerprint=<16 hex>/extractor.json      what made the numbers
+//! features/extractor=<name>/fingerprint=<16 hex>/extractor.json      the settings behind the numbers
 //! features/extractor=<name>/fingerprint=<16 hex>/part-<16 hex>.parquet
 //! ```
 //!
 //! One folder is one [`FeatureSet`]: one table kind, one list of vector columns. Semantic and quality vectors of one
-//! network have fingerprints of their own, because their pooling differs, so each folder is homogeneous. Vectors are
-//! `FixedSizeList<Float32, dim>`, never null and always finite. Two writers may both compute an image: readers keep the
-//! row of the part that sorts first.
+//! network have separate fingerprints because their pooling differs. Each folder is therefore homogeneous. Vectors are
+//! `FixedSizeList<Float32, dim>`, never null and always finite. Two writers may both compute an image. Readers then
+//! keep the row of the part that sorts first.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,16 +22,16 @@ use crate::identity::{Fingerprint, ImageId};
 use crate::store::part::{self, PartError, PartKind, PartReader};
 use crate::store::{Store, StoreError};
 
-/// Version 1: first.
+/// Name and version of the table `semantic`. Version 1 is the first.
 pub const SEMANTIC: PartKind = PartKind { table: "semantic", version: 1 };
 
-/// Version 1: first.
+/// Name and version of the table `quality`. Version 1 is the first.
 pub const QUALITY: PartKind = PartKind { table: "quality", version: 1 };
 
-/// The column of `quality` with an extractor's own score of the image, higher for better quality.
+/// The column of `quality` with an extractor's own score of the image. Higher means better quality.
 pub const RATING: &str = "rating";
 
-/// The columns of `semantic`; an extractor with other prompts has other vector columns.
+/// The columns of `semantic`. An extractor with other prompts has other vector columns.
 pub const SEMANTIC_COLUMNS: &[Column] = &[
     Column::partition("extractor", "name of the extractor, e.g. `mplug-owl2`"),
     Column::partition("fingerprint", "first 16 hex digits of the fingerprint of everything that decides the numbers"),
@@ -54,7 +54,7 @@ pub const QUALITY_COLUMNS: &[Column] = &[
     ),
 ];
 
-/// Which of the two tables a feature set fills.
+/// The table that a feature set fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FeatureKind {
@@ -74,7 +74,7 @@ impl FeatureKind {
     }
 }
 
-/// A vector column; one of a single value is stored as a plain number, so that people can query it.
+/// A vector column. A column with a single value is stored as a plain number, so that people can query it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VectorColumn {
     /// Name, e.g. `f_a`.
@@ -83,14 +83,14 @@ pub struct VectorColumn {
     pub dim: usize,
 }
 
-/// A folder of features: who made them and what columns they have. `extractor.json` is its JSON form.
+/// A folder of features: its extractor and its columns. `extractor.json` is its JSON form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeatureSet {
     /// Name of the extractor.
     pub extractor: PartitionName,
     /// Fingerprint of everything that decides the numbers.
     pub fingerprint: Fingerprint,
-    /// Which table.
+    /// The table that the set fills.
     pub kind: FeatureKind,
     /// Vector columns in file order.
     pub columns: Vec<VectorColumn>,
@@ -120,7 +120,7 @@ impl FeatureRows {
         self.image_ids.len()
     }
 
-    /// Whether there are none.
+    /// Whether the number of rows is 0.
     pub fn is_empty(&self) -> bool {
         self.image_ids.is_empty()
     }
@@ -138,7 +138,7 @@ impl FeatureSet {
         self.kind == FeatureKind::Quality && self.columns.iter().any(is_rating)
     }
 
-    /// Writes `extractor.json` unless it is there.
+    /// Writes `extractor.json` unless it exists.
     pub fn write_description(&self, store: &Store) -> Result<(), StoreError> {
         let json = serde_json::to_vec_pretty(self).expect("a feature set is plain data");
         store.put_if_absent(&format!("{}/extractor.json", self.prefix()), json).map(|_| ())
@@ -147,7 +147,8 @@ impl FeatureSet {
     /// Writes `rows` as one part, sorted by image, named by content. Returns its path.
     ///
     /// # Panics
-    /// Where the lengths of `rows` disagree with each other or with the set's columns, which is a bug of the caller.
+    /// Panics if the lengths of `rows` disagree with each other or with the set's columns, which is a bug of the
+    /// caller.
     pub fn write_part(&self, store: &Store, rows: &FeatureRows) -> Result<String, PartError> {
         let kind = self.kind.part_kind();
         let batch = self.to_batch(rows)?;
@@ -156,12 +157,12 @@ impl FeatureSet {
         Ok(path)
     }
 
-    /// Images that have features in this set; reads just their ids.
+    /// Images that have features in this set. Only their ids are read.
     pub fn done(&self, store: &Store) -> Result<HashSet<ImageId>, PartError> {
         Ok(self.ids(store)?.into_iter().collect())
     }
 
-    /// The same in the order of the parts; an image may be there twice.
+    /// The same ids in the order of the parts. The list may contain duplicates.
     pub fn ids(&self, store: &Store) -> Result<Vec<ImageId>, PartError> {
         let mut ids = Vec::new();
         for_each_batch(store, &self.prefix(), self.kind.part_kind(), Some(&["image_id"]), |columns, _| {
@@ -171,9 +172,10 @@ impl FeatureSet {
         Ok(ids)
     }
 
-    /// Reads the vectors of `wanted`, in its order; an image without features is none.
+    /// Reads the vectors of `wanted`, in its order.
     ///
-    /// Returns per vector column a row-major matrix over the images found, and for each wanted image its row there.
+    /// Returns a row-major matrix over the found images for each vector column, and the row of each wanted image in
+    /// these matrices. The row is `None` for an image without features.
     pub fn read(&self, store: &Store, wanted: &[ImageId]) -> Result<FoundFeatures, PartError> {
         let mut positions: HashMap<ImageId, usize> = HashMap::with_capacity(wanted.len());
         let wanted_set: HashSet<ImageId> = wanted.iter().copied().collect();
@@ -181,7 +183,7 @@ impl FeatureSet {
         let (names, kind) = (self.columns.iter().map(|column| column.name.as_str()), self.kind.part_kind());
         let names: Vec<&str> = names.collect();
         for object in part::list(store, &self.prefix())? {
-            // The ids alone first: of a part without a wanted image no vector is read.
+            // The ids are read first: no vector is read from a part without a wanted image.
             let (mut n_seen, mut taken) = (0, Vec::new());
             let mut batches = PartReader::open(store, &object, kind)?.read(Some(&["image_id"]))?;
             while let Some(batch) = batches.next() {
@@ -215,7 +217,7 @@ impl FeatureSet {
         let mut sets = Vec::new();
         for object in store.list("features")? {
             if object.path.ends_with("/extractor.json") {
-                // One that does not parse is another version's; its parts say so when they are read.
+                // A description that does not parse belongs to another version. Reading its parts then gives the error.
                 sets.extend(serde_json::from_slice(&store.get(&object.path)?).ok());
             }
         }
@@ -264,9 +266,9 @@ impl FeatureSet {
 /// Vectors of some images, as [`FeatureSet::read`] finds them.
 #[derive(Clone, Debug)]
 pub struct FoundFeatures {
-    /// Per vector column: row-major values of the images found.
+    /// Per vector column, row-major values of the found images.
     pub matrices: Vec<Vec<f32>>,
-    /// For each image asked for, its row in the matrices, or none where it has no features.
+    /// For each wanted image, its row in the matrices, or `None` if it has no features.
     pub rows: Vec<Option<usize>>,
 }
 
@@ -281,7 +283,7 @@ impl VectorColumn {
 }
 
 impl super::Columns<'_> {
-    /// The values of a vector column, row-major; all finite.
+    /// The values of a vector column, row-major. All values are finite.
     fn vectors(&self, name: &str, dim: usize, batch: &RecordBatch) -> Result<Vec<f32>, PartError> {
         let wrong =
             |found: String| self.column_problem(name, &format!("expected vectors of {dim} values, found {found}"));

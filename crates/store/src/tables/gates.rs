@@ -1,10 +1,11 @@
-//! `gates`: how much a fusion head lets each of its inputs through, per image; written with the scores of the same set.
+//! `gates`: how much of each input a fusion head lets through, per image. Gates are written together with the scores of
+//! the same set.
 //!
 //! ```text
 //! gates/run=<run>/fingerprint=<16 hex>/part-<16 hex>.parquet
 //! ```
 //!
-//! A head without gates has no rows here.
+//! A head without gates has no rows in this table.
 
 use std::collections::HashSet;
 
@@ -16,10 +17,10 @@ use crate::identity::ImageId;
 use crate::store::Store;
 use crate::store::part::{self, PartError, PartKind};
 
-/// Version 1: first.
+/// Name and version of the table. Version 1 is the first.
 pub const KIND: PartKind = PartKind { table: "gates", version: 1 };
 
-/// The columns with weights: of f_1, f_a and f_b.
+/// The columns with the gates of f_1, f_a and f_b.
 const WEIGHTS: [&str; 3] = ["alpha_quality", "alpha_semantic", "alpha_coherence"];
 
 /// The columns.
@@ -49,7 +50,7 @@ pub const COLUMNS: &[Column] = &[
 pub struct GateRow {
     /// Identity of the image.
     pub image_id: ImageId,
-    /// Gates of f_1, f_a and f_b; none for an input that the head does not read.
+    /// Gates of f_1, f_a and f_b; `None` for an input that the head does not read.
     pub weights: [Option<f64>; 3],
 }
 
@@ -57,7 +58,8 @@ fn prefix(set: &ScoreSet) -> String {
     format!("gates/run={}/fingerprint={}", set.scorer, set.fingerprint.short())
 }
 
-/// Writes the gates behind the scores of `set` as one part, sorted by image, named by content. Nothing for no rows.
+/// Writes the gates that belong to the scores of `set` as one part, sorted by image, named by content. Writes nothing
+/// if `rows` is empty.
 pub fn write_part(store: &Store, set: &ScoreSet, rows: &[GateRow]) -> Result<(), PartError> {
     if rows.is_empty() {
         return Ok(());
@@ -70,7 +72,7 @@ pub fn write_part(store: &Store, set: &ScoreSet, rows: &[GateRow]) -> Result<(),
     part::write(store, KIND, &path, &batch, Some(set.fingerprint)).map(|_| ())
 }
 
-/// The gates behind the scores of `set`, one row per image.
+/// The gates that belong to the scores of `set`, one row per image.
 pub fn read(store: &Store, set: &ScoreSet) -> Result<Vec<GateRow>, PartError> {
     let (mut rows, mut seen) = (Vec::new(), HashSet::new());
     for_each_batch(store, &prefix(set), KIND, None, |columns, _| {

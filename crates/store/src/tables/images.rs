@@ -1,7 +1,8 @@
 //! `images`: one row per (image, MOS) of a dataset; `images/dataset=<dataset>/part-0.parquet`.
 //!
-//! A dataset's table is one part, replaced as a whole by each ingest: readers see the old rows or the new ones. Columns
-//! of the dataset that this table does not name are kept behind the fixed ones, as numbers where every cell is one.
+//! A dataset's table is one part, replaced as a whole by each ingest. Readers see the old rows or the new ones. Columns
+//! of the dataset that have no place among the fixed columns follow them. Such a column holds numbers if every cell is
+//! a number.
 
 use std::sync::Arc;
 
@@ -17,10 +18,10 @@ use crate::store::derived::Derived;
 use crate::store::part::{self, PartError, PartKind, PartReader};
 use crate::store::{Store, StoreError};
 
-/// Version 1: first.
+/// Name and version of the table. Version 1 is the first.
 pub const KIND: PartKind = PartKind { table: "images", version: 1 };
 
-/// The fixed columns; a dataset's own columns follow them.
+/// The fixed columns. A dataset's own columns follow them.
 pub const COLUMNS: &[Column] = &[
     Column::partition("dataset", "dataset that the row belongs to"),
     Column::required("image_id", ColumnType::Text, "first 32 hex digits of the BLAKE3 of the image file's bytes"),
@@ -37,17 +38,17 @@ pub const COLUMNS: &[Column] = &[
     Column::optional("mos_align", ColumnType::Real, "mean opinion score of text-to-image alignment"),
 ];
 
-/// Values of a column of the dataset's own.
+/// Values of one of the dataset's own columns.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExtraValues {
     /// Every non-empty cell is a finite number.
     Real(Vec<Option<f64>>),
-    /// Anything else; an empty cell is none.
+    /// Any other values. An empty cell is `None`.
     Text(Vec<Option<String>>),
 }
 
 impl ExtraValues {
-    /// Cells as text, the way subsets name them.
+    /// The cell as text, in the form that names subsets.
     pub fn text_at(&self, row: usize) -> Option<String> {
         match self {
             Self::Real(values) => values[row].map(|value| value.to_string()),
@@ -70,7 +71,7 @@ impl ExtraValues {
     }
 }
 
-/// A column of the dataset's own.
+/// One of the dataset's own columns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExtraColumn {
     /// Name in the dataset's table.
@@ -94,11 +95,11 @@ pub struct ImageRow {
     pub width_px: u32,
     /// Height, pixels.
     pub height_px: u32,
-    /// Format by content.
+    /// Image format, detected from the content.
     pub format: String,
     /// Model that made the image.
     pub generator: Option<String>,
-    /// Text that the image was made from.
+    /// Prompt of the image.
     pub prompt: Option<String>,
     /// Mean opinion score of quality.
     pub mos: Option<f64>,
@@ -113,12 +114,13 @@ pub struct ImageRow {
 pub struct Images {
     /// One row per image.
     pub rows: Vec<ImageRow>,
-    /// The dataset's own columns; each has as many values as there are rows.
+    /// The dataset's own columns. Each has one value per row.
     pub extra: Vec<ExtraColumn>,
 }
 
 impl Images {
-    /// Values of column `name` as text, fixed or extra: what `--by` groups by. None where there is no such column.
+    /// Values of the fixed or extra column `name` as text, for grouping with `--by`. `None` if the column does not
+    /// exist.
     pub fn column_text(&self, name: &str) -> Option<Vec<Option<String>>> {
         let fixed = |value: fn(&ImageRow) -> Option<String>| Some(self.rows.iter().map(value).collect());
         match name {
@@ -135,7 +137,7 @@ impl Images {
         }
     }
 
-    /// Names of the columns that [`Self::column_text`] knows.
+    /// Names of the columns that [`Self::column_text`] can read.
     pub fn groupable_columns(&self) -> Vec<String> {
         let fixed = ["generator", "prompt", "format", "name", "width", "height"].map(str::to_owned);
         fixed.into_iter().chain(self.extra.iter().map(|extra| extra.name.clone())).collect()
@@ -151,12 +153,12 @@ fn part_path(dataset: &PartitionName) -> String {
     format!("{}/part-0.parquet", prefix(dataset))
 }
 
-/// Replaces `dataset`'s table by `images`.
+/// Replaces `dataset`'s table with `images`.
 pub fn write(store: &Store, dataset: &PartitionName, images: &Images) -> Result<(), PartError> {
     replace(store, dataset, images, None)
 }
 
-/// Replaces `dataset`'s table by `images`, whose inputs `fingerprint` stands for.
+/// Replaces `dataset`'s table with `images`. `fingerprint` identifies the inputs of `images`.
 pub fn replace(
     store: &Store,
     dataset: &PartitionName,
@@ -166,10 +168,10 @@ pub fn replace(
     part::write(store, KIND, &part_path(dataset), &to_batch(images)?, fingerprint).map(|_| ())
 }
 
-/// Whether `dataset`'s table was made from the inputs that `fingerprint` stands for.
+/// Whether `dataset`'s table was made from the inputs that `fingerprint` identifies.
 ///
 /// # Errors
-/// A store that cannot be read.
+/// Fails if the store cannot be read.
 pub fn state(store: &Store, dataset: &PartitionName, fingerprint: Fingerprint) -> Result<Derived, StoreError> {
     Derived::of(store, &part_path(dataset), KIND, fingerprint)
 }
@@ -185,7 +187,7 @@ pub fn datasets(store: &Store) -> Result<Vec<PartitionName>, StoreError> {
     Ok(names)
 }
 
-/// Reads `dataset`'s table; empty where it was never ingested.
+/// Reads `dataset`'s table; empty if the dataset was never ingested.
 pub fn read(store: &Store, dataset: &PartitionName) -> Result<Images, PartError> {
     let mut images = Images::default();
     for object in part::list(store, &prefix(dataset))? {
@@ -198,7 +200,7 @@ pub fn read(store: &Store, dataset: &PartitionName) -> Result<Images, PartError>
     Ok(images)
 }
 
-/// Hands image and path of each row of `dataset`'s table to `each`, in order; reads just these two columns.
+/// Passes image id and path of each row of `dataset`'s table to `each`, in order. Only these two columns are read.
 pub fn for_each_location(
     store: &Store,
     dataset: &PartitionName,

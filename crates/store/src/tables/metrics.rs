@@ -1,9 +1,9 @@
 //! `metrics`: agreement of scores with MOS, per run, part and subset; `metrics/run=<run>/metrics.parquet`.
 //!
-//! Metrics on a dataset that the run was not trained on stand beside them, in `metrics-on-<dataset>.parquet`.
+//! Metrics on a dataset that the run was not trained on are in `metrics-on-<dataset>.parquet` in the same folder.
 //!
-//! Rows with `statistic = value` describe one run. Where several runs differ in nothing but their seed, the folder of
-//! the group (`run=<group>`) holds rows with `statistic` `mean`, `std` or `median` over them. Undefined is null.
+//! Rows with `statistic = value` describe one run. If several runs differ only in their seed, the folder of the group
+//! (`run=<group>`) holds rows with `statistic` `mean`, `std` or `median` over these runs. Undefined is null.
 
 use arrow::array::{ArrayRef, RecordBatch};
 use serde::Serialize;
@@ -15,7 +15,7 @@ use crate::metric::{Estimates, N_METRICS};
 use crate::store::part::{self, PartError, PartKind};
 use crate::store::{Store, StoreError};
 
-/// Version 1: first.
+/// Name and version of the table. Version 1 is the first.
 pub const KIND: PartKind = PartKind { table: "metrics", version: 1 };
 
 /// The columns.
@@ -33,7 +33,7 @@ pub const COLUMNS: &[Column] = &joined::<{ 8 + 3 * N_METRICS }>(&[
     estimates(N_METRICS),
 ]);
 
-/// What a row's numbers are.
+/// The statistic that a row's numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Statistic {
@@ -68,13 +68,13 @@ impl Statistic {
 pub struct MetricsRow {
     /// Dataset that was scored.
     pub dataset: String,
-    /// Part, or `all`.
+    /// Part of the split, or `all`.
     pub part: String,
-    /// What gave the scores.
+    /// The predictor that gave the scores, e.g. `model`.
     pub predictor: String,
     /// `all`, or `<column>=<value>`.
     pub subset: String,
-    /// What the numbers are.
+    /// The statistic that the numbers are.
     pub statistic: Statistic,
     /// Number of runs behind the row.
     pub n_runs: u64,
@@ -90,8 +90,8 @@ pub fn path(run: &PartitionName) -> String {
     format!("metrics/run={run}/metrics.parquet")
 }
 
-/// Path of a run's metrics on a dataset that it was not trained on; beside those on its own, so that neither replaces
-/// the other.
+/// Path of a run's metrics on a dataset that it was not trained on. It differs from [`path`], so that neither file
+/// replaces the other.
 pub fn path_on(run: &PartitionName, dataset: &PartitionName) -> String {
     format!("metrics/run={run}/metrics-on-{dataset}.parquet")
 }
@@ -101,7 +101,7 @@ pub fn exists(store: &Store, run: &PartitionName) -> Result<bool, StoreError> {
     store.exists(&path(run))
 }
 
-/// Replaces `run`'s metrics by `rows`.
+/// Replaces `run`'s metrics with `rows`.
 pub fn write(
     store: &Store,
     run: &PartitionName,
@@ -111,7 +111,7 @@ pub fn write(
     write_to(store, &path(run), rows, fingerprint)
 }
 
-/// Replaces the metrics at `path`, one of [`path`] and [`path_on`], by `rows`.
+/// Replaces the metrics at `path`, which is a result of [`path`] or [`path_on`], with `rows`.
 pub fn write_to(
     store: &Store,
     path: &str,
@@ -121,7 +121,7 @@ pub fn write_to(
     part::write(store, KIND, path, &to_batch(rows)?, fingerprint).map(|_| ())
 }
 
-/// Reads `run`'s metrics; empty where there are none.
+/// Reads `run`'s metrics; empty if none exist.
 pub fn read(store: &Store, run: &PartitionName) -> Result<Vec<MetricsRow>, PartError> {
     let mut rows = Vec::new();
     for_each_batch(store, &format!("metrics/run={run}"), KIND, None, |columns, batch| {

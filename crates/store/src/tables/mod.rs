@@ -1,4 +1,4 @@
-//! The tables that pass between stages, one module each: row type, schema, version, writer and reader together.
+//! The tables that stages exchange. Each has one module with its row type, schema, version, writer and reader.
 //!
 //! A table's Arrow schema and its page in `schemas/*.json` both come from its list of [`Column`]s.
 
@@ -43,13 +43,13 @@ pub enum ColumnType {
     Text,
     /// 64-bit signed integer.
     Integer,
-    /// 64-bit float; finite where not null.
+    /// 64-bit float. A value that is not null is finite.
     Real,
-    /// `FixedSizeList<Float32, dim>`; `dim` is the extractor's.
+    /// `FixedSizeList<Float32, dim>`. The extractor decides `dim`.
     Vector,
 }
 
-/// Where a column is kept.
+/// The place of a column: the file or the folder name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnPlace {
     /// In the file.
@@ -58,18 +58,18 @@ pub enum ColumnPlace {
     Partition,
 }
 
-/// One column of a table: the single source of its Arrow field and of its page in `schemas/`.
+/// One column of a table. It is the only source of its Arrow field and of its entry in `schemas/`.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
     /// Name.
     pub name: &'static str,
     /// Type.
     pub ty: ColumnType,
-    /// Whether null is allowed, meaning undefined or unknown.
+    /// Whether null is allowed. Null means undefined or unknown.
     pub nullable: bool,
-    /// Where it is kept.
+    /// The place of its values.
     pub place: ColumnPlace,
-    /// What it holds, with units.
+    /// Description of the values, with units.
     pub doc: &'static str,
 }
 
@@ -90,7 +90,8 @@ impl Column {
     }
 }
 
-/// Arrow fields of the file columns among `columns`; vectors are left to the table that knows their width.
+/// Arrow fields of the file columns among `columns`, without vectors. The table that knows their width must add
+/// vectors.
 pub fn fields_of(columns: &[Column]) -> Vec<Field> {
     columns
         .iter()
@@ -107,17 +108,17 @@ pub fn fields_of(columns: &[Column]) -> Vec<Field> {
         .collect()
 }
 
-/// Arrow schema of a table all of whose columns are fixed.
+/// Arrow schema of a table that has only fixed columns.
 pub fn schema_of(columns: &[Column]) -> SchemaRef {
     Arc::new(Schema::new(fields_of(columns)))
 }
 
-/// A name that may stand in a partition folder: letters, digits, `.`, `_`, `-`; not empty, not starting with a dot.
+/// A name that is valid in a partition folder: letters, digits, `.`, `_`, `-`; not empty, not starting with a dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PartitionName(String);
 
-/// A name that cannot stand in a partition folder.
+/// A name that is not valid in a partition folder.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` cannot be a name here: use letters, digits, `.`, `_` and `-`, at most 120, not starting with a dot")]
 pub struct PartitionNameError(String);
@@ -170,7 +171,7 @@ pub fn text_array<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
-/// A column of text; none becomes null.
+/// A column of text; `None` becomes null.
 pub fn optional_text_array<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(StringArray::from_iter(values))
 }
@@ -180,7 +181,7 @@ pub fn integer_array(values: impl Iterator<Item = i64>) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values(values))
 }
 
-/// A column of integers; none becomes null.
+/// A column of integers; `None` becomes null.
 pub fn optional_integer_array(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(Int64Array::from_iter(values))
 }
@@ -190,9 +191,9 @@ pub fn real_array(values: impl Iterator<Item = f64>) -> ArrayRef {
     Arc::new(Float64Array::from_iter_values(values))
 }
 
-/// A column of floats; none becomes null.
+/// A column of floats; `None` becomes null.
 pub fn optional_real_array(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
-    // Undefined is null, never NaN.
+    // An undefined value must be null, never NaN.
     Arc::new(Float64Array::from_iter(values.map(|value| value.filter(|value| value.is_finite()))))
 }
 
@@ -203,7 +204,7 @@ pub struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// The columns of `batch`, which `part` holds.
+    /// The columns of `batch`, which belongs to `part`.
     pub fn new(part: &'a PartBatches, batch: &'a RecordBatch) -> Self {
         Self { part, batch }
     }
@@ -228,7 +229,7 @@ impl<'a> Columns<'a> {
     /// A column of text.
     ///
     /// # Errors
-    /// The column is absent or of another type.
+    /// Fails if the column is absent or has another type.
     pub fn text(&self, name: &str) -> Result<&'a StringArray, PartError> {
         let column = self.column(name)?;
         column.as_string_opt::<i32>().ok_or_else(|| self.wrong_type(name, "text", column.data_type()))
@@ -237,7 +238,7 @@ impl<'a> Columns<'a> {
     /// A column of integers.
     ///
     /// # Errors
-    /// The column is absent or of another type.
+    /// Fails if the column is absent or has another type.
     pub fn integers(&self, name: &str) -> Result<&'a Int64Array, PartError> {
         let column = self.column(name)?;
         column
@@ -248,7 +249,7 @@ impl<'a> Columns<'a> {
     /// A column of floats.
     ///
     /// # Errors
-    /// The column is absent or of another type.
+    /// Fails if the column is absent or has another type.
     pub fn reals(&self, name: &str) -> Result<&'a Float64Array, PartError> {
         let column = self.column(name)?;
         column
@@ -264,7 +265,7 @@ impl<'a> Columns<'a> {
     /// A column of image ids.
     ///
     /// # Errors
-    /// The column is absent, or a value is no id.
+    /// Fails if the column is absent or a value is not a valid id.
     pub fn image_ids(&self, name: &str) -> Result<Vec<ImageId>, PartError> {
         self.text(name)?
             .iter()
@@ -277,22 +278,22 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// The value at `row`, or none where it is null.
+/// The value at `row`, or `None` if it is null.
 pub fn text_at(array: &StringArray, row: usize) -> Option<String> {
     array.is_valid(row).then(|| array.value(row).to_owned())
 }
 
-/// The value at `row`, or none where it is null.
+/// The value at `row`, or `None` if it is null.
 pub fn integer_at(array: &Int64Array, row: usize) -> Option<i64> {
     array.is_valid(row).then(|| array.value(row))
 }
 
-/// The value at `row`, or none where it is null.
+/// The value at `row`, or `None` if it is null.
 pub fn real_at(array: &Float64Array, row: usize) -> Option<f64> {
     array.is_valid(row).then(|| array.value(row))
 }
 
-/// Reads all parts under `prefix` and hands each batch to `each`.
+/// Reads all parts under `prefix` and passes each batch to `each`.
 pub fn for_each_batch(
     store: &crate::store::Store,
     prefix: &str,

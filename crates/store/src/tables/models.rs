@@ -1,12 +1,12 @@
-//! `models/run=<run>/`: what a training leaves for prediction and evaluation. No parquet: one record, one head.
+//! `models/run=<run>/`: the files that a training leaves for prediction and evaluation. None is parquet.
 //!
 //! ```text
-//! models/run=<run>/run.json            RunRecord; written last, so a run that has one is finished
+//! models/run=<run>/run.json            RunRecord; written last, so a run with this file is finished
 //! models/run=<run>/head.safetensors    the head of the chosen epoch, with its standardisation
-//! models/run=<run>/ridge_scores.json   {image_id: score} of ridge regression on the same columns, where asked for
-//! models/run=<run>/maniqa/              of a joint training: the whole network as `config.json` and `model.safetensors`, in
-//!                                      the form that `agiqa features --extractor maniqa --weights` reads
-//! models/run=<run>/state.safetensors   while training: everything needed to go on from where it stopped
+//! models/run=<run>/ridge_scores.json   {image_id: score} of ridge regression on the same columns, if requested
+//! models/run=<run>/maniqa/             the network of a joint training: `config.json` and `model.safetensors`,
+//!                                      which `agiqa features --extractor maniqa --weights` reads
+//! models/run=<run>/state.safetensors   during a training: the state from which it can resume
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,45 +20,25 @@ use super::features::FeatureSet;
 use crate::identity::Fingerprint;
 use crate::store::{Store, StoreError};
 
-/// A run's record that cannot be read.
+/// A run's record cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum RunRecordError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is no such run.
+    /// The run does not exist.
     #[error("there is no finished run `{run}` in store `{url}`; there are: {}", known.join(", "))]
-    Absent {
-        /// The run asked for.
-        run: PartitionName,
-        /// The store.
-        url: String,
-        /// The runs there are.
-        known: Vec<String>,
-    },
+    Absent { run: PartitionName, url: String, known: Vec<String> },
     /// No run belongs to the group.
     #[error("there is no run of group `{group}` in store `{url}`; there are: {}", groups.join(", "))]
-    NoGroup {
-        /// The group asked for.
-        group: PartitionName,
-        /// The store.
-        url: String,
-        /// The groups there are.
-        groups: Vec<String>,
-    },
-    /// The record is not one that this program reads.
+    NoGroup { group: PartitionName, url: String, groups: Vec<String> },
+    /// This program cannot read the record.
     #[error("`{path}` in store `{url}` is not a run's record that this agiqa reads; train again")]
-    Json {
-        /// Path of the record.
-        path: String,
-        /// The store.
-        url: String,
-        /// Cause.
-        source: serde_json::Error,
-    },
+    Json { path: String, url: String, source: serde_json::Error },
 }
 
-/// How many images a run used, and how many it could not.
+/// The number of images that a run used, and of images that it could not use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartCounts {
     /// Images of the part with features and MOS.
@@ -69,30 +49,31 @@ pub struct PartCounts {
     pub n_without_mos: usize,
 }
 
-/// What one epoch was like.
+/// The results of one epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// Number of the epoch, from 1.
     pub epoch: u32,
-    /// Mean squared error over the epoch's training batches, weighted by their sizes, on the scale trained on, with
-    /// dropout.
+    /// Mean squared error over the epoch's training batches, weighted by batch size, with dropout, on the scale of the
+    /// training labels.
     pub train_loss: f64,
-    /// SRCC on the validation part; null where undefined.
+    /// SRCC on the validation part; null if undefined.
     pub validation_srcc: Option<f64>,
-    /// PLCC, without any mapping, on the validation part; null where undefined.
+    /// PLCC on the validation part, without any mapping; null if undefined.
     pub validation_plcc: Option<f64>,
     /// Mean squared error on the validation part, on the MOS scale.
     pub validation_mse: f64,
 }
 
-/// Ridge regression beside the head.
+/// Results of ridge regression, for comparison with the head.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RidgeRecord {
-    /// Regularisation, relative to the mean of the kernel's diagonal; the best on the validation part of a fixed list.
+    /// Regularisation, relative to the mean of the kernel's diagonal. It is the value of a fixed list that does best on
+    /// the validation part.
     pub lambda: f64,
-    /// SRCC on the validation part; null where undefined.
+    /// SRCC on the validation part; null if undefined.
     pub validation_srcc: Option<f64>,
-    /// PLCC on the validation part; null where undefined.
+    /// PLCC on the validation part; null if undefined.
     pub validation_plcc: Option<f64>,
 }
 
@@ -105,10 +86,10 @@ pub const SEMANTIC: &str = "semantic";
 /// The role of the features that hold f_1.
 pub const QUALITY: &str = "quality";
 
-/// Features that a run reads, and what it reads them as.
+/// Features that a run reads, with their role.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunInput {
-    /// What the recipe reads them as, e.g. [`SEMANTIC`].
+    /// Role of the features in the recipe, e.g. [`SEMANTIC`].
     pub role: String,
     /// The features.
     #[serde(flatten)]
@@ -118,37 +99,37 @@ pub struct RunInput {
 /// `run.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// Version of this file, [`RECORD_VERSION`] for new ones.
+    /// Version of this file; [`RECORD_VERSION`] for new files.
     pub schema_version: u32,
     /// Name of the run.
     pub run: PartitionName,
-    /// Name of the group: runs that differ in split seed and training seed only.
+    /// Name of the group. The runs of a group differ only in split seed and training seed.
     pub group: PartitionName,
-    /// Dataset that it was trained on.
+    /// Dataset that the run was trained on.
     pub dataset: PartitionName,
     /// Split of that dataset.
     pub split: PartitionName,
     /// Fold of that split.
     pub fold: i64,
-    /// Training seed: initialisation, order of images, dropout.
+    /// Training seed, for the initialisation, the order of images and dropout.
     pub seed: u32,
-    /// Of everything that decides the numbers: settings, features, images, MOS, split.
+    /// Fingerprint of all inputs that decide the numbers: settings, features, images, MOS, split.
     pub fingerprint: Fingerprint,
-    /// Name of the recipe that was trained: `head` over columns, `joint` for MANIQA with a head.
+    /// Name of the recipe: `head` trains a head over columns, `joint` trains MANIQA with a head.
     pub recipe: String,
-    /// The features that it reads.
+    /// The features that the run reads.
     pub inputs: Vec<RunInput>,
     /// The training settings.
     pub settings: Value,
     /// Images of the training, validation and test part.
     pub parts: [PartCounts; 3],
-    /// What the epoch was chosen by: `validation SRCC + PLCC`, `validation MSE` or `last`.
+    /// The criterion that chose the epoch: `validation SRCC + PLCC`, `validation MSE` or `last`.
     pub chosen_by: String,
     /// The epoch whose head was kept.
     pub best_epoch: u32,
     /// All epochs.
     pub epochs: Vec<EpochRecord>,
-    /// Ridge regression, where asked for.
+    /// Ridge regression, if requested.
     pub ridge: Option<RidgeRecord>,
     /// Version of this program.
     pub agiqa_version: String,
@@ -208,7 +189,7 @@ pub fn fusion_inputs(semantic: &FeatureSet, quality: &FeatureSet) -> Vec<RunInpu
 }
 
 impl RunRecord {
-    /// Reads the record of `run`, or none where the run is not finished.
+    /// Reads the record of `run`, or gives `None` if the run is not finished.
     pub fn read_if_finished(store: &Store, run: &PartitionName) -> Result<Option<Self>, RunRecordError> {
         let path = record_path(run);
         let Some(bytes) = store.get_if_exists(&path)? else { return Ok(None) };
@@ -233,23 +214,23 @@ impl RunRecord {
         store.put(&record_path(&self.run), json)
     }
 
-    /// The features that it reads in `role`.
+    /// The features that the run reads in `role`.
     pub fn input(&self, role: &str) -> Option<&FeatureSet> {
         self.inputs.iter().find(|input| input.role == role).map(|input| &input.features)
     }
 
-    /// The semantic features that its fusion head reads.
+    /// The semantic features that the run's fusion head reads.
     pub fn semantic(&self) -> Option<&FeatureSet> {
         self.input(SEMANTIC)
     }
 
-    /// The quality features that its fusion head reads.
+    /// The quality features that the run's fusion head reads.
     pub fn quality(&self) -> Option<&FeatureSet> {
         self.input(QUALITY)
     }
 }
 
-/// A record of version 1 in the form of version 2; any other value as it is.
+/// A record of version 1, converted to version 2. Any other value is unchanged.
 fn upgraded(mut json: Value) -> Value {
     let Some(record) = json.as_object_mut().filter(|record| !record.contains_key("schema_version")) else {
         return json;
@@ -268,12 +249,12 @@ fn upgraded(mut json: Value) -> Value {
     json
 }
 
-/// The records of runs, each read once.
+/// The records of runs. Each is read once.
 #[derive(Clone, Debug, Default)]
 pub struct Runs(Arc<Mutex<BTreeMap<PartitionName, Arc<RunRecord>>>>);
 
 impl Runs {
-    /// The record of `run`, or none where the run is not finished.
+    /// The record of `run`, or `None` if the run is not finished.
     pub fn get_if_finished(
         &self,
         store: &Store,
@@ -292,17 +273,17 @@ impl Runs {
     pub fn get(&self, store: &Store, run: &PartitionName) -> Result<Arc<RunRecord>, RunRecordError> {
         match self.get_if_finished(store, run)? {
             Some(record) => Ok(record),
-            // The error names the runs there are.
+            // The error lists the existing runs.
             None => RunRecord::read(store, run).map(Arc::new),
         }
     }
 
-    /// The records of all finished runs, by name.
+    /// The records of all finished runs, sorted by name.
     pub fn all(&self, store: &Store) -> Result<Vec<Arc<RunRecord>>, RunRecordError> {
         runs(store)?.iter().map(|run| self.get(store, run)).collect()
     }
 
-    /// The names of the runs of `group`, at least one.
+    /// The names of the runs of `group`. The list has at least one run.
     pub fn of_group(&self, store: &Store, group: &PartitionName) -> Result<Vec<PartitionName>, RunRecordError> {
         let records = self.all(store)?;
         let of_group: Vec<PartitionName> =

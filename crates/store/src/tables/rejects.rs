@@ -1,7 +1,7 @@
 //! `rejects`: every row that a stage could not use, with the reason; `rejects/stage=<stage>/part-<name>.parquet`.
 //!
-//! A part is named by whoever writes it: `ingest` replaces one part per dataset (the rejects of the last ingest are the
-//! dataset's rejects), feature stages add one per run, named by its content.
+//! The writer of a part chooses its name. `ingest` replaces one part per dataset, so the rejects of the last ingest are
+//! the dataset's rejects. Feature stages add one part per run, named by its content.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ use crate::identity::ImageId;
 use crate::store::part::{self, PartError, PartKind, PartReader};
 use crate::store::{ObjectInfo, Store, StoreError};
 
-/// Version 1: first.
+/// Name and version of the table. Version 1 is the first.
 pub const KIND: PartKind = PartKind { table: "rejects", version: 1 };
 
 /// The columns.
@@ -37,7 +37,7 @@ pub const COLUMNS: &[Column] = &[
 pub struct RejectRow {
     /// Dataset or corpus that the row belongs to.
     pub dataset: Option<String>,
-    /// Identity of the image, where its bytes could be read.
+    /// Identity of the image, if its bytes could be read.
     pub image_id: Option<ImageId>,
     /// Path or name of the image file.
     pub path: Option<String>,
@@ -47,14 +47,14 @@ pub struct RejectRow {
     pub fingerprint: Option<String>,
     /// Kind of error.
     pub kind: String,
-    /// What was found, what was expected, what to do.
+    /// The value found, the value expected, and the remedy.
     pub message: String,
     /// UTC time of the rejection, RFC 3339.
     pub at: String,
 }
 
 impl RejectRow {
-    /// A reject of now.
+    /// A reject with the current time.
     pub fn now(kind: impl Into<String>, message: impl Into<String>) -> Self {
         let at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         Self {
@@ -74,16 +74,16 @@ fn prefix(stage: &str) -> String {
     format!("rejects/stage={stage}")
 }
 
-/// Name of the part with the rejects of `dataset` in what is called `of`, a split or a run: a list per dataset, as those of
-/// one say nothing of the images of another.
+/// Name of the part with the rejects of `dataset` in `of`, the name of a split or a run. Each dataset has its own part,
+/// because its rejects say nothing about the images of another dataset.
 ///
 /// # Errors
-/// None for names that are valid: what is too long is cut.
+/// Never fails for valid names: a name that is too long is cut.
 pub fn name_of(dataset: &PartitionName, of: &PartitionName) -> Result<PartitionName, PartitionNameError> {
     PartitionName::new(&format!("{dataset}-{of}").chars().take(120).collect::<String>())
 }
 
-/// Replaces the part `name` of `stage`'s rejects by `rows`; without rows the part goes away.
+/// Replaces the part `name` of `stage`'s rejects with `rows`. If `rows` is empty, the part is deleted.
 pub fn replace(store: &Store, stage: &str, name: &PartitionName, rows: &[RejectRow]) -> Result<(), PartError> {
     let path = format!("{}/part-{name}.parquet", prefix(stage));
     if rows.is_empty() {
@@ -92,7 +92,7 @@ pub fn replace(store: &Store, stage: &str, name: &PartitionName, rows: &[RejectR
     part::write(store, KIND, &path, &to_batch(rows)?, None).map(|_| ())
 }
 
-/// Adds `rows` to `stage`'s rejects as a part of its own, named by its content.
+/// Adds `rows` to `stage`'s rejects as a new part, named by its content.
 pub fn append(store: &Store, stage: &str, rows: &[RejectRow]) -> Result<(), PartError> {
     if rows.is_empty() {
         return Ok(());
@@ -116,9 +116,9 @@ pub fn read(store: &Store, stage: &str) -> Result<Vec<RejectRow>, PartError> {
     Ok(rows)
 }
 
-/// Drops the rejects of `stage` that `is_of` says are of the stage's present settings, of these images and files, rewriting
-/// the parts that hold one: what is tried again and still wrong gets a new row. Should the stage end before that, they are
-/// simply among those to do.
+/// Drops the rejects of `stage` for these images and files that `is_of` accepts, i.e. that belong to the stage's
+/// current settings. The parts that hold such rejects are rewritten. The stage then tries these rows again. A row that
+/// still fails gets a new reject. If the stage ends before that, the dropped rows simply remain to be done.
 pub fn forget(
     store: &Store,
     stage: &str,
@@ -138,7 +138,7 @@ pub fn forget(
         let rows = read_part(store, &object)?;
         let kept: Vec<RejectRow> = rows.iter().filter(is_kept).cloned().collect();
         if kept.len() < rows.len() {
-            // The kept rows first: a kill in between leaves some rows twice rather than none.
+            // The kept rows are written first: an interruption then leaves duplicate rows instead of losing rows.
             append(store, stage, &kept)?;
             store.delete(&object.path)?;
         }

@@ -1,4 +1,4 @@
-//! `schemas/*.json`: the tables' schemas as other programs read them, printed from the code.
+//! `schemas/*.json`: the tables' schemas for other programs, printed from the code.
 
 use serde_json::{Value, json};
 

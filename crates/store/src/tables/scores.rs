@@ -2,15 +2,15 @@
 //! rates images, or a run.
 //!
 //! ```text
-//! scores/scorer=<name>/fingerprint=<16 hex>/scorer.json           what made the numbers
+//! scores/scorer=<name>/fingerprint=<16 hex>/scorer.json           the settings behind the numbers
 //! scores/scorer=<name>/fingerprint=<16 hex>/part-<16 hex>.parquet
 //! ```
 //!
-//! A score depends on the image's content alone. So a run has one set of scores, whatever datasets its images belong to;
-//! MOS and part of an image are in `images` and `splits`. An image without a defined score has no row here but one in
-//! `rejects`. Two writers may both score an image: readers keep the row of the part that sorts first.
+//! A score depends only on the image's content. A run therefore has one set of scores for images of all datasets. The
+//! MOS and the part of an image are in `images` and `splits`. An image without a defined score has no row here; it has
+//! a row in `rejects`. Two writers may both score an image. Readers then keep the row of the part that sorts first.
 //!
-//! Scores that version 1 of a store keeps in other tables are read as well ([`version1`]). New ones are written here.
+//! Scores in the older tables of version 1 of a store are read as well ([`version1`]). New scores are written here.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -27,10 +27,10 @@ use crate::store::{Store, StoreError};
 
 mod version1;
 
-/// Version 1: first.
+/// Name and version of the table. Version 1 is the first.
 pub const KIND: PartKind = PartKind { table: "scores", version: 1 };
 
-/// The version of the code that scores images by a run. Raise it if equal inputs give other numbers than before.
+/// The version of the code that scores images by a run. It must be raised if equal inputs give new numbers.
 const RUN_SCORES_VERSION: u32 = 1;
 
 /// The columns.
@@ -46,18 +46,18 @@ pub const COLUMNS: &[Column] = &[
     Column::required("direction", ColumnType::Text, "`lower` or `higher`: which scores mean better quality"),
 ];
 
-/// Which scores mean better quality.
+/// Whether lower or higher scores mean better quality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
-    /// Lower ones.
+    /// Lower scores are better.
     Lower,
-    /// Higher ones.
+    /// Higher scores are better.
     Higher,
 }
 
 impl Direction {
-    /// Name as in the table.
+    /// The name in the table.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Lower => "lower",
@@ -65,12 +65,12 @@ impl Direction {
         }
     }
 
-    /// Direction of this name.
+    /// The direction with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Lower, Self::Higher].into_iter().find(|direction| direction.as_str() == name)
     }
 
-    /// `score`, such that higher is better.
+    /// `score`, with its sign changed if lower is better. A higher result is always better.
     pub fn ascending(self, score: f64) -> f64 {
         match self {
             Self::Lower => -score,
@@ -85,7 +85,7 @@ impl fmt::Display for Direction {
     }
 }
 
-/// What a scorer is.
+/// Kind of a scorer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScorerKind {
@@ -99,7 +99,7 @@ pub enum ScorerKind {
 }
 
 impl ScorerKind {
-    /// Name as in the tables.
+    /// The name in the tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",
@@ -108,30 +108,30 @@ impl ScorerKind {
         }
     }
 
-    /// Kind of this name.
+    /// The kind with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Method, Self::Rating, Self::Run].into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
-/// A folder of scores: what scored and how. `scorer.json` is its JSON form.
+/// A folder of scores, with its scorer and settings. `scorer.json` is its JSON form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScoreSet {
     /// Name of the scorer.
     #[serde(alias = "method")]
     pub scorer: PartitionName,
-    /// What the scorer is.
+    /// Kind of the scorer.
     #[serde(default)]
     pub kind: ScorerKind,
     /// Fingerprint of everything that decides the scores.
     pub fingerprint: Fingerprint,
-    /// Which scores mean better quality.
+    /// Whether lower or higher scores mean better quality.
     pub direction: Direction,
     /// The settings behind the fingerprint, for people.
     pub settings: serde_json::Value,
 }
 
-/// Parts that hold scores: a folder, the table that they are parts of, and the column with the scores.
+/// Parts that hold scores: their folder, their table, and the column with the scores.
 struct Source {
     prefix: String,
     kind: PartKind,
@@ -154,8 +154,8 @@ impl Source {
         })
     }
 
-    /// Adds what the parts hold to `builder`: their names, which are functions of their content, save in version 1's table
-    /// of runs.
+    /// Adds the content of the parts to `builder`. The names of parts follow from their content, except in version 1's
+    /// table of runs.
     fn hash(&self, store: &Store, builder: &mut FingerprintBuilder) -> Result<(), StoreError> {
         for object in part::list(store, &self.prefix)? {
             let is_named_by_content = self.kind.table != version1::RUNS;
@@ -167,7 +167,7 @@ impl Source {
 }
 
 impl ScoreSet {
-    /// The scores that `record`'s run gives, in its present training.
+    /// The scores of `record`'s run in its current training.
     pub fn of_run(record: &RunRecord) -> Self {
         let fingerprint = Fingerprint::builder("scores of a run")
             .json("version", &RUN_SCORES_VERSION)
@@ -178,13 +178,13 @@ impl ScoreSet {
         Self { scorer, kind, fingerprint, direction: Direction::Higher, settings }
     }
 
-    /// The scores that `features` hold in the column `rating`; none without that column.
+    /// The scores in the column `rating` of `features`; `None` if that column does not exist.
     pub fn of_rating(features: &FeatureSet) -> Option<Self> {
         let FeatureSet { extractor, fingerprint, kind: _, columns: _, settings } = features;
         features.has_rating().then(|| Self {
             scorer: extractor.clone(),
             kind: ScorerKind::Rating,
-            // The features' fingerprint covers what decides the rating.
+            // The features' fingerprint covers every input of the rating.
             fingerprint: *fingerprint,
             direction: Direction::Higher,
             settings: settings.clone(),
@@ -196,13 +196,13 @@ impl ScoreSet {
         format!("scores/scorer={}/fingerprint={}", self.scorer, self.fingerprint.short())
     }
 
-    /// Writes `scorer.json` unless it is there.
+    /// Writes `scorer.json` unless it exists.
     pub fn write_description(&self, store: &Store) -> Result<(), StoreError> {
         let json = serde_json::to_vec_pretty(self).expect("a score set is plain data");
         store.put_if_absent(&format!("{}/scorer.json", self.prefix()), json).map(|_| ())
     }
 
-    /// Writes `scores` as one part, sorted by image, named by content. Nothing for no scores.
+    /// Writes `scores` as one part, sorted by image, named by content. Writes nothing if `scores` is empty.
     pub fn write_part(&self, store: &Store, scores: &[(ImageId, f64)]) -> Result<(), PartError> {
         if scores.is_empty() {
             return Ok(());
@@ -215,7 +215,7 @@ impl ScoreSet {
         part::write(store, KIND, &path, &batch, Some(self.fingerprint)).map(|_| ())
     }
 
-    /// Images that have a score in this set; reads just their ids.
+    /// Images that have a score in this set. Only their ids are read.
     pub fn done(&self, store: &Store) -> Result<HashSet<ImageId>, PartError> {
         let mut done = HashSet::new();
         self.sources().iter().try_for_each(|source| source.ids(store, &mut done))?;
@@ -227,17 +227,18 @@ impl ScoreSet {
         read(store, &self.sources())
     }
 
-    /// Adds to `builder` what the set holds, by its parts.
+    /// Adds the content of the set to `builder`, part by part.
     pub fn hash(&self, store: &Store, builder: &mut FingerprintBuilder) -> Result<(), StoreError> {
         self.sources().iter().try_for_each(|source| source.hash(store, builder))
     }
 
-    /// Score sets of methods and ratings in `store`, sorted by name and fingerprint. Those of runs go by their records.
+    /// Score sets of methods and ratings in `store`, sorted by name and fingerprint. The records of runs lead to the
+    /// score sets of runs.
     pub fn list(store: &Store) -> Result<Vec<Self>, StoreError> {
         let mut sets = Vec::new();
         for object in store.list("scores")?.into_iter().chain(store.list(version1::METHODS)?) {
             if object.path.ends_with("/scorer.json") || object.path.ends_with("/method.json") {
-                // A description that does not parse is another version's; its parts say so when they are read.
+                // A description that does not parse belongs to another version. Reading its parts then gives the error.
                 sets.extend(serde_json::from_slice::<Self>(&store.get(&object.path)?).ok());
             }
         }
@@ -280,17 +281,17 @@ fn sources_of_run(record: &RunRecord) -> Vec<Source> {
     std::iter::once(ScoreSet::of_run(record).own()).chain(version1::source_of_run(record)).collect()
 }
 
-/// All scores that `record`'s run gives. Scores of an earlier training of the run are not among them.
+/// All scores of `record`'s run, without scores of an earlier training of the run.
 pub fn read_of_run(store: &Store, record: &RunRecord) -> Result<HashMap<ImageId, f64>, PartError> {
     read(store, &sources_of_run(record))
 }
 
-/// Adds to `builder` which scores `record`'s run gives.
+/// Adds the scores of `record`'s run to `builder`.
 pub fn hash_of_run(store: &Store, record: &RunRecord, builder: &mut FingerprintBuilder) -> Result<(), StoreError> {
     sources_of_run(record).iter().try_for_each(|source| source.hash(store, builder))
 }
 
-/// The ratings of `features` that `scores` lacks.
+/// The ratings of `features` that are missing in `scores`.
 pub fn lacking_ratings(store: &Store, features: &FeatureSet) -> Result<Vec<(ImageId, f64)>, PartError> {
     let Some(set) = ScoreSet::of_rating(features) else { return Ok(Vec::new()) };
     let mut done = HashSet::new();
@@ -301,7 +302,7 @@ pub fn lacking_ratings(store: &Store, features: &FeatureSet) -> Result<Vec<(Imag
     Ok(lacking)
 }
 
-/// Copies the ratings of `features` that `scores` lacks.
+/// Copies the ratings of `features` that are missing in `scores`.
 pub fn copy_ratings(store: &Store, features: &FeatureSet) -> Result<(), PartError> {
     let lacking = lacking_ratings(store, features)?;
     match ScoreSet::of_rating(features).filter(|_| !lacking.is_empty()) {

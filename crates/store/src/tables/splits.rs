@@ -1,4 +1,4 @@
-//! `splits`: which part each image of a dataset belongs to; `splits/dataset=<dataset>/split=<split>/part-0.parquet`.
+//! `splits`: the part that each image of a dataset belongs to; `splits/dataset=<dataset>/split=<split>/part-0.parquet`.
 
 use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use crate::identity::ImageId;
 use crate::store::Store;
 use crate::store::part::{self, PartError, PartKind};
 
-/// Version 1: first.
+/// Name and version of the table. Version 1 is the first.
 pub const KIND: PartKind = PartKind { table: "splits", version: 1 };
 
 /// The columns.
@@ -34,10 +34,10 @@ pub enum Part {
 }
 
 impl Part {
-    /// All parts in their order.
+    /// All parts in order.
     pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
 
-    /// Name as in the tables.
+    /// The name in the tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Train => "train",
@@ -46,7 +46,7 @@ impl Part {
         }
     }
 
-    /// Part of this name.
+    /// The part with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|part| part.as_str() == name)
     }
@@ -71,12 +71,12 @@ pub struct SplitRow {
     pub part: Part,
 }
 
-/// Path of a split's only part.
+/// Path of the only part file of a split.
 pub fn path(dataset: &PartitionName, split: &PartitionName) -> String {
     format!("splits/dataset={dataset}/split={split}/part-0.parquet")
 }
 
-/// Replaces split `split` of `dataset` by `rows`.
+/// Replaces split `split` of `dataset` with `rows`.
 pub fn write(
     store: &Store,
     dataset: &PartitionName,
@@ -86,7 +86,7 @@ pub fn write(
     part::write(store, KIND, &path(dataset, split), &to_batch(rows)?, None).map(|_| ())
 }
 
-/// Reads split `split` of `dataset`; empty where there is none.
+/// Reads split `split` of `dataset`; empty if it does not exist.
 pub fn read(store: &Store, dataset: &PartitionName, split: &PartitionName) -> Result<Vec<SplitRow>, PartError> {
     let mut rows = Vec::new();
     let prefix = format!("splits/dataset={dataset}/split={split}");

@@ -1,7 +1,8 @@
-//! `train_log`: how a training went; `train_log/run=<run>/part-0.parquet`.
+//! `train_log`: the course of a training; `train_log/run=<run>/part-0.parquet`.
 //!
-//! One row per stretch of steps, while it goes on too: a joint training writes it with each saved state. A head's training has one row per epoch; a joint one also has rows within epochs, whose
-//! validation columns are null. Seconds count the time at work, over all sessions of a training that was interrupted.
+//! Each row describes a stretch of steps. A head's training has one row per epoch. A joint training also has rows
+//! within epochs, whose validation columns are null. It writes the log with each saved state, so the log exists before
+//! the training ends. Seconds count working time only, over all sessions of an interrupted training.
 
 use arrow::array::RecordBatch;
 
@@ -12,7 +13,7 @@ use crate::identity::Fingerprint;
 use crate::store::Store;
 use crate::store::part::{self, PartError, PartKind};
 
-/// Version 1: first.
+/// Name and version of the table. Version 1 is the first.
 pub const KIND: PartKind = PartKind { table: "train_log", version: 1 };
 
 /// The columns.
@@ -54,13 +55,13 @@ pub const COLUMNS: &[Column] = &[
 pub struct TrainLogRow {
     /// Number of the epoch, from 1.
     pub epoch: u32,
-    /// Steps done at its end.
+    /// Number of steps done at the end of the stretch.
     pub step: u64,
-    /// Learning rate of its last step.
+    /// Learning rate of the last step of the stretch.
     pub lr: f64,
-    /// Training images, each as often as it was seen.
+    /// Number of training images. An image counts each time that it is used.
     pub n_images: u64,
-    /// Mean squared error over them; finite.
+    /// Mean squared error over these images; finite.
     pub loss: f64,
     /// SRCC on the validation part, at the end of an epoch.
     pub validation_srcc: Option<f64>,
@@ -68,7 +69,7 @@ pub struct TrainLogRow {
     pub validation_plcc: Option<f64>,
     /// Mean squared error on the validation part, at the end of an epoch.
     pub validation_mse: Option<f64>,
-    /// Seconds at work.
+    /// Working time in seconds.
     pub seconds: f64,
 }
 
@@ -77,7 +78,7 @@ pub fn path(run: &PartitionName) -> String {
     format!("train_log/run={run}/part-0.parquet")
 }
 
-/// Replaces `run`'s log by `rows`.
+/// Replaces `run`'s log with `rows`.
 pub fn write(
     store: &Store,
     run: &PartitionName,
@@ -87,7 +88,7 @@ pub fn write(
     part::write(store, KIND, &path(run), &to_batch(rows)?, Some(fingerprint)).map(|_| ())
 }
 
-/// Reads `run`'s log; empty where there is none.
+/// Reads `run`'s log; empty if it does not exist.
 pub fn read(store: &Store, run: &PartitionName) -> Result<Vec<TrainLogRow>, PartError> {
     let mut rows = Vec::new();
     for_each_batch(store, &format!("train_log/run={run}"), KIND, None, |columns, batch| {

@@ -1,4 +1,4 @@
-//! What a joint run leaves: the network under official names, and its fusion module as a head over columns.
+//! The files that a joint run leaves: the network under official names, and its fusion module as a head over columns.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use agiqa_store::store::Store;
 use agiqa_store::tables::models;
 
 impl JointLesson<'_> {
-    /// Writes network and head. The record names the features that the network will give, by its weights.
+    /// Writes network and head. The record names the features of the network by a fingerprint of its weights.
     pub(super) fn export_network(&self, tensors: NamedTensors, store: &Store) -> Result<Exported, RecipeError> {
         let run = &self.data.run;
         let head = self.head(&tensors);
@@ -39,8 +39,8 @@ impl JointLesson<'_> {
         }
     }
 
-    /// Bytes of the whole network under official names, for raw semantic vectors and scores on the MOS scale: what
-    /// standardises inputs and labels is folded into the weights.
+    /// Bytes of the whole network under official names. It reads raw semantic vectors and gives scores on the MOS
+    /// scale: the standardisation of inputs and labels is folded into the weights.
     fn official(&self, mut tensors: NamedTensors, head: &TrainedHead) -> Vec<u8> {
         let _no_grad = tch::no_grad_guard();
         let double = |name: &str| tensors[name].to_kind(Kind::Double);

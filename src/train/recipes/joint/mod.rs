@@ -1,10 +1,11 @@
-//! Joint training: MANIQA learns from the images together with the fusion module, as in the paper; the semantic vectors
+//! Joint training: MANIQA learns from the images together with the fusion module, as in the paper. The semantic vectors
 //! come from cached columns.
 //!
-//! A run leaves what a head's training leaves, and the trained network under `models/run=<run>/maniqa/` in the form that
-//! `agiqa features --extractor maniqa` reads. The stage after the training computes its `f_1` of the dataset's images, a
-//! quality feature set that the run's record names. So a finished run is a head over cached columns like any other:
-//! `predict` and `evaluate` know no difference, and other datasets are scored after `features` with its weights.
+//! A run leaves the same files as a head's training. It also leaves the trained network under
+//! `models/run=<run>/maniqa/`, in the form that `agiqa features --extractor maniqa` reads. The stage after the training
+//! computes the network's `f_1` of the dataset's images. The run's record names this quality feature set. A finished
+//! run is therefore a head over cached columns like any other, and `predict` and `evaluate` need no special case. To
+//! score other datasets, run `features` with the network's weights first.
 
 use std::path::PathBuf;
 
@@ -44,24 +45,24 @@ pub use start::StartError;
 
 mod export;
 
-/// Version of the joint training: raised if equal inputs give other numbers than before.
+/// Version of the joint training. It must be raised if equal inputs give new numbers.
 const JOINT_VERSION: u32 = 1;
 
-/// Images per forward pass of validation: more gain nothing on a CPU, and a GPU wants much to do at once.
+/// Images per forward pass of validation. On a CPU, larger batches gain nothing; a GPU needs larger batches.
 const CPU_BATCH: usize = 2;
 const GPU_BATCH: usize = 16;
 
-/// Share of the values of f_1 above 0 below which nothing is left to learn from.
+/// Smallest share of values of f_1 above 0. Below it, the network has practically nothing left to learn from.
 const LEAST_F_1_SHARE: f64 = 0.01;
 
 /// Trains MANIQA and the fusion module together.
 #[derive(Clone, Debug)]
 pub struct JointRecipe {
-    /// Where f_a and f_b come from.
+    /// The feature set with f_a and f_b.
     pub semantic: FeatureSet,
     /// Settings of the fusion module.
     pub head: HeadSettings,
-    /// Settings of the rest.
+    /// Settings of the other parts.
     pub joint: JointSettings,
 }
 
@@ -79,7 +80,7 @@ impl JointRecipe {
         Ok(MaAgiqaConfig::new(maniqa, semantic_dim, coherence_dim, i64::from(self.head.width), self.head.gate))
     }
 
-    /// The network of a run as an extractor with its weights in `folder`.
+    /// The network of a run as an extractor, with its weights in `folder`.
     fn extractor(&self, folder: PathBuf) -> FeatureSettings {
         let options = ManiqaOptions { weights: Some(folder), dtype: Some(self.joint.dtype) };
         let common = CommonSettings { device: self.joint.device, ..CommonSettings::default() };
@@ -188,7 +189,7 @@ pub struct JointLesson<'a> {
     /// f_a and f_b.
     columns: HeadColumns<'a>,
     labels: LabelScale,
-    /// The least label of the training part, which is a rating of 0.
+    /// The smallest label of the training part. It corresponds to a rating of 0.
     least_target: Tensor,
     device: Device,
 }
@@ -242,7 +243,7 @@ impl Lesson for JointLesson<'_> {
             let score = network.fusion().forward(&f_a, &f_b, &maniqa.f_1, masks.as_ref()).score;
             let squared_errors = (score - part(targets)).square().sum(Kind::Float);
             let minimised = (joint.rating_loss > 0.0).then(|| {
-                // Ratings are 0 or more.
+                // Ratings cannot be negative.
                 let ratings = part(&(targets - &self.least_target));
                 &squared_errors + joint.rating_loss * (maniqa.rating() - ratings).square().sum(Kind::Float)
             });

@@ -1,4 +1,4 @@
-//! What a joint training takes beside the trainer's hyperparameters and the head's settings.
+//! The settings of a joint training, in addition to the trainer's hyperparameters and the head's settings.
 
 use std::path::PathBuf;
 
@@ -10,51 +10,55 @@ use crate::train::recipes::{HeadInput, HeadSettings};
 use crate::train::{Augment, SettingsError};
 use agiqa_nets::fusion::PARAMETER_NAMES;
 
-/// What the side on `dinov2-s14` is a multiple of, pixels.
+/// On `dinov2-s14`, the side must be a multiple of this number of pixels.
 const SIDE_STEP: u32 = 56;
 
 /// Settings of a joint training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JointSettings {
-    /// Folder with `config.json` and weights, as for `agiqa features --extractor maniqa`: a whole MANIQA, also that of an
-    /// MA-AGIQA, or its transformer alone, the rest drawn by the seed. None: ViT-S/14 with the weights `dinov2-s14`. The
-    /// fusion module is drawn in any case: an MA-AGIQA's is for other inputs, f_a and f_b as they come.
+    /// Folder with `config.json` and weights, as for `agiqa features --extractor maniqa`. It holds a whole MANIQA,
+    /// possibly as part of an MA-AGIQA, or only its transformer; the seed then draws the rest. `None`: ViT-S/14 with
+    /// the weights `dinov2-s14`. The fusion module is always drawn, because the module of an MA-AGIQA reads other
+    /// inputs: f_a and f_b without standardisation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
-    /// Side of the input on `dinov2-s14`, pixels; 392 gives the paper's 28 × 28 tokens. A folder says its own.
+    /// Side of the input on `dinov2-s14`, pixels; 392 gives the paper's 28 × 28 tokens. A folder states its own side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub side: Option<u32>,
-    /// What matrix products are computed in; weights, sums, norms and the optimiser are f32 in any case.
+    /// Type of matrix products. Weights, sums, norms and the optimiser are always f32.
     pub dtype: Dtype,
-    /// Where it is trained.
+    /// The device to train on.
     pub device: DeviceChoice,
-    /// What is done to a training image each time it is seen.
+    /// Random changes of a training image each time it is used.
     pub augment: Augment,
-    /// Whether the whole transformer stays as it is.
+    /// Whether the whole transformer is frozen.
     pub freeze_backbone: bool,
-    /// Blocks of the transformer, from the first, that stay as they are; with them the embedding of patches.
+    /// Number of frozen blocks of the transformer, counted from the first. If it is above 0, the patch embedding is
+    /// frozen too.
     pub freeze_blocks: u32,
-    /// Factor on the learning rate of the transformer's last block that is read.
+    /// Factor on the learning rate of the last transformer block that is read.
     pub backbone_rate: f64,
-    /// Factor from each block of the transformer to the one before it.
+    /// Factor from each transformer block to the block before it.
     pub layer_decay: f64,
     /// Factor on the learning rate of MANIQA's parts above the transformer.
     pub quality_rate: f64,
     /// Factor on the learning rate of the fusion module.
     pub fusion_rate: f64,
-    /// Weight of the loss of MANIQA's own rating beside the fusion's: its squared error, on the scale trained on, from the
-    /// label less the least label of the training part, because ratings are 0 or more. So what `features` gives as the
-    /// trained network's `rating` is on that scale. 0, as in the paper: MANIQA learns from the fusion's loss alone.
+    /// Weight of the loss of MANIQA's own rating, added to the fusion's loss. This loss is the squared error of the
+    /// rating, on the scale of training. Its target is the label minus the smallest label of the training part, because
+    /// ratings cannot be negative. The trained network's `rating` in `features` is therefore on that scale. With 0, as
+    /// in the paper, MANIQA learns from the fusion's loss only.
     pub rating_loss: f64,
-    /// Steps over which the learning rate rises to what the schedule says.
+    /// Steps over which the learning rate rises to the schedule's value.
     pub warmup_steps: u32,
-    /// Images that go through the network at once; the gradients of a batch's parts are summed. None: the whole batch.
+    /// Images that pass through the network at once. The gradients of a batch's parts are summed. `None`: the whole
+    /// batch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<u32>,
-    /// Memory for resized images, MiB. If they do not fit, they wait in a file of the temporary folder.
+    /// Memory for resized images, MiB. If they do not fit, they are kept in a file in the temporary folder.
     pub image_memory_mib: u32,
-    /// Minutes between two saved states within an epoch; the end of an epoch always saves one.
+    /// Minutes between two saved states within an epoch. The end of an epoch always saves a state.
     pub checkpoint_minutes: f64,
 }
 
@@ -82,10 +86,10 @@ impl Default for JointSettings {
 }
 
 impl JointSettings {
-    /// Checks ranges, also those of `head`, which is trained with MANIQA.
+    /// Checks ranges, including the ranges of `head`, which is trained with MANIQA.
     ///
     /// # Errors
-    /// The first value outside its range.
+    /// Fails for the first value outside its range.
     pub fn check(&self, head: &HeadSettings) -> Result<(), SettingsError> {
         head.check()?;
         if !head.inputs.contains(&HeadInput::Quality) {
@@ -124,11 +128,12 @@ impl JointSettings {
     pub(in crate::train::recipes) fn deciding(&self) -> Value {
         let mut json = serde_json::to_value(self).expect("settings are plain data");
         if let Some(fields) = json.as_object_mut() {
-            // Where and how it is computed; what the weights hold, not where they lie, is part of the fingerprint.
+            // These settings do not decide the numbers. The fingerprint covers the content of the weights, not their
+            // path.
             for key in ["weights", "device", "image_memory_mib", "checkpoint_minutes"] {
                 fields.remove(key);
             }
-            // No loss of the rating's is none: such runs keep the names that they had before there was one.
+            // Older versions had no rating loss. A run without it must keep its name, so the key is removed.
             if self.rating_loss == 0.0 {
                 fields.remove("rating_loss");
             }
@@ -136,8 +141,8 @@ impl JointSettings {
         json
     }
 
-    /// Factor on the learning rate of the parameter `name` with a transformer of which `n_blocks` blocks are read; 0 for a
-    /// parameter that is not trained.
+    /// Factor on the learning rate of the parameter `name`, with a transformer of which `n_blocks` blocks are read; 0
+    /// for a parameter that is not trained.
     pub(super) fn rate(&self, name: &str, n_blocks: usize) -> f64 {
         let Some(name) = name.strip_prefix("vit.") else {
             return if PARAMETER_NAMES.contains(&name) { self.fusion_rate } else { self.quality_rate };

@@ -1,4 +1,4 @@
-//! What a joint training starts from: the network's sizes, the weights that there are, and what identifies both.
+//! The start of a joint training: the network's sizes, the existing weights, and the identity of both.
 
 use std::path::{Path, PathBuf};
 
@@ -12,13 +12,13 @@ use agiqa_nets::ma_agiqa::MaAgiqaConfig;
 use agiqa_nets::maniqa::{ConfigError, ManiqaConfig, weights as checkpoints};
 use agiqa_weights::WeightsError;
 
-/// The weights where the settings name no folder.
+/// The default weights, used if the settings name no folder.
 const DEFAULT_WEIGHTS: &str = "dinov2-s14";
 
-/// Their side, pixels: 28 × 28 tokens, as in the paper.
+/// The default side, pixels: 28 × 28 tokens, as in the paper.
 const DEFAULT_SIDE_PX: u32 = 392;
 
-/// Tensors that tell where in a checkpoint a network's are: MANIQA's, and a transformer's alone.
+/// Tensors that mark the position of a network in a checkpoint: of a MANIQA, and of a transformer alone.
 const LANDMARK: &str = "conv1.weight";
 const VIT_LANDMARK: &str = "blocks.0.attn.qkv.weight";
 
@@ -27,33 +27,33 @@ const VIT_LANDMARK: &str = "blocks.0.attn.qkv.weight";
 #[error("cannot start from the weights")]
 pub(super) struct CannotStart(#[from] StartError);
 
-/// Weights that cannot be started from.
+/// A training cannot start from the weights.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
 pub enum StartError {
-    /// The sizes in `config.json`, or those that `side` asks for, make no network.
+    /// The sizes in `config.json`, or the sizes for the given `side`, do not form a valid network.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The weights `dinov2-s14` are absent or not what the manifest says.
+    /// The weights `dinov2-s14` are absent or do not match the manifest.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The file of `dinov2-s14` is not what it should be.
+    /// The file of `dinov2-s14` is malformed.
     #[error(transparent)]
     Dinov2(#[from] Dinov2Error),
-    /// The weights `dinov2-s14` are not those of the transformer underneath.
+    /// The weights `dinov2-s14` do not match the transformer.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// The folder's checkpoint cannot be read, or is one of another geometry.
+    /// The folder's checkpoint cannot be read, or has another geometry.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The folder's checkpoint is of something else.
+    /// The folder's checkpoint holds another network.
     #[error(
         "`{}` holds neither a MANIQA (a tensor `conv1.weight`) nor a vision transformer (`blocks.0.attn.qkv.weight`), with \
          or without a prefix; it begins with {found}", path.display()
     )]
     NoNetwork {
-        /// The checkpoint.
         path: PathBuf,
-        /// Some of its names.
+        /// The first names of its tensors.
         found: String,
     },
 }
@@ -61,7 +61,7 @@ pub enum StartError {
 /// Sizes of the quality half.
 ///
 /// # Errors
-/// A `config.json` that is absent or no description, sizes that do not fit together.
+/// Fails if `config.json` is absent or malformed, or if its sizes do not match.
 pub(super) fn maniqa_config(settings: &JointSettings) -> Result<ManiqaConfig, StartError> {
     let config = match &settings.weights {
         Some(folder) => ManiqaConfig::read(&folder.join("config.json"))?,
@@ -111,10 +111,10 @@ fn open(folder: &Path, config: &MaAgiqaConfig) -> Result<(Checkpoint, Vec<Wanted
     Ok((checkpoint, wanted))
 }
 
-/// What identifies the weights in a fingerprint, hexadecimal.
+/// Identity of the weights for a fingerprint, hexadecimal.
 ///
 /// # Errors
-/// Weights that are absent or of another geometry.
+/// Fails if the weights are absent or have another geometry.
 pub(super) fn content_hash(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<String, StartError> {
     let Some(folder) = &settings.weights else { return Ok(agiqa_weights::content_hash(DEFAULT_WEIGHTS)?) };
     let (checkpoint, wanted) = open(folder, config)?;
@@ -127,23 +127,23 @@ pub(super) fn content_hash(settings: &JointSettings, config: &MaAgiqaConfig) -> 
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Weights that a training starts from.
+/// The initial weights of a training.
 pub(super) struct Start {
-    /// Weights under their names in the whole network, f32 or as stored.
+    /// Weights under their names in the whole network, f32 or in the stored type.
     pub(super) tensors: NamedTensors,
-    /// Names in the checkpoint of what is not read, sorted.
+    /// Names of the checkpoint's unused tensors, sorted.
     pub(super) unused: Vec<String>,
 }
 
-/// The weights that `settings` name.
+/// Reads the weights that `settings` name.
 ///
 /// # Errors
-/// Weights that are absent, damaged or of another geometry.
+/// Fails if the weights are absent, damaged or have another geometry.
 pub(super) fn read(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<Start, StartError> {
     let Some(folder) = &settings.weights else {
         let tensors = dinov2::tensors_of(&agiqa_weights::locate(DEFAULT_WEIGHTS)?)?;
         let tensors: NamedTensors = tensors.into_iter().map(|(name, tensor)| (format!("vit.{name}"), tensor)).collect();
-        // What is not found is drawn, which of a transformer's must not go unnoticed.
+        // A missing tensor is drawn at random. For the transformer's tensors, this must be an error instead.
         for (name, expected) in config.parameters().into_iter().filter(|(name, _)| name.starts_with("vit.")) {
             match tensors.get(&name).map(Tensor::size) {
                 None => return Err(NetworkError::Missing { name, nearest: None }.into()),

@@ -1,4 +1,4 @@
-//! Where version 1 of a store keeps scores.
+//! The places of scores in version 1 of a store.
 //!
 //! ```text
 //! baselines/method=<method>/fingerprint=<16 hex>/{method.json, part-<16 hex>.parquet}
@@ -15,7 +15,7 @@ pub(super) const METHODS: &str = "baselines";
 /// The table of runs' scores.
 pub(super) const RUNS: &str = "predictions";
 
-/// The older place of `set`'s scores, if it is the set of a method or a rating.
+/// The older place of `set`'s scores, if the set belongs to a method or a rating.
 pub(super) fn source(set: &ScoreSet) -> Option<Source> {
     let ScoreSet { scorer, fingerprint, .. } = set;
     let fingerprint = fingerprint.short();
@@ -34,8 +34,8 @@ pub(super) fn source(set: &ScoreSet) -> Option<Source> {
     }
 }
 
-/// The older place of a run's scores. They belong to the run's record only if the record is as old: predictions carry no
-/// fingerprint of the training.
+/// The older place of a run's scores. They belong to the run's record only if the record has version 1, because
+/// predictions carry no fingerprint of the training.
 pub(super) fn source_of_run(record: &RunRecord) -> Option<Source> {
     (record.schema_version == 1).then(|| Source {
         prefix: format!("{RUNS}/run={}", record.run),
