@@ -158,7 +158,7 @@ fn a_checkpoint_that_is_not_whole_or_another_is_an_error_that_says_what_to_do() 
         "`num_key_value_heads` is 2",
     );
     with("config.json", &changed("\"mplug_owl2\"", "\"llava\""), "`model_type` is \"llava\", expected \"mplug_owl2\"");
-    with("config.json", &changed("\"vocab_size\": 420", "\"vocab_size\": 421"), "not of one checkpoint");
+    with("config.json", &changed("\"vocab_size\": 420", "\"vocab_size\": 421"), "belong to different checkpoints");
     with(
         "config.json",
         &changed("\"intermediate_size\": 40", "\"intermediate_size\": 41"),

@@ -210,8 +210,8 @@ fn another_onnx_file_than_dinov2_is_an_error_that_says_what_is_missing() {
     // A model with an empty graph: field 7, length 0.
     std::fs::write(&path, [0x3a, 0x00]).expect("a file can be written");
     let error = dinov2::load(&path, Device::Cpu, Kind::Float).expect_err("refused").to_string();
-    assert!(error.contains("no initializer `backbone.embeddings.cls_token` among the 0 there are"), "{error}");
+    assert!(error.contains("no initializer `backbone.embeddings.cls_token` among its 0"), "{error}");
     std::fs::write(&path, [0x3a, 0x7f]).expect("a file can be written");
     let error = dinov2::load(&path, Device::Cpu, Kind::Float).expect_err("refused").to_string();
-    assert!(error.contains("is no ONNX file, or is cut short"), "{error}");
+    assert!(error.contains("is not an ONNX file, or is cut short"), "{error}");
 }

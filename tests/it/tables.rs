@@ -9,11 +9,10 @@ use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::comparison::{self, ComparisonRow, Judged};
 use agiqa_store::tables::experiments::{self, ExperimentKey, ExperimentRow, MeanStd, Ours};
 use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
-use agiqa_store::tables::gates::{self, GateRow};
 use agiqa_store::tables::images::{self, ExtraColumn, ExtraValues, ImageRow, Images};
 use agiqa_store::tables::metrics::{self, MetricsRow, Statistic};
 use agiqa_store::tables::rejects::{self, RejectRow};
-use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
+use agiqa_store::tables::scores::{Direction, ScorerKind};
 use agiqa_store::tables::splits::{self, Part, SplitRow};
 use agiqa_store::tables::train_log::{self, TrainLogRow};
 use proptest::option::of;
@@ -168,12 +167,6 @@ prop_compose! {
     }
 }
 
-/// A set of scores of scorer `m`.
-fn score_set(kind: ScorerKind) -> ScoreSet {
-    let settings = serde_json::json!({ "side": 384 });
-    ScoreSet { scorer: name("m"), kind, fingerprint: fingerprint(), direction: Direction::Lower, settings }
-}
-
 proptest! {
     // Every case writes a table, so fewer than proptest's 256.
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 48, ..ProptestConfig::default() })]
@@ -246,35 +239,6 @@ proptest! {
         };
         let found = rejects::read(&store, "features").expect("it can be read");
         prop_assert_eq!(sorted(found), sorted([appended, replaced].concat()));
-    }
-
-    #[test]
-    fn scores_are_read_as_written(
-        written in prop::collection::hash_map(id(), real(), N_ROWS),
-        kind in prop::sample::select(vec![ScorerKind::Method, ScorerKind::Rating, ScorerKind::Run]),
-    ) {
-        let dir = TestDir::new();
-        let store = store(&dir);
-        let set = score_set(kind);
-        set.write_description(&store).expect("it can be written");
-        // Two writers scored some of the images; readers see each once.
-        let scores: Vec<(ImageId, f64)> = written.iter().map(|(id, score)| (*id, *score)).collect();
-        let (first, rest) = scores.split_at(scores.len() / 2);
-        for part in [first, rest, first] {
-            set.write_part(&store, part).expect("it can be written");
-        }
-        prop_assert_eq!(ScoreSet::list(&store).expect("sets can be listed"), [set.clone()]);
-        prop_assert_eq!(set.read(&store).expect("it can be read"), written);
-    }
-
-    #[test]
-    fn gates_are_read_as_written(written in prop::collection::btree_map(id(), [of(real()), of(real()), of(real())], N_ROWS)) {
-        let dir = TestDir::new();
-        let store = store(&dir);
-        let set = score_set(ScorerKind::Run);
-        let rows: Vec<GateRow> = written.iter().map(|(id, weights)| GateRow { image_id: *id, weights: *weights }).collect();
-        gates::write_part(&store, &set, &rows).expect("it can be written");
-        prop_assert_eq!(gates::read(&store, &set).expect("it can be read"), rows);
     }
 
     #[test]
