@@ -261,7 +261,7 @@ pub(super) fn opaque_is_faster(kind: Kind, device: Device) -> bool {
 }
 
 /// The kind of products with weights of kind `weights`. It is `weights`, with one exception: f32 for bf16 weights if
-/// the CPU multiplies f32 faster. Weights stay bf16 in memory; [`Linear::forward`] widens them one at a time.
+/// the CPU multiplies f32 faster. Weights stay bf16 in memory; `Linear::forward` widens them one at a time.
 pub fn products_of(weights: Kind, device: Device) -> Kind {
     Processor::of_this_machine().products_of(weights, device)
 }

@@ -10,7 +10,7 @@
 //! MOS and the part of an image are in `images` and `splits`. An image without a defined score has no row here; it has
 //! a row in `rejects`. Two writers may both score an image. Readers then keep the row of the part that sorts first.
 //!
-//! Scores in the older tables of version 1 of a store are read as well ([`version1`]). New scores are written here.
+//! Scores in the older tables of version 1 of a store are read as well (`version1`). New scores are written here.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
