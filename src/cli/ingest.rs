@@ -94,8 +94,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
 }
 
 fn unknown_key(key: &str) -> String {
-    let nearest = ColumnNames::KEYS.into_iter().min_by_key(|valid| strsim::damerau_levenshtein(valid, key));
-    let suggestion = nearest.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
+    let suggestion = agiqa_suggest::question(key, ColumnNames::KEYS);
     format!("`--column {key}=…`: expected one of `{}`{suggestion}", ColumnNames::KEYS.join("`, `"))
 }
 

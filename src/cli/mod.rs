@@ -24,6 +24,7 @@ mod ingest;
 mod judging;
 mod methods;
 mod predict;
+mod query;
 mod run;
 mod schemas;
 mod set;
@@ -82,6 +83,8 @@ enum Command {
     Evaluate(Box<evaluate::Args>),
     /// Compare every method that has scored a dataset, next to the paper's figures.
     Compare(compare::Args),
+    /// Ask the store's tables in SQL.
+    Query(query::Args),
     /// List, fetch and verify network weights.
     Weights(weights::Args),
     /// Show properties of this machine: libtorch, devices, threads, weights, disk.
@@ -145,6 +148,7 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
         Command::Predict(args) => predict::run(args, &context),
         Command::Evaluate(args) => evaluate::run(*args, &context),
         Command::Compare(args) => compare::run(args, &context),
+        Command::Query(args) => query::run(args, &context),
         Command::Weights(args) => weights::run(args, &context),
         Command::Doctor(args) => doctor::run(args, &context),
         Command::Methods(args) => methods::run(&args, &context),

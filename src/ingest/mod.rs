@@ -106,14 +106,12 @@ pub enum IngestError {
 
 impl IngestError {
     fn missing_column(path: &Path, key: &'static str, column: &str, columns: &[String]) -> Self {
-        let near = |name: &&String| strsim::jaro_winkler(&name.to_lowercase(), &column.to_lowercase());
-        let nearest = columns.iter().max_by(|a, b| near(a).total_cmp(&near(b))).filter(|name| near(name) > 0.75);
         Self::MissingColumn {
             path: path.to_owned(),
             key,
             column: column.to_owned(),
             columns: format!("`{}`", columns.join("`, `")),
-            suggestion: nearest.map_or_else(String::new, |name| format!("; did you mean `{name}`?")),
+            suggestion: agiqa_suggest::question(column, columns.iter().map(String::as_str)),
         }
     }
 }

@@ -28,14 +28,8 @@ impl ConfigError {
 
 /// `; did you mean …?` if one of `known` resembles `given`, else the list of `known`.
 pub fn suggestion(given: &str, known: &[&str]) -> String {
-    let nearest = known
-        .iter()
-        .map(|name| (strsim::damerau_levenshtein(given, name), *name))
-        .min()
-        // A name with more than half of its letters wrong is not suggested.
-        .filter(|(distance, name)| *distance <= (given.len().max(name.len()) / 2).max(1));
-    match nearest {
-        Some((_, name)) => format!("; did you mean `{name}`?"),
+    match agiqa_suggest::nearest(given, known.iter().copied()) {
+        Some(name) => format!("; did you mean `{name}`?"),
         None if known.is_empty() => String::new(),
         None => format!("; there are {}", quoted(known)),
     }

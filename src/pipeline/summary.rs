@@ -24,6 +24,8 @@ const TABLES: &[&str] = &[
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename = "tables")]
 pub struct Tables {
+    /// URL of the store.
+    pub store: String,
     /// The tables that the store has.
     pub tables: Vec<TablePlace>,
 }
@@ -59,7 +61,7 @@ pub fn tables(store: &Store) -> Result<Tables, StoreError> {
             });
         }
     }
-    Ok(Tables { tables })
+    Ok(Tables { store: store.url().to_owned(), tables })
 }
 
 impl Tables {
@@ -81,11 +83,14 @@ impl fmt::Display for Tables {
         };
         writeln!(
             f,
-            "\nask them more, with DuckDB:\n  duckdb -c \"SELECT run, predictor, statistic, n, srcc, plcc FROM \
+            "\nask them more:\n  agiqa query --store {store} \"SELECT run, predictor, statistic, n, srcc, plcc FROM metrics \
+             WHERE part = 'test' AND subset = 'all' ORDER BY ALL\"\n\
+             or with DuckDB:\n  duckdb -c \"SELECT run, predictor, statistic, n, srcc, plcc FROM \
              read_parquet('{metrics}', hive_partitioning=true) WHERE part='test' AND subset='all' ORDER BY ALL\"\n\
              or with Polars:\n  python3 -c \"import polars as pl; \
              print(pl.read_parquet('{scores}', hive_partitioning=True).sort('score')\
-             .select('scorer', 'image_id', 'score', 'direction'))\""
+             .select('scorer', 'image_id', 'score', 'direction'))\"",
+            store = self.store
         )
     }
 }

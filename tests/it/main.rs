@@ -23,6 +23,7 @@ mod networks;
 mod nss;
 mod pipeline;
 mod predict;
+mod query;
 mod schemas;
 mod scored;
 mod settings;

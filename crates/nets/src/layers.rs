@@ -79,8 +79,7 @@ impl<'a> Scope<'a> {
     pub(super) fn get(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, NetworkError> {
         let name = format!("{}{name}", self.prefix);
         let Some(tensor) = self.tensors.get(&name) else {
-            let similarity = |other: &&String| (strsim::jaro(&name, other) * 1e6) as u64;
-            let nearest = self.tensors.keys().max_by_key(similarity).cloned();
+            let nearest = agiqa_suggest::nearest(&name, self.tensors.keys().map(String::as_str)).map(str::to_owned);
             return Err(NetworkError::Missing { name, nearest });
         };
         if tensor.size() != shape {

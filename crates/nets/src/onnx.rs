@@ -279,12 +279,12 @@ impl OnnxFile {
 
     fn find(&self, name: &str) -> Result<&TensorProto, OnnxError> {
         self.initializers.get(name).ok_or_else(|| {
-            let similarity = |other: &&String| (strsim::jaro(name, other) * 1e6) as u64;
+            let there = self.initializers.keys().map(String::as_str);
             OnnxError::Missing {
                 path: self.path.clone(),
                 name: name.to_owned(),
                 n_initializers: self.initializers.len(),
-                nearest: self.initializers.keys().max_by_key(similarity).cloned(),
+                nearest: agiqa_suggest::nearest(name, there).map(str::to_owned),
             }
         })
     }

@@ -5,13 +5,18 @@ use crate::metric::Estimate;
 /// The text for a missing or undefined value.
 pub const NONE: &str = "—";
 
-/// The lines as columns, each padded to its widest cell, counted in characters.
-pub fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
+/// Columns padded to their widest cell, counted in characters. All lines have as many cells as the first.
+pub fn aligned<L: AsRef<[String]>>(lines: &[L]) -> String {
+    let n_columns = lines.first().map_or(0, |line| line.as_ref().len());
+    let mut widths = vec![0; n_columns];
+    for line in lines {
+        for (width, cell) in widths.iter_mut().zip(line.as_ref()) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
     let mut text = String::new();
     for line in lines {
-        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let cells = line.as_ref().iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
@@ -19,12 +24,13 @@ pub fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
 }
 
 /// The same lines as a Markdown table.
-pub fn markdown<const N: usize>(lines: &[[String; N]]) -> String {
+pub fn markdown<L: AsRef<[String]>>(lines: &[L]) -> String {
     let mut text = String::new();
     for (index, line) in lines.iter().enumerate() {
-        text.push_str(&format!("| {} |\n", line.each_ref().map(|cell| cell.replace('|', "\\|")).join(" | ")));
+        let cells: Vec<String> = line.as_ref().iter().map(|cell| cell.replace('|', "\\|")).collect();
+        text.push_str(&format!("| {} |\n", cells.join(" | ")));
         if index == 0 {
-            text.push_str(&format!("|{}\n", "---|".repeat(N)));
+            text.push_str(&format!("|{}\n", "---|".repeat(cells.len())));
         }
     }
     text
@@ -72,5 +78,7 @@ mod tests {
         let lines = [["a", "b"], ["—— —", "c|d"]].map(|line| line.map(str::to_owned));
         assert_eq!(aligned(&lines), "a     b\n—— —  c|d\n");
         assert_eq!(markdown(&lines), "| a | b |\n|---|---|\n| —— — | c\\|d |\n");
+        let lines = lines.map(Vec::from);
+        assert_eq!(aligned(&lines), "a     b\n—— —  c|d\n", "a number of columns that only the running program knows");
     }
 }

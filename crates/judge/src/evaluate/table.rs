@@ -225,10 +225,5 @@ fn wrong(path: &Path, source: PolarsError) -> TableError {
 
 /// ` (did you mean `…`?)` with the name nearest to `wanted`, or an empty text if no name is near.
 pub(super) fn suggestion<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> String {
-    let near = |name: &str| strsim::jaro_winkler(&wanted.to_lowercase(), &name.to_lowercase());
-    names
-        .map(|name| (near(name), name))
-        .filter(|(nearness, _)| *nearness > 0.7)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or_else(String::new, |(_, name)| format!(" (did you mean `{name}`?)"))
+    agiqa_suggest::nearest(wanted, names).map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"))
 }

@@ -190,14 +190,11 @@ impl Checkpoint {
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, CheckpointError> {
-        self.tensors.get(name).ok_or_else(|| {
-            let similarity = |other: &&str| (strsim::jaro(name, other) * 1e6) as u64;
-            CheckpointError::Missing {
-                path: self.path.clone(),
-                name: name.to_owned(),
-                n_tensors: self.tensors.len(),
-                nearest: self.names().max_by_key(similarity).map(str::to_owned),
-            }
+        self.tensors.get(name).ok_or_else(|| CheckpointError::Missing {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            n_tensors: self.tensors.len(),
+            nearest: agiqa_suggest::nearest(name, self.names()).map(str::to_owned),
         })
     }
 

@@ -34,6 +34,8 @@ pub mod experiments;
 
 pub mod rejects;
 
+pub mod registry;
+
 pub mod schema_json;
 
 /// Type of a scalar column.
