@@ -186,11 +186,16 @@ fn a_folder_above_the_store_is_no_partition() {
 fn vectors_are_abbreviated_for_people_and_whole_for_programs() {
     let fixture = Fixture::empty();
     let [narrow, wide] = fixture.with_features();
-    let ran = fixture.query(&format!("SELECT f_1 FROM quality WHERE fingerprint = '{}' LIMIT 1", wide.short()));
-    assert_eq!(ran.exits(0).stdout, "f_1\n[0.0, 0.25, 0.5, … 7 values]\n");
-    let sql = format!("SELECT f_1, rating FROM quality WHERE fingerprint = '{}' LIMIT 1", narrow.short());
-    let ran = fixture.query_with(&sql, &["--format", "json"]).exits(0);
+    let of = |columns: &str, fingerprint: Fingerprint| {
+        let (fingerprint, image) = (fingerprint.short(), id(0));
+        format!("SELECT {columns} FROM quality WHERE fingerprint = '{fingerprint}' AND image_id = '{image}'")
+    };
+    let ran = fixture.query(&of("f_1", wide)).exits(0);
+    assert_eq!(ran.stdout, "f_1\n[0.0, 0.25, 0.5, … 7 values]\n");
+    let ran = fixture.query_with(&of("f_1, rating", narrow), &["--format", "json"]).exits(0);
     assert_eq!(ran.stdout, "{\"f_1\":[0.0,0.25],\"rating\":null}\n");
+    let ran = fixture.query_with(&of("f_1[2] AS second, array_length(f_1) AS n", wide), &["--format", "csv"]).exits(0);
+    assert_eq!(ran.stdout, "second,n\n0.25,7\n");
     let ran = fixture.query("SELECT fingerprint, count(*) AS n FROM quality GROUP BY fingerprint ORDER BY n");
     assert_eq!(ran.exits(0).stdout.lines().count(), 3);
 }
@@ -311,6 +316,10 @@ fn a_misspelt_table_or_column_is_told_with_the_nearest() {
         .exits(2)
         .says("no table of the query has a column `scroe`; did you mean `score` of `scores`?")
         .says("columns of `images`:");
+    fixture
+        .query("SELECT name FROM images JOIN scores USING (imag_id)")
+        .exits(2)
+        .says("has a column `imag_id`; did you mean `image_id` of `images`?");
     fixture.query("SELECT name FROM images WHERE generator = \"even\"").exits(2).says("single quotes: 'even'");
 }
 

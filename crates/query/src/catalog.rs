@@ -158,7 +158,6 @@ fn type_name(dtype: &DataType) -> String {
         DataType::Int64 => "Int64".to_owned(),
         DataType::Float64 => "Float64".to_owned(),
         DataType::Float32 => "Float32".to_owned(),
-        DataType::Array(values, width) => format!("FixedSizeList<{}, {width}>", type_name(values)),
         DataType::List(values) => format!("List<{}>", type_name(values)),
         other => other.to_string(),
     }

@@ -81,7 +81,7 @@ pub enum QueryError {
         there: String,
     },
     /// A table of the query has no such column.
-    #[error("{problem}{hint} {there}{advice}")]
+    #[error("{problem}{advice}{hint} {there}")]
     UnknownColumn {
         /// Which table lacks which column.
         problem: String,
@@ -153,8 +153,14 @@ pub fn ask(store: &Store, sql: &str) -> Result<Answer, QueryError> {
 pub(crate) fn failed(error: PolarsError) -> QueryError {
     match error {
         PolarsError::Context { error, .. } | PolarsError::ExprContext { error, .. } => failed(*error),
-        source => QueryError::Failed { source },
+        source => QueryError::Failed { source: source.wrap_msg(without_plan) },
     }
+}
+
+/// What polars says, on one line and without the plan that it appends to some of its messages.
+fn without_plan(said: &str) -> String {
+    let said = said.split("Resolved plan until failure").next().unwrap_or(said);
+    said.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -192,6 +198,12 @@ mod tests {
         let mut text = Vec::new();
         answer.write(Format::Csv, &mut text).expect("memory takes everything");
         assert_eq!(String::from_utf8_lossy(&text), "dataset,split,n\nb,b,1\na,a,2\n");
+    }
+
+    #[test]
+    fn what_polars_says_is_on_one_line_and_without_its_plan() {
+        let said = "not found: \"a\"\n\nDid you mean \"b\"?\n\nResolved plan until failure:\n\n\tSELECT a";
+        assert_eq!(without_plan(said), "not found: \"a\" Did you mean \"b\"?");
     }
 
     #[test]

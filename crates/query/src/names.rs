@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    Expr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, Visit, Visitor,
+    Expr, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem, SetExpr, Statement, TableAlias,
+    TableFactor, Visit, Visitor,
 };
 
 use crate::QueryError;
@@ -138,6 +139,12 @@ impl Visitor for Names {
                 SelectItem::UnnamedExpr(_) | SelectItem::QualifiedWildcard(..) | SelectItem::Wildcard(_) => {}
             }
         }
+        let joins = select.from.iter().flat_map(|from| &from.joins);
+        for name in joins.flat_map(|join| using(&join.join_operator)).flat_map(|name| &name.0) {
+            if let Some(name) = name.as_ident() {
+                self.column(None, name);
+            }
+        }
         ControlFlow::Continue(())
     }
 
@@ -171,6 +178,25 @@ impl Visitor for Names {
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// The columns of `USING (…)`, which are no expressions to a visitor.
+fn using(operator: &JoinOperator) -> &[ObjectName] {
+    use JoinOperator::{Anti, FullOuter, Inner, Join, Left, LeftAnti, LeftOuter, LeftSemi, Right, RightOuter, Semi};
+    match operator {
+        Join(JoinConstraint::Using(names))
+        | Inner(JoinConstraint::Using(names))
+        | Left(JoinConstraint::Using(names))
+        | LeftOuter(JoinConstraint::Using(names))
+        | Right(JoinConstraint::Using(names))
+        | RightOuter(JoinConstraint::Using(names))
+        | FullOuter(JoinConstraint::Using(names))
+        | Semi(JoinConstraint::Using(names))
+        | LeftSemi(JoinConstraint::Using(names))
+        | Anti(JoinConstraint::Using(names))
+        | LeftAnti(JoinConstraint::Using(names)) => names,
+        _ => &[],
     }
 }
 

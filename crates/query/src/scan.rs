@@ -2,6 +2,8 @@
 //!
 //! Parts of the same columns are one scan. Scans are united: a column that one lacks is null there, and types that differ
 //! are cast to the one that holds both. Columns come in the order of the table's schema, then those of the parts' own.
+//!
+//! Vectors are lists here, whatever their widths: SQL's functions of lists do not take arrays of fixed width.
 
 use std::collections::HashSet;
 
@@ -136,6 +138,7 @@ fn united(table: &'static Table, scans: &[Scan]) -> Result<Vec<UnitedColumn>, Qu
     let mut columns: Vec<UnitedColumn> = Vec::new();
     for scan in scans {
         for (name, dtype) in scan.schema.iter() {
+            let dtype = &without_width(dtype);
             let Some(known) = columns.iter_mut().find(|known| known.name == *name) else {
                 columns.push(UnitedColumn { name: name.clone(), dtype: dtype.clone(), path: scan.path.clone() });
                 continue;
@@ -169,11 +172,16 @@ fn common(a: &DataType, b: &DataType) -> Option<DataType> {
         (a, b) if a.is_integer() && b.is_integer() => Some(DataType::Int64),
         (a, b) if a.is_primitive_numeric() && b.is_primitive_numeric() => Some(DataType::Float64),
         (DataType::String, other) | (other, DataType::String) if is_plain(other) => Some(DataType::String),
-        // Vectors of different extractors.
-        (DataType::Array(a, _) | DataType::List(a), DataType::Array(b, _) | DataType::List(b)) => {
-            common(a, b).map(|values| DataType::List(Box::new(values)))
-        }
+        (DataType::List(a), DataType::List(b)) => common(a, b).map(|values| DataType::List(Box::new(values))),
         _ => None,
+    }
+}
+
+/// The type, a list for a vector.
+fn without_width(dtype: &DataType) -> DataType {
+    match dtype {
+        DataType::Array(values, _) => DataType::List(values.clone()),
+        other => other.clone(),
     }
 }
 
@@ -206,14 +214,13 @@ mod tests {
 
     #[test]
     fn types_that_differ_have_one_that_holds_both_or_none() {
-        let vector = |width| DataType::Array(Box::new(DataType::Float32), width);
-        let list = DataType::List(Box::new(DataType::Float32));
+        let list = |values| DataType::List(Box::new(values));
+        let vector = DataType::Array(Box::new(DataType::Float32), 3);
         assert_eq!(common(&DataType::Int64, &DataType::Int32), Some(DataType::Int64));
         assert_eq!(common(&DataType::Int64, &DataType::Float32), Some(DataType::Float64));
         assert_eq!(common(&DataType::Float64, &DataType::String), Some(DataType::String));
-        assert_eq!(common(&vector(3), &vector(3)), Some(vector(3)));
-        assert_eq!(common(&vector(3), &vector(4)), Some(list.clone()));
-        assert_eq!(common(&list, &vector(4)), Some(list));
-        assert_eq!(common(&vector(3), &DataType::Float64), None);
+        assert_eq!(common(&list(DataType::Float32), &list(DataType::Float64)), Some(list(DataType::Float64)));
+        assert_eq!(without_width(&vector), list(DataType::Float32));
+        assert_eq!(common(&list(DataType::Float32), &DataType::Float64), None);
     }
 }

@@ -58,7 +58,7 @@ fn unknown_column(column: &ColumnName, names: &Names, tables: &[Opened]) -> Quer
             format!("; did you mean `{nearest}` of `{}`?", table.map_or("", |table| &table.name))
         }
     };
-    let advice = if column.is_quoted { format!("; text stands in single quotes: '{name}'") } else { String::new() };
+    let advice = if column.is_quoted { format!(" (text stands in single quotes: '{name}')") } else { String::new() };
     QueryError::UnknownColumn { problem, hint, there, advice }
 }
 
