@@ -57,7 +57,7 @@ pub(super) struct Args {
     /// Store whose tables are asked.
     #[arg(long, value_name = "URL")]
     store: String,
-    /// SELECT, WITH … SELECT, SHOW TABLES, DESCRIBE TABLE or EXPLAIN SELECT.
+    /// SELECT, WITH … SELECT, SHOW TABLES, DESCRIBE <table> or EXPLAIN SELECT.
     #[arg(value_name = "SQL")]
     sql: String,
     /// What to write; default: what the extension of `--out` stands for, else text.

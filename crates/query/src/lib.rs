@@ -51,7 +51,7 @@ pub enum QueryError {
     },
     /// The statement would change something.
     #[error(
-        "a query only reads, and `{statement}` does not: expected SELECT, WITH … SELECT, SHOW TABLES, DESCRIBE TABLE or \
+        "a query only reads, and `{statement}` does not: expected SELECT, WITH … SELECT, SHOW TABLES, DESCRIBE <table> or \
          EXPLAIN SELECT"
     )]
     NotAQuestion {
@@ -94,22 +94,18 @@ pub enum QueryError {
     },
     /// The parts of a table do not fit together.
     #[error(
-        "column `{column}` of table `{table}` is {found} in `{path}` but {other_found} in `{other_path}`: there is no \
-         type for both; rerun the stage that wrote the older part"
+        "column `{column}` of table `{table}` is {first} but {other}: there is no type for both; rerun the stage that \
+         wrote the older part"
     )]
     Types {
         /// The table.
         table: &'static str,
         /// The column.
         column: String,
-        /// A part.
-        path: String,
-        /// Type of the column there.
-        found: String,
-        /// Another part.
-        other_path: String,
-        /// Type of the column there.
-        other_found: String,
+        /// Its type in one part, and that part.
+        first: String,
+        /// Its type in another part, and that part.
+        other: String,
     },
     /// A part cannot be read.
     #[error(transparent)]

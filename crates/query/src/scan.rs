@@ -146,10 +146,8 @@ fn united(table: &'static Table, scans: &[Scan]) -> Result<Vec<UnitedColumn>, Qu
             known.dtype = common(&known.dtype, dtype).ok_or_else(|| QueryError::Types {
                 table: table.name(),
                 column: name.to_string(),
-                path: known.path.clone(),
-                found: known.dtype.to_string(),
-                other_path: scan.path.clone(),
-                other_found: dtype.to_string(),
+                first: format!("{} in `{}`", known.dtype, known.path),
+                other: format!("{dtype} in `{}`", scan.path),
             })?;
         }
     }

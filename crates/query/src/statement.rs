@@ -102,13 +102,13 @@ mod tests {
         assert!(refusal("SELECT 1; SELECT 2").contains("found 2"));
         assert!(refusal("").contains("found 0"));
         assert!(parse("SELECT 1;").is_ok());
-        assert!(refusal("SELECT FROM WHERE").contains("cannot read the query"));
+        assert!(refusal("SELECT 1 FROM").contains("cannot read the query"));
     }
 
     #[test]
     fn tables_are_shown_and_described() {
         assert!(matches!(parse("show tables"), Ok(Statement::ShowTables)));
-        for sql in ["DESCRIBE images", "DESC images", "describe table images"] {
+        for sql in ["DESCRIBE images", "desc images"] {
             assert!(matches!(parse(sql), Ok(Statement::Describe(table)) if table == "images"), "{sql}");
         }
     }
