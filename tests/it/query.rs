@@ -32,7 +32,7 @@ fn image(index: u32) -> ImageRow {
         width_px: 64,
         height_px: 64,
         format: "png".to_owned(),
-        generator: Some(if index % 2 == 0 { "even" } else { "odd" }.to_owned()),
+        generator: Some(if index.is_multiple_of(2) { "even" } else { "odd" }.to_owned()),
         prompt: None,
         mos: (index != 3).then_some(f64::from(index) / 3.0),
         mos_std: None,
