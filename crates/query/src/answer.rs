@@ -47,8 +47,8 @@ pub enum WriteError {
     /// A row cannot be JSON.
     #[error("cannot write the answer as JSON")]
     Json(#[from] serde_json::Error),
-    /// Polars cannot write it as parquet, or cannot print a value.
-    #[error("cannot encode the answer")]
+    /// Polars cannot write it as parquet.
+    #[error("cannot encode the answer as parquet")]
     Encode(#[from] PolarsError),
 }
 
@@ -85,8 +85,8 @@ impl Answer {
     /// A writer that fails; what polars cannot encode.
     pub fn write(&self, format: Format, out: &mut dyn Write) -> Result<(), WriteError> {
         match format {
-            Format::Text => out.write_all(layout::aligned(&self.lines()?).as_bytes())?,
-            Format::Markdown => out.write_all(layout::markdown(&self.lines()?).as_bytes())?,
+            Format::Text => out.write_all(layout::aligned(&self.lines()).as_bytes())?,
+            Format::Markdown => out.write_all(layout::markdown(&self.lines()).as_bytes())?,
             Format::Csv => self.write_csv(out)?,
             Format::Json => self.write_json(out)?,
             Format::Parquet => {
@@ -96,14 +96,9 @@ impl Answer {
         Ok(())
     }
 
-    /// The columns with types that [`cell`] prints, each in one piece.
-    fn printable(&self) -> PolarsResult<Vec<Series>> {
-        let column = |column: &Column| {
-            let column =
-                if cell::is_plain(column.dtype()) { column.clone() } else { column.cast(&DataType::String)? };
-            Ok(column.as_materialized_series().rechunk())
-        };
-        self.frame.columns().iter().map(column).collect()
+    /// The columns, each in one piece.
+    fn columns(&self) -> Vec<Series> {
+        self.frame.columns().iter().map(|column| column.as_materialized_series().rechunk()).collect()
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -111,8 +106,8 @@ impl Answer {
     }
 
     /// Head and rows for people.
-    fn lines(&self) -> PolarsResult<Vec<Vec<String>>> {
-        let columns = self.printable()?;
+    fn lines(&self) -> Vec<Vec<String>> {
+        let columns = self.columns();
         let mut lines = vec![self.names().map(str::to_owned).collect::<Vec<_>>()];
         let mut cells: Vec<_> = columns.iter().map(Series::iter).collect();
         for _ in 0..self.n_rows() {
@@ -123,11 +118,11 @@ impl Answer {
                     .collect(),
             );
         }
-        Ok(lines)
+        lines
     }
 
     fn write_csv(&self, out: &mut dyn Write) -> Result<(), WriteError> {
-        let columns = self.printable()?;
+        let columns = self.columns();
         let names: Vec<String> = self.names().map(csv_text).collect();
         out.write_all(format!("{}\n", names.join(",")).as_bytes())?;
         let mut cells: Vec<_> = columns.iter().map(Series::iter).collect();
@@ -140,7 +135,7 @@ impl Answer {
     }
 
     fn write_json(&self, out: &mut dyn Write) -> Result<(), WriteError> {
-        let columns = self.printable()?;
+        let columns = self.columns();
         let mut cells: Vec<_> = columns.iter().map(Series::iter).collect();
         for _ in 0..self.n_rows() {
             let mut line = Vec::new();

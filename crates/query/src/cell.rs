@@ -15,18 +15,8 @@ const N_SHOWN: usize = 3;
 /// Length up to which a text table shows a list whole.
 const LONGEST_LIST: usize = 6;
 
-/// Whether a value of this type is printed from its parts; a value of any other type as the text that polars makes of it.
-pub(crate) fn is_plain(dtype: &DataType) -> bool {
-    match dtype {
-        DataType::List(values) | DataType::Array(values, _) => is_plain(values),
-        DataType::Struct(fields) => fields.iter().all(|field| is_plain(&field.dtype)),
-        DataType::Boolean | DataType::String | DataType::Binary | DataType::Null => true,
-        DataType::Int128 | DataType::UInt128 | DataType::Float16 => false,
-        other => other.is_primitive_numeric(),
-    }
-}
-
-/// A value as JSON: numbers with all their digits, binary as hexadecimal text, what is not finite as null.
+/// A value as JSON: numbers with all their digits, binary as hexadecimal text, what is not finite as null. Times and other
+/// values that JSON has no form for are the text that polars prints.
 pub(crate) struct Json<'a>(pub(crate) &'a AnyValue<'a>);
 
 impl Serialize for Json<'_> {
@@ -92,7 +82,9 @@ pub(crate) fn exact(value: &AnyValue<'_>) -> Option<String> {
         // Rust's shortest form that reads back as the same number, NaN and infinities included.
         AnyValue::Float32(number) => format!("{number:?}"),
         AnyValue::Float64(number) => format!("{number:?}"),
-        other => json(other),
+        AnyValue::List(_) | AnyValue::Array(..) | AnyValue::Struct(..) | AnyValue::StructOwned(_) => json(value),
+        number if number.is_integer() => json(number),
+        other => other.to_string(),
     })
 }
 
@@ -181,5 +173,18 @@ mod tests {
         assert_eq!(short(&AnyValue::String("a\nb\t—")), "a\\nb\\t—");
         assert_eq!(exact(&AnyValue::Binary(&[0, 255])).as_deref(), Some("00ff"));
         assert_eq!((short(&AnyValue::Null).as_str(), exact(&AnyValue::Null)), ("—", None));
+    }
+
+    #[test]
+    fn times_and_decimals_are_text() {
+        for (value, expected) in [
+            (AnyValue::Date(19_724), "2024-01-02"),
+            (AnyValue::Datetime(1_704_164_645_000_000, TimeUnit::Microseconds, None), "2024-01-02 03:04:05"),
+            (AnyValue::Duration(90_000_000, TimeUnit::Microseconds), "1m 30s"),
+            (AnyValue::Decimal(125, 10, 2), "1.25"),
+        ] {
+            assert_eq!(short(&value), expected);
+            assert_eq!(json(&value), format!("\"{expected}\""));
+        }
     }
 }
