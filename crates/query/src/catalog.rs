@@ -1,4 +1,4 @@
-//! Which tables there are, by name: those of parquet parts and those of records.
+//! The tables by name: tables of parquet parts and tables of records.
 
 use agiqa_store::store::Store;
 use agiqa_store::tables::registry::{TABLES, Table};

@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// A store that is no folder, as a bucket is none: polars gets the parts' bytes.
+    /// A store without a folder, like a bucket: polars gets the parts' bytes.
     fn bucket() -> Store {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let absent = folder.path().join("absent").display().to_string();

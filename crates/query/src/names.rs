@@ -13,7 +13,7 @@ use crate::QueryError;
 /// A column as a query writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ColumnName {
-    /// What stands before the point, if any: a table or another name of one.
+    /// The name before the point, if any: a table or another name of a table.
     pub(crate) qualifier: Option<String>,
     /// The name.
     pub(crate) name: String,
@@ -28,7 +28,7 @@ pub(crate) struct Names {
     from: Vec<String>,
     /// Names that WITH gives to its queries.
     with: HashSet<String>,
-    /// Other names of tables: `i` of `images` for `FROM images i`. Those of subqueries have no table.
+    /// Other names of tables: `i` of `images` for `FROM images i`. The name of a subquery has no table.
     aliases: HashMap<String, Option<String>>,
     /// Names that the statement itself gives to columns.
     defined: HashSet<String>,
@@ -50,7 +50,7 @@ impl Names {
         }
     }
 
-    /// The tables that are read; what WITH defines is none.
+    /// The tables that are read, without what WITH defines.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &str> {
         self.from.iter().map(String::as_str).filter(|name| !self.with.contains(*name))
     }
@@ -70,7 +70,7 @@ impl Names {
         self.defined.contains(name)
     }
 
-    /// The table that `qualifier` stands for; none for a subquery, a query of WITH, or no table at all.
+    /// The table that `qualifier` stands for, unless it stands for a subquery or a query of WITH.
     pub(crate) fn table_called(&self, qualifier: &str) -> Option<&str> {
         match self.aliases.get(qualifier) {
             Some(table) => table.as_deref().filter(|table| !self.with.contains(*table)),

@@ -1,7 +1,8 @@
 //! The parts of a table as one lazy frame.
 //!
 //! Parts of the same columns are one scan. Scans are united: a column that one lacks is null there, and types that differ
-//! are cast to the one that holds both. Columns come in the order of the table's schema, then those of the parts' own.
+//! are cast to the one that holds both. The columns of the table's schema come first, in its order. The parts' own columns
+//! follow.
 //!
 //! Vectors are lists here, whatever their widths: SQL's functions of lists do not take arrays of fixed width.
 
@@ -40,7 +41,7 @@ pub(crate) fn of_parts(store: &Store, table: &'static Table, parts: &[Part]) -> 
     Ok(frame)
 }
 
-/// The parts such that those of a group can be one scan, in the order of their paths.
+/// The parts in groups, each of which can be one scan. The order of the paths stays.
 fn grouped<'a>(store: &Store, parts: &'a [Part]) -> Vec<Vec<&'a Part>> {
     let is_of_paths = paths_tell_partitions(store);
     let mut groups: Vec<Vec<&Part>> = Vec::new();
@@ -62,8 +63,8 @@ fn grouped<'a>(store: &Store, parts: &'a [Part]) -> Vec<Vec<&'a Part>> {
     groups
 }
 
-/// Whether polars may read partition columns off the paths, which lets it skip whole files. It has no paths of a store that
-/// is no folder, and takes a folder `name=value` above the store for a partition too.
+/// Whether polars may read partition columns off the paths, which lets it skip whole files. A bucket gives it no paths, and
+/// it takes a folder `name=value` above the store for a partition too.
 fn paths_tell_partitions(store: &Store) -> bool {
     store.folder().is_some_and(|folder| !folder.to_string_lossy().contains('='))
 }

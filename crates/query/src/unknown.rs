@@ -20,7 +20,7 @@ pub(crate) fn explained(error: PolarsError, names: &Names, tables: &[Opened]) ->
     }
 }
 
-/// The tables that `column` may be of: that of its qualifier, or all of the query.
+/// The tables that `column` may be of: the table of its qualifier, or all tables of the query.
 fn candidates<'a>(column: &ColumnName, names: &Names, tables: &'a [Opened]) -> Vec<&'a Opened> {
     let table = column.qualifier.as_deref().and_then(|qualifier| names.table_called(qualifier));
     match table {

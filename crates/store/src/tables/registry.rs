@@ -27,8 +27,8 @@ pub struct Table {
     pub own_columns: OwnColumns,
     /// What writes it, as a sentence says it: `` `agiqa split` ``.
     pub written_by: &'static str,
-    /// Columns that tell its rows apart if two writers may both have written a row; a reader keeps that of the part that
-    /// sorts first. Empty if a row is written once.
+    /// Columns that tell its rows apart if two writers may both have written a row; a reader keeps the row of the
+    /// part that sorts first. Empty if a row is written once.
     pub key: &'static [&'static str],
 }
 
