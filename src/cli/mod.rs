@@ -3,8 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::baselines::BaselineSettings;
+use crate::features::CommonSettings;
+use crate::train::TrainSettings;
+use crate::train::recipes::{HeadSettings, JointSettings};
 use agiqa_store::console::{Console, EventFormat, Verbosity};
 use agiqa_store::interrupt::Interrupt;
 use agiqa_store::stage::{self, Outcome, Stage, StageContext};
@@ -16,6 +20,7 @@ pub mod exit;
 
 mod baseline;
 mod compare;
+mod defaults;
 mod doctor;
 mod evaluate;
 mod features;
@@ -113,10 +118,21 @@ impl Context {
     }
 }
 
+/// The command line, with the settings' defaults in the help of their options.
+fn command_line() -> clap::Command {
+    Cli::command()
+        .mut_subcommand("features", |command| defaults::shown(command, &CommonSettings::default()))
+        .mut_subcommand("baseline", |command| defaults::shown(command, &BaselineSettings::default()))
+        .mut_subcommand("train", |command| {
+            let command = defaults::shown(command, &TrainSettings::default());
+            defaults::shown(defaults::shown(command, &HeadSettings::default()), &JointSettings::default())
+        })
+}
+
 /// Parses the command line, runs the command, prints its error if any, and returns the process exit code.
 pub fn main() -> ExitCode {
     crate::allocator::keep_freed_memory();
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&command_line().get_matches()).unwrap_or_else(|error| error.exit());
     let verbosity = if cli.global.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let events = if cli.global.json { EventFormat::Json } else { EventFormat::Text };
     match run_command(cli, Console::new(verbosity, events)) {

@@ -2,6 +2,8 @@
 
 use super::Context;
 use super::exit::Exit;
+use super::set::SetArgs;
+use crate::pipeline::PredictSection;
 use crate::predict::PredictStage;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
@@ -22,18 +24,27 @@ pub(super) struct Args {
     /// Dataset or corpus to score. Repeatable. Default: the dataset of the run's training.
     #[arg(long, value_name = "DATASET")]
     dataset: Vec<PartitionName>,
+    #[command(flatten)]
+    set: SetArgs,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let Args { store: url, run, group, dataset } = args;
+    let Args { store: url, run, group, dataset: mut datasets, set } = args;
+    let PredictSection { also } = set.over(PredictSection::default())?;
     let store = Store::open(&url, OpenMode::Existing)?;
     let records = Runs::default();
     let runs = match group {
         Some(group) => records.of_group(&store, &group)?,
         None => run,
     };
+    // An empty list stands for the datasets of the trainings. A list of further datasets names them, too.
+    let adds_own = datasets.is_empty() && !also.is_empty();
     for run in &runs {
-        records.get(&store, run)?;
+        let record = records.get(&store, run)?;
+        if adds_own && !datasets.contains(&record.dataset) {
+            datasets.push(record.dataset.clone());
+        }
     }
-    super::run_stage("predict", &url, &PredictStage { runs, datasets: dataset, records }, context)
+    datasets.extend(also);
+    super::run_stage("predict", &url, &PredictStage { runs, datasets, records }, context)
 }

@@ -63,58 +63,58 @@ pub(super) struct Args {
 /// Hyperparameters. An absent option takes the paper's value.
 #[derive(clap::Args)]
 struct SettingsArgs {
-    /// Features that the head reads, separated by commas [default: f_1,f_a,f_b].
+    /// Features that the head reads, separated by commas.
     #[arg(long, value_name = "FEATURES", value_delimiter = ',', value_parser = named::<HeadInput>)]
     inputs: Option<Vec<HeadInput>>,
-    /// `sigmoid` (paper), `linear` (published code), or `concat` (no gate) [default: sigmoid].
+    /// `sigmoid` (paper), `linear` (published code), or `concat` (no gate).
     #[arg(long, value_parser = named::<Gate>)]
     gate: Option<Gate>,
-    /// Width of the fusion [default: 784].
+    /// Width of the fusion.
     #[arg(long)]
     width: Option<u32>,
-    /// `adam` or `adamw` [default: adam].
+    /// `adam` or `adamw`.
     #[arg(long, value_parser = named::<Optimiser>)]
     optimiser: Option<Optimiser>,
-    /// Learning rate [default: 1e-5].
+    /// Learning rate.
     #[arg(long)]
     learning_rate: Option<f64>,
-    /// Weight decay [default: 1e-5].
+    /// Weight decay.
     #[arg(long)]
     weight_decay: Option<f64>,
-    /// `cosine`, `constant` or `official` (a cosine of 100 batches, as published) [default: cosine].
+    /// `cosine`, `constant` or `official` (a cosine of 100 batches, as published).
     #[arg(long, value_parser = named::<Schedule>)]
     schedule: Option<Schedule>,
-    /// Images per step [default: 8].
+    /// Images per step.
     #[arg(long)]
     batch_size: Option<u32>,
-    /// Epochs [default: 30].
+    /// Epochs.
     #[arg(long)]
     epochs: Option<u32>,
-    /// Share of input values dropped [default: 0].
+    /// Share of input values dropped.
     #[arg(long)]
     input_dropout: Option<f64>,
-    /// Share of the semantic projections' values dropped [default: 0.1].
+    /// Share of the semantic projections' values dropped.
     #[arg(long)]
     dropout: Option<f64>,
-    /// Whether inputs are standardised on the training part [default: true].
+    /// Whether inputs are standardised on the training part.
     #[arg(long)]
     standardise: Option<bool>,
-    /// `raw` or `standardised` [default: raw].
+    /// `raw` or `standardised`.
     #[arg(long, value_parser = named::<Labels>)]
     labels: Option<Labels>,
-    /// Decay per step of the weights' moving average; 0 for no average [default: 0].
+    /// Decay per step of the weights' moving average; 0 for no average.
     #[arg(long)]
     weight_average: Option<f64>,
-    /// `best` (by validation) or `last` [default: best].
+    /// `best` (by validation) or `last`.
     #[arg(long, value_parser = named::<KeepEpoch>)]
     keep_epoch: Option<KeepEpoch>,
-    /// Whether ridge regression is fitted as well, for comparison [default: true].
+    /// Whether ridge regression is fitted as well, for comparison.
     #[arg(long)]
     ridge: Option<bool>,
     /// Leave out images without features or MOS and count them, instead of stopping.
     #[arg(long)]
     allow_missing: bool,
-    /// Number of epochs between two saved states [default: 10].
+    /// Number of epochs between two saved states.
     #[arg(long)]
     checkpoint_epochs: Option<u32>,
 }
@@ -129,47 +129,46 @@ struct JointArgs {
     /// Side of the input on `dinov2-s14`, pixels, a multiple of 56 [default: 392].
     #[arg(long, value_name = "PX", requires = "joint")]
     side: Option<u32>,
-    /// Number type of products, `f32` or `bf16`. Weights are f32 [default: f32].
+    /// Number type of products, `f32` or `bf16`. Weights are f32.
     #[arg(long, requires = "joint")]
     dtype: Option<Dtype>,
-    /// `auto`, `cpu` or `cuda:N` [default: auto].
+    /// `auto`, `cpu` or `cuda:N`.
     #[arg(long, requires = "joint")]
     device: Option<DeviceChoice>,
-    /// `horizontal`, `flip` (without turns), `official` (flips upside down, as published) or `none` [default:
-    /// horizontal].
+    /// `horizontal`, `flip` (without turns), `official` (flips upside down, as published) or `none`.
     #[arg(long, requires = "joint", value_parser = named::<Augment>)]
     augment: Option<Augment>,
     /// Do not train the transformer.
     #[arg(long, requires = "joint")]
     freeze_backbone: bool,
-    /// Number of the transformer's first blocks that are not trained [default: 0].
+    /// Number of the transformer's first blocks that are not trained.
     #[arg(long, value_name = "N", requires = "joint")]
     freeze_blocks: Option<u32>,
-    /// Factor on the learning rate of the transformer's last block [default: 1].
+    /// Factor on the learning rate of the transformer's last block.
     #[arg(long, value_name = "FACTOR", requires = "joint")]
     backbone_rate: Option<f64>,
-    /// Factor on the learning rate from each block of the transformer to the previous one [default: 1].
+    /// Factor on the learning rate from each block of the transformer to the previous one.
     #[arg(long, value_name = "FACTOR", requires = "joint")]
     layer_decay: Option<f64>,
-    /// Factor on the learning rate of MANIQA's parts above the transformer [default: 1].
+    /// Factor on the learning rate of MANIQA's parts above the transformer.
     #[arg(long, value_name = "FACTOR", requires = "joint")]
     quality_rate: Option<f64>,
-    /// Factor on the learning rate of the fusion [default: 1].
+    /// Factor on the learning rate of the fusion.
     #[arg(long, value_name = "FACTOR", requires = "joint")]
     fusion_rate: Option<f64>,
-    /// Weight of the loss of MANIQA's own rating, added to the fusion's loss [default: 0].
+    /// Weight of the loss of MANIQA's own rating, added to the fusion's loss.
     #[arg(long, value_name = "WEIGHT", requires = "joint")]
     rating_loss: Option<f64>,
-    /// Number of steps over which the learning rate rises [default: 0].
+    /// Number of steps over which the learning rate rises.
     #[arg(long, value_name = "N", requires = "joint")]
     warmup_steps: Option<u32>,
     /// Number of images in the network at once. A batch's gradients are summed [default: the batch].
     #[arg(long, value_name = "N", requires = "joint")]
     micro_batch: Option<u32>,
-    /// Memory for resized images. Images that do not fit are kept in a file [default: 2048].
+    /// Memory for resized images. Images that do not fit are kept in a file.
     #[arg(long, value_name = "MIB", requires = "joint")]
     image_memory_mib: Option<u32>,
-    /// Minutes between two saved states within an epoch [default: 10].
+    /// Minutes between two saved states within an epoch.
     #[arg(long, value_name = "MINUTES", requires = "joint")]
     checkpoint_minutes: Option<f64>,
 }

@@ -15,7 +15,6 @@ use agiqa_store::identity::Fingerprint;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
 use agiqa_weights::WeightsError;
-use agiqa_weights::by_hand::ByHandError;
 
 /// An error that stops an extractor as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +26,6 @@ pub enum ExtractError {
     /// The extractor's weights are absent or differ from the manifest.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// Weights that are placed by hand are absent or incomplete.
-    #[error(transparent)]
-    ByHand(#[from] ByHandError),
     /// The network could not be built from its weights.
     #[error("cannot load extractor `{extractor}`")]
     Load { extractor: ExtractorName, source: Box<dyn std::error::Error + Send + Sync> },

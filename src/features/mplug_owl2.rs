@@ -19,7 +19,7 @@ use agiqa_images::{DECODER_VERSION, RgbImage8};
 use agiqa_nets::checkpoint::Checkpoint;
 use agiqa_nets::mplug_owl2::{Frontend, MplugOwl2, Preprocessing, Prompt, PromptIds};
 use agiqa_store::tables::features::FeatureKind;
-use agiqa_weights::by_hand::MPLUG_OWL2;
+use agiqa_weights::Effort;
 
 const NAME: ExtractorName = ExtractorName::MplugOwl2;
 
@@ -100,9 +100,10 @@ impl MplugOwl2Settings {
     /// # Errors
     /// The folder is absent, lacks files, or holds another network; or the prompts cannot form columns.
     pub fn new(options: &MplugOwl2Options, common: &CommonSettings) -> Result<Self, ExtractError> {
-        let folder = options.weights.clone().unwrap_or_else(|| MPLUG_OWL2.folder());
+        let weights = agiqa_weights::find(NAME.as_str())?;
+        let folder = options.weights.clone().unwrap_or_else(|| weights.folder());
         let prompts = checked(options.prompts.clone().unwrap_or_else(Prompt::of_the_paper))?;
-        MPLUG_OWL2.check(&folder)?;
+        weights.check(&folder, Effort::StampServes)?;
         let frontend = Frontend::read(&folder).map_err(load_error)?;
         let ids: Vec<PromptIds> = prompts.iter().map(|prompt| PromptIds::of(prompt, &frontend.tokenizer)).collect();
         if let Some((prompt, ids)) = prompts.iter().zip(&ids).find(|(_, ids)| ids.before.len() > MAX_PROMPT_TOKENS) {

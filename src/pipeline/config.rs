@@ -28,7 +28,7 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::de;
 use super::error::{ConfigError, suggestion};
@@ -96,8 +96,8 @@ pub struct ExperimentSection {
 }
 
 /// `[predict]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct PredictSection {
     /// Datasets to score in addition to the dataset of the training.
     pub also: Vec<PartitionName>,

@@ -24,6 +24,7 @@ mod nss;
 mod pipeline;
 mod predict;
 mod query;
+mod resizing;
 mod schemas;
 mod scored;
 mod settings;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use crate::maniqa::PICTURES;
+use crate::resizing::PICTURES;
 use crate::testdir::{reference, shared};
 
 #[derive(Deserialize)]

@@ -37,6 +37,20 @@ fn set_gives_a_setting_of_one_command_another_value() {
     dir.agiqa(&evaluate).exits(2).says("--set bootstrap.resample=3: unknown key `resample` in `bootstrap`");
     let split = ["split", "--dataset", "images", "--store", "store", "--set", "kind=by-colour"];
     dir.agiqa(&split).exits(2).says("by-colour");
+    let predict = ["predict", "--run", "r", "--store", "store", "--set", "als=[\"other\"]"];
+    dir.agiqa(&predict).exits(2).says("did you mean `also`?");
+}
+
+#[test]
+fn help_prints_the_settings_own_defaults() {
+    let dir = TestDir::new();
+    let help = |command: &str| dir.agiqa(&[command, "--help"]).exits(0);
+    let defaults = serde_json::to_value(agiqa::train::TrainSettings::default()).expect("plain data");
+    let rate = format!("Learning rate [default: {}]", defaults["learning_rate"]);
+    help("train").prints(&rate).prints("[default: f_1,f_a,f_b]").prints("[default: auto]");
+    help("baseline").prints("Methods, separated by commas [default: brisque,niqe,ilniqe]");
+    let part_rows = agiqa::features::CommonSettings::default().part_rows;
+    help("features").prints(&format!("Number of rows at which a part is written [default: {part_rows}]"));
 }
 
 #[test]

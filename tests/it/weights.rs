@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use agiqa_weights::{Checkpoint, find};
+use agiqa_weights::{Weights, find};
 
 use crate::testdir::{Ran, TestDir, shared, weights};
 
-fn checkpoint() -> &'static Checkpoint {
+fn checkpoint() -> &'static Weights {
     find("dinov2-s14").expect("the default extractor's weights are in the manifest")
 }
 
@@ -23,7 +23,7 @@ fn agiqa(dir: &TestDir, args: &[&str]) -> Ran {
 /// A file of `n_bytes` zeros in place of the checkpoint's; takes no space on most file systems.
 fn zeros(dir: &TestDir, n_bytes: u64) -> PathBuf {
     let file = &checkpoint().files[0];
-    let path = file.path_in(&dir.path().join("weights"), &checkpoint().name);
+    let path = dir.path().join("weights/dinov2-s14").join(&file.path);
     std::fs::create_dir_all(path.parent().expect("inside a folder")).expect("folders can be made");
     std::fs::File::create(&path).and_then(|file| file.set_len(n_bytes)).expect("a file can be made");
     path
@@ -47,8 +47,8 @@ fn a_truncated_file_is_damaged_and_the_message_says_both_sizes() {
     zeros(&dir, 1000);
     agiqa(&dir, &["weights", "verify", "dinov2-s14"])
         .exits(1)
-        .says("expected 97447603 bytes, found 1000: the file is truncated")
-        .says("to replace it");
+        .says("expected ONNX, 97447603 bytes, found 1000 bytes: the file is truncated")
+        .says("run `agiqa weights fetch dinov2-s14`");
     agiqa(&dir, &["weights", "list"]).exits(0).prints("damaged");
     agiqa(&dir, &["doctor"]).exits(1).prints("damaged");
 }
@@ -85,7 +85,7 @@ fn parameter_files_are_verified_by_name_and_absent_ones_are_told_how_to_get() {
     agiqa(&dir, &["weights", "list"]).exits(0).prints("brisque ").prints("niqe ").prints("ilniqe ");
     agiqa(&dir, &["weights", "verify", "brisque"])
         .exits(1)
-        .says("parameters `brisque`")
+        .says("weights `brisque`")
         .says("brisque_allmodel is absent")
         .says("get BRISQUE_release.zip from http")
         .says("`allmodel` as `brisque_allmodel` (353497 bytes)");
@@ -104,7 +104,7 @@ fn published_parameter_files_are_present_and_one_of_another_size_is_damaged() {
     dir.write("weights/iqa-params/niqe_modelparameters.mat", b"short");
     agiqa(&dir, &["weights", "verify", "niqe"])
         .exits(1)
-        .says("expected MATLAB v5 (8347 bytes")
+        .says("expected MATLAB v5, 8347 bytes")
         .says("found 5 bytes")
         .prints("damaged");
 }
@@ -112,7 +112,7 @@ fn published_parameter_files_are_present_and_one_of_another_size_is_damaged() {
 #[test]
 fn unknown_weights_name_those_there_are() {
     let dir = TestDir::new();
-    agiqa(&dir, &["weights", "fetch", "dino"]).exits(2).says("no weights are called `dino`; there are: dinov2-s14");
+    agiqa(&dir, &["weights", "fetch", "dino"]).exits(2).says("no weights are called `dino`; known weights: dinov2-s14");
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn fetched_weights_are_verified_once_and_found_again() {
     agiqa(&dir, &["weights", "verify"]).exits(0);
     agiqa(&dir, &["doctor"]).exits(0).prints("present");
     // One byte changed in place: the time of modification gives it away.
-    let path = checkpoint().files[0].path_in(&dir.path().join("weights"), "dinov2-s14");
+    let path = dir.path().join("weights/dinov2-s14").join(&checkpoint().files[0].path);
     let mut bytes = std::fs::read(&path).expect("it was fetched");
     bytes[1000] ^= 1;
     std::fs::write(&path, bytes).expect("it can be written");

