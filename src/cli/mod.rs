@@ -26,6 +26,7 @@ mod evaluate;
 mod features;
 mod images;
 mod ingest;
+mod inspect;
 mod judging;
 mod methods;
 mod predict;
@@ -90,6 +91,8 @@ enum Command {
     Compare(compare::Args),
     /// Ask the store's tables in SQL.
     Query(query::Args),
+    /// Print what generators wrote into image files: prompts, seeds, models, marks.
+    Inspect(inspect::Args),
     /// List, fetch and verify network weights.
     Weights(weights::Args),
     /// Show properties of this machine: libtorch, devices, threads, weights, disk.
@@ -165,6 +168,7 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
         Command::Evaluate(args) => evaluate::run(*args, &context),
         Command::Compare(args) => compare::run(args, &context),
         Command::Query(args) => query::run(args, &context),
+        Command::Inspect(args) => inspect::run(args, &context),
         Command::Weights(args) => weights::run(args, &context),
         Command::Doctor(args) => doctor::run(args, &context),
         Command::Methods(args) => methods::run(&args, &context),

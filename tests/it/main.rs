@@ -15,6 +15,7 @@ mod extract_maniqa;
 mod features;
 mod fusion;
 mod ingest;
+mod inspect;
 mod joint;
 mod maniqa;
 mod metrics;

@@ -45,6 +45,17 @@ pub fn number(value: Option<f64>, n_digits: usize) -> String {
     if is_zero { text.trim_start_matches('-').to_owned() } else { text }
 }
 
+/// `text` in one line for a terminal: control characters and marks of direction are escaped, as they could hide or forge
+/// what is printed.
+pub fn printable(text: &str) -> String {
+    let is_mark = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || is_mark(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
 /// A mean with its standard deviation, if it has one.
 pub fn with_deviation(mean: Option<f64>, deviation: Option<f64>, n_digits: usize) -> String {
     match deviation {
@@ -71,6 +82,11 @@ mod tests {
         assert_eq!(number(Some(-0.00001), 4), "0.0000");
         assert_eq!(number(Some(-0.5), 4), "-0.5000");
         assert_eq!(number(None, 4), NONE);
+    }
+
+    #[test]
+    fn nothing_that_moves_the_cursor_or_turns_the_text_is_printed() {
+        assert_eq!(printable("a\nb\u{1b}[2J é\u{202e}c"), "a\\nb\\u{1b}[2J é\\u{202e}c");
     }
 
     #[test]
