@@ -1,7 +1,7 @@
 //! `agiqa predict`: scores images with trained heads.
 
-use super::Context;
 use super::exit::Exit;
+use super::{Context, path_argument};
 use crate::predict::PredictStage;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
@@ -11,7 +11,7 @@ use agiqa_store::tables::models::Runs;
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Store that holds runs, images and features, and receives the scores.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
     /// Run whose head scores. Repeatable.
     #[arg(long, value_name = "RUN", required_unless_present("group"))]
