@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::MAX_PART_ROWS;
 use agiqa_handcrafted::{Method, ParamsError, ParamsFile};
 use agiqa_images::{DECODER_VERSION, DecodeLimits};
 use agiqa_store::identity::Fingerprint;
+use agiqa_store::path_text;
 use agiqa_store::store::shard::Shard;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
@@ -20,6 +22,7 @@ pub struct BaselineSettings {
     /// The methods; default: all.
     pub methods: Vec<Method>,
     /// Folder with the published parameter files; default: `iqa-params` in the weights folder.
+    #[serde(with = "path_text::optional")]
     pub params: Option<PathBuf>,
     /// Side of the square that images are resized to, bilinear, before anything else; default: as they are.
     pub side: Option<u32>,
@@ -68,6 +71,12 @@ pub enum BaselineError {
         /// The value.
         found: u32,
     },
+    /// More rows in a part than memory should hold.
+    #[error("`part_rows = {found}`: expected 1 to {MAX_PART_ROWS}")]
+    PartRows {
+        /// The value.
+        found: usize,
+    },
     /// A parameter file cannot be used.
     #[error(transparent)]
     Params(#[from] ParamsError),
@@ -97,6 +106,9 @@ impl BaselineSettings {
         let twice = self.methods.iter().enumerate().find(|(index, method)| self.methods[..*index].contains(method));
         if let Some((_, method)) = twice {
             return Err(BaselineError::MethodTwice(*method));
+        }
+        if self.part_rows.get() > MAX_PART_ROWS {
+            return Err(BaselineError::PartRows { found: self.part_rows.get() });
         }
         match self.side {
             Some(found) if !SIDES_PX.contains(&found) => Err(BaselineError::Side { found }),

@@ -1,14 +1,13 @@
 //! `agiqa compare`: every method that has scored a dataset, next to the paper's figures.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::Context;
 use super::exit::Exit;
 use super::judging::{BootstrapArgs, parse_part};
 use super::set::SetArgs;
+use super::{Context, path_argument};
 use agiqa_judge::compare::{CompareSettings, CompareStage};
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
@@ -31,7 +30,7 @@ pub(super) enum Format {
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Store that holds images and scores. The comparison is written there and printed.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
     /// Dataset that was scored.
     #[arg(long, value_name = "NAME")]
@@ -76,13 +75,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
             std::fs::write(&path, bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
             context.console.info(format!("wrote {}", path.display()));
         }
-        None => match std::io::stdout().lock().write_all(&bytes) {
-            // A closed pipe is not an error: its reader has read enough.
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                return Err(error).context("cannot write to stdout");
-            }
-            _ => {}
-        },
+        None => agiqa_store::console::print(bytes),
     }
     Ok(exit)
 }

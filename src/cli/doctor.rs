@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::Context;
 use super::exit::Exit;
 use super::weights::{State, megabytes, print_line};
+use super::{Context, path_argument};
 use crate::features::{Dtype, SettingsError};
+use agiqa_store::path_text;
 use agiqa_weights::Source;
 
 /// Arguments of `agiqa doctor`.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Also check the disk of this store (a folder).
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: Option<String>,
 }
 
@@ -35,6 +36,7 @@ struct Report {
 struct Libtorch {
     /// Version of the loaded library, e.g. `2.13.0+cu130`.
     version: Option<String>,
+    #[serde(with = "path_text::optional")]
     path: Option<PathBuf>,
     openmp: bool,
     mkl: bool,
@@ -104,6 +106,7 @@ struct Memory {
 #[derive(Serialize)]
 struct Disk {
     what: &'static str,
+    #[serde(with = "path_text::field")]
     path: PathBuf,
     free_bytes: Option<u64>,
     /// Whether the folder can be written to; null if it does not exist yet.
@@ -114,7 +117,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let mut disks = vec![disk("weights", &agiqa_weights::folder())];
     // A store on S3 is not on a disk of this machine.
     if let Some(url) = args.store.as_deref().filter(|url| !url.starts_with("s3://")) {
-        disks.push(disk("store", Path::new(url.strip_prefix("file://").unwrap_or(url))));
+        disks.push(disk("store", &path_text::path_of(url.strip_prefix("file://").unwrap_or(url))));
     }
     let report = Report {
         r#type: "doctor",

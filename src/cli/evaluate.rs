@@ -1,14 +1,13 @@
 //! `agiqa evaluate`: metrics of runs in a store, or of any table with scores and MOS.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::Context;
 use super::exit::Exit;
 use super::judging::{BootstrapArgs, parse_part};
 use super::set::SetArgs;
+use super::{Context, path_argument};
 use agiqa_judge::evaluate::table::{self, Excluded, TableSettings};
 use agiqa_judge::evaluate::{EvaluateSettings, EvaluateStage, Report};
 use agiqa_store::store::{OpenMode, Store};
@@ -23,7 +22,7 @@ use agiqa_store::tables::splits::Part;
 #[command(group = clap::ArgGroup::new("source").required(true).args(["store", "table"]))]
 pub(super) struct Args {
     /// Store that holds the runs' scores. Metrics are written there and printed.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: Option<String>,
     /// Run to evaluate. Repeatable.
     #[arg(long, value_name = "RUN", requires = "store")]
@@ -68,7 +67,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
             let stage = stage(&store, args.run, args.group, args.dataset, settings)?;
             let exit = super::run_stage("evaluate", &url, &stage, context)?;
             if exit != Exit::Interrupted {
-                print(&stage.report(&store).map_err(anyhow::Error::from_boxed)?, context)?;
+                print(&stage.report(&store).map_err(anyhow::Error::from_boxed)?, context);
             }
             Ok(exit)
         }
@@ -103,7 +102,7 @@ fn stage(
 
 fn run_table(settings: &TableSettings, context: &Context) -> anyhow::Result<Exit> {
     let (report, excluded) = table::evaluate(settings)?;
-    print(&report, context)?;
+    print(&report, context);
     let Excluded { n_rows, n_excluded, n_without_score, n_without_mos } = excluded;
     if n_excluded == 0 {
         return Ok(Exit::Done);
@@ -123,11 +122,7 @@ fn run_table(settings: &TableSettings, context: &Context) -> anyhow::Result<Exit
     Ok(Exit::Rejected)
 }
 
-fn print(report: &Report, context: &Context) -> anyhow::Result<()> {
+fn print(report: &Report, context: &Context) {
     let text = if context.console.is_json() { report.json_lines() } else { report.text() };
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // A closed pipe is not an error: its reader has read enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
-        _ => Ok(()),
-    }
+    agiqa_store::console::print(text);
 }

@@ -49,7 +49,7 @@ pub fn code_of_error(error: &anyhow::Error) -> u8 {
 
 fn is_shortage(cause: &(dyn Error + 'static)) -> bool {
     let io_shortage = cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
-        matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory)
+        matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge | ErrorKind::OutOfMemory)
             // An error that only wraps another error hides it from the chain.
             || error.get_ref().is_some_and(|inner| is_shortage(inner as &(dyn Error + 'static)))
     });

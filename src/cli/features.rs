@@ -12,6 +12,7 @@ use super::set::SetArgs;
 use crate::features::{DeviceChoice, Dtype, ExtractError, ExtractorName, FeatureStage, resolve};
 use crate::pipeline::feature_settings;
 use agiqa_nets::mplug_owl2::Prompt;
+use agiqa_store::path_text::text_of;
 use agiqa_store::tables::features::FeatureKind;
 
 /// Arguments of `agiqa features`.
@@ -59,7 +60,7 @@ fn prompt_of(text: &str) -> Result<Prompt, String> {
 pub(super) fn run(command: &str, kind: Option<FeatureKind>, args: Args, context: &Context) -> anyhow::Result<Exit> {
     let images = args.images;
     let options = json!({
-        "weights": args.weights,
+        "weights": args.weights.map(text_of),
         "prompts": (!args.prompts.is_empty()).then_some(args.prompts),
         "side": args.side,
         "dtype": args.dtype,

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use super::path_argument;
 use crate::engine::ImageSource;
 use agiqa_store::store::shard::Shard;
 use agiqa_store::tables::PartitionName;
@@ -11,7 +12,7 @@ use agiqa_store::tables::PartitionName;
 #[derive(clap::Args)]
 pub(super) struct ImageArgs {
     /// Store to write to: a folder or `s3://bucket/prefix`.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     pub(super) store: String,
     /// Ingested dataset whose images to use. With `--images`, it is the name of the corpus that the folder becomes
     /// (default: the folder's own name).

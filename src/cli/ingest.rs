@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::Context;
 use super::exit::Exit;
 use super::set::SetArgs;
+use super::{Context, path_argument};
 use crate::ingest::{Adapter, ColumnNames, IngestSettings, IngestStage, NameRule, Rerun, TableFormat};
 use agiqa_images::DecodeLimits;
 use agiqa_store::tables::PartitionName;
@@ -25,7 +25,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
     /// Store to write to: a folder, or `s3://…`.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
     /// Name of the dataset in the store. Default: the adapter's name (required with `generic`).
     #[arg(long, value_name = "NAME", required_if_eq("adapter", "generic"))]

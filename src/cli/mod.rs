@@ -3,14 +3,18 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::baselines::BaselineSettings;
 use crate::features::CommonSettings;
 use crate::train::TrainSettings;
 use crate::train::recipes::{HeadSettings, JointSettings};
-use agiqa_store::console::{Console, EventFormat, Verbosity};
+use agiqa_store::console::{self, Console, EventFormat, Verbosity};
 use agiqa_store::interrupt::Interrupt;
+use agiqa_store::panics;
+use agiqa_store::path_text;
 use agiqa_store::stage::{self, Outcome, Stage, StageContext};
 use agiqa_store::store::run_log::RunLog;
 use agiqa_store::store::{OpenMode, Store};
@@ -103,6 +107,16 @@ enum Command {
     Schemas(schemas::Args),
 }
 
+/// Parses an argument that is a path or URL, as `path_text` writes it.
+fn path_argument() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().map(path_text::text_of)
+}
+
+/// Parses `KEY=VALUE`. An argument in UTF-8 stays as it is, because the value need not be a path.
+fn set_argument() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().map(|text| text.into_string().unwrap_or_else(path_text::text_of))
+}
+
 /// Context of every command.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -136,9 +150,12 @@ fn command_line() -> clap::Command {
 pub fn main() -> ExitCode {
     crate::allocator::keep_freed_memory();
     let cli = Cli::from_arg_matches(&command_line().get_matches()).unwrap_or_else(|error| error.exit());
+    panics::keep();
     let verbosity = if cli.global.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let events = if cli.global.json { EventFormat::Json } else { EventFormat::Text };
-    match run_command(cli, Console::new(verbosity, events)) {
+    let console = Console::new(verbosity, events);
+    let result = panics::caught(|| run_command(cli, console)).map_err(anyhow::Error::new).flatten();
+    match with_stdout(result) {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(error) => {
             // Prints the whole chain of causes. A closed stderr is not a further error.
@@ -148,9 +165,23 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// `result`, or the failure of printing what the command has to print.
+fn with_stdout(result: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+    match (result, console::stdout_failure()) {
+        (Ok(_), Some(error)) => Err(error).context("cannot write to stdout"),
+        (result, _) => result,
+    }
+}
+
+/// Greatest number of CPU threads.
+const MAX_THREADS: usize = 1024;
+
 fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
     let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let n_threads = cli.global.threads.map_or(n_cpus, std::num::NonZeroUsize::get);
+    if n_threads > MAX_THREADS {
+        anyhow::bail!("`--threads {n_threads}`: expected 1 to {MAX_THREADS}; this machine has {n_cpus} CPUs");
+    }
     tch::set_num_threads(i32::try_from(n_threads).unwrap_or(i32::MAX));
     // Building fails if a pool exists already, which then serves as well.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global();
@@ -183,7 +214,7 @@ fn with_run_log(
     work: impl FnOnce(&mut RunLog) -> anyhow::Result<Exit>,
 ) -> anyhow::Result<Exit> {
     let mut log = RunLog::start(command, env!("AGIQA_LIBTORCH_VERSION"));
-    let result = work(&mut log);
+    let result = with_stdout(work(&mut log));
     let (code, message) = match &result {
         Ok(exit) => (exit.code(), None),
         Err(error) => (exit::code_of_error(error), Some(format!("{error:#}"))),

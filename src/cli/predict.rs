@@ -1,8 +1,8 @@
 //! `agiqa predict`: scores images with trained heads.
 
-use super::Context;
 use super::exit::Exit;
 use super::set::SetArgs;
+use super::{Context, path_argument};
 use crate::pipeline::PredictSection;
 use crate::predict::PredictStage;
 use agiqa_store::store::{OpenMode, Store};
@@ -13,7 +13,7 @@ use agiqa_store::tables::models::Runs;
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Store that holds runs, images and features, and receives the scores.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
     /// Run whose head scores. Repeatable.
     #[arg(long, value_name = "RUN", required_unless_present("group"))]

@@ -9,8 +9,8 @@ use agiqa_query::{Answer, Format, QueryError, WriteError};
 use agiqa_store::store::{OpenMode, Store};
 use anyhow::Context as _;
 
-use super::Context;
 use super::exit::Exit;
+use super::{Context, path_argument};
 
 /// How often a query that runs looks for a signal.
 const INTERRUPT_PERIOD: Duration = Duration::from_millis(50);
@@ -55,7 +55,7 @@ impl From<OutputFormat> for Format {
 )]
 pub(super) struct Args {
     /// Store whose tables are asked.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
     /// SELECT, WITH … SELECT, SHOW TABLES, DESCRIBE <table> or EXPLAIN SELECT.
     #[arg(value_name = "SQL")]
@@ -114,7 +114,8 @@ fn answered(store: Store, sql: String, context: &Context) -> anyhow::Result<Opti
             Err(RecvTimeoutError::Timeout) if context.interrupt.is_raised() => return Ok(None),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                anyhow::bail!("polars gave up on the query (see above): a bug there; another way to write it may help")
+                let words = agiqa_store::panics::latest().map_or_else(String::new, |panicked| panicked.words);
+                anyhow::bail!("polars gave up on the query ({words}): a bug there; another way to write it may help")
             }
         }
     }

@@ -1,16 +1,16 @@
 //! `agiqa run`: runs the stages of a pipeline whose inputs have changed.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::Context;
 use super::exit::{self, Exit};
+use super::{Context, path_argument, set_argument};
 use crate::pipeline::plan::{self, Action, StageName, Step};
 use crate::pipeline::{Pipeline, summary};
+use agiqa_store::console::print;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::models::Runs;
 
@@ -21,10 +21,10 @@ pub(super) struct Args {
     #[arg(value_name = "PIPELINE.toml")]
     pipeline: PathBuf,
     /// Set a parameter (`root=/data/agiqa-3k`), or override any key (`train.epochs=3`). Repeatable.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = set_argument())]
     set: Vec<String>,
     /// The store: a folder or `s3://…`. Default: the pipeline's own `store`.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: Option<String>,
     /// Print the stages that would run, with reasons, and change nothing.
     #[arg(long)]
@@ -171,9 +171,4 @@ fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &C
         print(&format!("{text}{tables}"));
     }
     Ok(())
-}
-
-fn print(text: &str) {
-    // A closed pipe is not an error: its reader has read enough.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

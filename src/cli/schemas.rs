@@ -1,6 +1,5 @@
 //! `agiqa schemas`: the tables' schemas as JSON.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -21,13 +20,8 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let documents = schema_json::documents();
     let Some(folder) = args.out else {
         let text: String = documents.into_iter().map(|(_, text)| text).collect();
-        return match std::io::stdout().lock().write_all(text.as_bytes()) {
-            // A closed pipe is not an error: its reader has read enough.
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(error).context("cannot write to stdout")
-            }
-            _ => Ok(Exit::Done),
-        };
+        agiqa_store::console::print(text);
+        return Ok(Exit::Done);
     };
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make folder `{}`", folder.display()))?;
     for (name, text) in documents {

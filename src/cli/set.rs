@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::set_argument;
 use crate::pipeline::{ConfigError, overlaid};
 
 /// Overrides of single settings.
@@ -10,7 +11,7 @@ use crate::pipeline::{ConfigError, overlaid};
 pub(super) struct SetArgs {
     /// Override a setting by its key in this command's table of a pipeline. It takes precedence over options.
     /// Repeatable.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = set_argument())]
     set: Vec<String>,
 }
 

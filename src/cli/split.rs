@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::Context;
 use super::exit::Exit;
 use super::set::SetArgs;
+use super::{Context, path_argument};
 use crate::splits::{Fractions, SplitSettings, SplitStage};
 use agiqa_store::stage::{Stage, StageContext};
 use agiqa_store::store::run_log::RunLog;
@@ -20,7 +20,7 @@ const OFFICIAL_SEED: u32 = 20;
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Store that holds the images table and receives the split.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
     /// Dataset to split.
     #[arg(long)]

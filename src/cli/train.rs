@@ -1,13 +1,11 @@
 //! `agiqa train`: makes missing splits and trains one head per seed.
 
-use std::io::Write;
-
 use serde::de::DeserializeOwned;
 
-use super::Context;
 use super::exit::Exit;
 use super::set::SetArgs;
 use super::split::{self, Seeds, SplitArgs};
+use super::{Context, path_argument};
 use crate::features::{DeviceChoice, Dtype, JoinStage};
 use crate::pipeline::training_overlaid;
 use crate::splits::SplitStage;
@@ -23,7 +21,7 @@ use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Store that holds images and features, and receives the models.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
     /// Dataset to train on.
     #[arg(long)]
@@ -287,8 +285,7 @@ fn train(
         }
         if exit != Exit::Interrupted && !context.console.is_json() {
             for run in training.plan()?.run_names()? {
-                // A closed pipe is not an error: its reader has read enough.
-                let _ = writeln!(std::io::stdout().lock(), "{run}");
+                agiqa_store::console::print(format!("{run}\n"));
             }
         }
         Ok(exit)

@@ -71,6 +71,7 @@ pub(super) struct State {
     n_bytes: u64,
     licence: &'static str,
     used_by: &'static [String],
+    #[serde(with = "agiqa_store::path_text::field")]
     path: PathBuf,
     /// The problem and the next step, if the state is not `present`.
     pub(super) message: Option<String>,
@@ -159,10 +160,9 @@ fn print_state(state: &State, context: &Context) {
     }
 }
 
-/// Prints a line on stdout. A closed pipe is not an error.
+/// Prints a line on stdout.
 pub(super) fn print_line(line: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+    agiqa_store::console::print(format!("{line}\n"));
 }
 
 fn list(context: &Context) -> anyhow::Result<Exit> {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use agiqa_images::{DecodeLimits, ImageError, RgbImage8};
 use agiqa_store::identity::ImageId;
+use agiqa_store::path_text::text_of;
 
 /// Why an image cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,11 +26,11 @@ pub fn decode_verified(path: &Path, image_id: &ImageId, limits: &DecodeLimits) -
     if found != *image_id {
         let message = format!(
             "`{}`: the file has changed: expected image {image_id}, found {found}; ingest the dataset again",
-            path.display()
+            text_of(path)
         );
         return Err(Failure { kind: "changed", message });
     }
     let (_, image) = agiqa_images::decode(&bytes, limits)
-        .map_err(|error| Failure { kind: error.kind(), message: format!("`{}`: {error}", path.display()) })?;
+        .map_err(|error| Failure { kind: error.kind(), message: format!("`{}`: {error}", text_of(path)) })?;
     Ok(image)
 }

@@ -232,6 +232,12 @@ impl Values {
     }
 }
 
+/// Greatest number of rows of a part. A part is in memory until it is written.
+pub const MAX_PART_ROWS: usize = 1_000_000;
+
+/// Greatest number of images of a batch, which are in memory together.
+pub const MAX_BATCH_SIZE: usize = 4096;
+
 /// Division of the work on a source's images.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {

@@ -18,9 +18,13 @@
 mod guest;
 
 pub use guest::{
-    Batch, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Loaded, Network, Output, OutputRows,
-    PerImage, Preprocessor, Task, Unusable, Values, Work,
+    Batch, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Loaded, MAX_BATCH_SIZE, MAX_PART_ROWS,
+    Network, Output, OutputRows, PerImage, Preprocessor, Task, Unusable, Values, Work,
 };
+
+mod left_out;
+
+pub use left_out::LeftOutFiles;
 
 mod source;
 

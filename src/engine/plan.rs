@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::guest::{Output, Task, Work};
+use super::left_out::LeftOutFiles;
 use super::source::{Candidate, Candidates, Unreadable};
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::Store;
@@ -40,6 +41,8 @@ pub(super) struct Plan {
     pub(super) rows: RowCounts,
     /// Rows of the corpus, if the source is a folder.
     pub(super) corpus: Option<Vec<ImageRow>>,
+    /// Other files, if the source is a folder.
+    pub(super) left_out: LeftOutFiles,
 }
 
 /// Earlier rejects of one task.
@@ -62,7 +65,7 @@ impl Plan {
         let done: Vec<HashSet<ImageId>> =
             tasks.iter().flat_map(|task| &task.outputs).map(|output| output.done(store)).collect::<Result<_, _>>()?;
         let earlier = earlier_rejects(store, stage, &tasks)?;
-        let Candidates { images, unreadable, corpus } = candidates;
+        let Candidates { images, unreadable, corpus, left_out } = candidates;
         let mut plan = Self {
             tasks,
             todo: Vec::new(),
@@ -70,6 +73,7 @@ impl Plan {
             undecodable: HashSet::new(),
             rows: RowCounts::default(),
             corpus,
+            left_out,
         };
         for image in images {
             plan.add_image(image, &done, &earlier, work);

@@ -19,6 +19,8 @@ use super::writer::{self, Finished, PartLimits};
 use agiqa_images::DecodeLimits;
 use agiqa_store::console::Progress;
 use agiqa_store::identity::ImageId;
+use agiqa_store::panics;
+use agiqa_store::path_text::path_of;
 use agiqa_store::stage::StageContext;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::rejects::RejectRow;
@@ -181,9 +183,16 @@ impl Run<'_> {
         }
     }
 
+    /// A panic of a decoder or method is the failure of its image.
     fn make(&self, frontend: &Frontend<'_>, todo: &Todo) -> Made {
+        let path = path_of(&todo.image.path);
+        let made = panics::caught(|| panics::of_file(&path, || self.make_from(&path, frontend, todo)));
+        made.unwrap_or_else(|error| Made::Failed(Failure { kind: "internal-error", message: error.to_string() }))
+    }
+
+    fn make_from(&self, path: &Path, frontend: &Frontend<'_>, todo: &Todo) -> Made {
         let limits = DecodeLimits { max_pixels: self.work.max_pixels };
-        let image = match decode_verified(Path::new(&todo.image.path), &todo.image.image_id, &limits) {
+        let image = match decode_verified(path, &todo.image.image_id, &limits) {
             Ok(image) => image,
             Err(failure) => return Made::Failed(failure),
         };

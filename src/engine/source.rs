@@ -7,8 +7,10 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use agiqa_images::ImageError;
+use super::left_out::LeftOutFiles;
+use agiqa_images::{Found, ImageError, LeftOut, Reason};
 use agiqa_store::identity::ImageId;
+use agiqa_store::path_text::{path_of, text_of};
 use agiqa_store::store::Store;
 use agiqa_store::store::part::PartError;
 use agiqa_store::tables::PartitionName;
@@ -47,8 +49,12 @@ pub enum FolderError {
     #[error("cannot read image folder `{}`", path.display())]
     Folder { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     /// The folder contains no image file.
-    #[error("there is no image file below `{}`: expected files such as .jpg, .png or .webp", path.display())]
-    Empty { path: PathBuf },
+    #[error("there is no image file below `{}`{left_out}", text_of(path))]
+    Empty {
+        path: PathBuf,
+        /// The files that are there.
+        left_out: LeftOutFiles,
+    },
     /// The folder's name cannot name a corpus.
     #[error("the folder name `{name}` cannot name a corpus: give a name with `--dataset NAME`")]
     Unnamed {
@@ -87,16 +93,16 @@ pub enum FolderError {
 pub(super) struct Candidate {
     /// Identity of its content.
     pub(super) image_id: ImageId,
-    /// Absolute path.
+    /// Absolute path, as [`agiqa_store::path_text`] writes it.
     pub(super) path: String,
     /// Number of rows or files with this content. Rows are computed once for all of them.
     pub(super) n_files: u64,
 }
 
-/// A file whose bytes could not be read.
+/// A file or folder that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unreadable {
-    /// Absolute path.
+    /// Absolute path, as [`agiqa_store::path_text`] writes it.
     pub(super) path: String,
     /// Kind of error.
     pub(super) kind: &'static str,
@@ -128,6 +134,8 @@ pub(super) struct Candidates {
     pub(super) unreadable: Vec<Unreadable>,
     /// For a folder: the rows of its corpus, one per readable file with an image header.
     pub(super) corpus: Option<Vec<ImageRow>>,
+    /// For a folder: its other files.
+    pub(super) left_out: LeftOutFiles,
 }
 
 impl ImageSource {
@@ -140,8 +148,8 @@ impl ImageSource {
             Self::Dataset(dataset) | Self::Folder { dataset: Some(dataset), .. } => Ok(dataset.clone()),
             Self::Folder { folder, dataset: None } => {
                 let folder = canonical(folder)?;
-                let name = folder.file_name().unwrap_or_default().to_string_lossy();
-                PartitionName::new(&name).map_err(|_| FolderError::Unnamed { name: name.into_owned() })
+                let name = text_of(folder.file_name().unwrap_or_default());
+                PartitionName::new(&name).map_err(|_| FolderError::Unnamed { name })
             }
         }
     }
@@ -159,7 +167,7 @@ impl ImageSource {
                 let folder = canonical(folder)?;
                 // `mon/images` and `tue/images` have the same default name. A user who gives a name chooses what it
                 // replaces.
-                let is_other = |row: &&ImageRow| !Path::new(&row.path).starts_with(&*folder.to_string_lossy());
+                let is_other = |row: &&ImageRow| !path_of(&row.path).starts_with(&folder);
                 if named.is_none()
                     && let Some(row) = existing.iter().find(is_other)
                 {
@@ -173,8 +181,8 @@ impl ImageSource {
 
 /// The folder of a corpus, computed from one of its rows.
 fn folder_of(row: &ImageRow) -> PathBuf {
-    let path = Path::new(&row.path);
-    path.ancestors().nth(Path::new(&row.name).components().count()).unwrap_or(path).to_owned()
+    let path = path_of(&row.path);
+    path.ancestors().nth(path_of(&row.name).components().count()).unwrap_or(&path).to_owned()
 }
 
 /// A source that remembers its images, because a stage asks for them more than once.
@@ -272,47 +280,65 @@ fn canonical(folder: &Path) -> Result<PathBuf, FolderError> {
     folder.canonicalize().map_err(|source| FolderError::Folder { path: folder.to_owned(), source: Box::new(source) })
 }
 
+/// The content of a file.
+enum Content {
+    /// An image, with its row of a corpus if it has an image's header.
+    Image(ImageId, Option<ImageRow>),
+    /// Anything else.
+    NoImage(LeftOut),
+}
+
 /// One file of a folder and its content.
 struct Scanned {
     path: String,
-    content: Result<(ImageId, Option<ImageRow>), ImageError>,
+    content: Result<Content, ImageError>,
 }
 
 /// The images below `folder`. Its path must be canonical.
 fn folder_candidates(folder: &Path) -> Result<Candidates, FolderError> {
-    let paths = agiqa_images::find(folder)
+    let Found { files, mut left_out, unreadable } = agiqa_images::find(folder)
         .map_err(|source| FolderError::Folder { path: folder.to_owned(), source: Box::new(source) })?;
-    if paths.is_empty() {
-        return Err(FolderError::Empty { path: folder.to_owned() });
-    }
-    let scanned: Vec<Scanned> = paths.par_iter().map(|path| scan(folder, path)).collect();
+    let scanned: Vec<Scanned> = files.par_iter().map(|path| scan(folder, path)).collect();
     let mut candidates = Candidates::default();
+    for (path, source) in unreadable {
+        let (text, error) = (text_of(&path), ImageError::Unreadable { path, source });
+        candidates.unreadable.push(Unreadable { path: text, kind: error.kind(), message: error.to_string() });
+    }
     let mut positions = HashMap::new();
     let mut corpus = Vec::new();
     for Scanned { path, content } in scanned {
         match content {
-            Ok((image_id, row)) => {
+            Ok(Content::Image(image_id, row)) => {
                 corpus.extend(row);
                 add(&mut candidates.images, &mut positions, image_id, || path);
             }
+            Ok(Content::NoImage(file)) => left_out.push(file),
             Err(error) => {
                 let (kind, message) = (error.kind(), error.to_string());
                 candidates.unreadable.push(Unreadable { path, kind, message });
             }
         }
     }
+    let left_out = LeftOutFiles::below(folder, left_out);
+    if candidates.images.is_empty() && candidates.unreadable.is_empty() {
+        return Err(FolderError::Empty { path: folder.to_owned(), left_out });
+    }
+    candidates.left_out = left_out;
     candidates.corpus = Some(corpus);
     Ok(candidates)
 }
 
 fn scan(folder: &Path, path: &Path) -> Scanned {
-    let content = agiqa_images::read(path).map(|bytes| {
+    let content = agiqa_images::read_if_image(path).map(|bytes| {
+        let Some(bytes) = bytes else {
+            return Content::NoImage(LeftOut { reason: Reason::NotAnImage, path: path.to_owned(), n_files: 1 });
+        };
         let image_id = ImageId::of_bytes(&bytes);
         // A file without an image header gets its reject when it is decoded.
         let row = agiqa_images::probe(&bytes).ok().map(|info| ImageRow {
             image_id,
-            name: path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned(),
-            path: path.to_string_lossy().into_owned(),
+            name: text_of(path.strip_prefix(folder).unwrap_or(path)),
+            path: text_of(path),
             n_bytes: bytes.len() as u64,
             width_px: info.width_px,
             height_px: info.height_px,
@@ -323,9 +349,9 @@ fn scan(folder: &Path, path: &Path) -> Scanned {
             mos_std: None,
             mos_align: None,
         });
-        (image_id, row)
+        Content::Image(image_id, row)
     });
-    Scanned { path: path.to_string_lossy().into_owned(), content }
+    Scanned { path: text_of(path), content }
 }
 
 /// Rejected images are not part of a corpus, just as they are not part of an ingested dataset.

@@ -1,6 +1,7 @@
 //! The stage over one source of images. It plans, computes, and keeps the table of a corpus up to date.
 
 use super::guest::{Guest, GuestError, GuestSettings};
+use super::left_out::LeftOutFiles;
 use super::plan::Plan;
 use super::run::{Outcome, Run};
 use super::source::{FolderError, ImageSource, KnownSource};
@@ -67,16 +68,18 @@ impl<S: GuestSettings> ImageStage<S> {
         rows.n_out += outcome.n_out;
         rows.n_rejected += outcome.n_rejected;
         rows.n_left -= outcome.n_out + outcome.n_rejected;
-        Ok(StageReport { summary: self.summary(&rows), rows, interrupted: outcome.interrupted })
+        plan.left_out.emit(&dataset, context.console);
+        let summary = self.summary(&rows, &plan.left_out);
+        Ok(StageReport { summary, rows, interrupted: outcome.interrupted })
     }
 
-    fn summary(&self, rows: &RowCounts) -> String {
+    fn summary(&self, rows: &RowCounts, left_out: &LeftOutFiles) -> String {
         let words = self.settings.words();
         let mut text = agiqa_store::stage::summary(rows, words.done, words.stage);
         if let Some(hint) = words.retry_hint.filter(|_| rows.n_rejected > 0) {
             text.push_str(&format!("; {hint}"));
         }
-        text
+        text + &left_out.to_string()
     }
 }
 
@@ -101,7 +104,10 @@ impl<S: GuestSettings> Stage for ImageStage<S> {
                 return Ok(Freshness::Stale { reason: format!("{n_ratings} ratings are not in `scores`") });
             }
         }
-        let reason = if n_rejected == 0 { format!("all {n_in} {}", words.done) } else { self.summary(&plan.rows) };
+        let reason = match n_rejected {
+            0 => format!("all {n_in} {}{}", words.done, plan.left_out),
+            _ => self.summary(&plan.rows, &plan.left_out),
+        };
         Ok(Freshness::Current { reason, rows: plan.rows })
     }
 

@@ -137,6 +137,7 @@ pub fn feature_sets(settings: &FeatureSettings) -> Result<FeaturePair, ExtractEr
 /// The settings are invalid for that extractor.
 pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, ExtractError> {
     let common = &settings.common;
+    common.check()?;
     Ok(match &settings.network {
         NetworkSettings::Dinov2S14(options) => Box::new(Dinov2Settings::new(options, common)?),
         NetworkSettings::Maniqa(options) => Box::new(ManiqaSettings::new(options, common)?),

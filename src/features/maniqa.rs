@@ -17,6 +17,7 @@ use super::{
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
 use agiqa_images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
 use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, weights};
+use agiqa_store::path_text;
 use agiqa_store::tables::features::FeatureKind;
 
 const NAME: ExtractorName = ExtractorName::Maniqa;
@@ -35,6 +36,7 @@ const GPU_BATCH_SIZE: usize = 16;
 #[serde(default, deny_unknown_fields)]
 pub struct ManiqaOptions {
     /// Folder of the weights and their `config.json`. Required.
+    #[serde(with = "path_text::optional")]
     pub weights: Option<PathBuf>,
     /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
     pub dtype: Option<Dtype>,

@@ -18,6 +18,7 @@ use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Prepr
 use agiqa_images::{DECODER_VERSION, RgbImage8};
 use agiqa_nets::checkpoint::Checkpoint;
 use agiqa_nets::mplug_owl2::{Frontend, MplugOwl2, Preprocessing, Prompt, PromptIds};
+use agiqa_store::path_text;
 use agiqa_store::tables::features::FeatureKind;
 use agiqa_weights::Effort;
 
@@ -45,6 +46,7 @@ const RESERVED_COLUMNS: [&str; 4] = ["image_id", "n_tokens", "extractor", "finge
 #[serde(default, deny_unknown_fields)]
 pub struct MplugOwl2Options {
     /// Folder of the checkpoint; default: `mplug-owl2` in the weights folder.
+    #[serde(with = "path_text::optional")]
     pub weights: Option<PathBuf>,
     /// Prompts that images are read under, one column each. They decide the numbers. Default: the paper's two prompts.
     pub prompts: Option<Vec<Prompt>>,

@@ -11,6 +11,7 @@ use super::dinov2::Dinov2Options;
 use super::maniqa::ManiqaOptions;
 use super::mplug_owl2::MplugOwl2Options;
 use super::nss::NssOptions;
+use crate::engine::{MAX_BATCH_SIZE, MAX_PART_ROWS};
 use agiqa_nets::layers::products_of;
 use agiqa_store::store::shard::Shard;
 
@@ -380,6 +381,22 @@ impl CommonSettings {
     /// Names of the settings.
     pub const KEYS: &[&str] =
         &["device", "batch_size", "max_pixels", "shard", "retry_rejects", "part_rows", "part_secs"];
+
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// A batch or a part is larger than memory should hold.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let batch_size = self.batch_size.map_or(1, NonZeroUsize::get);
+        let limited = [("batch_size", batch_size, MAX_BATCH_SIZE), ("part_rows", self.part_rows.get(), MAX_PART_ROWS)];
+        match limited.into_iter().find(|(_, found, limit)| found > limit) {
+            Some((key, found, limit)) => {
+                let problem = format!("expected 1 to {limit}");
+                Err(SettingsError::Value { key, found: found.to_string(), problem })
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 impl Default for CommonSettings {

@@ -16,6 +16,7 @@
 //! | `duplicate-name` | names the same file as an earlier row, which is kept |
 //! | `missing`, `unreadable` | names a file that does not exist, or that cannot be read |
 //! | `empty`, `not-an-image`, `truncated`, `damaged`, `unsupported` | has unusable content, see [`agiqa_images`] |
+//! | `damaged-scan` | is a JPEG whose decoder warns of lost data |
 //! | `too-large` | has more pixels than the limit |
 //! | `duplicate-image` | has the same bytes as the image of an earlier row, which is kept: identity is content |
 //!
@@ -28,6 +29,7 @@ use rayon::prelude::*;
 
 use agiqa_images::{DecodeLimits, ImageError, ImageInfo};
 use agiqa_store::identity::ImageId;
+use agiqa_store::path_text::text_of;
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::derived::Derived;
 use agiqa_store::store::part::PartError;
@@ -206,7 +208,7 @@ impl IngestStage {
             if context.interrupt.is_raised() {
                 return None;
             }
-            let probed = probe(folder.join(&candidate.relative), &limits);
+            let probed = probe(candidate.file(&folder), &limits);
             progress.add(1);
             Some(probed)
         };
@@ -313,7 +315,7 @@ fn sort_out(mut plan: Plan, probed: Vec<Probed>) -> (Images, Vec<RejectRow>) {
         rows.push(ImageRow {
             image_id,
             name: name.clone(),
-            path: path.to_string_lossy().into_owned(),
+            path: text_of(&path),
             n_bytes,
             width_px,
             height_px,
@@ -338,7 +340,9 @@ fn whole_message(error: &ImageError, path: &Path) -> String {
         | ImageError::NotAnImage { .. }
         | ImageError::Truncated { .. }
         | ImageError::Damaged { .. }
+        | ImageError::DamagedScan { .. }
+        | ImageError::Foreign { .. }
         | ImageError::TooLarge { .. }
-        | ImageError::Unsupported { .. } => format!("`{}`: {error}", path.display()),
+        | ImageError::Unsupported { .. } => format!("`{}`: {error}", text_of(path)),
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use super::IngestError;
 use super::settings::{IngestSettings, Mapping};
 use super::table::{self, RawRow, RawTable, RowProblem, TableFormat};
+use agiqa_store::path_text::path_of;
 use agiqa_store::tables::images::{COLUMNS, ExtraColumn, ExtraValues};
 use agiqa_store::tables::rejects::RejectRow;
 
@@ -23,6 +24,20 @@ pub(super) struct Candidate {
     pub(super) mos_align: Option<f64>,
     pub(super) prompt: Option<String>,
     pub(super) generator: Option<String>,
+}
+
+impl Candidate {
+    /// The image's file below `folder`. A name may also be the text of a path that is not UTF-8, as tables of the store
+    /// write it, unless there is a file of the very name.
+    pub(super) fn file(&self, folder: &Path) -> PathBuf {
+        let file = folder.join(&self.relative);
+        let meant = self.relative.to_str().map(path_of).filter(|meant| *meant != self.relative);
+        let is_inside = |meant: &PathBuf| meant.components().all(|part| matches!(part, Component::Normal(_)));
+        match meant.filter(is_inside) {
+            Some(meant) if !file.exists() => folder.join(meant),
+            _ => file,
+        }
+    }
 }
 
 /// A table, divided into candidates and rejects.

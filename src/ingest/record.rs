@@ -108,7 +108,7 @@ impl StampDigest {
     pub(super) fn of_plan(plan: &Plan, folder: &Path) -> Self {
         let mut digest = Self::default();
         for candidate in &plan.candidates {
-            digest.add(candidate, FileStamp::of(&folder.join(&candidate.relative)));
+            digest.add(candidate, FileStamp::of(&candidate.file(folder)));
         }
         digest
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::table::TableFormat;
 use agiqa_images::DecodeLimits;
+use agiqa_store::path_text;
 use agiqa_store::tables::PartitionName;
 
 /// One dataset to ingest: a MOS table and the folder of its images.
@@ -19,8 +20,10 @@ pub struct IngestSettings {
     /// Name of the dataset in the store.
     pub dataset: PartitionName,
     /// The MOS table: CSV, TSV, JSON (an array of objects), JSON lines, Parquet or xlsx.
+    #[serde(with = "path_text::field")]
     pub table: PathBuf,
     /// Folder that the names in the table are relative to.
+    #[serde(with = "path_text::field")]
     pub images: PathBuf,
     /// Format of the table; default: by the extension of its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::de;
 use super::error::{ConfigError, quoted, suggestion};
 use super::tree::{Node, NodeValue, Sources};
+use agiqa_store::path_text::{path_of, text_of};
 
 /// Type of a parameter's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -116,13 +117,14 @@ fn resolved(kind: ParamType, value: &str, folder: &Path) -> String {
     }
 }
 
-/// The absolute path of `path` relative to `folder`, so that it is not resolved a second time. URLs stay unchanged.
+/// The absolute path of `path` relative to `folder`, so that it is not resolved a second time. URLs stay unchanged. Both
+/// paths are written as [`agiqa_store::path_text`] writes them.
 pub fn path_below(path: &str, folder: &Path) -> String {
     if path.is_empty() || path.contains("://") {
         return path.to_owned();
     }
-    let joined = folder.join(path);
-    std::path::absolute(&joined).unwrap_or(joined).display().to_string()
+    let joined = folder.join(path_of(path));
+    text_of(std::path::absolute(&joined).unwrap_or(joined))
 }
 
 /// Replaces the value at the dotted path `key`. Missing keys are created, because only the settings know the valid

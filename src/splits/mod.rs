@@ -18,6 +18,7 @@ pub use published::PublishedError;
 pub use python_random::PythonRandom;
 pub use stage::SplitStage;
 
+use agiqa_store::path_text;
 use agiqa_store::tables::PartitionName;
 
 /// Rules that assign images to parts.
@@ -43,10 +44,13 @@ pub enum SplitSettings {
     /// The dataset's own split: a CSV file per part, with a column `name`.
     Published {
         /// File of the training part.
+        #[serde(with = "path_text::field")]
         train: PathBuf,
         /// File of the validation part.
+        #[serde(with = "path_text::field")]
         validation: PathBuf,
         /// File of the test part.
+        #[serde(with = "path_text::field")]
         test: PathBuf,
     },
     /// Random, but all images of one prompt in one part.

@@ -8,7 +8,6 @@
 use std::fs::File;
 use std::io::Seek as _;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{AsArray as _, FixedSizeBinaryArray, RecordBatch};
@@ -26,6 +25,7 @@ use crate::engine::{Failure, decode_verified};
 use agiqa_images::{DecodeLimits, RgbImage8, interpolate_bicubic};
 use agiqa_store::identity::ImageId;
 use agiqa_store::interrupt::Interrupt;
+use agiqa_store::path_text::path_of;
 
 /// Images cannot be kept or read back.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +128,7 @@ impl Pictures {
         let limits = DecodeLimits::default();
         let resized = |i: usize| {
             let Location { image_id, path, .. } = &locations[i];
-            let image = decode_verified(Path::new(path), image_id, &limits)?;
+            let image = decode_verified(&path_of(path), image_id, &limits)?;
             Ok(interpolate_bicubic(&image, side_px, side_px).pixels)
         };
         let ended = in_order(locations.len(), n_threads, resized, |i, resized: Result<Vec<u8>, Failure>| {

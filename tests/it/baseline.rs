@@ -11,12 +11,12 @@ use agiqa_store::tables::scores::{Direction, ScoreSet};
 use crate::testdir::{TestDir, reference};
 
 /// Parameter files of the three methods' forms, which say nothing about quality.
-fn params() -> PathBuf {
+pub(crate) fn params() -> PathBuf {
     reference("handcrafted")
 }
 
 /// A picture of `width` × `height` that no other `seed` gives, as PNG.
-fn picture(seed: u32, width: u32, height: u32) -> Vec<u8> {
+pub(crate) fn picture(seed: u32, width: u32, height: u32) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     let mut next = move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -42,12 +42,12 @@ fn baseline<'a>(params: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     base.into_iter().chain(more.iter().copied()).collect()
 }
 
-fn open(dir: &TestDir) -> Store {
+pub(crate) fn open(dir: &TestDir) -> Store {
     Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("the store is there")
 }
 
 /// Scores per method. Fails where a method has more than one set.
-fn scores(dir: &TestDir) -> HashMap<String, HashMap<ImageId, f64>> {
+pub(crate) fn scores(dir: &TestDir) -> HashMap<String, HashMap<ImageId, f64>> {
     let store = open(dir);
     let mut found = HashMap::new();
     for set in ScoreSet::list(&store).expect("sets can be listed") {
@@ -58,7 +58,7 @@ fn scores(dir: &TestDir) -> HashMap<String, HashMap<ImageId, f64>> {
     found
 }
 
-fn rejects_of(dir: &TestDir) -> Vec<RejectRow> {
+pub(crate) fn rejects_of(dir: &TestDir) -> Vec<RejectRow> {
     rejects::read(&open(dir), "baseline").expect("rejects can be read")
 }
 

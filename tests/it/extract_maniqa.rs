@@ -1,5 +1,6 @@
 //! `agiqa extract --extractor maniqa`: from image files to columns, by the authors' numbers.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use agiqa_store::identity::ImageId;
@@ -63,6 +64,24 @@ fn columns(dir: &TestDir, ids: &[ImageId]) -> [Tensor; 2] {
         };
         Tensor::stack(&found.rows.iter().map(row).collect::<Vec<_>>(), 0)
     })
+}
+
+/// The bits of all vectors in the only feature set of `store`, by image.
+pub fn bits_of_features(dir: &TestDir, store: &str) -> BTreeMap<String, Vec<u32>> {
+    let store = Store::open(&dir.path().join(store).display().to_string(), OpenMode::Existing).expect("a store");
+    let mut bits = BTreeMap::new();
+    for set in FeatureSet::list(&store).expect("sets can be listed") {
+        let ids: Vec<ImageId> = set.done(&store).expect("rows can be read").into_iter().collect();
+        let found = set.read(&store, &ids).expect("vectors can be read");
+        for (matrix, column) in found.matrices.iter().zip(&set.columns) {
+            for (id, row) in ids.iter().zip(&found.rows) {
+                let row = &matrix[row.expect("it is done") * column.dim..][..column.dim];
+                let values: &mut Vec<u32> = bits.entry(id.to_string()).or_default();
+                values.extend(row.iter().map(|value| value.to_bits()));
+            }
+        }
+    }
+    bits
 }
 
 /// Largest difference from the numbers in `expected` over their largest magnitude, of `f_1` and of the rating.

@@ -42,14 +42,18 @@ pub enum CheckpointError {
     Damaged { path: PathBuf, problem: String },
     /// The pickle has an opcode or class that is not on the list.
     #[error(
-        "{}: refused at byte {at} of its pickle: {problem}; only tensors, dictionaries and plain values are read from \
-         it, and nothing is executed",
-        path.display()
+        "{}: refused at byte {at} of its pickle{}: {problem}; only tensors, dictionaries and plain values are read from \
+         it, and nothing is executed; convert it where you trust it: `torch.save(torch.load(path, map_location='cpu', \
+         weights_only=False).state_dict(), new_path)`",
+        path.display(),
+        near.as_ref().map_or_else(String::new, |name| format!(", near `{name}`"))
     )]
     Refused {
         path: PathBuf,
         /// Byte offset in the pickle.
         at: usize,
+        /// The latest name before it, often the tensor's.
+        near: Option<String>,
         /// The opcode or class, and the problem with it.
         problem: String,
     },
@@ -60,6 +64,19 @@ pub enum CheckpointError {
         path.display()
     )]
     LegacyPickle { path: PathBuf },
+    /// The file is known to be something else.
+    #[error("{}: neither safetensors nor a zip of PyTorch (.bin, .pt, .pth), but {found}", path.display())]
+    Other {
+        path: PathBuf,
+        /// What it is, and what to do.
+        found: String,
+    },
+    /// A tensor's values are not all finite.
+    #[error(
+        "{}: tensor `{name}` has values that are not finite: the training diverged, or the file is damaged",
+        path.display()
+    )]
+    NotFinite { path: PathBuf, name: String },
     /// The file's format is unknown.
     #[error(
         "{}: neither safetensors nor a zip of PyTorch (.bin, .pt, .pth); it starts with {starts_with}",

@@ -19,6 +19,8 @@ mod error;
 
 pub use error::{CheckpointError, Misfit};
 
+pub mod other;
+
 mod source;
 
 pub use source::{FileSource, ReadAt};
@@ -44,17 +46,19 @@ use std::path::Path;
 /// # Errors
 /// The file has neither format, or is damaged.
 pub fn read_file(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTensor)>, CheckpointError> {
-    let n = source.n_bytes().min(16) as usize;
-    let head = source.read(path, 0, n)?;
+    let head = source.read(path, 0, source.n_bytes().min(other::HEAD_BYTES as u64) as usize)?;
     match head[..] {
         [b'P', b'K', 3, 4, ..] => pytorch::read(path, source),
         // The header's length in eight bytes, then the header in JSON.
         [_, _, _, _, _, _, 0, 0, b'{', ..] => safetensors::read(path, source),
         // A pickle of protocol 2 to 5 without a zip around it.
         [0x80, 2..=5, ..] => Err(CheckpointError::LegacyPickle { path: path.to_owned() }),
-        _ => Err(CheckpointError::UnknownFormat {
-            path: path.to_owned(),
-            starts_with: head.iter().map(|byte| format!("{byte:02x}")).collect(),
+        _ => Err(match other::content(&head) {
+            Some(found) => CheckpointError::Other { path: path.to_owned(), found },
+            None => CheckpointError::UnknownFormat {
+                path: path.to_owned(),
+                starts_with: head.iter().take(16).map(|byte| format!("{byte:02x}")).collect(),
+            },
         }),
     }
 }

@@ -1,7 +1,9 @@
 //! An unpickler with an allow-list: the subset of Python's pickle protocols 2 to 5 that state dicts need.
 //!
 //! A pickle is a program for a stack machine. Python's machine calls any function that the pickle names. This machine
-//! knows containers, plain values, and the few classes in [`Class`]; it refuses any other opcode or class by name. It
+//! knows containers, plain values, and the few classes in [`Class`]. A value of any other class is an opaque
+//! [`Object::Instance`], which is passed over: NumPy's numbers, arguments, paths, whole modules. A class or function whose
+//! only use in a pickle is to run something ([`runs_code`]) is refused by name, and so is any other opcode. This machine
 //! executes nothing and imports nothing. Each instruction makes at most one value. No instruction copies a container,
 //! and strings are borrowed from the file. Yet an instruction of one byte makes an object of a hundred bytes, so memory
 //! is counted and bounded.
@@ -31,6 +33,8 @@ pub enum Value<'a> {
     Bytes(&'a [u8]),
     /// A class or function on the list.
     Class(Class),
+    /// Any other class or function. It is never called.
+    Foreign,
     /// A container or tensor.
     Object(usize),
 }
@@ -42,8 +46,10 @@ pub enum Class {
     OrderedDict,
     /// `torch._utils._rebuild_tensor_v2`.
     RebuildTensor,
-    /// `torch._utils._rebuild_parameter`.
+    /// `torch._utils._rebuild_parameter`, and `_rebuild_parameter_with_state`.
     RebuildParameter,
+    /// `torch._tensor._rebuild_from_type_v2`, which makes a tensor of a subclass with another function.
+    RebuildFromType,
     /// `torch.Size`, a tuple.
     Size,
     /// A storage class of `torch`.
@@ -55,7 +61,8 @@ impl Class {
         Some(match (module, name) {
             ("collections", "OrderedDict") => Self::OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
-            ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Self::RebuildParameter,
+            ("torch._tensor", "_rebuild_from_type_v2") => Self::RebuildFromType,
             ("torch", "Size") => Self::Size,
             ("torch", storage) => Self::Storage(Dtype::of_storage(storage)?),
             _ => return None,
@@ -72,6 +79,13 @@ pub enum Object<'a> {
     List(Vec<Value<'a>>),
     /// A dict or `OrderedDict`, in order. A key may repeat; its last value holds.
     Dict(Vec<(Value<'a>, Value<'a>)>),
+    /// A value of a class that is not on the list.
+    Instance {
+        /// Its items, if its class is a kind of dictionary.
+        items: Vec<(Value<'a>, Value<'a>)>,
+        /// Its attributes, as the pickle gives them.
+        state: Option<Value<'a>>,
+    },
     /// A storage. `torch.save` writes its values outside the pickle, under `key`.
     Storage {
         /// Number type.
@@ -99,7 +113,7 @@ impl Object<'_> {
     fn n_held_bytes(&self) -> usize {
         match self {
             Self::Tuple(items) | Self::List(items) => items.capacity() * size_of::<Value>(),
-            Self::Dict(items) => items.capacity() * size_of::<(Value, Value)>(),
+            Self::Dict(items) | Self::Instance { items, .. } => items.capacity() * size_of::<(Value, Value)>(),
             Self::Storage { .. } => 0,
             Self::Tensor { size, stride, .. } => (size.capacity() + stride.capacity()) * size_of::<i64>(),
         }
@@ -120,6 +134,8 @@ pub struct Unpickled<'a> {
 pub struct Refusal {
     /// Position of the instruction.
     pub at: usize,
+    /// The latest text on the stack, which is often the name of the value that is being made.
+    pub near: Option<String>,
     /// The opcode or class, and the problem with it.
     pub problem: String,
 }
@@ -144,10 +160,10 @@ pub fn unpickle(bytes: &[u8], max_memory: u64) -> Result<Unpickled<'_>, Refusal>
             Ok(Some(root)) => return Ok(Unpickled { objects: machine.objects, root }),
             Ok(None) if machine.n_bytes() > max_memory => {
                 let problem = format!("its objects take more than {max_memory} bytes of memory, unlike a state dict's");
-                return Err(Refusal { at, problem });
+                return Err(Refusal { at, near: None, problem });
             }
             Ok(None) => {}
-            Err(problem) => return Err(Refusal { at, problem }),
+            Err(problem) => return Err(Refusal { at, near: machine.latest_text(), problem }),
         }
     }
 }
@@ -322,11 +338,37 @@ impl<'a> Machine<'a> {
                 let items = self.pop_n(2)?;
                 self.reduce(items[0], items[1])?;
             }
+            // NEWOBJ and NEWOBJ_EX: a class, its arguments, and in the latter arguments by name.
+            0x81 | 0x92 => {
+                let items = self.pop_n(if opcode == 0x81 { 2 } else { 3 })?;
+                match items[0] {
+                    Value::Class(Class::OrderedDict) => self.object(Object::Dict(Vec::new())),
+                    Value::Class(_) | Value::Foreign => self.instance(),
+                    _ => return Err(format!("{} of something other than a class", opcode_name(opcode))),
+                }
+            }
+            // EMPTY_SET, ADDITEMS, FROZENSET, BYTEARRAY8: sets hold no tensors.
+            0x8f => self.instance(),
+            0x90 => drop(self.pop_mark()?),
+            0x91 => {
+                self.pop_mark()?;
+                self.instance();
+            }
+            0x96 => {
+                let n = self.length_64()?;
+                let bytes = self.take(n)?;
+                self.push(Value::Bytes(bytes));
+            }
             // BUILD sets attributes. The attributes of an OrderedDict (`_metadata`) or a parameter hold no tensors.
             b'b' => {
-                self.pop()?;
+                let attributes = self.pop()?;
                 match self.stack.last() {
-                    Some(Value::Object(_)) => {}
+                    Some(&Value::Object(object)) => {
+                        if let Object::Instance { state, .. } = &mut self.objects[object] {
+                            *state = Some(attributes);
+                        }
+                    }
+                    Some(Value::Foreign) => {}
                     _ => return Err("BUILD of something that has no attributes".to_owned()),
                 }
             }
@@ -431,9 +473,25 @@ impl<'a> Machine<'a> {
     }
 
     fn class(&mut self, module: &str, name: &str) -> Step<()> {
-        let class = Class::find(module, name).ok_or_else(|| format!("class `{module}.{name}`"))?;
-        self.push(Value::Class(class));
+        let class = match Class::find(module, name) {
+            Some(class) => Value::Class(class),
+            None if runs_code(module, name) => return Err(format!("class `{module}.{name}`, which runs code")),
+            None => Value::Foreign,
+        };
+        self.push(class);
         Ok(())
+    }
+
+    /// A value of a class that is not on the list.
+    fn instance(&mut self) {
+        self.object(Object::Instance { items: Vec::new(), state: None });
+    }
+
+    fn latest_text(&self) -> Option<String> {
+        self.stack.iter().rev().find_map(|value| match value {
+            Value::Str(text) => Some(text.chars().take(200).collect()),
+            _ => None,
+        })
     }
 
     /// The container on top of the stack, below the values just popped.
@@ -453,6 +511,7 @@ impl<'a> Machine<'a> {
                 self.n_held_bytes += n_more * size_of::<Value>();
                 Ok(())
             }
+            Object::Instance { .. } => Ok(()),
             _ => Err("APPEND to something other than a list".to_owned()),
         }
     }
@@ -460,7 +519,7 @@ impl<'a> Machine<'a> {
     fn set_items(&mut self, items: &[Value<'a>]) -> Step<()> {
         let pairs = pairs(items)?;
         match self.target()? {
-            Object::Dict(dict) => {
+            Object::Dict(dict) | Object::Instance { items: dict, .. } => {
                 let n_before = dict.capacity();
                 dict.extend(pairs);
                 let n_more = dict.capacity() - n_before;
@@ -497,8 +556,14 @@ impl<'a> Machine<'a> {
 
     /// Calls a function on the list.
     fn reduce(&mut self, function: Value<'a>, arguments: Value<'a>) -> Step<()> {
-        let Value::Class(class) = function else {
-            return Err("REDUCE of something other than a class".to_owned());
+        let class = match function {
+            Value::Class(class) => class,
+            // What a function that is not on the list would give, also one that another such function gave.
+            Value::Foreign => return Ok(self.instance()),
+            Value::Object(object) if matches!(self.objects[object], Object::Instance { .. }) => {
+                return Ok(self.instance());
+            }
+            _ => return Err("REDUCE of something other than a class".to_owned()),
         };
         let arguments = self.tuple(arguments)?;
         match (class, arguments) {
@@ -520,12 +585,17 @@ impl<'a> Machine<'a> {
                 }
                 self.object(Object::Tensor { storage, offset, size, stride });
             }
-            // The tensor, requires_grad, hooks.
-            (Class::RebuildParameter, [Value::Object(tensor), _, _])
+            // The tensor, requires_grad, hooks, and maybe attributes.
+            (Class::RebuildParameter, [Value::Object(tensor), _, _] | [Value::Object(tensor), _, _, _])
                 if matches!(self.objects[*tensor], Object::Tensor { .. }) =>
             {
                 let tensor = Value::Object(*tensor);
                 self.push(tensor);
+            }
+            (Class::RebuildFromType, [Value::Class(function), _, of_function, _])
+                if *function != Class::RebuildFromType =>
+            {
+                return self.reduce(Value::Class(*function), *of_function);
             }
             (class, arguments) => {
                 return Err(format!("{class:?} called with {} arguments of other kinds", arguments.len()));
@@ -560,6 +630,38 @@ fn pairs<'a>(items: &[Value<'a>]) -> Step<Vec<(Value<'a>, Value<'a>)>> {
     Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
+/// Whether a pickle names this class or function in order to run something when it is loaded. Its values are no part of any
+/// checkpoint, so the file is not to be trusted.
+fn runs_code(module: &str, name: &str) -> bool {
+    const MODULES: [&str; 20] = [
+        "asyncio",
+        "code",
+        "commands",
+        "ctypes",
+        "imp",
+        "importlib",
+        "marshal",
+        "nt",
+        "os",
+        "popen2",
+        "posix",
+        "pty",
+        "runpy",
+        "shutil",
+        "socket",
+        "subprocess",
+        "sys",
+        "timeit",
+        "urllib",
+        "webbrowser",
+    ];
+    const BUILTINS: [&str; 8] = ["__import__", "breakpoint", "compile", "eval", "exec", "execfile", "input", "open"];
+    match module.split('.').next().unwrap_or_default() {
+        "builtins" | "__builtin__" => BUILTINS.contains(&name),
+        package => MODULES.contains(&package),
+    }
+}
+
 /// Name of a refused opcode.
 fn opcode_name(opcode: u8) -> String {
     let name = match opcode {
@@ -570,10 +672,6 @@ fn opcode_name(opcode: u8) -> String {
         0x82 => "EXT1",
         0x83 => "EXT2",
         0x84 => "EXT4",
-        0x8f => "EMPTY_SET",
-        0x90 => "ADDITEMS",
-        0x91 => "FROZENSET",
-        0x96 => "BYTEARRAY8",
         0x97 => "NEXT_BUFFER",
         0x98 => "READONLY_BUFFER",
         b'2' => "DUP",

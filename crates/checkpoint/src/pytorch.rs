@@ -7,7 +7,8 @@
 //! ```
 //!
 //! State dicts may lie inside other dictionaries; the keys on the way are joined by dots. Leaves other than tensors
-//! (epoch, arguments, versions) are ignored.
+//! (epoch, arguments, versions) are ignored. A whole pickled module gives the names that its state dict would have: its
+//! attributes `_parameters` and `_buffers` hold tensors, and `_modules` holds further modules.
 
 use std::path::Path;
 
@@ -61,7 +62,7 @@ pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTenso
         return Err(damaged(format!("a pickle of {n_bytes} bytes is over the limit of {MAX_PICKLE_BYTES}")));
     }
     let pickle = source.read(path, start, n_bytes as usize)?;
-    let refused = |Refusal { at, problem }| CheckpointError::Refused { path: path.to_owned(), at, problem };
+    let refused = |Refusal { at, near, problem }| CheckpointError::Refused { path: path.to_owned(), at, near, problem };
     // An opcode of one byte makes an object of a hundred bytes. A state dict's objects are small compared to its
     // values.
     let max_memory = source.n_bytes().max(LEAST_PICKLE_MEMORY);
@@ -102,31 +103,58 @@ fn leaves<'p, 'a>(
     while let Some((name, value, depth)) = pending.pop() {
         let Value::Object(object) = value else { continue };
         let object = &unpickled.objects[object];
-        match object {
-            Object::Tensor { .. } => leaves.push((name, object)),
-            Object::Dict(items) => {
-                if depth == MAX_DEPTH {
-                    return Err(format!("dictionaries are nested deeper than {MAX_DEPTH}"));
-                }
-                n_left = n_left.checked_sub(items.len()).ok_or("its dictionaries contain each other")?;
-                for (key, value) in items {
-                    let (Value::Str(key), Value::Object(_)) = (key, value) else { continue };
-                    let n_bytes = name.len() + 1 + key.len();
-                    name_bytes_left = name_bytes_left
-                        .checked_sub(n_bytes)
-                        .ok_or("its names are longer together than a state dict's can be")?;
-                    memory_left = memory_left
-                        .checked_sub(ITEM_BYTES)
-                        .ok_or("its dictionaries have more items together than a state dict's can have")?;
-                    let name = if depth == 0 { (*key).to_owned() } else { format!("{name}.{key}") };
-                    pending.push((name, *value, depth + 1));
-                }
+        let dictionaries: Vec<&[(Value<'a>, Value<'a>)]> = match object {
+            Object::Tensor { .. } => {
+                leaves.push((name, object));
+                continue;
             }
-            Object::Tuple(_) | Object::List(_) | Object::Storage { .. } => {}
+            Object::Dict(items) => vec![items],
+            Object::Instance { items, state } => {
+                module_items(unpickled, *state).into_iter().chain([&items[..]]).collect()
+            }
+            Object::Tuple(_) | Object::List(_) | Object::Storage { .. } => continue,
+        };
+        if depth == MAX_DEPTH {
+            return Err(format!("dictionaries are nested deeper than {MAX_DEPTH}"));
+        }
+        for items in dictionaries {
+            n_left = n_left.checked_sub(items.len()).ok_or("its dictionaries contain each other")?;
+            for (key, value) in items {
+                let (Value::Str(key), Value::Object(_)) = (key, value) else { continue };
+                let n_bytes = name.len() + 1 + key.len();
+                name_bytes_left = name_bytes_left
+                    .checked_sub(n_bytes)
+                    .ok_or("its names are longer together than a state dict's can be")?;
+                memory_left = memory_left
+                    .checked_sub(ITEM_BYTES)
+                    .ok_or("its dictionaries have more items together than a state dict's can have")?;
+                let name = if depth == 0 { (*key).to_owned() } else { format!("{name}.{key}") };
+                pending.push((name, *value, depth + 1));
+            }
         }
     }
     // The walk pops from the back. Reversed, the leaves stand in the order of the file, and the last of equal names is
     // last.
     leaves.reverse();
     Ok(leaves)
+}
+
+/// Attributes of `torch.nn.Module` that its state dict is made of.
+const MODULE_ATTRIBUTES: [&str; 3] = ["_parameters", "_buffers", "_modules"];
+
+/// The tensors and modules of an object with the attributes `state`; nothing if it is not a module.
+fn module_items<'p, 'a>(unpickled: &'p Unpickled<'a>, state: Option<Value<'a>>) -> Vec<&'p [(Value<'a>, Value<'a>)]> {
+    let dictionary = |value: Value<'a>| match value {
+        Value::Object(object) => match &unpickled.objects[object] {
+            Object::Dict(items) => Some(items.as_slice()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let Some(attributes) = state.and_then(dictionary) else { return Vec::new() };
+    let of_module = |(key, value): &(Value<'a>, Value<'a>)| match key {
+        Value::Str(key) if MODULE_ATTRIBUTES.contains(key) => dictionary(*value),
+        _ => None,
+    };
+    attributes.iter().filter_map(of_module).collect()
 }

@@ -54,8 +54,12 @@ pub fn find(path: &Path) -> Result<Files, CheckpointError> {
         return Err(problem(format!("{n_bytes} bytes are over the limit of {MAX_INDEX_BYTES} for an index")));
     }
     let index = std::fs::read(&path).map_err(io_error)?;
-    let index: Index =
-        serde_json::from_slice(&index).map_err(|error| problem(format!("it is not an index of shards: {error}")))?;
+    let index: Index = serde_json::from_slice(&index).map_err(|error| {
+        match super::other::content(&index[..index.len().min(512)]) {
+            Some(found) if !index.trim_ascii_start().starts_with(b"{") => problem(format!("it is {found}")),
+            _ => problem(format!("it is not an index of shards: {error}")),
+        }
+    })?;
     let mut names: Vec<&String> = index.weight_map.values().collect();
     names.sort();
     names.dedup();

@@ -1,42 +1,35 @@
 //! Decoding by content.
 
-use std::io::{self, BufRead, Cursor, Read};
+use std::any::Any;
+use std::borrow::Cow;
+use std::io::{self, Cursor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::{DynamicImage, ImageDecoder, ImageError as CrateError, ImageFormat, ImageReader};
-use mozjpeg::{ColorSpace, Decompress, Marker};
 
-use super::{DecodeLimits, ImageError, ImageInfo, RgbImage8};
-
-/// Adobe's marker in JPEG files, which tells that CMYK values are stored inverted.
-const ADOBE: Marker = Marker::APP(14);
+use super::format::{Format, HEAD_BYTES};
+use super::{DecodeLimits, ImageError, ImageInfo, RgbImage8, jpeg};
 
 /// Identifies and decodes an image file's `bytes`. The crate's documentation says how each kind of file is decoded.
 ///
 /// # Errors
 /// Content that cannot be decoded. A decoder that panics on hostile input gives an error, too.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<(ImageInfo, RgbImage8), ImageError> {
-    if bytes.is_empty() {
-        return Err(ImageError::Empty);
+    let format = format_of(bytes)?;
+    if format == "jpeg" {
+        return jpeg::decode(bytes, limits);
     }
-    let format = image::guess_format(bytes).ok().and_then(format_name).ok_or_else(|| not_an_image(bytes))?;
-    let decoded = catch_unwind(AssertUnwindSafe(|| match format {
-        "jpeg" => decode_jpeg(bytes, limits),
-        _ => decode_other(bytes, format, limits),
-    }));
-    decoded.unwrap_or_else(|panic| {
-        // libjpeg's fatal errors arrive as panics that carry its message.
-        let reason = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_else(|| "the decoder gave up".to_owned());
-        Err(if is_early_end(&reason) {
-            ImageError::Truncated { format }
-        } else {
-            ImageError::Damaged { format, reason }
-        })
-    })
+    let decode = |bytes: &[u8]| {
+        let decoded = catch_unwind(AssertUnwindSafe(|| decode_other(bytes, format, limits)));
+        decoded.unwrap_or_else(|panic| Err(ImageError::Damaged { format, reason: panic_message(panic) }))
+    };
+    match (decode(bytes), png_with_end(bytes)) {
+        // A PNG that lacks only the chunk that marks its end is whole.
+        (Err(ImageError::Truncated { format }), Some(bytes)) => {
+            decode(&bytes).map_err(|_| ImageError::Truncated { format })
+        }
+        (decoded, _) => decoded,
+    }
 }
 
 /// Reads the header of an image file's `bytes`. No pixel is decoded, so the file may still be cut short.
@@ -44,123 +37,73 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<(ImageInfo, RgbImag
 /// # Errors
 /// Content that is not an image of a known format, or whose header is damaged.
 pub fn probe(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
-    if bytes.is_empty() {
-        return Err(ImageError::Empty);
+    let format = format_of(bytes)?;
+    if format == "jpeg" {
+        let (width_px, height_px) = jpeg::size(bytes)?;
+        return Ok(ImageInfo { format, width_px, height_px });
     }
-    let guessed = image::guess_format(bytes).map_err(|_| not_an_image(bytes))?;
-    let format = format_name(guessed).ok_or_else(|| not_an_image(bytes))?;
     let damaged = |reason: String| ImageError::Damaged { format, reason };
-    let header = || ImageReader::with_format(Cursor::new(bytes), guessed).into_dimensions();
+    let header = || ImageReader::with_format(Cursor::new(bytes), crate_format(format)).into_dimensions();
     let (width_px, height_px) = catch_unwind(header)
-        .map_err(|_| damaged("the decoder gave up".to_owned()))?
+        .map_err(|panic| damaged(panic_message(panic)))?
         .map_err(|error| damaged(error.to_string()))?;
     Ok(ImageInfo { format, width_px, height_px })
 }
 
-fn format_name(format: ImageFormat) -> Option<&'static str> {
-    match format {
-        ImageFormat::Jpeg => Some("jpeg"),
-        ImageFormat::Png => Some("png"),
-        ImageFormat::WebP => Some("webp"),
-        ImageFormat::Bmp => Some("bmp"),
-        ImageFormat::Gif => Some("gif"),
-        ImageFormat::Tiff => Some("tiff"),
-        ImageFormat::Pnm => Some("pnm"),
-        _ => None,
+fn format_of(bytes: &[u8]) -> Result<&'static str, ImageError> {
+    match Format::of(&bytes[..bytes.len().min(HEAD_BYTES)]) {
+        Some(Format::Decoded(format)) => Ok(format),
+        Some(Format::Foreign(format)) => Err(ImageError::Foreign { format }),
+        None if bytes.is_empty() => Err(ImageError::Empty),
+        None => {
+            let head: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            Err(ImageError::NotAnImage { starts_with: head.join(" ") })
+        }
     }
 }
 
-fn not_an_image(bytes: &[u8]) -> ImageError {
-    let head: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    ImageError::NotAnImage { starts_with: head.join(" ") }
+fn crate_format(format: &str) -> ImageFormat {
+    match format {
+        "png" => ImageFormat::Png,
+        "webp" => ImageFormat::WebP,
+        "bmp" => ImageFormat::Bmp,
+        "gif" => ImageFormat::Gif,
+        "tiff" => ImageFormat::Tiff,
+        "pnm" => ImageFormat::Pnm,
+        _ => ImageFormat::Jpeg,
+    }
 }
 
-fn check_size(width_px: u32, height_px: u32, limits: &DecodeLimits) -> Result<(), ImageError> {
+/// The words of a caught panic.
+pub(crate) fn panic_message(panic: Box<dyn Any + Send>) -> String {
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(other) => other.downcast_ref::<&str>().map_or("the decoder gave up", |text| text).to_owned(),
+    }
+}
+
+pub(crate) fn check_size(width_px: u32, height_px: u32, limits: &DecodeLimits) -> Result<(), ImageError> {
     if u64::from(width_px) * u64::from(height_px) > limits.max_pixels {
         return Err(ImageError::TooLarge { width_px, height_px, max_pixels: limits.max_pixels });
     }
     Ok(())
 }
 
-/// Error message of [`JpegBytes`] if libjpeg asks for bytes that the file does not have.
-const EARLY_END: &str = "the file ends early";
-
-fn is_early_end(reason: &str) -> bool {
-    // libjpeg passes the reader's error on as JERR_FILE_READ.
-    reason.contains("Input file read error") || reason.contains(EARLY_END)
-}
-
-/// A file's bytes for libjpeg. Reading beyond their end is an error: libjpeg would fill the rest of the image with
-/// grey.
-struct JpegBytes<'a>(&'a [u8]);
-
-impl Read for JpegBytes<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.fill_buf()?.read(buffer)?;
-        self.consume(n);
-        Ok(n)
-    }
-}
-
-impl BufRead for JpegBytes<'_> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.0.is_empty() { Err(io::Error::other(EARLY_END)) } else { Ok(self.0) }
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.0 = &self.0[n..];
-    }
-}
-
-fn decode_jpeg(bytes: &[u8], limits: &DecodeLimits) -> Result<(ImageInfo, RgbImage8), ImageError> {
-    let format = "jpeg";
-    let jpeg_error = |error: io::Error| {
-        let reason = error.to_string();
-        if is_early_end(&reason) { ImageError::Truncated { format } } else { ImageError::Damaged { format, reason } }
-    };
-    let markers = [ADOBE];
-    let decompress = Decompress::with_markers(&markers).from_reader(JpegBytes(bytes)).map_err(jpeg_error)?;
-    let (width, height) = decompress.size();
-    let side = |n: usize| {
-        u32::try_from(n).map_err(|_| ImageError::Damaged { format, reason: format!("a side of {n} pixels") })
-    };
-    let (width_px, height_px) = (side(width)?, side(height)?);
-    check_size(width_px, height_px, limits)?;
-    let pixels = match decompress.color_space() {
-        ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK => {
-            let inverted = decompress.markers().any(|marker| marker.data.starts_with(b"Adobe"));
-            let mut started = decompress.to_colorspace(ColorSpace::JCS_CMYK).map_err(jpeg_error)?;
-            let cmyk = started.read_scanlines::<u8>().map_err(jpeg_error)?;
-            started.finish().map_err(jpeg_error)?;
-            rgb_from_cmyk(&cmyk, inverted)
+/// A PNG file of whole chunks, with the last chunk that it lacks. `None` for any other file.
+fn png_with_end(bytes: &[u8]) -> Option<Vec<u8>> {
+    const END: &[u8] = b"\0\0\0\0IEND\xAE\x42\x60\x82";
+    let mut at = bytes.starts_with(b"\x89PNG\r\n\x1a\n").then_some(8)?;
+    while let Some([a, b, c, d, kind @ ..]) = bytes.get(at..at + 8) {
+        if kind == b"IEND" {
+            return None;
         }
-        _ => {
-            let mut started = decompress.rgb().map_err(jpeg_error)?;
-            let rgb = started.read_scanlines::<u8>().map_err(jpeg_error)?;
-            // Reads as far as the end marker, which a file that lost its last bytes does not have.
-            started.finish().map_err(jpeg_error)?;
-            rgb
+        let next = at + 12 + usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).ok()?;
+        if next > bytes.len() {
+            break;
         }
-    };
-    if pixels.len() != 3 * width * height {
-        return Err(ImageError::Truncated { format });
+        at = next;
     }
-    Ok((ImageInfo { format, width_px, height_px }, RgbImage8 { width_px, height_px, pixels }))
-}
-
-/// Pillow's `cmyk2rgb`: each colour is the white that ink and black leave, `(255 - k) - c (255 - k) / 255`, rounded.
-fn rgb_from_cmyk(cmyk: &[u8], inverted: bool) -> Vec<u8> {
-    let flip = if inverted { 0xFF } else { 0 };
-    let mut rgb = Vec::with_capacity(cmyk.len() / 4 * 3);
-    for pixel in cmyk.chunks_exact(4) {
-        let white = u32::from(255 - (pixel[3] ^ flip));
-        for ink in &pixel[..3] {
-            let product = u32::from(ink ^ flip) * white + 128;
-            let inked = (product + (product >> 8)) >> 8;
-            rgb.push(u8::try_from(white.saturating_sub(inked)).unwrap_or(0));
-        }
-    }
-    rgb
+    Some([&bytes[..at], END].concat())
 }
 
 fn decode_other(
@@ -185,8 +128,7 @@ fn decode_other(
             }
         }
     };
-    let mut reader =
-        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| crate_error(error.into()))?;
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), crate_format(format));
     // The widest pixel is four 32-bit floats. The rest is for metadata, which can be a decompression bomb, too.
     let mut allocations = image::Limits::default();
     allocations.max_alloc = Some(limits.max_pixels.saturating_mul(16).saturating_add(64 << 20));
@@ -197,7 +139,7 @@ fn decode_other(
     if width_px == 0 || height_px == 0 {
         return Err(ImageError::Damaged { format, reason: format!("{width_px} × {height_px} pixels") });
     }
-    let pixels = rgb8_of(DynamicImage::from_decoder(decoder).map_err(crate_error)?);
+    let pixels = rgb8_of(DynamicImage::from_decoder(decoder).map_err(crate_error)?, format)?;
     Ok((ImageInfo { format, width_px, height_px }, RgbImage8 { width_px, height_px, pixels }))
 }
 
@@ -212,9 +154,25 @@ fn is_riff_cut_short(bytes: &[u8]) -> bool {
     }
 }
 
-/// 8-bit RGB: alpha is dropped, grey is repeated, and 16-bit values are divided by 257 and rounded.
-fn rgb8_of(image: DynamicImage) -> Vec<u8> {
-    image.into_rgb8().into_raw()
+/// Values of float images that are clipped to 0 to 1: what sharpening and resizing add. Beyond them, the scale is another.
+const FLOATS: std::ops::RangeInclusive<f32> = -1.0..=2.0;
+
+/// 8-bit RGB: alpha is dropped, grey is repeated, 16-bit values are divided by 257 and rounded, and floats from 0 to 1 are
+/// multiplied by 255 and rounded.
+fn rgb8_of(image: DynamicImage, format: &'static str) -> Result<Vec<u8>, ImageError> {
+    let floats: Cow<'_, [f32]> = match &image {
+        DynamicImage::ImageRgb32F(image) => image.as_raw().into(),
+        DynamicImage::ImageRgba32F(image) => image.as_raw().into(),
+        _ => Cow::Borrowed(&[]),
+    };
+    if let Some(value) = floats.iter().find(|value| !FLOATS.contains(*value)) {
+        let reason = format!(
+            "a float value of {value}: expected 0 to 1, because the file does not tell another scale; save it with 8 or 16 \
+             bits a channel"
+        );
+        return Err(ImageError::Unsupported { format, reason });
+    }
+    Ok(image.into_rgb8().into_raw())
 }
 
 #[cfg(test)]
@@ -237,7 +195,7 @@ mod tests {
     fn every_format_is_known_by_its_content() {
         for format in FORMATS {
             let (info, image) = decode(&encoded(format), &DecodeLimits::default()).expect("a valid file");
-            assert_eq!(Some(info.format), format_name(format));
+            assert_eq!(crate_format(info.format), format);
             assert_eq!((info.width_px, info.height_px, image.pixels.len()), (37, 29, 37 * 29 * 3));
         }
     }
@@ -254,9 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn a_jpeg_without_its_last_bytes_is_truncated() {
+    fn a_jpeg_without_its_last_bytes_is_truncated_unless_they_are_its_end_marker_alone() {
         let bytes = encoded(ImageFormat::Jpeg);
-        for n_lost in 1..64 {
+        for n_lost in 0..3 {
+            decode(&bytes[..bytes.len() - n_lost], &DecodeLimits::default()).expect("all of its scan is there");
+        }
+        for n_lost in 3..64 {
             let error =
                 decode(&bytes[..bytes.len() - n_lost], &DecodeLimits::default()).expect_err("its end is missing");
             assert_eq!(error.kind(), "truncated", "{n_lost} bytes lost: {error}");
@@ -277,13 +238,6 @@ mod tests {
                 decode(&encoded(format), &DecodeLimits { max_pixels: 37 * 29 - 1 }).expect_err("one pixel too many");
             assert_eq!(error.kind(), "too-large", "{format:?}: {error}");
         }
-    }
-
-    #[test]
-    fn cmyk_follows_pillow() {
-        // Pillow: Image.new("CMYK", (1, 1), (10, 200, 30, 40)).convert("RGB").getpixel((0, 0)) == (207, 46, 190)
-        assert_eq!(rgb_from_cmyk(&[10, 200, 30, 40], false), [207, 46, 190]);
-        assert_eq!(rgb_from_cmyk(&[245, 55, 225, 215], true), [207, 46, 190]);
     }
 
     proptest! {

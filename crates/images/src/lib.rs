@@ -7,22 +7,30 @@
 //! | JPEG | libjpeg-turbo's defaults (accurate integer DCT, fancy upsampling): pixels equal Pillow's |
 //! | grey | the value is repeated in all three channels |
 //! | palette | colours are looked up |
-//! | CMYK or YCCK JPEG | converted to RGB by Pillow's rule, inverted first if the file has an Adobe marker |
-//! | 16 bits a channel, float | scaled to 8 bits |
+//! | CMYK or YCCK JPEG | inverted and converted to RGB, with or without an Adobe marker |
+//! | 16 bits a channel | scaled to 8 bits |
+//! | float | values from 0 to 1, scaled to 8 bits; a file with other values is refused |
 //! | alpha | dropped, not composited over anything |
 //! | EXIF rotation | ignored: pixels as they are stored |
 //! | animation | first frame |
 //!
-//! A file that ends early is an error, never a picture with a grey bottom.
+//! A file that ends early is an error, never a picture with a grey bottom, and so is a JPEG whose decoder warns of lost data.
+//! A file that lacks only the marker of its end is whole. `docs/images.md` lists the formats and the differences to Pillow.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 mod decode;
+mod folder;
+mod format;
 mod interpolate;
+mod jpeg;
 mod pillow;
 mod resize;
 
 pub use decode::{decode, probe};
+pub use folder::{FindError, Found, LeftOut, Reason, find};
+pub use format::Format;
 pub use interpolate::interpolate_bicubic;
 pub use pillow::{pad_to_square, resize_as_pillow};
 pub use resize::{ResizeFilter, resize};
@@ -95,6 +103,12 @@ pub enum ImageError {
     /// The data contradicts itself.
     #[error("the {format} data is damaged: {reason}")]
     Damaged { format: &'static str, reason: String },
+    /// A JPEG whose decoder has found lost or damaged data in its scans. Part of the picture would be wrong.
+    #[error("the jpeg data is damaged, and part of the picture is wrong: {reason}")]
+    DamagedScan {
+        /// The decoder's warning.
+        reason: String,
+    },
     /// The image has more pixels than the limit allows.
     #[error(
         "the image claims {width_px} × {height_px} pixels, over the limit of {max_pixels}; raise `max_pixels` if it is \
@@ -104,6 +118,9 @@ pub enum ImageError {
     /// A valid file that uses something the decoders lack.
     #[error("the {format} file uses a feature that is not supported: {reason}")]
     Unsupported { format: &'static str, reason: String },
+    /// An image of a format that is not decoded.
+    #[error("the format {format} is not read: convert the image to PNG")]
+    Foreign { format: &'static str },
 }
 
 impl ImageError {
@@ -117,7 +134,8 @@ impl ImageError {
             Self::Truncated { .. } => "truncated",
             Self::Damaged { .. } => "damaged",
             Self::TooLarge { .. } => "too-large",
-            Self::Unsupported { .. } => "unsupported",
+            Self::DamagedScan { .. } => "damaged-scan",
+            Self::Unsupported { .. } | Self::Foreign { .. } => "unsupported",
         }
     }
 }
@@ -146,46 +164,24 @@ pub fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
     std::fs::read(path).map_err(unreadable)
 }
 
-/// A folder that cannot be searched.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot search image folder `{}`", folder.display())]
-pub struct FindError {
-    folder: PathBuf,
-    source: walkdir::Error,
-}
+/// File name extensions of images. They tell no type. A file with such a name and another content was meant to be an
+/// image, so it is a broken image and not another file.
+const EXTENSIONS: [&str; 19] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm", "pgm", "pbm",
+    "pnm", "avif", "heic", "jxl",
+];
 
-/// File name extensions of images, which [`find`] looks for.
-pub const EXTENSIONS: [&str; 12] =
-    ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "jfif"];
-
-/// Finds the image files below `folder` by extension and sorts them by path. It follows symbolic links. Loops are
-/// harmless.
+/// Reads the file at `path` if it is an image or has the name of one. `None` for any other file, of which only the first
+/// bytes are read.
 ///
 /// # Errors
-/// `folder` or a folder inside it cannot be read. To skip an unreadable folder would silently lose its images.
-pub fn find(folder: &Path) -> Result<Vec<PathBuf>, FindError> {
-    let mut paths = Vec::new();
-    for entry in walkdir::WalkDir::new(folder).follow_links(true) {
-        let entry = match entry {
-            Ok(entry) => entry,
-            // The walk does not enter the loop. It reaches every file in it by another path.
-            Err(error) if error.loop_ancestor().is_some() => continue,
-            // A dangling link leads to no file, so no image is lost. If a table names it, the ingest reports it.
-            Err(error) if is_dangling_link(&error) => continue,
-            Err(source) => return Err(FindError { folder: folder.to_owned(), source }),
-        };
-        let extension = entry.path().extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
-        let is_image = extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()));
-        if entry.file_type().is_file() && is_image {
-            paths.push(entry.into_path());
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-fn is_dangling_link(error: &walkdir::Error) -> bool {
-    let is_link = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_symlink());
-    error.io_error().is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
-        && error.path().is_some_and(is_link)
+/// As [`read`].
+pub fn read_if_image(path: &Path) -> Result<Option<Vec<u8>>, ImageError> {
+    let mut head = Vec::new();
+    let opened = std::fs::File::open(path);
+    let sniffed = opened.and_then(|file| file.take(format::HEAD_BYTES as u64).read_to_end(&mut head));
+    sniffed.map_err(|source| ImageError::Unreadable { path: path.to_owned(), source })?;
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+    let has_name = extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()));
+    if has_name || Format::of(&head).is_some() { read(path).map(Some) } else { Ok(None) }
 }

@@ -7,6 +7,7 @@
 //! Vectors are lists here, whatever their widths: SQL's functions of lists do not take arrays of fixed width.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use agiqa_store::store::{Store, StoreError};
 use agiqa_store::tables::ColumnType;
@@ -66,7 +67,12 @@ fn grouped<'a>(store: &Store, parts: &'a [Part]) -> Vec<Vec<&'a Part>> {
 /// Whether polars may read partition columns off the paths, which lets it skip whole files. A bucket gives it no paths, and
 /// it takes a folder `name=value` above the store for a partition too.
 fn paths_tell_partitions(store: &Store) -> bool {
-    store.folder().is_some_and(|folder| !folder.to_string_lossy().contains('='))
+    utf8_folder(store).is_some_and(|folder| !folder.contains('='))
+}
+
+/// The store's folder, if polars can name it: polars knows paths in UTF-8 alone.
+fn utf8_folder(store: &Store) -> Option<&str> {
+    store.folder()?.to_str()
 }
 
 /// Parts of the same columns.
@@ -113,9 +119,9 @@ impl Scan {
 
 /// Where polars reads the parts: the files of a folder, or else the bytes that the store hands over.
 fn sources(store: &Store, parts: &[&Part]) -> Result<ScanSources, QueryError> {
-    match store.folder() {
+    match utf8_folder(store) {
         Some(folder) => {
-            let paths = parts.iter().map(|part| PlRefPath::try_from_path(&folder.join(&part.path)));
+            let paths = parts.iter().map(|part| PlRefPath::try_from_path(&Path::new(folder).join(&part.path)));
             let paths = paths.collect::<PolarsResult<Vec<PlRefPath>>>().map_err(failed)?;
             Ok(ScanSources::Paths(paths.into_iter().collect()))
         }

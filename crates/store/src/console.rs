@@ -4,8 +4,8 @@
 //! prints typed events, one per line. Each event has a `type` field.
 
 use std::borrow::Cow;
-use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -65,9 +65,7 @@ impl Console {
     /// Prints `event` as one JSON line on stdout if `--json` is set. `event` must serialise with a `type` field.
     pub fn event<T: Serialize>(&self, event: &T) {
         if self.events == EventFormat::Json {
-            let line = serde_json::to_string(event).expect("events are plain data");
-            // A closed pipe must not end the work.
-            let _ = writeln!(std::io::stdout().lock(), "{line}");
+            print(serde_json::to_string(event).expect("events are plain data") + "\n");
         }
     }
 
@@ -103,6 +101,30 @@ impl Console {
             started: now,
             state: Mutex::new(ProgressCount { n_done: 0, last_line: now, note: String::new() }),
         }
+    }
+}
+
+/// The first failure of writing to stdout.
+static FAILURE: Mutex<Option<(ErrorKind, String)>> = Mutex::new(None);
+
+/// Writes data to stdout. A failure does not end the work; [`stdout_failure`] tells it at the end.
+pub fn print(data: impl AsRef<[u8]>) {
+    keep_failure(std::io::stdout().lock().write_all(data.as_ref()));
+}
+
+/// The first failure of writing to stdout, of which all is written now. A closed pipe is none: its reader has read enough.
+pub fn stdout_failure() -> Option<std::io::Error> {
+    keep_failure(std::io::stdout().lock().flush());
+    let failure = FAILURE.lock().unwrap_or_else(PoisonError::into_inner);
+    failure.as_ref().map(|(kind, message)| std::io::Error::new(*kind, message.clone()))
+}
+
+fn keep_failure(written: std::io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        let mut failure = FAILURE.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert_with(|| (error.kind(), error.to_string()));
     }
 }
 

@@ -1,5 +1,5 @@
 //! Ctrl-C and SIGTERM: the first signal asks the running stage to commit its finished work and stop. The second signal
-//! ends the process at once.
+//! ends the process at once. The signal of a file-size limit is ignored.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,8 @@ impl Interrupt {
             signal_hook::flag::register_conditional_shutdown(signal, i32::from(EXIT_INTERRUPTED), Arc::clone(&flag))?;
             signal_hook::flag::register(signal, Arc::clone(&flag))?;
         }
+        // A file-size limit then is an error of writing instead of the end of the process.
+        signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
         Ok(Self(flag))
     }
 

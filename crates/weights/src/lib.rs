@@ -18,15 +18,17 @@ pub mod hub;
 
 pub use manifest::{Source, Weights, WeightsFile, manifest};
 
-/// Folder of the weights: `AGIQA_WEIGHTS`, else `agiqa/weights` under the user's cache folder.
+/// A folder that cannot exist, for an environment that names none. In a folder that all users share, such as `/tmp`, anyone
+/// could put weights.
+const NO_FOLDER: &str = "/dev/null/set HOME or AGIQA_WEIGHTS";
+
+/// Folder of the weights: `AGIQA_WEIGHTS`, else `agiqa/weights` under the user's cache folder. Without a home folder, the
+/// folder can be neither read nor written, and its name says why.
 pub fn folder() -> PathBuf {
-    let cache = || {
-        std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-            .unwrap_or_else(std::env::temp_dir)
-    };
-    std::env::var_os("AGIQA_WEIGHTS").map_or_else(|| cache().join("agiqa").join("weights"), PathBuf::from)
+    let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")));
+    let weights = named("AGIQA_WEIGHTS").or_else(|| Some(cache?.join("agiqa").join("weights")));
+    weights.unwrap_or_else(|| NO_FOLDER.into())
 }
 
 /// Default folder of the parameter files of all handcrafted methods: `iqa-params` in the weights folder.

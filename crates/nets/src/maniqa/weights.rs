@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, Dtype};
 use crate::layers::NamedTensors;
 
 /// A tensor that every such checkpoint has. The prefix of its name is the prefix of all names.
@@ -62,9 +62,28 @@ pub fn content_hash(
     for (name, (found, _)) in parameters.keys().zip(&wanted) {
         let dtype = format!("{:?}", checkpoint.info(found)?.dtype);
         hasher.update(name.as_bytes()).update(&[0]).update(dtype.as_bytes()).update(&[0]);
-        hasher.update_rayon(&checkpoint.bytes(found)?);
+        let bytes = checkpoint.bytes(found)?;
+        // Each image would be rejected for it, and none of the rejects could tell why.
+        if !is_finite(&bytes, checkpoint.info(found)?.dtype) {
+            return Err(CheckpointError::NotFinite { path: checkpoint.path().to_owned(), name: found.clone() });
+        }
+        hasher.update_rayon(&bytes);
     }
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Whether little-endian floats of type `dtype` are all finite: not all bits of an exponent are set.
+fn is_finite(bytes: &[u8], dtype: Dtype) -> bool {
+    let (n_bytes, exponent): (_, u16) = match dtype {
+        Dtype::F64 => (8, 0x7FF0),
+        Dtype::F32 => (4, 0x7F80),
+        Dtype::BF16 => (2, 0x7F80),
+        Dtype::F16 => (2, 0x7C00),
+        _ => return true,
+    };
+    bytes
+        .chunks_exact(n_bytes)
+        .all(|value| u16::from_le_bytes([value[n_bytes - 2], value[n_bytes - 1]]) & exponent != exponent)
 }
 
 /// Names of `parameters` in the checkpoint, with shapes. All of them are present.

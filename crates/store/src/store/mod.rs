@@ -24,6 +24,8 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use crate::path_text::{path_of, text_of};
+
 pub mod part;
 
 pub mod derived;
@@ -93,25 +95,26 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store at `url`: a folder, a `file://` URL, or `s3://bucket/prefix` in builds with the `s3` feature.
+    /// Opens the store at `url`: a folder, a `file://` URL, or `s3://bucket/prefix` in builds with the `s3` feature. A
+    /// folder is written as [`crate::path_text`] writes it.
     pub fn open(url: &str, mode: OpenMode) -> Result<Self, StoreError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .map(Arc::new)
-            .map_err(|source| StoreError::Folder { path: url.into(), source })?;
+            .map_err(|source| StoreError::Folder { path: path_of(url), source })?;
         if let Some(rest) = url.strip_prefix("s3://") {
             let objects = open_s3(url, rest)?;
             return Ok(Self { url: url.trim_end_matches('/').to_owned(), folder: None, objects, runtime });
         }
         let path = match url.strip_prefix("file://") {
-            Some(path) => PathBuf::from(path),
+            Some(path) => path_of(path),
             None if url.contains("://") => {
                 let reason = "expected a folder, `file://…` or `s3://…`".to_owned();
                 return Err(StoreError::BadUrl { url: url.to_owned(), reason });
             }
-            None => PathBuf::from(url),
+            None => path_of(url),
         };
         if url.is_empty() {
             return Err(StoreError::BadUrl { url: String::new(), reason: "the URL is empty".to_owned() });
@@ -135,7 +138,7 @@ impl Store {
             source: Box::new(source),
         })?;
         let objects = Arc::new(local.with_fsync(true));
-        Ok(Self { url: folder.display().to_string(), folder: Some(folder), objects, runtime })
+        Ok(Self { url: text_of(&folder), folder: Some(folder), objects, runtime })
     }
 
     /// The store's URL: an absolute folder, or `s3://…`.

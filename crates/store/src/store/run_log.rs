@@ -59,7 +59,7 @@ pub struct StageRecord {
 pub struct InvocationRecord {
     /// The subcommand, e.g. `ingest`.
     pub command: String,
-    /// The command's arguments.
+    /// The command's arguments, as [`crate::path_text`] writes them.
     pub args: Vec<String>,
     /// UTC time of the start, RFC 3339.
     pub started_at: String,
@@ -91,7 +91,7 @@ impl RunLog {
         let now = jiff::Timestamp::now();
         let record = InvocationRecord {
             command: command.to_owned(),
-            args: std::env::args().skip(1).collect(),
+            args: std::env::args_os().skip(1).map(crate::path_text::text_of).collect(),
             started_at: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             elapsed_secs: 0.0,
             agiqa_version: env!("CARGO_PKG_VERSION").to_owned(),

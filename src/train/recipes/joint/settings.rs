@@ -9,6 +9,7 @@ use crate::features::{DeviceChoice, Dtype};
 use crate::train::recipes::{HeadInput, HeadSettings};
 use crate::train::{Augment, SettingsError};
 use agiqa_nets::fusion::PARAMETER_NAMES;
+use agiqa_store::path_text;
 
 /// On `dinov2-s14`, the side must be a multiple of this number of pixels.
 const SIDE_STEP: u32 = 56;
@@ -21,7 +22,7 @@ pub struct JointSettings {
     /// possibly as part of an MA-AGIQA, or only its transformer; the seed then draws the rest. `None`: ViT-S/14 with
     /// the weights `dinov2-s14`. The fusion module is always drawn, because the module of an MA-AGIQA reads other
     /// inputs: f_a and f_b without standardisation.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "path_text::optional", skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
     /// Side of the input on `dinov2-s14`, pixels; 392 gives the paper's 28 × 28 tokens. A folder states its own side.
     #[serde(skip_serializing_if = "Option::is_none")]
