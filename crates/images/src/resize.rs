@@ -1,7 +1,8 @@
 //! Resizing of 8-bit RGB.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
 use super::RgbImage8;
@@ -32,12 +33,14 @@ pub fn resize(image: &RgbImage8, width_px: u32, height_px: u32, filter: ResizeFi
         ResizeFilter::Bicubic => FilterType::CatmullRom,
         ResizeFilter::Lanczos3 => FilterType::Lanczos3,
     };
-    let source = ImageRef::new(image.width_px, image.height_px, &image.pixels, PixelType::U8x3)
+    let mut pixels = vec![0; 3 * width_px as usize * height_px as usize];
+    let source = TypedImageRef::<U8x3>::from_buffer(image.width_px, image.height_px, &image.pixels)
         .expect("an RgbImage8 has three bytes a pixel");
-    let mut target = Image::new(width_px, height_px, PixelType::U8x3);
+    let mut target = TypedImage::<U8x3>::from_buffer(width_px, height_px, &mut pixels).expect("of the target's size");
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    Resizer::new().resize(&source, &mut target, &options).expect("both images are of the same pixel type");
-    RgbImage8 { width_px, height_px, pixels: target.into_vec() }
+    // Typed, because the untyped call compiles the kernels of all types of pixels.
+    Resizer::new().resize_typed(&source, &mut target, &options).expect("no part of the image is cropped");
+    RgbImage8 { width_px, height_px, pixels }
 }
 
 #[cfg(test)]
