@@ -48,6 +48,8 @@ pub enum Class {
     Size,
     /// A storage class of `torch`.
     Storage(Dtype),
+    /// A class of a TorchScript archive. An object of it is the dictionary of its attributes.
+    Module,
 }
 
 impl Class {
@@ -57,6 +59,7 @@ impl Class {
             ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
             ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
             ("torch", "Size") => Self::Size,
+            (script, _) if script == "__torch__" || script.starts_with("__torch__.") => Self::Module,
             ("torch", storage) => Self::Storage(Dtype::of_storage(storage)?),
             _ => return None,
         })
@@ -322,11 +325,20 @@ impl<'a> Machine<'a> {
                 let items = self.pop_n(2)?;
                 self.reduce(items[0], items[1])?;
             }
+            // NEWOBJ: the class stays on the stack until BUILD.
+            0x81 => {
+                let items = self.pop_n(2)?;
+                if items[0] != Value::Class(Class::Module) || !self.tuple(items[1])?.is_empty() {
+                    return Err("NEWOBJ of something other than a module of TorchScript".to_owned());
+                }
+                self.push(items[0]);
+            }
             // BUILD sets attributes. The attributes of an OrderedDict (`_metadata`) or a parameter hold no tensors.
             b'b' => {
-                self.pop()?;
-                match self.stack.last() {
+                let attributes = self.pop()?;
+                match self.stack.last_mut() {
                     Some(Value::Object(_)) => {}
+                    Some(module) if *module == Value::Class(Class::Module) => *module = attributes,
                     _ => return Err("BUILD of something that has no attributes".to_owned()),
                 }
             }
@@ -565,7 +577,6 @@ fn opcode_name(opcode: u8) -> String {
     let name = match opcode {
         b'i' => "INST",
         b'o' => "OBJ",
-        0x81 => "NEWOBJ",
         0x92 => "NEWOBJ_EX",
         0x82 => "EXT1",
         0x83 => "EXT2",

@@ -1,4 +1,4 @@
-//! Files of `torch.save` since version 1.6: a zip with a pickle and one member per storage.
+//! Files of `torch.save` since version 1.6, and of `torch.jit.save`: a zip with a pickle and one member per storage.
 //!
 //! ```text
 //! NAME/data.pkl     the pickle: dictionaries whose leaves are views of storages
@@ -6,8 +6,8 @@
 //! NAME/byteorder    `little`; absent before torch 2.1
 //! ```
 //!
-//! State dicts may lie inside other dictionaries; the keys on the way are joined by dots. Leaves other than tensors
-//! (epoch, arguments, versions) are ignored.
+//! State dicts may lie inside other dictionaries; the keys on the way are joined by dots. A module of TorchScript is the
+//! dictionary of its attributes. Leaves other than tensors (epoch, arguments, versions) are ignored.
 
 use std::path::Path;
 
