@@ -47,6 +47,13 @@ const QUALITY: Fills = Fills::Features(FeatureKind::Quality);
 /// Every network and method, extractors first.
 pub const ROWS: &[Row] = &[
     Row {
+        name: ExtractorName::ClipB16.as_str(),
+        about: "CLIP ViT-B/16, blocks 5 to 11 pooled, at one side or several",
+        fills: &[SEMANTIC, QUALITY],
+        needs: Needs::Weights("clip-b16"),
+        paper_row: None,
+    },
+    Row {
         name: ExtractorName::Dinov2S14.as_str(),
         about: "DINOv2 ViT-S/14, activations pooled; the default, which any machine can run",
         fills: &[SEMANTIC, QUALITY],
@@ -130,6 +137,11 @@ impl Row {
         let Ok(name) = self.name.parse::<ExtractorName>() else { return Vec::new() };
         let Ok(network) = NetworkSettings::read(name, &Defaults);
         network.keys()
+    }
+
+    /// Whether only this extractor and its like accept the setting `key`.
+    pub fn has_setting(&self, key: &str) -> bool {
+        self.own_settings().iter().any(|own| own == key)
     }
 }
 

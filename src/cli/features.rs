@@ -11,6 +11,7 @@ use super::images::ImageArgs;
 use super::set::SetArgs;
 use crate::features::{DeviceChoice, Dtype, ExtractError, ExtractorName, FeatureStage, resolve};
 use crate::pipeline::feature_settings;
+use crate::registry;
 use agiqa_nets::mplug_owl2::Prompt;
 use agiqa_store::path_text::text_of;
 use agiqa_store::tables::features::FeatureKind;
@@ -32,9 +33,10 @@ pub(super) struct Args {
     /// paper's two questions, as `f_a` and `f_b`.
     #[arg(long = "prompt", value_name = "COLUMN=QUESTION", value_parser = prompt_of)]
     prompts: Vec<Prompt>,
-    /// Side of the square that images are resized to, pixels. Default: the extractor's own.
-    #[arg(long, value_name = "PX")]
-    side: Option<u32>,
+    /// Side of the square that images are resized to, pixels. Some extractors take several. Default: the extractor's
+    /// own.
+    #[arg(long = "side", value_name = "PX", value_delimiter = ',')]
+    sides: Vec<u32>,
     /// Number type of the network: `f32`, `bf16` or `f16` (CUDA only). Default: f32.
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Dtype>,
@@ -59,10 +61,14 @@ fn prompt_of(text: &str) -> Result<Prompt, String> {
 /// table.
 pub(super) fn run(command: &str, kind: Option<FeatureKind>, args: Args, context: &Context) -> anyhow::Result<Exit> {
     let images = args.images;
-    let options = json!({
+    let takes_several = registry::find(args.extractor.as_str()).is_some_and(|row| row.has_setting("sides"));
+    let side = match args.sides.as_slice() {
+        [side] if !takes_several => Some(json!(side)),
+        sides => (!sides.is_empty()).then(|| json!(sides)),
+    };
+    let mut options = json!({
         "weights": args.weights.map(text_of),
         "prompts": (!args.prompts.is_empty()).then_some(args.prompts),
-        "side": args.side,
         "dtype": args.dtype,
         "device": args.device,
         "batch_size": args.batch_size,
@@ -72,6 +78,7 @@ pub(super) fn run(command: &str, kind: Option<FeatureKind>, args: Args, context:
         "part_rows": images.part_rows,
         "part_secs": images.part_secs,
     });
+    options[if takes_several { "sides" } else { "side" }] = json!(side);
     let settings = feature_settings(args.extractor, &options, args.set.arguments())?;
     let sets = resolve(&settings)?.feature_sets();
     if let Some(kind) = kind.filter(|kind| sets.of(*kind).is_none()) {

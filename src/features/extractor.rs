@@ -1,10 +1,12 @@
 //! The interface of extractors, and their registry.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 
 use serde::Serialize;
 use tch::{Device, Tensor};
 
+use super::clip::ClipSettings;
 use super::dinov2::Dinov2Settings;
 use super::maniqa::ManiqaSettings;
 use super::mplug_owl2::MplugOwl2Settings;
@@ -139,6 +141,7 @@ pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, Ext
     let common = &settings.common;
     common.check()?;
     Ok(match &settings.network {
+        NetworkSettings::ClipB16(options) => Box::new(ClipSettings::new(options, common)?),
         NetworkSettings::Dinov2S14(options) => Box::new(Dinov2Settings::new(options, common)?),
         NetworkSettings::Maniqa(options) => Box::new(ManiqaSettings::new(options, common)?),
         NetworkSettings::MplugOwl2(options) => Box::new(MplugOwl2Settings::new(options, common)?),
@@ -257,6 +260,48 @@ pub(crate) fn catching<T>(run: impl FnOnce() -> T) -> Result<T, tch::TchError> {
             .unwrap_or_else(|| "the network panicked without a message".to_owned());
         tch::TchError::Torch(message)
     })
+}
+
+/// The results of `run` for `n_images` images on a CPU, in order. Each thread takes one of `workers`, at least one, and
+/// computes one image at a time. This keeps an image's values in the cache, which saves a tenth of a transformer's time
+/// at eight images, and needs neither barriers within an image nor padding.
+pub(super) fn side_by_side<W: Send, T: Send>(
+    workers: &mut [W],
+    n_images: usize,
+    run: impl Fn(&W, usize) -> T + Sync,
+) -> Vec<T> {
+    let (n_torch_threads, n_workers) = (tch::get_num_threads(), workers.len());
+    let mut results: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let started: Vec<_> = workers
+            .iter_mut()
+            .enumerate()
+            .map(|(first, worker)| {
+                let run = &run;
+                scope.spawn(move || {
+                    let _no_grad = tch::no_grad_guard();
+                    tch::set_num_threads(1);
+                    (first..n_images).step_by(n_workers).map(|i| (i, run(worker, i))).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let ended: Vec<_> = started.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        tch::set_num_threads(n_torch_threads);
+        // A worker's panic continues here, with torch's message.
+        ended.into_iter().flat_map(|results| results.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    results.sort_by_key(|(i, _)| *i);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// One hash over the names and contents of `files`, hexadecimal.
+pub(super) fn hash_of_files(extractor: ExtractorName, files: &[PathBuf]) -> Result<String, ExtractError> {
+    let mut hasher = blake3::Hasher::new();
+    for path in files {
+        let hash = agiqa_weights::hash_of_file(path)
+            .map_err(|source| ExtractError::Load { extractor, source: Box::new(source) })?;
+        hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(b"\0").update(hash.as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// The values of a tensor on any device, row-major.

@@ -25,6 +25,7 @@ pub mod pooling;
 
 mod pixels;
 
+pub mod clip;
 pub mod dinov2;
 
 pub mod maniqa;

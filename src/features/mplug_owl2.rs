@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use super::extractor::{Precision, column, described_set, guarded, values};
+use super::extractor::{Precision, column, described_set, guarded, hash_of_files, values};
 use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError,
 };
@@ -165,12 +165,7 @@ fn content_hash(folder: &std::path::Path) -> Result<String, ExtractError> {
     }
     let tokenizer = ["tokenizer.model", "tokenizer.json"].iter().find(|name| folder.join(name).exists());
     files.extend(["config.json", "preprocessor_config.json"].iter().chain(tokenizer).map(|name| folder.join(name)));
-    let mut hasher = blake3::Hasher::new();
-    for path in files {
-        let hash = agiqa_weights::hash_of_file(&path).map_err(load_error)?;
-        hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(b"\0").update(hash.as_bytes());
-    }
-    Ok(hasher.finalize().to_hex().to_string())
+    hash_of_files(NAME, &files)
 }
 
 impl ExtractorKind for MplugOwl2Settings {

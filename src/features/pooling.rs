@@ -1,17 +1,19 @@
 //! From tokens to vectors. A feature column is described by a list of statistics of activations.
 //!
 //! A column is the concatenation of its [`Pool`]s. Each is a statistic over the tokens of one activation of the
-//! network. Pooling is done in f32 and for one image at a time, so that other images of a batch cannot change its bits.
+//! network. Pooling is done in f32 and for each image by itself, so that other images of a batch cannot change its bits.
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use tch::{Kind, Tensor};
 
+use super::SettingsError;
 use agiqa_nets::vit::Tap;
 
 /// A statistic over the tokens of an activation. It gives `d` values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Statistic {
     /// The class token itself.
     Class,
@@ -19,7 +21,9 @@ pub enum Statistic {
     Mean,
     /// Population standard deviation over the patch tokens (divided by `n`).
     Std,
-    /// Natural logarithm of the standard deviation, with [`LOG_FLOOR`] added first.
+    /// Standard deviation over the patch tokens, divided by `n − 1`.
+    SampleStd,
+    /// Natural logarithm of [`Self::Std`], with [`LOG_FLOOR`] added first.
     LogStd,
     /// Largest value over the patch tokens.
     Max,
@@ -50,37 +54,53 @@ impl Pool {
     }
 }
 
-/// `statistic` over the tokens of one image.
+/// `statistic` over the tokens of an image, or of each image of a batch.
 ///
 /// # Shapes
-/// - tokens: `(1 + n, d)`, f32, class token first; `n` is a square for the neighbour statistics
-/// - returns: `(d,)`, f32
+/// - tokens: `(.., 1 + n, d)`, f32, class token first; `n` is a square for the neighbour statistics
+/// - returns: `(.., d)`, f32
 pub fn pool(tokens: &Tensor, statistic: Statistic) -> Tensor {
-    let n = tokens.size()[0] - 1;
-    let patches = tokens.narrow(0, 1, n); // (n, d)
-    let mean = |xs: &Tensor| xs.mean_dim(&[0_i64][..], false, Kind::Float);
+    let n = tokens.size()[tokens.dim() - 2] - 1;
+    let patches = tokens.narrow(-2, 1, n); // (.., n, d)
+    let mean = |xs: &Tensor| xs.mean_dim(&[-2_i64][..], false, Kind::Float);
+    let variance = || mean(&(&patches - mean(&patches).unsqueeze(-2)).square()); // (.., d)
     match statistic {
-        Statistic::Class => tokens.select(0, 0),
+        Statistic::Class => tokens.select(-2, 0),
         Statistic::Mean => mean(&patches),
-        Statistic::Std => {
-            let centred = &patches - mean(&patches); // (n, d)
-            mean(&centred.square()).sqrt()
-        }
+        Statistic::Std => variance().sqrt(),
+        Statistic::SampleStd => (variance() * (n as f64 / (n - 1) as f64)).sqrt(),
         Statistic::LogStd => (pool(tokens, Statistic::Std) + LOG_FLOOR).log(),
-        Statistic::Max => patches.amax(&[0_i64][..], false),
-        Statistic::Min => patches.amin(&[0_i64][..], false),
+        Statistic::Max => patches.amax(&[-2_i64][..], false),
+        Statistic::Min => patches.amin(&[-2_i64][..], false),
         Statistic::NeighbourDifference => {
-            let d = tokens.size()[1];
             let side = n.isqrt();
-            let grid = patches.reshape([side, side, d]);
+            let mut shape = patches.size();
+            let of_patches = shape.len() - 2;
+            shape.splice(of_patches..=of_patches, [side, side]);
+            let grid = patches.reshape(shape); // (.., side, side, d)
             let along = |dim: i64| {
                 let differences = grid.narrow(dim, 1, side - 1) - grid.narrow(dim, 0, side - 1);
-                differences.abs().mean_dim(&[0_i64, 1][..], false, Kind::Float) // (d,)
+                differences.abs().mean_dim(&[-3_i64, -2][..], false, Kind::Float) // (.., d)
             };
-            (along(0) + along(1)) / 2.0
+            (along(-3) + along(-2)) / 2.0
         }
         Statistic::LogNeighbourDifference => (pool(tokens, Statistic::NeighbourDifference) + LOG_FLOOR).log(),
     }
+}
+
+impl Statistic {
+    /// Every statistic.
+    pub const ALL: &[Self] = &[
+        Self::Class,
+        Self::Mean,
+        Self::Std,
+        Self::SampleStd,
+        Self::LogStd,
+        Self::Max,
+        Self::Min,
+        Self::NeighbourDifference,
+        Self::LogNeighbourDifference,
+    ];
 }
 
 impl fmt::Display for Statistic {
@@ -89,12 +109,30 @@ impl fmt::Display for Statistic {
             Self::Class => "class",
             Self::Mean => "mean",
             Self::Std => "std",
+            Self::SampleStd => "sample std",
             Self::LogStd => "log std",
             Self::Max => "max",
             Self::Min => "min",
             Self::NeighbourDifference => "neighbour difference",
             Self::LogNeighbourDifference => "log neighbour difference",
         })
+    }
+}
+
+impl TryFrom<String> for Statistic {
+    type Error = SettingsError;
+
+    fn try_from(text: String) -> Result<Self, SettingsError> {
+        Self::ALL.iter().copied().find(|statistic| statistic.to_string() == text).ok_or_else(|| {
+            let names: Vec<String> = Self::ALL.iter().map(Self::to_string).collect();
+            SettingsError::Word { what: "statistic", found: text, expected: names.join(", ") }
+        })
+    }
+}
+
+impl From<Statistic> for String {
+    fn from(statistic: Statistic) -> Self {
+        statistic.to_string()
     }
 }
 
@@ -134,6 +172,7 @@ mod tests {
         assert_eq!(values(&pool(&xs, Statistic::Class)), [9.0, 9.0]);
         assert_eq!(values(&pool(&xs, Statistic::Mean)), [3.0, 10.0]);
         assert_eq!(values(&pool(&xs, Statistic::Std)), [2.5_f32.sqrt(), 0.0]);
+        assert_eq!(values(&pool(&xs, Statistic::SampleStd)), [(10.0_f32 / 3.0).sqrt(), 0.0]);
         assert_eq!(values(&pool(&xs, Statistic::Max)), [5.0, 10.0]);
         assert_eq!(values(&pool(&xs, Statistic::Min)), [1.0, 10.0]);
         // Rows of the grid: (1, 2), (4, 5); neighbours differ by 3 down and by 1 across.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::clip::ClipOptions;
 use super::dinov2::Dinov2Options;
 use super::maniqa::ManiqaOptions;
 use super::mplug_owl2::MplugOwl2Options;
@@ -54,6 +55,9 @@ pub enum SettingsError {
 /// Names of the extractors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ExtractorName {
+    /// CLIP's ViT-B/16. It fills both tables in one pass.
+    #[serde(rename = "clip-b16")]
+    ClipB16,
     /// A DINOv2 ViT-S/14. It fills both tables in one pass.
     #[default]
     #[serde(rename = "dinov2-s14")]
@@ -71,11 +75,12 @@ pub enum ExtractorName {
 
 impl ExtractorName {
     /// Every extractor.
-    pub const ALL: &[Self] = &[Self::Dinov2S14, Self::Maniqa, Self::MplugOwl2, Self::Nss];
+    pub const ALL: &[Self] = &[Self::ClipB16, Self::Dinov2S14, Self::Maniqa, Self::MplugOwl2, Self::Nss];
 
     /// The name in commands and store paths.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::ClipB16 => "clip-b16",
             Self::Dinov2S14 => "dinov2-s14",
             Self::Nss => "nss",
             Self::MplugOwl2 => "mplug-owl2",
@@ -190,7 +195,7 @@ impl DeviceChoice {
     }
 
     /// The torch device that was asked for, even if it does not exist.
-    fn wanted(self) -> tch::Device {
+    pub(super) fn wanted(self) -> tch::Device {
         match self {
             Self::Auto => tch::Device::cuda_if_available(),
             Self::Cpu => tch::Device::Cpu,
@@ -289,6 +294,8 @@ pub struct FeatureSettings {
 /// A network with its own settings. Each variant accepts only the keys of its network.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NetworkSettings {
+    /// Settings of `clip-b16`.
+    ClipB16(ClipOptions),
     /// Settings of `dinov2-s14`.
     Dinov2S14(Dinov2Options),
     /// Settings of `maniqa`.
@@ -318,6 +325,7 @@ impl NetworkSettings {
     /// The reader fails.
     pub fn read<R: ReadSettings>(name: ExtractorName, reader: &R) -> Result<Self, R::Error> {
         Ok(match name {
+            ExtractorName::ClipB16 => Self::ClipB16(reader.read()?),
             ExtractorName::Dinov2S14 => Self::Dinov2S14(reader.read()?),
             ExtractorName::Maniqa => Self::Maniqa(reader.read()?),
             ExtractorName::MplugOwl2 => Self::MplugOwl2(reader.read()?),
@@ -328,6 +336,7 @@ impl NetworkSettings {
     /// The network's name.
     pub fn name(&self) -> ExtractorName {
         match self {
+            Self::ClipB16(_) => ExtractorName::ClipB16,
             Self::Dinov2S14(_) => ExtractorName::Dinov2S14,
             Self::Maniqa(_) => ExtractorName::Maniqa,
             Self::MplugOwl2(_) => ExtractorName::MplugOwl2,
@@ -340,6 +349,7 @@ impl NetworkSettings {
     /// Names of the settings of this network.
     pub fn keys(&self) -> Vec<String> {
         let json = match self {
+            Self::ClipB16(options) => serde_json::to_value(options),
             Self::Dinov2S14(options) => serde_json::to_value(options),
             Self::Maniqa(options) => serde_json::to_value(options),
             Self::MplugOwl2(options) => serde_json::to_value(options),

@@ -215,6 +215,35 @@ fn a_pickle_that_names_anything_else_is_refused_by_class_and_opcode() {
 }
 
 #[test]
+fn an_archive_of_torchscript_is_read_by_the_attributes_of_its_modules() {
+    let pickle = Pickle::new()
+        .class("__torch__.multimodal", "Model")
+        .raw(b")\x81}(")
+        .text("training")
+        .raw(b"\x89")
+        .text("visual")
+        .class("__torch__.vision", "Tower")
+        .raw(b")\x81}(")
+        .text("proj")
+        .tensor("HalfStorage", "0", 4, 0, &[2, 2], &[2, 1])
+        .raw(b"ubub")
+        .stop();
+    let mut zip = zip::ZipWriter::new_append(Cursor::new(archive(&pickle, &[("0", &[0; 8])]))).expect("an archive");
+    let deflated = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    zip.start_file("x/code/__torch__/vision.py", deflated).expect("a member can be begun");
+    zip.write_all(&[b'x'; 1000]).expect("a member can be written");
+    let bytes = zip.finish().expect("an archive can be finished").into_inner();
+    let tensors = read_file(Path::new("x.pt"), &bytes).expect("TorchScript");
+    assert_eq!(tensors.len(), 1);
+    assert_eq!((tensors[0].0.as_str(), tensors[0].1.info().shape.as_slice()), ("visual.proj", &[2, 2][..]));
+
+    let other = Pickle::new().class("collections", "OrderedDict").raw(b")\x81}b").stop();
+    assert!(error(&archive(&other, &[])).contains("NEWOBJ of something other than a module of TorchScript"));
+    let unbuilt = Pickle::new().class("__torch__", "Model").raw(b")\x81}s").stop();
+    let _ = error(&archive(&unbuilt, &[]));
+}
+
+#[test]
 fn claims_beyond_the_file_are_refused_before_any_memory_is_taken() {
     let one = |n: i32, size: &[i32], stride: &[i32]| {
         let pickle = Pickle::new().raw(b"}").text("x").tensor("FloatStorage", "0", n, 0, size, stride).raw(b"s").stop();

@@ -355,7 +355,7 @@ fn settings_that_make_no_sense_are_refused_with_what_would() {
     let side = ["extract", "--store", "store", "--images", "images", "--side", "60"];
     dir.agiqa(&side).exits(2).says("`side = 60`").says("56 or 70");
     let extractor = ["embed", "--store", "store", "--images", "images", "--extractor", "dinov3"];
-    dir.agiqa(&extractor).exits(2).says("unknown extractor `dinov3`: expected dinov2-s14");
+    dir.agiqa(&extractor).exits(2).says("unknown extractor `dinov3`: expected clip-b16, dinov2-s14");
     let shard = ["extract", "--store", "store", "--images", "images", "--shard", "3/2"];
     dir.agiqa(&shard).exits(2).says("expected `k/n`");
     dir.agiqa(&["extract", "--store", "store"]).exits(2).says("--dataset");

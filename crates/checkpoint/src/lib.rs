@@ -6,7 +6,7 @@
 //! | file | read by |
 //! |---|---|
 //! | `.safetensors` | [`mod@safetensors`] |
-//! | PyTorch's zip: `.bin`, `.pt`, `.pth` | [`zip`], [`pickle`], [`mod@pytorch`] |
+//! | PyTorch's zip, TorchScript's too: `.bin`, `.pt`, `.pth` | [`zip`], [`pickle`], [`mod@pytorch`] |
 //! | `*.index.json` and its shards, or a folder | [`shards`] |
 //!
 //! The crate depends on no other crate of the project, so that the fuzz target builds without libtorch.

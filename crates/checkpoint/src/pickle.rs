@@ -54,6 +54,8 @@ pub enum Class {
     Size,
     /// A storage class of `torch`.
     Storage(Dtype),
+    /// A class of a TorchScript archive. An object of it is the dictionary of its attributes.
+    Module,
 }
 
 impl Class {
@@ -64,6 +66,7 @@ impl Class {
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Self::RebuildParameter,
             ("torch._tensor", "_rebuild_from_type_v2") => Self::RebuildFromType,
             ("torch", "Size") => Self::Size,
+            (script, _) if script == "__torch__" || script.starts_with("__torch__.") => Self::Module,
             ("torch", storage) => Self::Storage(Dtype::of_storage(storage)?),
             _ => return None,
         })
@@ -342,6 +345,8 @@ impl<'a> Machine<'a> {
             0x81 | 0x92 => {
                 let items = self.pop_n(if opcode == 0x81 { 2 } else { 3 })?;
                 match items[0] {
+                    // The class of a TorchScript module stays on the stack until BUILD.
+                    Value::Class(Class::Module) => self.push(items[0]),
                     Value::Class(Class::OrderedDict) => self.object(Object::Dict(Vec::new())),
                     Value::Class(_) | Value::Foreign => self.instance(),
                     _ => return Err(format!("{} of something other than a class", opcode_name(opcode))),
@@ -362,12 +367,13 @@ impl<'a> Machine<'a> {
             // BUILD sets attributes. The attributes of an OrderedDict (`_metadata`) or a parameter hold no tensors.
             b'b' => {
                 let attributes = self.pop()?;
-                match self.stack.last() {
+                match self.stack.last_mut() {
                     Some(&Value::Object(object)) => {
                         if let Object::Instance { state, .. } = &mut self.objects[object] {
                             *state = Some(attributes);
                         }
                     }
+                    Some(module) if *module == Value::Class(Class::Module) => *module = attributes,
                     Some(Value::Foreign) => {}
                     _ => return Err("BUILD of something that has no attributes".to_owned()),
                 }
@@ -667,7 +673,6 @@ fn opcode_name(opcode: u8) -> String {
     let name = match opcode {
         b'i' => "INST",
         b'o' => "OBJ",
-        0x81 => "NEWOBJ",
         0x92 => "NEWOBJ_EX",
         0x82 => "EXT1",
         0x83 => "EXT2",

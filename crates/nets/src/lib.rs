@@ -1,10 +1,11 @@
 //! The networks and their configurations. Command-line flags and tables belong elsewhere.
 //!
-//! - [`onnx`] reads the file format of the default extractor's weights.
+//! - [`onnx`] reads the file format of the weights that a package index carries.
 //! - [`checkpoint`] reads the other formats in which networks are published.
 //! - [`layers`] holds layers that several networks share.
 //! - [`vit`] is the vision transformer under the image networks.
-//! - [`dinov2`] loads DINOv2 ViT-S/14 into that transformer.
+//! - [`clip`] loads CLIP's image tower into that transformer.
+//! - [`dinov2`] loads DINOv2 ViT-S/14 into it.
 //! - [`maniqa`] predicts quality from the transformer's activations.
 //! - [`mplug_owl2`] is the multimodal language model of the paper.
 //! - [`fusion`] is the head that turns features into a score.
@@ -22,6 +23,7 @@ mod attention;
 
 pub mod vit;
 
+pub mod clip;
 pub mod dinov2;
 
 pub mod maniqa;

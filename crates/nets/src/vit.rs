@@ -1,5 +1,5 @@
 //! The vision transformer under the image networks: plain pre-norm blocks, as in `timm`'s `vision_transformer.py` at
-//! v1.0.15, with DINOv2's layer scale if a checkpoint has it.
+//! v1.0.15, with DINOv2's layer scale or CLIP's norm before the first block if a checkpoint has them.
 //!
 //! Tensors have the names of timm and the official checkpoints (`blocks.0.attn.qkv.weight`), so a state dict loads
 //! without a renaming table.
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use super::attention::attend;
-use super::layers::{Activation, LayerNorm, Linear, Mlp, NamedTensors, NetworkError, Scope, dense};
+use super::layers::{Activation, LayerNorm, Linear, Mlp, NamedTensors, NetworkError, Scope, dense, products_of};
 
 /// Geometry of a vision transformer.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,12 @@ pub struct VitConfig {
     pub layer_norm_eps: f64,
     /// Whether each branch is scaled per channel before it joins the residual stream (`ls1.gamma`, `ls2.gamma`).
     pub layer_scale: bool,
+    /// Whether the patch kernel has a bias. CLIP's has none.
+    pub patch_bias: bool,
+    /// Whether a norm precedes the first block (`norm_pre`), as in CLIP.
+    pub pre_norm: bool,
+    /// The activation between the two layers of an MLP.
+    pub activation: Activation,
     /// Side of the grid that the position table was trained on. For other grids the table is resized.
     pub position_grid: i64,
 }
@@ -90,7 +96,7 @@ impl Block {
             norm1: LayerNorm::new(&p.sub("norm1"), config.dim, config.layer_norm_eps)?,
             attn: Attention::new(&p.sub("attn"), config, gamma1.as_ref())?,
             norm2: LayerNorm::new(&p.sub("norm2"), config.dim, config.layer_norm_eps)?,
-            mlp: Mlp::new(&p.sub("mlp"), config.dim, config.mlp_dim, Activation::Gelu, gamma2.as_ref())?,
+            mlp: Mlp::new(&p.sub("mlp"), config.dim, config.mlp_dim, config.activation, gamma2.as_ref())?,
         })
     }
 
@@ -132,7 +138,7 @@ impl Block {
 pub enum Tap {
     /// The tokens before the first block.
     Embedding,
-    /// The hidden layer of a block's MLP, after its GELU.
+    /// The hidden layer of a block's MLP, after its activation.
     Hidden(usize),
     /// The output of a block: the residual stream after both sums.
     Block(usize),
@@ -151,10 +157,11 @@ pub struct Vit {
     config: VitConfig,
     kind: Kind,
     patch_weight: Tensor,                            // (d, 3, p, p)
-    patch_bias: Tensor,                              // (d,)
+    patch_bias: Option<Tensor>,                      // (d,)
     class_token: Tensor,                             // (1, 1, d), f32
     position_table: Tensor,                          // (1, 1 + g², d), f32: the class token's, then the patches'
     positions: RefCell<HashMap<(i64, i64), Tensor>>, // (1, n, d) per grid, unless the table is trained
+    norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
     norm: Option<LayerNorm>,
 }
@@ -174,20 +181,47 @@ impl Vit {
         let _guard = tch::no_grad_guard();
         let p = Scope::new(tensors, device, kind);
         let blocks = p.sub("blocks");
+        let norm = |is_there: bool, name: &str| match is_there {
+            true => LayerNorm::new(&p.sub(name), d, config.layer_norm_eps).map(Some),
+            false => Ok(None),
+        };
+        let patch_bias = match config.patch_bias {
+            true => Some(p.get("patch_embed.proj.bias", &[d], Kind::Float)?),
+            false => None,
+        };
         Ok(Self {
             config: config.clone(),
             kind,
             patch_weight: p.get("patch_embed.proj.weight", &[d, 3, patch, patch], Kind::Float)?,
-            patch_bias: p.get("patch_embed.proj.bias", &[d], Kind::Float)?,
+            patch_bias,
             class_token: p.get("cls_token", &[1, 1, d], Kind::Float)?,
             position_table: p.get("pos_embed", &[1, 1 + grid * grid, d], Kind::Float)?,
             positions: RefCell::default(),
             blocks: (0..config.n_blocks).map(|i| Block::new(&blocks.sub(i), config)).collect::<Result<_, _>>()?,
-            norm: match config.final_norm {
-                true => Some(LayerNorm::new(&p.sub("norm"), d, config.layer_norm_eps)?),
-                false => None,
-            },
+            norm_pre: norm(config.pre_norm, "norm_pre")?,
+            norm: norm(config.final_norm, "norm")?,
         })
+    }
+
+    /// As [`Vit::new`], for features alone. Weights and matrix products are in `kind`, with one exception: a CPU that
+    /// multiplies f32 faster than bf16 (Intel's without AMX) computes f32 products with weights rounded to bf16.
+    ///
+    /// # Errors
+    /// As [`Vit::new`].
+    pub fn for_features(
+        config: &VitConfig,
+        mut tensors: NamedTensors,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Self, NetworkError> {
+        let products = products_of(kind, device);
+        if products != kind {
+            let is_multiplied = |name: &str, tensor: &Tensor| name.ends_with(".weight") && tensor.dim() >= 2;
+            for (_, tensor) in tensors.iter_mut().filter(|(name, tensor)| is_multiplied(name, tensor)) {
+                *tensor = tensor.to_kind(kind).to_kind(products);
+            }
+        }
+        Self::new(config, &tensors, device, products)
     }
 
     /// Its geometry.
@@ -206,11 +240,12 @@ impl Vit {
             config: self.config.clone(),
             kind: self.kind,
             patch_weight: self.patch_weight.shallow_clone(),
-            patch_bias: self.patch_bias.shallow_clone(),
+            patch_bias: self.patch_bias.as_ref().map(Tensor::shallow_clone),
             class_token: self.class_token.shallow_clone(),
             position_table: self.position_table.shallow_clone(),
             positions: RefCell::default(),
             blocks: self.blocks.iter().map(Block::share).collect(),
+            norm_pre: self.norm_pre.as_ref().map(LayerNorm::share),
             norm: self.norm.as_ref().map(LayerNorm::share),
         }
     }
@@ -297,11 +332,15 @@ impl Vit {
     fn embed(&self, pixels: &Tensor) -> Tensor {
         let (b, d, patch) = (pixels.size()[0], self.config.dim, self.config.patch_px);
         // Always in f32: it is under 1 % of the work, and rounded pixels would cost accuracy in every block.
-        let xs = pixels.conv2d(&self.patch_weight, Some(&self.patch_bias), [patch, patch], [0, 0], [1, 1], 1); // (b, d, gh, gw)
+        let xs = pixels.conv2d(&self.patch_weight, self.patch_bias.as_ref(), [patch, patch], [0, 0], [1, 1], 1); // (b, d, gh, gw)
         let (gh, gw) = (xs.size()[2], xs.size()[3]);
         let xs = xs.flatten(2, 3).transpose(1, 2) + self.positions_of(gh, gw); // (b, n, d)
         let class_token = &self.class_token + self.position_table.narrow(1, 0, 1); // (1, 1, d)
-        Tensor::cat(&[class_token.expand([b, 1, d], false), xs], 1)
+        let xs = Tensor::cat(&[class_token.expand([b, 1, d], false), xs], 1);
+        match &self.norm_pre {
+            Some(norm) => norm.forward(&xs),
+            None => xs,
+        }
     }
 
     /// The position table on a grid of `gh × gw` patches, computed once per grid.

@@ -19,6 +19,9 @@ pub use scope::Scope;
 
 use agiqa_checkpoint::{FileSource, ReadAt, StoredTensor, shards};
 
+/// File name extensions of checkpoints.
+const EXTENSIONS: [&str; 5] = ["safetensors", "pt", "pth", "bin", "ckpt"];
+
 /// An open checkpoint.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -68,6 +71,24 @@ impl Checkpoint {
             return Err(CheckpointError::Index { path: files.path, problem });
         }
         Ok(Self { path: files.path, shards: opened, tensors })
+    }
+
+    /// Opens the checkpoint in `folder`. If the folder has only one file with a checkpoint's extension, that file is
+    /// opened, else a file with one of the usual names.
+    ///
+    /// # Errors
+    /// The folder has no checkpoint, or it cannot be read.
+    pub fn in_folder(folder: &Path) -> Result<Self, CheckpointError> {
+        let is_checkpoint = |path: &Path| {
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            path.is_file() && extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
+        };
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let files: Vec<_> = files.filter(|path| is_checkpoint(path)).collect();
+        match files.as_slice() {
+            [file] => Self::open(file),
+            _ => Self::open(folder),
+        }
     }
 
     /// The file, or the index.

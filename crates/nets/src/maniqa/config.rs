@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::layers::Activation;
 use crate::vit::VitConfig;
 
 /// A missing or impossible description of a network.
@@ -236,6 +237,9 @@ impl ManiqaConfig {
             mlp_dim: (vit.embed_dim as f64 * vit.mlp_ratio).round() as i64,
             layer_norm_eps: vit.layer_norm_eps,
             layer_scale: vit.layer_scale,
+            patch_bias: true,
+            pre_norm: false,
+            activation: Activation::Gelu,
             position_grid: vit.position_grid.unwrap_or(self.grid()),
         }
     }

@@ -2,7 +2,6 @@
 //! a training framework (`module.`), and with tensors that no forward pass reads.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Dtype};
 use crate::layers::NamedTensors;
@@ -12,27 +11,6 @@ const LANDMARK: &str = "conv1.weight";
 
 /// A tensor of timm's vision transformers. In MANIQA its name begins with `vit.`.
 const VIT_LANDMARK: &str = "patch_embed.proj.weight";
-
-/// File name extensions of checkpoints.
-const EXTENSIONS: [&str; 5] = ["safetensors", "pt", "pth", "bin", "ckpt"];
-
-/// Opens the checkpoint in `folder`. If the folder has only one file with a checkpoint's extension, that file is
-/// opened, else a file with one of the usual names.
-///
-/// # Errors
-/// The folder has no checkpoint, or it cannot be read.
-pub fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
-    let is_checkpoint = |path: &Path| {
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        path.is_file() && extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
-    };
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let files: Vec<_> = files.filter(|path| is_checkpoint(path)).collect();
-    match files.as_slice() {
-        [file] => Checkpoint::open(file),
-        _ => Checkpoint::open(folder),
-    }
-}
 
 /// Reads the tensors `parameters` of `checkpoint`. All names may share one prefix.
 ///

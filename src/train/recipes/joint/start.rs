@@ -9,7 +9,7 @@ use agiqa_nets::checkpoint::{Checkpoint, CheckpointError};
 use agiqa_nets::dinov2::{self, Dinov2Error};
 use agiqa_nets::layers::{NamedTensors, NetworkError};
 use agiqa_nets::ma_agiqa::MaAgiqaConfig;
-use agiqa_nets::maniqa::{ConfigError, ManiqaConfig, weights as checkpoints};
+use agiqa_nets::maniqa::{ConfigError, ManiqaConfig};
 use agiqa_weights::WeightsError;
 
 /// The default weights, used if the settings name no folder.
@@ -103,7 +103,7 @@ fn wanted(checkpoint: &Checkpoint, config: &MaAgiqaConfig) -> Result<Vec<Wanted>
 }
 
 fn open(folder: &Path, config: &MaAgiqaConfig) -> Result<(Checkpoint, Vec<Wanted>), StartError> {
-    let checkpoint = checkpoints::open(folder)?;
+    let checkpoint = Checkpoint::in_folder(folder)?;
     let wanted = wanted(&checkpoint, config)?;
     let required: Vec<(String, Vec<i64>)> =
         wanted.iter().map(|wanted| (wanted.stored_name.clone(), wanted.shape.clone())).collect();

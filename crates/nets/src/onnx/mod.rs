@@ -14,8 +14,17 @@ use tch::Tensor;
 /// Greatest size of a protocol-buffers message, whose lengths have 31 bits. A larger file cannot be an ONNX file.
 const MAX_FILE_BYTES: u64 = (1 << 31) - 1;
 
+mod products;
+
+pub use products::Products;
+
+#[cfg(test)]
+pub(crate) mod test_graph;
+
 /// `TensorProto.DataType.FLOAT`.
 const FLOAT: i32 = 1;
+/// `TensorProto.DataType.INT8`.
+const INT8: i32 = 3;
 /// `TensorProto.DataType.INT64`.
 const INT64: i32 = 7;
 /// `TensorProto.DataLocation.EXTERNAL`.
@@ -57,6 +66,8 @@ struct TensorProto {
     data_type: i32,
     #[prost(float, repeated, tag = "4")]
     float_data: Vec<f32>,
+    #[prost(int32, repeated, tag = "5")]
+    int32_data: Vec<i32>,
     #[prost(int64, repeated, tag = "7")]
     int64_data: Vec<i64>,
     #[prost(string, tag = "8")]
@@ -141,6 +152,16 @@ pub enum OnnxError {
         element: usize,
         value: f32,
     },
+    /// No product with constant weights is added to the bias of a linear layer, or several are.
+    #[error(
+        "{}: expected one product with a constant (`MatMul` or `MatMulInteger`) that is added to `{bias}`, found \
+         {found}; this is not the graph of the network that was expected",
+        path.display()
+    )]
+    Product { path: PathBuf, bias: String, found: usize },
+    /// A quantised product cannot be read back as a product of floats.
+    #[error("{}: node `{node}`: {problem}", path.display())]
+    Quantised { path: PathBuf, node: String, problem: String },
 }
 
 fn hint(name: &Option<String>) -> String {
@@ -248,14 +269,7 @@ impl OnnxFile {
     /// As [`OnnxFile::tensor`].
     pub fn floats(&self, name: &str, shape: &[i64]) -> Result<Vec<f32>, OnnxError> {
         let tensor = self.checked(name, FLOAT, "float")?;
-        if tensor.dims != shape {
-            return Err(OnnxError::Shape {
-                path: self.path.clone(),
-                name: name.to_owned(),
-                expected: shape.to_vec(),
-                found: tensor.dims.clone(),
-            });
-        }
+        self.shaped(tensor, shape)?;
         let values = self.elements(tensor, &tensor.float_data, f32::from_le_bytes)?;
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok(values),
@@ -266,6 +280,27 @@ impl OnnxFile {
                 value: values[element],
             }),
         }
+    }
+
+    /// The int8 initializer `name` as a tensor on the CPU.
+    ///
+    /// # Errors
+    /// As [`OnnxFile::tensor`].
+    pub fn int8_tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, OnnxError> {
+        self.shaped(self.checked(name, INT8, "int8")?, shape)?;
+        Ok(Tensor::from_slice(&self.int8s(name)?).view(shape))
+    }
+
+    /// Values of the int8 initializer `name`, row-major. It may have any shape.
+    ///
+    /// # Errors
+    /// The initializer is absent or has another type, or its data do not fill its shape.
+    pub fn int8s(&self, name: &str) -> Result<Vec<i8>, OnnxError> {
+        let tensor = self.checked(name, INT8, "int8")?;
+        // Outside the raw bytes, a file keeps small integers as larger ones. One that is no int8 is left out, so that
+        // the data do not fill the shape.
+        let typed: Vec<i8> = tensor.int32_data.iter().filter_map(|value| i8::try_from(*value).ok()).collect();
+        self.elements(tensor, &typed, i8::from_le_bytes)
     }
 
     /// Values of the int64 initializer `name`, row-major. It may have any shape.
@@ -299,6 +334,14 @@ impl OnnxFile {
             return Err(OnnxError::ExternalData { path, name });
         }
         Ok(tensor)
+    }
+
+    fn shaped(&self, tensor: &TensorProto, shape: &[i64]) -> Result<(), OnnxError> {
+        if tensor.dims == shape {
+            return Ok(());
+        }
+        let (path, name) = (self.path.clone(), tensor.name.clone());
+        Err(OnnxError::Shape { path, name, expected: shape.to_vec(), found: tensor.dims.clone() })
     }
 
     /// The elements, from the raw little-endian bytes, or from `typed` if the file has no raw bytes.
