@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::extractor::{Precision, column, described_set, guarded, values};
-use super::pixels::{normalise, normalised};
+use super::pixels::normalised;
 use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError,
 };
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
 use agiqa_images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
+use agiqa_nets::checkpoint::Checkpoint;
 use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, weights};
+use agiqa_nets::pixels::normalise;
 use agiqa_store::tables::features::FeatureKind;
 
 const NAME: ExtractorName = ExtractorName::Maniqa;
@@ -75,7 +77,7 @@ impl ManiqaSettings {
             return Err(SettingsError::Value { key: "weights", found: "none".to_owned(), problem }.into());
         };
         let config = ManiqaConfig::read(&folder.join("config.json")).map_err(load_error)?;
-        let checkpoint = weights::open(&folder).map_err(load_error)?;
+        let checkpoint = Checkpoint::find(&folder).map_err(load_error)?;
         let weights_blake3 = weights::content_hash(&checkpoint, &config.parameters()).map_err(load_error)?;
         Ok(Self {
             folder,
@@ -112,7 +114,7 @@ impl ExtractorKind for ManiqaSettings {
         let device = self.device.device()?;
         let dtype = self.precision.dtype;
         dtype.check_on(device)?;
-        let checkpoint = weights::open(&self.folder).map_err(load_error)?;
+        let checkpoint = Checkpoint::find(&self.folder).map_err(load_error)?;
         let tensors = weights::read(&checkpoint, &self.config.parameters()).map_err(load_error)?;
         let network = Maniqa::new(&self.config, &tensors, device, dtype.kind()).map_err(load_error)?;
         Ok(Loaded::Network(Box::new(ManiqaExtractor {

@@ -25,6 +25,7 @@ mod pipeline;
 mod predict;
 mod query;
 mod schemas;
+mod score;
 mod scored;
 mod settings;
 mod setup;

@@ -2,11 +2,12 @@
 //!
 //! - [`onnx`] reads the file format of the default extractor's weights.
 //! - [`checkpoint`] reads the other formats in which networks are published.
-//! - [`layers`] holds layers that several networks share.
+//! - [`layers`] holds layers that several networks share; [`pixels`] makes inputs of pictures.
 //! - [`vit`] is the vision transformer under the image networks.
 //! - [`dinov2`] loads DINOv2 ViT-S/14 into that transformer.
 //! - [`maniqa`] predicts quality from the transformer's activations.
 //! - [`mplug_owl2`] is the multimodal language model of the paper.
+//! - [`raters`] are the networks that give an image one rating.
 //! - [`fusion`] is the head that turns features into a score.
 //! - [`ma_agiqa`] is MANIQA with that head.
 
@@ -16,6 +17,8 @@ pub mod checkpoint;
 
 pub mod layers;
 
+pub mod pixels;
+
 mod processor;
 
 mod attention;
@@ -23,6 +26,13 @@ mod attention;
 pub mod vit;
 
 pub mod dinov2;
+
+mod conv;
+
+mod resnet;
+mod vgg;
+
+pub mod raters;
 
 pub mod maniqa;
 pub mod mplug_owl2;
@@ -32,3 +42,6 @@ pub mod fusion;
 pub mod ma_agiqa;
 
 pub mod trained_head;
+
+#[cfg(test)]
+mod parity;

@@ -1,10 +1,9 @@
-//! Weights of MANIQA and MA-AGIQA in their authors' format: state dicts with official names, often under a prefix from
-//! a training framework (`module.`), and with tensors that no forward pass reads.
+//! Checkpoints of MANIQA as its authors and MA-AGIQA's publish them: safetensors or PyTorch's zip, alone or with the
+//! prefix of a training framework (`module.`), and with tensors that no forward pass reads.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, Wanted};
 use crate::layers::NamedTensors;
 
 /// A tensor that every such checkpoint has. The prefix of its name is the prefix of all names.
@@ -13,25 +12,15 @@ const LANDMARK: &str = "conv1.weight";
 /// A tensor of timm's vision transformers. In MANIQA its name begins with `vit.`.
 const VIT_LANDMARK: &str = "patch_embed.proj.weight";
 
-/// File name extensions of checkpoints.
-const EXTENSIONS: [&str; 5] = ["safetensors", "pt", "pth", "bin", "ckpt"];
-
-/// Opens the checkpoint in `folder`. If the folder has only one file with a checkpoint's extension, that file is
-/// opened, else a file with one of the usual names.
-///
-/// # Errors
-/// The folder has no checkpoint, or it cannot be read.
-pub fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
-    let is_checkpoint = |path: &Path| {
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        path.is_file() && extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
-    };
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let files: Vec<_> = files.filter(|path| is_checkpoint(path)).collect();
-    match files.as_slice() {
-        [file] => Checkpoint::open(file),
-        _ => Checkpoint::open(folder),
+/// The tensors `parameters` in `checkpoint`.
+fn wanted(checkpoint: &Checkpoint, parameters: &BTreeMap<String, Vec<i64>>) -> Result<Wanted, CheckpointError> {
+    let found = checkpoint.prefix_of(LANDMARK);
+    if found.is_none() && checkpoint.prefix_of(VIT_LANDMARK).is_some() {
+        let path = checkpoint.path().to_owned();
+        return Err(CheckpointError::BackboneOnly { path, landmark: VIT_LANDMARK, missing: LANDMARK });
     }
+    let prefix = found.unwrap_or_default();
+    Wanted::new(checkpoint, parameters, |name| format!("{prefix}{name}"))
 }
 
 /// Reads the tensors `parameters` of `checkpoint`. All names may share one prefix.
@@ -40,16 +29,10 @@ pub fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
 /// The checkpoint holds a transformer alone, as timm publishes them, or tensors are absent or have another shape. One
 /// error lists all such tensors.
 pub fn read(checkpoint: &Checkpoint, parameters: &BTreeMap<String, Vec<i64>>) -> Result<NamedTensors, CheckpointError> {
-    let wanted = wanted(checkpoint, parameters)?;
-    parameters
-        .keys()
-        .zip(&wanted)
-        .map(|(name, (found, shape))| Ok((name.clone(), checkpoint.tensor(found, shape)?)))
-        .collect()
+    wanted(checkpoint, parameters)?.read(checkpoint)
 }
 
-/// Hash of the names, types and values of the tensors `parameters` of `checkpoint`, hexadecimal, for fingerprints. It
-/// does not depend on the file format or on other tensors.
+/// Hash of the tensors `parameters` of `checkpoint`, hexadecimal, for fingerprints.
 ///
 /// # Errors
 /// As [`read`].
@@ -57,28 +40,5 @@ pub fn content_hash(
     checkpoint: &Checkpoint,
     parameters: &BTreeMap<String, Vec<i64>>,
 ) -> Result<String, CheckpointError> {
-    let wanted = wanted(checkpoint, parameters)?;
-    let mut hasher = blake3::Hasher::new();
-    for (name, (found, _)) in parameters.keys().zip(&wanted) {
-        let dtype = format!("{:?}", checkpoint.info(found)?.dtype);
-        hasher.update(name.as_bytes()).update(&[0]).update(dtype.as_bytes()).update(&[0]);
-        hasher.update_rayon(&checkpoint.bytes(found)?);
-    }
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-/// Names of `parameters` in the checkpoint, with shapes. All of them are present.
-fn wanted(
-    checkpoint: &Checkpoint,
-    parameters: &BTreeMap<String, Vec<i64>>,
-) -> Result<Vec<(String, Vec<i64>)>, CheckpointError> {
-    let found = checkpoint.prefix_of(LANDMARK);
-    if found.is_none() && checkpoint.prefix_of(VIT_LANDMARK).is_some() {
-        let path = checkpoint.path().to_owned();
-        return Err(CheckpointError::BackboneOnly { path, landmark: VIT_LANDMARK, missing: LANDMARK });
-    }
-    let prefix = found.unwrap_or_default();
-    let wanted: Vec<_> = parameters.iter().map(|(name, shape)| (format!("{prefix}{name}"), shape.clone())).collect();
-    checkpoint.require(&wanted)?;
-    Ok(wanted)
+    wanted(checkpoint, parameters)?.content_hash(checkpoint)
 }
