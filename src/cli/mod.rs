@@ -37,6 +37,7 @@ mod predict;
 mod query;
 mod run;
 mod schemas;
+mod score;
 mod set;
 mod split;
 mod train;
@@ -83,6 +84,8 @@ enum Command {
     Extract(features::Args),
     /// Score images by handcrafted methods: BRISQUE, NIQE, ILNIQE.
     Baseline(baseline::Args),
+    /// Score images by published networks and handcrafted methods.
+    Score(Box<score::Args>),
     /// Assign a dataset's images to training, validation and test parts.
     Split(split::Args),
     /// Fit the fusion head on cached features.
@@ -193,6 +196,7 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
         Command::Embed(args) => features::run("embed", Some(FeatureKind::Semantic), args, &context),
         Command::Extract(args) => features::run("extract", Some(FeatureKind::Quality), args, &context),
         Command::Baseline(args) => baseline::run(args, &context),
+        Command::Score(args) => score::run(*args, &context),
         Command::Split(args) => split::run(args, &context),
         Command::Train(args) => train::run(*args, &context),
         Command::Predict(args) => predict::run(args, &context),
@@ -229,8 +233,28 @@ fn with_run_log(
 
 /// Runs one stage as a separate command: opens the store, skips the stage if it is up to date, and records the run.
 fn run_stage(command: &str, store_url: &str, stage: &dyn Stage, context: &Context) -> anyhow::Result<Exit> {
+    run_stages(command, store_url, &[stage], context)
+}
+
+/// Runs `stages` one after the other as one command.
+fn run_stages(command: &str, store_url: &str, stages: &[&dyn Stage], context: &Context) -> anyhow::Result<Exit> {
     let store = Store::open(store_url, OpenMode::CreateIfMissing)?;
-    with_run_log(command, &store.clone(), |log| execute(stage, &context.on(store), log))
+    with_run_log(command, &store.clone(), |log| execute_all(stages, &context.on(store), log))
+}
+
+/// Runs `stages` one after the other, up to an interrupt.
+fn execute_all(stages: &[&dyn Stage], context: &StageContext, log: &mut RunLog) -> anyhow::Result<Exit> {
+    let mut exit = Exit::Done;
+    for stage in stages {
+        if context.interrupt.is_raised() {
+            return Ok(Exit::Interrupted);
+        }
+        exit = exit.and(execute(*stage, context, log)?);
+        if exit == Exit::Interrupted {
+            return Ok(exit);
+        }
+    }
+    Ok(exit)
 }
 
 /// Runs `stage` through [`stage::execute`]. Rejected rows and interrupts become exit codes.

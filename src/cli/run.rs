@@ -11,6 +11,7 @@ use super::{Context, path_argument, set_argument};
 use crate::pipeline::plan::{self, Action, StageName, Step};
 use crate::pipeline::{Pipeline, summary};
 use agiqa_store::console::print;
+use agiqa_store::stage::Stage;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::models::Runs;
 
@@ -29,8 +30,8 @@ pub(super) struct Args {
     /// Print the stages that would run, with reasons, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Run only this stage, on the store's current content: ingest, features, baseline, split, train, predict,
-    /// evaluate, compare or experiment. Repeatable.
+    /// Run only this stage, on the store's current content: ingest, features, baseline, score, split, train,
+    /// predict, evaluate, compare or experiment. Repeatable.
     #[arg(long = "stage", value_name = "STAGE")]
     stages: Vec<StageName>,
 }
@@ -77,15 +78,10 @@ fn run_pipeline(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     }));
     super::with_run_log("run", &store.clone(), |log| {
         let stage_context = context.on(store);
-        let mut exit = Exit::Done;
-        for step in &steps {
-            if context.interrupt.is_raised() {
-                return Ok(Exit::Interrupted);
-            }
-            exit = exit.and(super::execute(step.stage.as_ref(), &stage_context, log)?);
-            if exit == Exit::Interrupted {
-                return Ok(exit);
-            }
+        let stages: Vec<&dyn Stage> = steps.iter().map(|step| step.stage.as_ref()).collect();
+        let exit = super::execute_all(&stages, &stage_context, log)?;
+        if exit == Exit::Interrupted {
+            return Ok(exit);
         }
         print_results(&pipeline, &steps, &stage_context.store, context)?;
         Ok(exit)

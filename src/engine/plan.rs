@@ -14,8 +14,13 @@ use agiqa_store::tables::features::FeatureSet;
 use agiqa_store::tables::images::ImageRow;
 use agiqa_store::tables::rejects::{self, RejectRow};
 
-/// Kinds of rejects that depend on the guest. Other kinds depend only on the file.
-const KINDS_OF_GUESTS: [&str; 3] = ["too-small", "flat", "non-finite"];
+/// Kinds of rejects that depend on the guest or the settings. Other kinds depend only on the file.
+const KINDS_OF_GUESTS: [&str; 4] = ["too-small", "too-large", "flat", "non-finite"];
+
+/// Whether a reject of `kind` says that the file holds no picture.
+pub(super) fn is_undecodable(kind: &str) -> bool {
+    !KINDS_OF_GUESTS.contains(&kind)
+}
 
 /// One image to compute.
 #[derive(Clone, Debug)]
@@ -95,7 +100,7 @@ impl Plan {
             let counter = match (is_done, kind) {
                 (true, _) => &mut self.rows.n_cached,
                 (false, Some(kind)) => {
-                    if !KINDS_OF_GUESTS.contains(&kind.as_str()) {
+                    if is_undecodable(kind) {
                         self.undecodable.insert(image.image_id);
                     }
                     &mut self.rows.n_rejected

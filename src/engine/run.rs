@@ -13,7 +13,7 @@ use super::guest::{
     Batch, Guest, GuestError, GuestWords, Input, InputSize, Loaded, Network, Output, OutputRows, PerImage,
     Preprocessor, Unusable, Values, Work,
 };
-use super::plan::{Plan, Todo};
+use super::plan::{Plan, Todo, is_undecodable};
 use super::stage::EngineError;
 use super::writer::{self, Finished, PartLimits};
 use agiqa_images::DecodeLimits;
@@ -318,7 +318,9 @@ impl Sink<'_> {
 
     /// Rejects an image that could not be decoded, in every task that lacks it.
     fn failed(&mut self, todo: &Todo, failure: &Failure) -> Result<(), Stop> {
-        self.outcome.undecodable.insert(todo.image.image_id);
+        if is_undecodable(failure.kind) {
+            self.outcome.undecodable.insert(todo.image.image_id);
+        }
         for task in &todo.tasks {
             self.reject(todo.image.reject(failure.kind, &failure.message), *task, todo.image.n_files)?;
         }

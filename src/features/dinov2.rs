@@ -14,6 +14,7 @@ use super::{
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
 use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
 use agiqa_nets::dinov2;
+use agiqa_nets::pixels::{IMAGENET_MEAN, IMAGENET_STD};
 use agiqa_nets::vit::{Tap, Vit};
 use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 
@@ -175,7 +176,7 @@ struct Squares {
 impl Preprocessor for Squares {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
         let resized = agiqa_images::resize(image, self.side_px, self.side_px, RESIZE);
-        Ok(normalised(&resized, dinov2::MEAN, dinov2::STD))
+        Ok(normalised(&resized, IMAGENET_MEAN, IMAGENET_STD))
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::extractor::{Precision, column, described_set, guarded, side_by_side, values};
-use super::pixels::{normalise, normalised};
+use super::pixels::normalised;
 use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError,
 };
@@ -18,6 +18,7 @@ use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Prepr
 use agiqa_images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
 use agiqa_nets::checkpoint::Checkpoint;
 use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, weights};
+use agiqa_nets::pixels::normalise;
 use agiqa_store::path_text;
 use agiqa_store::tables::features::FeatureKind;
 
@@ -78,7 +79,7 @@ impl ManiqaSettings {
             return Err(SettingsError::Value { key: "weights", found: "none".to_owned(), problem }.into());
         };
         let config = ManiqaConfig::read(&folder.join("config.json")).map_err(load_error)?;
-        let checkpoint = Checkpoint::in_folder(&folder).map_err(load_error)?;
+        let checkpoint = Checkpoint::find(&folder).map_err(load_error)?;
         let weights_blake3 = weights::content_hash(&checkpoint, &config.parameters()).map_err(load_error)?;
         Ok(Self {
             folder,
@@ -115,7 +116,7 @@ impl ExtractorKind for ManiqaSettings {
         let device = self.device.device()?;
         let dtype = self.precision.dtype;
         dtype.check_on(device)?;
-        let checkpoint = Checkpoint::in_folder(&self.folder).map_err(load_error)?;
+        let checkpoint = Checkpoint::find(&self.folder).map_err(load_error)?;
         let tensors = weights::read(&checkpoint, &self.config.parameters()).map_err(load_error)?;
         let network = Maniqa::new(&self.config, &tensors, device, dtype.kind()).map_err(load_error)?;
         Ok(Loaded::Network(Box::new(ManiqaExtractor {

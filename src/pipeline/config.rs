@@ -12,6 +12,7 @@
 //! [features]                        # the extractors of `semantic` and of `quality`
 //! [extractor.dinov2-s14]            # settings of one extractor, as in `agiqa features`
 //! [baseline]                        # settings of `agiqa baseline`: `methods`, `params`, `side`, …
+//! [scorer.hyperiqa]                 # settings of a rating network: `weights`, `variant`, …; a table per network
 //! [split]                           # settings of `agiqa split`; `seeds = […]` makes one split per seed
 //! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`
 //! [predict]                         # `also = ["other"]`: further datasets to score
@@ -32,14 +33,17 @@ use serde::{Deserialize, Serialize};
 
 use super::de;
 use super::error::{ConfigError, suggestion};
+use super::overlay::read_rating_settings;
 use super::params;
-use super::tree::{Node, NodeValue, Origin, Sources};
+use super::tree::{Entry, Node, NodeValue, Origin, Sources};
 use crate::baselines::BaselineSettings;
 use crate::ingest::IngestSettings;
+use crate::ratings::RatingSettings;
 use crate::splits::SplitSettings;
 use agiqa_judge::compare::CompareSettings;
 use agiqa_judge::evaluate::EvaluateSettings;
 use agiqa_judge::paper;
+use agiqa_nets::raters::RaterName;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::splits::Part;
 
@@ -62,6 +66,8 @@ pub struct Pipeline {
     pub features: Option<FeaturesSection>,
     /// Handcrafted scores of every dataset; `None` without `[baseline]`.
     pub baseline: Option<BaselineSettings>,
+    /// Rating networks that score every dataset, in the order of the file.
+    pub scorers: Vec<RatingSettings>,
     /// Splits of the datasets for training, testing or comparison.
     pub splits: Vec<SplitSettings>,
     /// Training; with variants, the first variant's.
@@ -112,6 +118,7 @@ const KEYS: &[&str] = &[
     "features",
     "extractor",
     "baseline",
+    "scorer",
     "split",
     "train",
     "predict",
@@ -128,6 +135,7 @@ const PATHS: &[&str] = &[
     "dataset.*.images",
     "baseline.params",
     "extractor.*.weights",
+    "scorer.*.weights",
     "train.joint.weights",
     "variant.*.train.joint.weights",
     "split.train",
@@ -177,6 +185,7 @@ impl Reader<'_> {
         let datasets = self.datasets()?;
         let features = self.features()?;
         let baseline = self.baseline()?;
+        let scorers = self.scorers()?;
         let splits = self.splits()?;
         let train_origin = self.document.get("train").map(|node| node.origin);
         let variants = self.variants(&datasets, features.is_some(), !splits.is_empty())?;
@@ -206,6 +215,7 @@ impl Reader<'_> {
             datasets,
             features,
             baseline,
+            scorers,
             splits,
             train,
             variants,
@@ -221,6 +231,24 @@ impl Reader<'_> {
         let settings: BaselineSettings = de::settings(self.sources, "baseline", &node, &[])?;
         settings.check().map_err(|error| self.wrong(node.origin, format!("`baseline`: {error}")))?;
         Ok(Some(settings))
+    }
+
+    /// A rating network per table `[scorer.<name>]`.
+    fn scorers(&mut self) -> Result<Vec<RatingSettings>, ConfigError> {
+        let Some(node) = self.document.remove("scorer") else { return Ok(Vec::new()) };
+        if !matches!(node.value, NodeValue::Table(_)) {
+            let problem = format!("`scorer`: expected tables `[scorer.<name>]`, found {}", node.kind());
+            return Err(self.wrong(node.origin, problem));
+        }
+        let scorer = |entry: &Entry| {
+            let name = entry.key.parse::<RaterName>().map_err(|_| {
+                let names: Vec<&str> = RaterName::ALL.iter().map(|name| name.as_str()).collect();
+                let problem = format!("unknown scorer `{}`{}", entry.key, suggestion(&entry.key, &names));
+                self.wrong(entry.key_origin, problem)
+            })?;
+            read_rating_settings(self.sources, name, entry.node.clone())
+        };
+        node.entries().iter().map(scorer).collect()
     }
 
     fn compare(

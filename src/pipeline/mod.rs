@@ -19,7 +19,7 @@ mod params;
 
 mod overlay;
 
-pub use overlay::{feature_settings, overlaid, training_overlaid};
+pub use overlay::{feature_settings, overlaid, rating_settings, training_overlaid};
 
 mod config;
 

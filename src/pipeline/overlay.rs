@@ -10,8 +10,10 @@ use super::error::ConfigError;
 use super::params;
 use super::tree::{Node, NodeValue, Origin, Sources};
 use crate::features::{CommonSettings, ExtractorName, FeatureSettings, NetworkSettings, ReadSettings};
+use crate::ratings::RatingSettings;
 use crate::train::TrainSettings;
 use crate::train::recipes::{HeadSettings, RecipeSettings};
+use agiqa_nets::raters::RaterName;
 
 /// `settings` with the `--set KEY=VALUE` arguments `set` laid over them.
 ///
@@ -62,20 +64,43 @@ pub(super) fn read_feature_settings(
     }
 
     let path = format!("extractor.{name}");
-    let origin = node.origin;
-    let (common, own): (Vec<_>, Vec<_>) = match node.value {
-        NodeValue::Table(entries) => {
-            entries.into_iter().partition(|entry| CommonSettings::KEYS.contains(&entry.key.as_str()))
-        }
-        value => {
-            let problem = format!("`{path}`: expected a table, found {}", Node { origin, value }.kind());
-            return Err(ConfigError::new(sources.place(origin), problem));
-        }
-    };
-    let table = |entries| Node { origin, value: NodeValue::Table(entries) };
-    let common = de::settings(sources, &path, &table(common), &[])?;
-    let network = NetworkSettings::read(name, &Own { sources, path, node: table(own) })?;
+    let (common, node) = common_and_own(sources, &path, node)?;
+    let network = NetworkSettings::read(name, &Own { sources, path, node })?;
     Ok(FeatureSettings { network, common })
+}
+
+/// Takes the common settings out of the table `node` at `path`. The rest is the network's own.
+fn common_and_own(sources: &Sources, path: &str, mut node: Node) -> Result<(CommonSettings, Node), ConfigError> {
+    if !matches!(node.value, NodeValue::Table(_)) {
+        let problem = format!("`{path}`: expected a table, found {}", node.kind());
+        return Err(ConfigError::new(sources.place(node.origin), problem));
+    }
+    let common = split_off(&mut node, CommonSettings::KEYS);
+    Ok((de::settings(sources, path, &common, &[])?, node))
+}
+
+/// The settings of the rating network `name` from `options`, an object with the given options, and `set`.
+///
+/// # Errors
+/// A key is unknown, or a value has a wrong type.
+pub fn rating_settings(name: RaterName, options: &Value, set: &[String]) -> Result<RatingSettings, ConfigError> {
+    let (sources, node) = tree_of(options, set)?;
+    read_rating_settings(&sources, name, node)
+}
+
+/// The settings of the rating network `name` in the table `node`.
+///
+/// # Errors
+/// As [`rating_settings`].
+pub(super) fn read_rating_settings(
+    sources: &Sources,
+    name: RaterName,
+    node: Node,
+) -> Result<RatingSettings, ConfigError> {
+    let path = format!("scorer.{name}");
+    let (common, node) = common_and_own(sources, &path, node)?;
+    let options = de::settings(sources, &path, &node, CommonSettings::KEYS)?;
+    Ok(RatingSettings { network: name, options, common })
 }
 
 /// The settings of a training, trainer and recipe, with the `--set KEY=VALUE` arguments `set` laid over them. Keys are
@@ -139,10 +164,11 @@ pub(super) fn read_training(
 }
 
 /// Takes the entries of `keys` out of a table, as a table of their own.
-fn split_off(node: &mut Node, keys: &[String]) -> Node {
+fn split_off(node: &mut Node, keys: &[impl AsRef<str>]) -> Node {
     let mut taken = Vec::new();
     if let NodeValue::Table(entries) = &mut node.value {
-        (taken, *entries) = std::mem::take(entries).into_iter().partition(|entry| keys.contains(&entry.key));
+        (taken, *entries) =
+            std::mem::take(entries).into_iter().partition(|entry| keys.iter().any(|key| key.as_ref() == entry.key));
     }
     Node { origin: node.origin, value: NodeValue::Table(taken) }
 }

@@ -12,8 +12,10 @@ pub enum StageName {
     Ingest,
     /// Turns images into `semantic` and `quality`.
     Features,
-    /// Turns images into `scores`.
+    /// Turns images into `scores` by handcrafted methods.
     Baseline,
+    /// Turns images into `scores` by published networks.
+    Score,
     /// Turns images into `splits`.
     Split,
     /// Turns features and splits into models, and applies trained networks to the dataset.
@@ -34,6 +36,7 @@ impl StageName {
         Self::Ingest,
         Self::Features,
         Self::Baseline,
+        Self::Score,
         Self::Split,
         Self::Train,
         Self::Predict,
@@ -48,6 +51,7 @@ impl StageName {
             Self::Ingest => "ingest",
             Self::Features => "features",
             Self::Baseline => "baseline",
+            Self::Score => "score",
             Self::Split => "split",
             Self::Train => "train",
             Self::Predict => "predict",

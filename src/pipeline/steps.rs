@@ -7,6 +7,7 @@ use crate::engine::ImageSource;
 use crate::features::{FeatureSettings, FeatureStage};
 use crate::ingest::{IngestStage, Rerun};
 use crate::predict::PredictStage;
+use crate::ratings::RatingStage;
 use crate::splits::{SplitSettings, SplitStage};
 use crate::train::recipes::RecipeSettings;
 use crate::train::{RunSeed, TrainError, TrainStage, Training};
@@ -43,6 +44,12 @@ impl Pipeline {
             for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
                 let source = ImageSource::Dataset(dataset.dataset.clone());
                 steps.add(StageName::Baseline, BaselineStage::new(settings.clone(), source), &[ingest_idx]);
+            }
+        }
+        for settings in &self.scorers {
+            for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
+                let source = ImageSource::Dataset(dataset.dataset.clone());
+                steps.add(StageName::Score, RatingStage::new(settings.clone(), source), &[ingest_idx]);
             }
         }
         let heads = self.heads()?;

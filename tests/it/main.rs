@@ -30,6 +30,7 @@ mod predict;
 mod query;
 mod resizing;
 mod schemas;
+mod score;
 mod scored;
 mod settings;
 mod setup;

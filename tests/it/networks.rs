@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use agiqa_nets::dinov2;
 use agiqa_nets::layers::{Activation, NamedTensors, NetworkError};
 use agiqa_nets::maniqa::ManiqaConfig;
+use agiqa_nets::pixels::{IMAGENET_MEAN, IMAGENET_STD};
 use agiqa_nets::vit::{Vit, VitConfig};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
@@ -130,7 +131,7 @@ struct Case {
 fn pixels(side_px: i64) -> Tensor {
     let mut values = Vec::new();
     for c in 0..3_i64 {
-        let (mean, std) = (dinov2::MEAN[c as usize], dinov2::STD[c as usize]);
+        let (mean, std) = (IMAGENET_MEAN[c as usize], IMAGENET_STD[c as usize]);
         for y in 0..side_px {
             for x in 0..side_px {
                 let value = (x * 3 + y * 5 + c * 40 + (x / 24) * (y / 40) * 17) % 256;

@@ -3,6 +3,7 @@
 The rule for a parameter `name` of a shape, and a seed: the 64-bit FNV-1a hash of the name, XOR the seed, starts a
 splitmix64 generator; the upper 24 bits of its i-th output are u_i in [0, 1), and c_i = 2 u_i - 1. In row-major order:
 
+    `running_var`, `running_mean`        1 + 0.25 c, 0.1 c           statistics of batch norms
     one dimension, `.weight`             1 + 0.1 c                   scales of norms
     one dimension, `gamma`               0.5 + 0.1 c                 scales of branches
     one dimension, any other name        0.05 c                      biases
@@ -36,7 +37,11 @@ def fill(name, shape, seed):
     """The parameter `name`."""
     n = int(np.prod(shape, dtype=np.int64))
     c = F32(2) * ((generator(name, seed, n) >> np.uint64(40)).astype(F32) / F32(2**24)) - F32(1)
-    if len(shape) < 2:
+    if name.endswith("running_var"):
+        offset, scale = 1.0, 0.25
+    elif name.endswith("running_mean"):
+        offset, scale = 0.0, 0.1
+    elif len(shape) < 2:
         if name.endswith(".weight"):
             offset, scale = 1.0, 0.1
         elif name.endswith("gamma"):

@@ -57,13 +57,13 @@ pub enum CheckpointError {
         /// The opcode or class, and the problem with it.
         problem: String,
     },
-    /// The file was written by `torch.save` before version 1.6.
+    /// The file is a pickle that `torch.save` did not write.
     #[error(
-        "{}: a bare pickle, as torch before 1.6 wrote; convert it with \
-         `torch.save(torch.load(path, map_location='cpu'), new_path)`",
+        "{}: a bare pickle, which torch did not write; convert it with \
+         `torch.save(pickle.load(open(path, 'rb')), new_path)`",
         path.display()
     )]
-    LegacyPickle { path: PathBuf },
+    BarePickle { path: PathBuf },
     /// The file is known to be something else.
     #[error("{}: neither safetensors nor a zip of PyTorch (.bin, .pt, .pth), but {found}", path.display())]
     Other {

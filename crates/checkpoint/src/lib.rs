@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `.safetensors` | [`mod@safetensors`] |
 //! | PyTorch's zip, TorchScript's too: `.bin`, `.pt`, `.pth` | [`zip`], [`pickle`], [`mod@pytorch`] |
+//! | PyTorch's files before version 1.6: `.pkl`, `.pth` | [`pickle`], [`legacy`] |
 //! | `*.index.json` and its shards, or a folder | [`shards`] |
 //!
 //! The crate depends on no other crate of the project, so that the fuzz target builds without libtorch.
@@ -35,6 +36,8 @@ pub mod pickle;
 
 pub mod pytorch;
 
+pub mod legacy;
+
 pub mod safetensors;
 
 pub mod shards;
@@ -51,8 +54,9 @@ pub fn read_file(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, Stored
         [b'P', b'K', 3, 4, ..] => pytorch::read(path, source),
         // The header's length in eight bytes, then the header in JSON.
         [_, _, _, _, _, _, 0, 0, b'{', ..] => safetensors::read(path, source),
+        _ if head.starts_with(legacy::MAGIC) => legacy::read(path, source),
         // A pickle of protocol 2 to 5 without a zip around it.
-        [0x80, 2..=5, ..] => Err(CheckpointError::LegacyPickle { path: path.to_owned() }),
+        [0x80, 2..=5, ..] => Err(CheckpointError::BarePickle { path: path.to_owned() }),
         _ => Err(match other::content(&head) {
             Some(found) => CheckpointError::Other { path: path.to_owned(), found },
             None => CheckpointError::UnknownFormat {

@@ -130,6 +130,8 @@ pub struct Unpickled<'a> {
     pub objects: Vec<Object<'a>>,
     /// The pickle's result.
     pub root: Value<'a>,
+    /// Length of the pickle. Other bytes may follow it.
+    pub n_bytes: usize,
 }
 
 /// Why a pickle was refused.
@@ -160,7 +162,7 @@ pub fn unpickle(bytes: &[u8], max_memory: u64) -> Result<Unpickled<'_>, Refusal>
     loop {
         let at = machine.at;
         match machine.step() {
-            Ok(Some(root)) => return Ok(Unpickled { objects: machine.objects, root }),
+            Ok(Some(root)) => return Ok(Unpickled { objects: machine.objects, root, n_bytes: machine.at }),
             Ok(None) if machine.n_bytes() > max_memory => {
                 let problem = format!("its objects take more than {max_memory} bytes of memory, unlike a state dict's");
                 return Err(Refusal { at, near: None, problem });
@@ -612,7 +614,12 @@ impl<'a> Machine<'a> {
 
     /// `('storage', class, key, location, numel)`, the only persistent id that `torch.save` writes.
     fn persistent(&mut self, id: Value<'a>) -> Step<()> {
-        match self.tuple(id)? {
+        // Before torch 1.6, a view of another storage could follow, which no longer exists since 0.4.
+        let id = match self.tuple(id)? {
+            [id @ .., Value::None] if id.len() == 5 => id,
+            id => id,
+        };
+        match id {
             [
                 Value::Str("storage"),
                 Value::Class(Class::Storage(dtype)),

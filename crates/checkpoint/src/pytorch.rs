@@ -70,13 +70,27 @@ pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTenso
     let unpickled = unpickle(&pickle, max_memory).map_err(refused)?;
     let leaves = leaves(&unpickled, pickle.len(), max_memory).map_err(damaged)?;
 
+    let place = |key: &str| member(&format!("data/{key}"));
+    tensors(path, &unpickled, leaves, place)
+}
+
+/// The tensors of `leaves`. `place` gives first byte and number of bytes of a storage by its key.
+pub(super) fn tensors(
+    path: &Path,
+    unpickled: &Unpickled<'_>,
+    leaves: Vec<(String, &Object<'_>)>,
+    place: impl Fn(&str) -> Result<Option<(u64, u64)>, CheckpointError>,
+) -> Result<Vec<(String, StoredTensor)>, CheckpointError> {
     let mut tensors = Vec::with_capacity(leaves.len());
     for (name, leaf) in leaves {
         let Object::Tensor { storage, offset, size, stride } = leaf else { continue };
         let Object::Storage { dtype, key, numel } = &unpickled.objects[*storage] else { continue };
-        let problem = |problem: String| damaged(format!("tensor `{name}`: {problem}"));
-        let (start, n_stored) = member(&format!("data/{key}"))?
-            .ok_or_else(|| problem(format!("its storage `{key}` is not in the archive")))?;
+        let problem = |problem: String| CheckpointError::Damaged {
+            path: path.to_owned(),
+            problem: format!("tensor `{name}`: {problem}"),
+        };
+        let (start, n_stored) =
+            place(key)?.ok_or_else(|| problem(format!("its storage `{key}` is not in the archive")))?;
         let n_claimed = u64::try_from(*numel).ok();
         let fits = n_claimed.and_then(|n| n.checked_mul(dtype.n_bytes() as u64)).is_some_and(|n| n <= n_stored);
         let n_claimed = n_claimed.filter(|_| fits).ok_or_else(|| {
@@ -90,7 +104,7 @@ pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTenso
 }
 
 /// Names and objects of all tensors below the root, in the order of the file. Equal names keep their order.
-fn leaves<'p, 'a>(
+pub(super) fn leaves<'p, 'a>(
     unpickled: &'p Unpickled<'a>,
     n_pickle_bytes: usize,
     max_memory: u64,

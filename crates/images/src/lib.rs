@@ -32,7 +32,7 @@ pub use decode::{decode, probe};
 pub use folder::{FindError, Found, LeftOut, Reason, find};
 pub use format::Format;
 pub use interpolate::interpolate_bicubic;
-pub use pillow::{pad_to_square, resize_as_pillow};
+pub use pillow::{PillowFilter, pad_to_square, resize_as_pillow};
 pub use resize::{ResizeFilter, resize};
 
 /// Version of the decoding and resizing rules. It is part of every extractor's fingerprint and is raised if pixels

@@ -9,8 +9,31 @@ use super::RgbImage8;
 /// `PRECISION_BITS` of the original.
 const PRECISION_BITS: u32 = 22;
 
-/// Half-width of the cubic kernel.
-const SUPPORT: f64 = 2.0;
+/// Pillow's filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PillowFilter {
+    /// `BILINEAR`: a triangle.
+    Bilinear,
+    /// `BICUBIC`: Keys' cubic with a = -0.5.
+    Bicubic,
+}
+
+impl PillowFilter {
+    /// Half-width of the kernel.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+        }
+    }
+
+    fn at(self, x: f64) -> f64 {
+        match self {
+            Self::Bilinear => (1.0 - x.abs()).max(0.0),
+            Self::Bicubic => bicubic(x),
+        }
+    }
+}
 
 /// Keys' cubic with a = -0.5, in the original's order of operations.
 fn bicubic(x: f64) -> f64 {
@@ -32,10 +55,10 @@ struct Taps {
 }
 
 /// `precompute_coeffs` and `normalize_coeffs_8bpc`. When an image shrinks, the kernel is stretched (antialiasing).
-fn taps(n_in: usize, n_out: usize) -> Vec<Taps> {
+fn taps(n_in: usize, n_out: usize, filter: PillowFilter) -> Vec<Taps> {
     let scale = n_in as f64 / n_out as f64;
     let filter_scale = scale.max(1.0);
-    let support = SUPPORT * filter_scale;
+    let support = filter.support() * filter_scale;
     let per_pixel = 1.0 / filter_scale;
     (0..n_out)
         .map(|out| {
@@ -43,7 +66,7 @@ fn taps(n_in: usize, n_out: usize) -> Vec<Taps> {
             // Truncated towards zero, as C does.
             let first = ((center - support + 0.5) as i64).max(0) as usize;
             let end = ((center + support + 0.5) as i64).min(n_in as i64) as usize;
-            let weights: Vec<f64> = (first..end).map(|i| bicubic((i as f64 - center + 0.5) * per_pixel)).collect();
+            let weights: Vec<f64> = (first..end).map(|i| filter.at((i as f64 - center + 0.5) * per_pixel)).collect();
             let sum: f64 = weights.iter().sum();
             let fixed = |weight: &f64| {
                 let weight = if sum == 0.0 { *weight } else { weight / sum };
@@ -59,11 +82,11 @@ fn clip(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// Resizes `image` to `width_px` × `height_px` as Pillow's `resize(…, BICUBIC)` does.
+/// Resizes `image` to `width_px` × `height_px` as Pillow's `resize` does with `filter`.
 ///
 /// # Panics
 /// If a side of the target is 0.
-pub fn resize_as_pillow(image: &RgbImage8, width_px: u32, height_px: u32) -> RgbImage8 {
+pub fn resize_as_pillow(image: &RgbImage8, width_px: u32, height_px: u32, filter: PillowFilter) -> RgbImage8 {
     assert!(width_px > 0 && height_px > 0, "an image has at least one pixel");
     let (w_in, h_in) = (image.width_px as usize, image.height_px as usize);
     let (w_out, h_out) = (width_px as usize, height_px as usize);
@@ -72,7 +95,7 @@ pub fn resize_as_pillow(image: &RgbImage8, width_px: u32, height_px: u32) -> Rgb
     let narrowed = if w_in == w_out {
         image.pixels.clone()
     } else {
-        let taps = taps(w_in, w_out);
+        let taps = taps(w_in, w_out, filter);
         let mut pixels = vec![0; h_in * w_out * 3];
         for (row, out) in image.pixels.chunks_exact(w_in * 3).zip(pixels.chunks_exact_mut(w_out * 3)) {
             for (taps, out) in taps.iter().zip(out.chunks_exact_mut(3)) {
@@ -93,7 +116,7 @@ pub fn resize_as_pillow(image: &RgbImage8, width_px: u32, height_px: u32) -> Rgb
     let n_row = w_out * 3;
     let mut pixels = vec![0; h_out * n_row];
     let mut sums = vec![0; n_row];
-    for (taps, out) in taps(h_in, h_out).iter().zip(pixels.chunks_exact_mut(n_row)) {
+    for (taps, out) in taps(h_in, h_out, filter).iter().zip(pixels.chunks_exact_mut(n_row)) {
         sums.fill(ROUND);
         for (row, &weight) in narrowed[taps.first * n_row..].chunks_exact(n_row).zip(&taps.weights) {
             for (sum, &level) in sums.iter_mut().zip(row) {
@@ -131,15 +154,15 @@ mod tests {
     #[test]
     fn a_constant_image_stays_constant_and_an_equal_size_changes_nothing() {
         let image = RgbImage8 { width_px: 7, height_px: 5, pixels: [10, 128, 255].repeat(35) };
-        assert_eq!(resize_as_pillow(&image, 13, 3).pixels, [10, 128, 255].repeat(39));
-        assert_eq!(resize_as_pillow(&image, 7, 5), image);
+        assert_eq!(resize_as_pillow(&image, 13, 3, PillowFilter::Bicubic).pixels, [10, 128, 255].repeat(39));
+        assert_eq!(resize_as_pillow(&image, 7, 5, PillowFilter::Bilinear), image);
     }
 
     #[test]
     fn a_shrunk_ramp_is_averaged_with_the_stretched_kernel_and_its_ends_with_what_is_left_of_it() {
         // The kernel's sums in Python, before rounding: 14.97, 61.07, 110.00, 158.93, 205.03.
         let pixels = (0..12_u8).flat_map(|x| [x * 20; 3]).collect();
-        let resized = resize_as_pillow(&RgbImage8 { width_px: 12, height_px: 1, pixels }, 5, 1);
+        let resized = resize_as_pillow(&RgbImage8 { width_px: 12, height_px: 1, pixels }, 5, 1, PillowFilter::Bicubic);
         let levels: Vec<u8> = resized.pixels.chunks_exact(3).map(|pixel| pixel[0]).collect();
         assert_eq!(levels, [15, 61, 110, 159, 205]);
     }

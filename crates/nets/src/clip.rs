@@ -246,7 +246,7 @@ impl ClipCheckpoint {
     /// # Errors
     /// There is no checkpoint, it holds another network, or its geometry is unknown or does not fit together.
     pub fn open(path: &Path) -> Result<Self, ClipError> {
-        let checkpoint = Checkpoint::in_folder(path)?;
+        let checkpoint = Checkpoint::find(path)?;
         let forms = [(HUGGING_FACE, &HUGGING_FACES), (OPEN_AI, &OPEN_AIS)];
         let form = forms.into_iter().find_map(|(landmark, names)| Some((checkpoint.prefix_of(landmark)?, names)));
         let Some((prefix, names)) = form else { return Err(ClipError::Names { path: checkpoint.path().to_owned() }) };

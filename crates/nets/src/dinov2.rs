@@ -11,12 +11,6 @@ use super::layers::{Activation, NamedTensors, NetworkError};
 use super::onnx::{OnnxError, OnnxFile, Products};
 use super::vit::{Vit, VitConfig};
 
-/// Mean of ImageNet's red, green and blue on a scale of 0 to 1. Inputs are `(pixel / 255 − MEAN) / STD`.
-pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-
-/// Standard deviation of ImageNet's red, green and blue on a scale of 0 to 1.
-pub const STD: [f32; 3] = [0.229, 0.224, 0.225];
-
 /// Geometry of ViT-S/14. It was trained at 518 px, so its position table has 37 × 37 entries.
 pub fn vit_s14() -> VitConfig {
     VitConfig {

@@ -316,6 +316,8 @@ impl LayerNorm {
 pub enum Activation {
     /// `x Φ(x)`, computed by the error function.
     Gelu,
+    /// The same, approximated by a hyperbolic tangent.
+    GeluTanh,
     /// `x · sigmoid(1.702 x)`, as in CLIP.
     QuickGelu,
 }
@@ -331,6 +333,10 @@ impl Activation {
         match self {
             Self::Gelu if is_new => xs.gelu("none"),
             Self::Gelu => xs.gelu_("none"),
+            // oneDNN's opaque tensors have the exact form only.
+            Self::GeluTanh if xs.is_mkldnn() => xs.to_dense(None::<Kind>, false).gelu_("tanh").to_mkldnn(),
+            Self::GeluTanh if is_new => xs.gelu("tanh"),
+            Self::GeluTanh => xs.gelu_("tanh"),
             Self::QuickGelu if is_new => (&xs * 1.702).sigmoid() * &xs,
             Self::QuickGelu => (&xs * 1.702).sigmoid_().g_mul_(&xs),
         }
@@ -421,7 +427,7 @@ mod tests {
             assert!(error < 1e-5, "{error:e}");
         };
         let xs = random(&[2, 5, 12]);
-        for activation in [Activation::Gelu, Activation::QuickGelu] {
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu] {
             let mlp = Mlp { fc1: linear(12, 31), fc2: linear(31, 12), activation };
             agree(&mlp.forward(&xs), &mlp.opaque().forward(&xs));
         }

@@ -17,10 +17,14 @@ mod scope;
 
 pub use scope::Scope;
 
+mod wanted;
+
+pub use wanted::Wanted;
+
 use agiqa_checkpoint::{FileSource, ReadAt, StoredTensor, shards};
 
 /// File name extensions of checkpoints.
-const EXTENSIONS: [&str; 5] = ["safetensors", "pt", "pth", "bin", "ckpt"];
+const EXTENSIONS: [&str; 6] = ["safetensors", "pt", "pth", "bin", "ckpt", "pkl"];
 
 /// An open checkpoint.
 #[derive(Debug)]
@@ -73,21 +77,21 @@ impl Checkpoint {
         Ok(Self { path: files.path, shards: opened, tensors })
     }
 
-    /// Opens the checkpoint in `folder`. If the folder has only one file with a checkpoint's extension, that file is
-    /// opened, else a file with one of the usual names.
+    /// Opens the checkpoint at `path`. If `path` is a folder with only one file that has a checkpoint's extension, that
+    /// file is opened, else as by [`Self::open`].
     ///
     /// # Errors
-    /// The folder has no checkpoint, or it cannot be read.
-    pub fn in_folder(folder: &Path) -> Result<Self, CheckpointError> {
+    /// As [`Self::open`].
+    pub fn find(path: &Path) -> Result<Self, CheckpointError> {
         let is_checkpoint = |path: &Path| {
             let extension = path.extension().and_then(|extension| extension.to_str());
             path.is_file() && extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
         };
-        let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let files = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
         let files: Vec<_> = files.filter(|path| is_checkpoint(path)).collect();
         match files.as_slice() {
             [file] => Self::open(file),
-            _ => Self::open(folder),
+            _ => Self::open(path),
         }
     }
 

@@ -151,8 +151,8 @@ impl ManiqaConfig {
             },
             embed_dim: dinov2.dim,
             dim_mlp: dinov2.dim,
-            pixel_mean: crate::dinov2::MEAN,
-            pixel_std: crate::dinov2::STD,
+            pixel_mean: crate::pixels::IMAGENET_MEAN,
+            pixel_std: crate::pixels::IMAGENET_STD,
             ..paper
         }
     }

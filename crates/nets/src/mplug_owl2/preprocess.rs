@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use agiqa_images::{RgbImage8, pad_to_square, resize_as_pillow};
+use agiqa_images::{PillowFilter, RgbImage8, pad_to_square, resize_as_pillow};
 
 /// Pillow's number for bicubic.
 const BICUBIC: i64 = 3;
@@ -103,7 +103,8 @@ impl Preprocessing {
 
     /// The image at the network's size, in 8 bits.
     pub fn resized(&self, image: &RgbImage8) -> RgbImage8 {
-        resize_as_pillow(&pad_to_square(image, self.pad_colour), self.side_px, self.side_px)
+        let square = pad_to_square(image, self.pad_colour);
+        resize_as_pillow(&square, self.side_px, self.side_px, PillowFilter::Bicubic)
     }
 
     /// Fills `input`, `(3, side, side)`, with the image's normalised values.

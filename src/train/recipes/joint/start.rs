@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 use super::JointSettings;
-use agiqa_nets::checkpoint::{Checkpoint, CheckpointError};
+use agiqa_nets::checkpoint::{Checkpoint, CheckpointError, Wanted};
 use agiqa_nets::dinov2::{self, Dinov2Error};
 use agiqa_nets::layers::{NamedTensors, NetworkError};
 use agiqa_nets::ma_agiqa::MaAgiqaConfig;
@@ -71,43 +71,21 @@ pub(super) fn maniqa_config(settings: &JointSettings) -> Result<ManiqaConfig, St
     Ok(config)
 }
 
-/// A tensor of a checkpoint that the network reads.
-struct Wanted {
-    /// Its name in the network.
-    name: String,
-    /// Its name in the checkpoint.
-    stored_name: String,
-    shape: Vec<i64>,
-}
-
-/// Tensors of a checkpoint that the network reads.
-fn wanted(checkpoint: &Checkpoint, config: &MaAgiqaConfig) -> Result<Vec<Wanted>, StartError> {
-    let parameters = config.parameters();
-    let below = |prefix: &str, is_wanted: &dyn Fn(&str) -> bool, stripped: &str| {
-        let wanted = parameters.iter().filter(|(name, _)| is_wanted(name));
-        let named = |(name, shape): (&String, &Vec<i64>)| {
-            let stored_name = format!("{prefix}{}", name.strip_prefix(stripped).unwrap_or(name));
-            Wanted { name: name.clone(), stored_name, shape: shape.clone() }
-        };
-        wanted.map(named).collect::<Vec<_>>()
-    };
-    if let Some(prefix) = checkpoint.prefix_of(LANDMARK) {
+/// Opens the checkpoint in `folder`, with its tensors that the network reads.
+fn open(folder: &Path, config: &MaAgiqaConfig) -> Result<(Checkpoint, Wanted), StartError> {
+    let checkpoint = Checkpoint::find(folder)?;
+    let mut parameters = config.parameters();
+    let wanted = if let Some(prefix) = checkpoint.prefix_of(LANDMARK) {
         let maniqa = config.maniqa.parameters();
-        return Ok(below(prefix, &|name| maniqa.contains_key(name), ""));
-    }
-    if let Some(prefix) = checkpoint.prefix_of(VIT_LANDMARK) {
-        return Ok(below(prefix, &|name| name.starts_with("vit."), "vit."));
-    }
-    let found: Vec<String> = checkpoint.names().take(5).map(|name| format!("`{name}`")).collect();
-    Err(StartError::NoNetwork { path: checkpoint.path().to_owned(), found: found.join(", ") })
-}
-
-fn open(folder: &Path, config: &MaAgiqaConfig) -> Result<(Checkpoint, Vec<Wanted>), StartError> {
-    let checkpoint = Checkpoint::in_folder(folder)?;
-    let wanted = wanted(&checkpoint, config)?;
-    let required: Vec<(String, Vec<i64>)> =
-        wanted.iter().map(|wanted| (wanted.stored_name.clone(), wanted.shape.clone())).collect();
-    checkpoint.require(&required)?;
+        parameters.retain(|name, _| maniqa.contains_key(name));
+        Wanted::new(&checkpoint, &parameters, |name| format!("{prefix}{name}"))?
+    } else if let Some(prefix) = checkpoint.prefix_of(VIT_LANDMARK) {
+        parameters.retain(|name, _| name.starts_with("vit."));
+        Wanted::new(&checkpoint, &parameters, |name| format!("{prefix}{}", name.strip_prefix("vit.").unwrap_or(name)))?
+    } else {
+        let found: Vec<String> = checkpoint.names().take(5).map(|name| format!("`{name}`")).collect();
+        return Err(StartError::NoNetwork { path: checkpoint.path().to_owned(), found: found.join(", ") });
+    };
     Ok((checkpoint, wanted))
 }
 
@@ -118,13 +96,7 @@ fn open(folder: &Path, config: &MaAgiqaConfig) -> Result<(Checkpoint, Vec<Wanted
 pub(super) fn content_hash(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<String, StartError> {
     let Some(folder) = &settings.weights else { return Ok(agiqa_weights::content_hash(DEFAULT_WEIGHTS)?) };
     let (checkpoint, wanted) = open(folder, config)?;
-    let mut hasher = blake3::Hasher::new();
-    for Wanted { name, stored_name, shape: _ } in &wanted {
-        let dtype = format!("{:?}", checkpoint.info(stored_name)?.dtype);
-        hasher.update(name.as_bytes()).update(&[0]).update(dtype.as_bytes()).update(&[0]);
-        hasher.update_rayon(&checkpoint.bytes(stored_name)?);
-    }
-    Ok(hasher.finalize().to_hex().to_string())
+    Ok(wanted.content_hash(&checkpoint)?)
 }
 
 /// The initial weights of a training.
@@ -154,9 +126,6 @@ pub(super) fn read(settings: &JointSettings, config: &MaAgiqaConfig) -> Result<S
         return Ok(Start { tensors, unused: Vec::new() });
     };
     let (checkpoint, wanted) = open(folder, config)?;
-    let tensors = wanted
-        .into_iter()
-        .map(|Wanted { name, stored_name, shape }| Ok((name, checkpoint.tensor(&stored_name, &shape)?)));
-    let tensors = tensors.collect::<Result<_, StartError>>()?;
+    let tensors = wanted.read(&checkpoint)?;
     Ok(Start { tensors, unused: checkpoint.unused().into_iter().map(str::to_owned).collect() })
 }

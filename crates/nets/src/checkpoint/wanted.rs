@@ -1,0 +1,72 @@
+//! The tensors that a network reads from a checkpoint, which may call them otherwise.
+
+use std::collections::BTreeMap;
+
+use super::{Checkpoint, CheckpointError, Dtype};
+use crate::layers::NamedTensors;
+
+/// Tensors by their name in the network, each with its stored name and its shape.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    names: Vec<String>,
+    /// Stored names and shapes, in the order of `names`.
+    stored: Vec<(String, Vec<i64>)>,
+}
+
+impl Wanted {
+    /// The tensors `parameters`, each stored under the name that `stored` makes of its own.
+    ///
+    /// # Errors
+    /// Tensors are absent from `checkpoint`, or have another shape or type. One error lists all such tensors.
+    pub fn new(
+        checkpoint: &Checkpoint,
+        parameters: &BTreeMap<String, Vec<i64>>,
+        stored: impl Fn(&str) -> String,
+    ) -> Result<Self, CheckpointError> {
+        let stored: Vec<_> = parameters.iter().map(|(name, shape)| (stored(name), shape.clone())).collect();
+        checkpoint.require(&stored)?;
+        Ok(Self { names: parameters.keys().cloned().collect(), stored })
+    }
+
+    /// The tensors, as they are stored.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn read(&self, checkpoint: &Checkpoint) -> Result<NamedTensors, CheckpointError> {
+        let tensors = self.names.iter().zip(&self.stored);
+        tensors.map(|(name, (stored, shape))| Ok((name.clone(), checkpoint.tensor(stored, shape)?))).collect()
+    }
+
+    /// Hash of the network's names, the types and the values of the tensors, hexadecimal, for fingerprints. It does not
+    /// depend on the file format, on stored names or on other tensors.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a value is not finite: every image would be rejected, and no reject could say why.
+    pub fn content_hash(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
+        let mut hasher = blake3::Hasher::new();
+        for (name, (stored, _)) in self.names.iter().zip(&self.stored) {
+            let dtype = checkpoint.info(stored)?.dtype;
+            hasher.update(name.as_bytes()).update(&[0]).update(format!("{dtype:?}").as_bytes()).update(&[0]);
+            let bytes = checkpoint.bytes(stored)?;
+            if !is_finite(&bytes, dtype) {
+                return Err(CheckpointError::NotFinite { path: checkpoint.path().to_owned(), name: stored.clone() });
+            }
+            hasher.update_rayon(&bytes);
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+}
+
+/// Whether little-endian floats of type `dtype` are all finite: not all bits of an exponent are set.
+fn is_finite(bytes: &[u8], dtype: Dtype) -> bool {
+    let (n_bytes, exponent): (_, u16) = match dtype {
+        Dtype::F64 => (8, 0x7FF0),
+        Dtype::F32 => (4, 0x7F80),
+        Dtype::BF16 => (2, 0x7F80),
+        Dtype::F16 => (2, 0x7C00),
+        _ => return true,
+    };
+    bytes
+        .chunks_exact(n_bytes)
+        .all(|value| u16::from_le_bytes([value[n_bytes - 2], value[n_bytes - 1]]) & exponent != exponent)
+}

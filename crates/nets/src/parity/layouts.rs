@@ -1,0 +1,124 @@
+//! Rating networks from checkpoint file and picture to the rating, in every published layout, against
+//! `tests/reference/raters.py`.
+
+use std::path::Path;
+
+use agiqa_images::RgbImage8;
+use agiqa_synth::{picture_of_case, reference};
+use serde_json::Value;
+use tch::{Device, Tensor};
+
+use super::{assert_near, json, values, weights_of, write};
+use crate::checkpoint::CheckpointError;
+use crate::layers::NamedTensors;
+use crate::raters::{Rater, RaterError, RaterFile, RaterName, Unfit};
+
+fn cases() -> Vec<(RaterName, Value)> {
+    let all = json(&reference("raters.json"));
+    let cases = all.as_object().expect("networks").iter();
+    cases.map(|(name, case)| (name.parse().expect("a network of ours"), case.clone())).collect()
+}
+
+fn picture(case: &Value) -> RgbImage8 {
+    let (width, height, pixels) = picture_of_case(case);
+    RgbImage8 { width_px: width as u32, height_px: height as u32, pixels }
+}
+
+fn rating(rater: &dyn Rater, image: &RgbImage8) -> Vec<f64> {
+    let prepared = rater.preprocessor().prepare(image).expect("it fits");
+    let input = Tensor::from_slice(&prepared.values).view(prepared.shape.as_slice());
+    let _no_grad = tch::no_grad_guard();
+    values(&rater.rate(&input.unsqueeze(0)))
+}
+
+/// The checkpoint of `case` in its layout number `layout`.
+fn write_layout(case: &Value, weights: &NamedTensors, layout: usize, folder: &Path) -> std::path::PathBuf {
+    let stored = |name: &str| case["layouts"][layout][name].as_str().expect("a stored name").to_owned();
+    write(weights, &folder.join(format!("{layout}.safetensors")), stored)
+}
+
+#[test]
+fn every_network_rates_pictures_as_numpy_does_from_every_layout() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let cases = cases();
+    assert_eq!(cases.len(), RaterName::ALL.len(), "every network has a case");
+    for (name, case) in cases {
+        let weights = weights_of(&case);
+        let mut hashes = Vec::new();
+        for layout in 0..case["layouts"].as_array().expect("layouts").len() {
+            let path = write_layout(&case, &weights, layout, folder.path());
+            let variant = name.variant(None).expect("the default");
+            let file = RaterFile::open(name, variant, &path).unwrap_or_else(|error| panic!("{name}: {error}"));
+            hashes.push(file.content_hash().expect("it can be read"));
+            let rater = file.load(Device::Cpu).expect("it can be loaded");
+            // One picture of each network is enough to see that a layout is read, and all of them in the first layout.
+            let n_pictures = if layout == 0 { usize::MAX } else { 1 };
+            for picture_case in case["pictures"].as_array().expect("pictures").iter().take(n_pictures) {
+                let expected = picture_case["rating"].as_f64().expect("a number");
+                let what = format!("{name}, layout {layout}");
+                assert_near(&what, &rating(rater.as_ref(), &picture(picture_case)), &[expected], 1e-5);
+            }
+        }
+        // The sole head of StairIQA's training code is none of the published six.
+        let is_one = name == RaterName::StairIqa || hashes.iter().all(|hash| *hash == hashes[0]);
+        assert!(is_one, "{name}: equal weights have one fingerprint");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_network_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let cases = cases();
+    for (asked, (found, case)) in RaterName::ALL.iter().rev().zip(&cases).filter(|(asked, (found, _))| *asked != found)
+    {
+        let path = write_layout(case, &weights_of(case), 0, folder.path());
+        let error = RaterFile::open(*asked, None, &path).err().expect("refused");
+        assert!(matches!(error, RaterError::Another { .. }), "{error}");
+        assert!(error.to_string().ends_with(&format!("it looks like {found}")), "{error}");
+    }
+}
+
+#[test]
+fn a_tensor_of_another_shape_is_named_with_both_shapes() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    for (name, case) in cases() {
+        let mut weights = weights_of(&case);
+        // The last vector is nobody's source of sizes.
+        let changed = weights.iter().filter(|(_, tensor)| tensor.dim() == 1).map(|(name, _)| name.clone()).max();
+        let changed = changed.expect("every network has vectors");
+        weights.insert(changed.clone(), Tensor::from_slice(&[0.0_f32; 2]));
+        let path = write_layout(&case, &weights, 0, folder.path());
+        let error = RaterFile::open(name, None, &path).err().expect("refused");
+        assert!(matches!(&error, RaterError::Checkpoint(CheckpointError::Unfit { .. })), "{name}: {error}");
+        assert!(error.to_string().contains(&changed) && error.to_string().contains("[2]"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn pictures_that_are_too_small_too_large_or_too_thin_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let grey = |width_px: u32, height_px: u32| {
+        let pixels = vec![128; width_px as usize * height_px as usize * 3];
+        RgbImage8 { width_px, height_px, pixels }
+    };
+    for (name, case) in cases() {
+        let path = write_layout(&case, &weights_of(&case), 0, folder.path());
+        let file = RaterFile::open(name, None, &path).expect("a checkpoint");
+        let preprocessor = file.load(Device::Cpu).expect("it can be loaded").preprocessor();
+        let refused = |image: &RgbImage8| preprocessor.prepare(image).err();
+        let least = match name {
+            RaterName::Dbcnn => 16,
+            RaterName::HyperIqa | RaterName::StairIqa | RaterName::Baid | RaterName::Musiq => 1,
+        };
+        if least > 1 {
+            assert!(matches!(refused(&grey(400, least - 1)), Some(Unfit::TooSmall { .. })), "{name}");
+        }
+        assert_eq!(refused(&grey(least, least)), None, "{name}");
+        let is_native = !preprocessor.has_one_shape();
+        let too_large = refused(&grey(2049, 2048));
+        assert_eq!(matches!(too_large, Some(Unfit::TooLarge { .. })), is_native, "{name}: {too_large:?}");
+        if name != RaterName::Baid && !is_native {
+            assert!(matches!(refused(&grey(40_000, 1)), Some(Unfit::TooLarge { .. })), "{name}: a thin picture");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Networks that give an image one rating, as published: systems of the paper's Table 1.
+//!
+//! A network here has its preprocessing beside it, the layouts of its published checkpoints, and sizes that are read
+//! from the checkpoint's shapes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use agiqa_images::RgbImage8;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::checkpoint::{Checkpoint, CheckpointError, Wanted};
+use super::layers::{NetworkError, Parameters, Scope};
+
+mod weights;
+
+pub(crate) use weights::{Layout, Stored};
+
+use weights::Listing;
+
+mod native;
+
+pub(crate) mod dbcnn;
+pub(crate) mod hyperiqa;
+pub(crate) mod musiq;
+pub(crate) mod saan;
+pub(crate) mod stairiqa;
+
+use dbcnn::Dbcnn;
+use hyperiqa::HyperIqa;
+use musiq::Musiq;
+use saan::Saan;
+use stairiqa::StairIqa;
+
+/// Why a rating network cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
+pub enum RaterError {
+    /// The file cannot be read, or its tensors do not fit.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The network refused the tensors.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The checkpoint belongs to another network.
+    #[error(
+        "{} is not a checkpoint of `{asked}`, which has a tensor {}{}",
+        path.display(), landmarks.join(" or "),
+        looks_like.map_or_else(String::new, |found| format!("; it looks like {found}"))
+    )]
+    Another { path: PathBuf, asked: RaterName, landmarks: Vec<String>, looks_like: Option<&'static str> },
+    /// The network has no such variant.
+    #[error("`{name}` has no variant `{found}`: expected {}", expected_variants(*name))]
+    Variant { name: RaterName, found: String },
+}
+
+fn expected_variants(name: RaterName) -> String {
+    match name.variants() {
+        [] => "none, because there is one only".to_owned(),
+        variants => variants.join(", "),
+    }
+}
+
+/// Names of the rating networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum RaterName {
+    /// HyperIQA (Su et al., CVPR 2020).
+    HyperIqa,
+    /// DBCNN (Zhang et al., TCSVT 2020).
+    Dbcnn,
+    /// StairIQA (Sun et al., JSTSP 2023).
+    StairIqa,
+    /// SAAN, the network of BAID (Yi et al., CVPR 2023).
+    Baid,
+    /// MUSIQ (Ke et al., ICCV 2021).
+    Musiq,
+}
+
+impl RaterName {
+    /// Every rating network.
+    pub const ALL: &[Self] = &[Self::HyperIqa, Self::Dbcnn, Self::StairIqa, Self::Baid, Self::Musiq];
+
+    /// The name in commands and store paths.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HyperIqa => "hyperiqa",
+            Self::Dbcnn => "dbcnn",
+            Self::StairIqa => "stairiqa",
+            Self::Baid => "baid",
+            Self::Musiq => "musiq",
+        }
+    }
+
+    /// Version of the network and its preprocessing here, raised if numbers change.
+    pub const fn code_version(self) -> u32 {
+        match self {
+            Self::HyperIqa | Self::Dbcnn | Self::StairIqa | Self::Baid | Self::Musiq => 1,
+        }
+    }
+
+    /// Names of the network's variants, the default first; empty if it has one only.
+    pub const fn variants(self) -> &'static [&'static str] {
+        match self {
+            Self::StairIqa => stairiqa::VARIANTS,
+            Self::Musiq => musiq::VARIANTS,
+            Self::HyperIqa | Self::Dbcnn | Self::Baid => &[],
+        }
+    }
+
+    /// The variant that `asked` names, or the default; `None` if the network has one only.
+    ///
+    /// # Errors
+    /// There is no such variant.
+    pub fn variant(self, asked: Option<&str>) -> Result<Option<&'static str>, RaterError> {
+        let variants = self.variants().iter();
+        match asked {
+            None => Ok(variants.copied().next()),
+            Some(asked) => match variants.copied().find(|variant| *variant == asked) {
+                Some(variant) => Ok(Some(variant)),
+                None => Err(RaterError::Variant { name: self, found: asked.to_owned() }),
+            },
+        }
+    }
+
+    const fn layouts(self) -> &'static [Layout] {
+        match self {
+            Self::HyperIqa => HyperIqa::LAYOUTS,
+            Self::Dbcnn => Dbcnn::LAYOUTS,
+            Self::StairIqa => StairIqa::LAYOUTS,
+            Self::Baid => Saan::LAYOUTS,
+            Self::Musiq => Musiq::LAYOUTS,
+        }
+    }
+}
+
+impl fmt::Display for RaterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for RaterName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.iter().copied().find(|name| name.as_str() == text).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|name| name.as_str()).collect();
+            format!("unknown network `{text}`: expected {}", names.join(", "))
+        })
+    }
+}
+
+impl TryFrom<String> for RaterName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<RaterName> for String {
+    fn from(name: RaterName) -> Self {
+        name.to_string()
+    }
+}
+
+/// Tensors of networks that people have at hand and that are no rating networks here.
+const OTHERS: &[(&str, &str)] = &[
+    ("tablock1.0.c_q.weight", "MANIQA"),
+    ("classifier.6.weight", "a VGG for ImageNet"),
+    ("layer4.2.conv3.weight", "a plain ResNet-50"),
+    ("visual_abstractor.query_embeds", "mPLUG-Owl2"),
+    ("patch_embed.proj.weight", "a vision transformer"),
+];
+
+/// What network the checkpoint seems to hold.
+fn looks_like(checkpoint: &Checkpoint) -> Option<&'static str> {
+    let raters = RaterName::ALL.iter().copied();
+    let rater = raters.filter(|name| Stored::find(checkpoint, name.layouts()).is_some()).map(RaterName::as_str).next();
+    let others = OTHERS.iter().filter(|(landmark, _)| checkpoint.prefix_of(landmark).is_some());
+    rater.or_else(|| others.map(|(_, name)| *name).next())
+}
+
+/// A network that rates images.
+pub trait Rater: Send {
+    /// What makes its inputs of images. Decoding threads share it.
+    fn preprocessor(&self) -> Arc<dyn Prepare>;
+
+    /// The rating of each image; higher is better. Ratings of a batch do not depend on each other.
+    ///
+    /// # Shapes
+    /// - inputs: `(b, ..)`, stacked from [`Prepare::prepare`]
+    /// - returns: `(b,)`, f32
+    fn rate(&self, inputs: &Tensor) -> Tensor;
+}
+
+/// Makes inputs of a rating network.
+pub trait Prepare: Send + Sync {
+    /// Whether all inputs have one shape, so that they can be stacked.
+    fn has_one_shape(&self) -> bool;
+
+    /// The input of `image`.
+    ///
+    /// # Errors
+    /// The network cannot rate an image of this size.
+    fn prepare(&self, image: &RgbImage8) -> Result<Prepared, Unfit>;
+}
+
+/// One image as an input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prepared {
+    /// The values, row-major.
+    pub values: Vec<f32>,
+    /// Their shape.
+    pub shape: Vec<i64>,
+}
+
+/// Why a network cannot rate an image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
+pub enum Unfit {
+    /// The image is smaller than the network's least size.
+    #[error("the image has {width_px} × {height_px} pixels, and the network needs {least_px} on each side")]
+    TooSmall { width_px: u32, height_px: u32, least_px: u32 },
+    /// The network would see more pixels than memory is meant for.
+    #[error(
+        "the image has {width_px} × {height_px} pixels, of which the network would see {n_seen}, over the limit of \
+         {MAX_SEEN}; make a smaller copy"
+    )]
+    TooLarge { width_px: u32, height_px: u32, n_seen: u64 },
+}
+
+/// Greatest number of pixels that a network sees in a picture that it reads at its own size or enlarged, as many as in
+/// 2048 × 2048. More would take over 2 GiB of memory for activations.
+pub const MAX_SEEN: u64 = 1 << 22;
+
+impl Unfit {
+    /// Refuses an image with a side below `least_px`.
+    fn check_least(image: &RgbImage8, least_px: u32) -> Result<(), Self> {
+        let RgbImage8 { width_px, height_px, .. } = *image;
+        match width_px.min(height_px) < least_px {
+            true => Err(Self::TooSmall { width_px, height_px, least_px }),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses an image of which a network would see `height` × `width` pixels, if these are too many.
+    fn check_seen(image: &RgbImage8, height: usize, width: usize) -> Result<(), Self> {
+        let (RgbImage8 { width_px, height_px, .. }, n_seen) = (image, height as u64 * width as u64);
+        let (width_px, height_px) = (*width_px, *height_px);
+        match n_seen > MAX_SEEN {
+            true => Err(Self::TooLarge { width_px, height_px, n_seen }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A rating network as its file defines it.
+pub(crate) trait Architecture: Rater + Sized + 'static {
+    /// Its sizes.
+    type Sizes: 'static;
+
+    /// The layouts of its published checkpoints.
+    const LAYOUTS: &'static [Layout];
+
+    /// The sizes of the network in a checkpoint.
+    fn sizes(stored: &Stored, variant: Option<&str>) -> Result<Self::Sizes, CheckpointError>;
+
+    /// The network of tensors.
+    fn new<P: Parameters>(p: &P, sizes: &Self::Sizes) -> Result<Self, P::Error>;
+}
+
+/// Builds a network of tensors under the network's own names.
+type Build = Box<dyn Fn(&Scope<'_>) -> Result<Box<dyn Rater>, NetworkError>>;
+
+/// A checkpoint of a rating network, found complete.
+pub struct RaterFile {
+    checkpoint: Checkpoint,
+    wanted: Wanted,
+    build: Build,
+}
+
+impl RaterFile {
+    /// Opens the checkpoint of the network `name` at `path`, a file or a folder with one. Reads no values.
+    ///
+    /// # Errors
+    /// The file is absent, damaged, or a checkpoint of another network or geometry.
+    pub fn open(name: RaterName, variant: Option<&str>, path: &Path) -> Result<Self, RaterError> {
+        let checkpoint = Checkpoint::find(path)?;
+        match name {
+            RaterName::HyperIqa => Self::of::<HyperIqa>(name, variant, checkpoint),
+            RaterName::Dbcnn => Self::of::<Dbcnn>(name, variant, checkpoint),
+            RaterName::StairIqa => Self::of::<StairIqa>(name, variant, checkpoint),
+            RaterName::Baid => Self::of::<Saan>(name, variant, checkpoint),
+            RaterName::Musiq => Self::of::<Musiq>(name, variant, checkpoint),
+        }
+    }
+
+    fn of<N: Architecture>(name: RaterName, variant: Option<&str>, checkpoint: Checkpoint) -> Result<Self, RaterError> {
+        let Some(stored) = Stored::find(&checkpoint, N::LAYOUTS) else {
+            return Err(RaterError::Another {
+                path: checkpoint.path().to_owned(),
+                asked: name,
+                landmarks: N::LAYOUTS.iter().map(|layout| format!("`{}`", layout.landmark)).collect(),
+                looks_like: looks_like(&checkpoint),
+            });
+        };
+        let sizes = N::sizes(&stored, variant)?;
+        let wanted = Wanted::new(&checkpoint, &parameters::<N>(&sizes), |name| stored.name(name))?;
+        let build: Build = Box::new(move |p| Ok(Box::new(N::new(p, &sizes)?)));
+        Ok(Self { checkpoint, wanted, build })
+    }
+
+    /// Hash of the tensors that the network reads, for fingerprints: equal in all layouts of the same weights.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn content_hash(&self) -> Result<String, RaterError> {
+        Ok(self.wanted.content_hash(&self.checkpoint)?)
+    }
+
+    /// The network on `device`, in f32.
+    ///
+    /// # Errors
+    /// The file cannot be read, or memory is short.
+    pub fn load(&self, device: Device) -> Result<Box<dyn Rater>, RaterError> {
+        let _no_grad = tch::no_grad_guard();
+        let tensors = self.wanted.read(&self.checkpoint)?;
+        Ok((self.build)(&Scope::new(&tensors, device, Kind::Float))?)
+    }
+}
+
+/// Names and shapes of all tensors that a network of `sizes` reads.
+pub(crate) fn parameters<N: Architecture>(sizes: &N::Sizes) -> BTreeMap<String, Vec<i64>> {
+    let listing = Listing::default();
+    let Ok(_) = N::new(&listing, sizes);
+    listing.into_parameters()
+}

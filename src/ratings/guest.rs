@@ -1,0 +1,136 @@
+//! Any rating network as a guest of the engine: one task with one score per image.
+
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use super::settings::{RatingError, RatingSettings};
+use crate::engine::{
+    Batch, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Loaded, Network, Output, OutputRows,
+    Preprocessor, Task, Unusable, Values, Work,
+};
+use crate::features::{CommonSettings, catching};
+use agiqa_images::RgbImage8;
+use agiqa_nets::raters::{Prepare, Prepared, Rater, RaterName, Unfit};
+use agiqa_store::tables::scores::ScoreSet;
+
+/// Default number of images per batch on a CPU. Several crops of one image fill its threads.
+const CPU_BATCH_SIZE: usize = 1;
+
+/// Default number of images per batch on a GPU, which needs much parallel work.
+const GPU_BATCH_SIZE: usize = 8;
+
+/// Checked settings, with the set that the network fills.
+struct RatingGuest {
+    settings: RatingSettings,
+    set: ScoreSet,
+}
+
+impl Guest for RatingGuest {
+    fn tasks(&self) -> Vec<Task> {
+        vec![Task { name: self.set.scorer.to_string(), outputs: vec![Output::Scores(self.set.clone())] }]
+    }
+
+    fn load(&self) -> Result<Loaded, GuestError> {
+        let (network, common) = (self.settings.network, &self.settings.common);
+        let device = common.device.device()?;
+        let file = self.settings.file()?;
+        // Most of tch panics if memory is short.
+        let loaded = catching(|| file.load(device));
+        let loaded = loaded.map_err(|source| RatingError::Torch { network, action: "loading", source })?;
+        let rater = loaded.map_err(|source| RatingError::Load { network, source })?;
+        let preset = if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE };
+        Ok(Loaded::Network(Box::new(RatingNetwork {
+            network,
+            preprocessor: Arc::new(Pictures(rater.preprocessor())),
+            rater,
+            device,
+            batch_size: common.batch_size.map_or(preset, std::num::NonZeroUsize::get),
+        })))
+    }
+}
+
+/// The network's preprocessor for the engine.
+struct Pictures(Arc<dyn Prepare>);
+
+impl Preprocessor for Pictures {
+    fn size(&self) -> InputSize {
+        if self.0.has_one_shape() { InputSize::Fixed } else { InputSize::Varying }
+    }
+
+    fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
+        match self.0.prepare(image) {
+            Ok(Prepared { values, shape }) => Ok(Input { values: Values::F32(values), shape }),
+            Err(unfit) => {
+                let kind = match &unfit {
+                    Unfit::TooSmall { .. } => "too-small",
+                    Unfit::TooLarge { .. } => "too-large",
+                };
+                Err(Unusable { kind, message: unfit.to_string() })
+            }
+        }
+    }
+}
+
+/// The loaded network.
+struct RatingNetwork {
+    network: RaterName,
+    rater: Box<dyn Rater>,
+    preprocessor: Arc<Pictures>,
+    device: Device,
+    batch_size: usize,
+}
+
+impl RatingNetwork {
+    /// The ratings of a batch. Panics if torch fails, as tch's methods do.
+    fn ratings(&self, batch: &Batch<'_>) -> Vec<f64> {
+        let _no_grad = tch::no_grad_guard();
+        let shape: Vec<i64> = std::iter::once(-1).chain(batch.shape.iter().copied()).collect();
+        let inputs = Tensor::from_slice(batch.values.as_f32()).view(shape.as_slice()).to_device(self.device);
+        let ratings = self.rater.rate(&inputs).narrow(0, 0, batch.n_images as i64);
+        Vec::try_from(ratings.to_device(Device::Cpu).to_kind(Kind::Double)).expect("one number per image")
+    }
+}
+
+impl Network for RatingNetwork {
+    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
+        self.preprocessor.clone()
+    }
+
+    fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    fn on_cpu(&self) -> bool {
+        self.device == Device::Cpu
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
+        let ratings = catching(|| self.ratings(batch));
+        let failed = |source| RatingError::Torch { network: self.network, action: "rating a batch", source };
+        Ok(vec![OutputRows::Scores(ratings.map_err(failed)?)])
+    }
+}
+
+impl GuestSettings for RatingSettings {
+    fn words(&self) -> GuestWords {
+        GuestWords {
+            stage: "score",
+            title: format!("score {}", self.network),
+            unit: "images",
+            done: "images have scores",
+            lacking: "images lack scores",
+            retry_hint: None,
+        }
+    }
+
+    fn work(&self) -> Work {
+        let CommonSettings { max_pixels, shard, retry_rejects, part_rows, part_secs, .. } = self.common;
+        Work { max_pixels, shard, retry_rejects, part_rows, part_secs }
+    }
+
+    fn resolve(&self) -> Result<Box<dyn Guest>, GuestError> {
+        let set = self.score_set(&self.file()?)?;
+        Ok(Box::new(RatingGuest { settings: self.clone(), set }))
+    }
+}

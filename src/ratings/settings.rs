@@ -1,0 +1,116 @@
+//! What a user chooses about a rating network, and what of it decides the ratings.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::features::{CommonSettings, SettingsError};
+use agiqa_images::DECODER_VERSION;
+use agiqa_nets::raters::{RaterError, RaterFile, RaterName};
+use agiqa_store::identity::Fingerprint;
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
+
+/// A user's settings of one network. An absent setting takes its default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RatingOptions {
+    /// File of the weights, or a folder with it. Default: the folder of the network's name in the weights folder.
+    pub weights: Option<PathBuf>,
+    /// Variant of the network, e.g. the dataset of a head. It decides the numbers. `agiqa methods` lists the variants;
+    /// the first is the default.
+    pub variant: Option<String>,
+}
+
+/// Settings of the stage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RatingSettings {
+    /// The network.
+    pub network: RaterName,
+    /// Its own settings.
+    pub options: RatingOptions,
+    /// Settings that every network takes.
+    pub common: CommonSettings,
+}
+
+/// What keeps a rating stage as a whole from working.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
+pub enum RatingError {
+    /// The settings are invalid.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// No weights are there.
+    #[error(
+        "`{network}` has no weights: {} is absent; download the authors' or pyiqa's checkpoint and put it there, or \
+         name it (`--weights FILE`, in a pipeline `weights = \"FILE\"`)",
+        place.display()
+    )]
+    Absent { network: RaterName, place: PathBuf },
+    /// The weights cannot be used.
+    #[error("cannot load `{network}`")]
+    Load {
+        network: RaterName,
+        #[source]
+        source: RaterError,
+    },
+    /// libtorch failed, e.g. because memory is short.
+    #[error("`{network}` failed while {action}")]
+    Torch {
+        network: RaterName,
+        action: &'static str,
+        #[source]
+        source: tch::TchError,
+    },
+}
+
+/// What decides a network's ratings, as it stands in `scorer.json`.
+#[derive(Serialize)]
+struct Description {
+    method: RaterName,
+    code_version: u32,
+    weights_blake3: String,
+    decoder_version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    variant: Option<&'static str>,
+}
+
+impl RatingSettings {
+    /// The weights, found complete.
+    pub(super) fn file(&self) -> Result<RaterFile, RatingError> {
+        let network = self.network;
+        let load_error = |source| RatingError::Load { network, source };
+        let variant = self.variant()?;
+        let path = self.options.weights.clone();
+        let path = path.unwrap_or_else(|| agiqa_weights::folder().join(network.as_str()));
+        if !path.exists() {
+            return Err(RatingError::Absent { network, place: path });
+        }
+        RaterFile::open(network, variant, &path).map_err(load_error)
+    }
+
+    fn variant(&self) -> Result<Option<&'static str>, RatingError> {
+        let load_error = |source| RatingError::Load { network: self.network, source };
+        self.network.variant(self.options.variant.as_deref()).map_err(load_error)
+    }
+
+    /// The score set of the ratings that `file` gives. Reads the file to hash it.
+    pub(super) fn score_set(&self, file: &RaterFile) -> Result<ScoreSet, RatingError> {
+        let network = self.network;
+        let description = Description {
+            method: network,
+            code_version: network.code_version(),
+            weights_blake3: file.content_hash().map_err(|source| RatingError::Load { network, source })?,
+            decoder_version: DECODER_VERSION,
+            variant: self.variant()?,
+        };
+        let settings = serde_json::to_value(description).expect("a description is plain data");
+        Ok(ScoreSet {
+            scorer: PartitionName::new(network.as_str()).expect("the names of networks are valid"),
+            kind: ScorerKind::Method,
+            fingerprint: Fingerprint::builder("rating").json("settings", &settings).finish(),
+            direction: Direction::Higher,
+            settings,
+        })
+    }
+}
