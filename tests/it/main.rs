@@ -27,6 +27,7 @@ mod predict;
 mod query;
 mod schemas;
 mod scored;
+mod select;
 mod settings;
 mod setup;
 mod splits;
