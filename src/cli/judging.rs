@@ -1,6 +1,10 @@
 //! Options shared by the commands that judge scores.
 
+use anyhow::Context as _;
+
 use agiqa_judge::metrics::BootstrapSettings;
+use agiqa_judge::scorer::Scorer;
+use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::splits::Part;
 
 /// Estimation of intervals.
@@ -17,6 +21,29 @@ pub(super) struct BootstrapArgs {
 impl BootstrapArgs {
     pub(super) fn settings(self) -> BootstrapSettings {
         BootstrapSettings { resamples: self.resamples, seed: self.seed }
+    }
+}
+
+/// What gives the scores: exactly one of a run, a group and a method.
+#[derive(Clone, Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct ScorerArgs {
+    /// Run whose scores count.
+    #[arg(long, value_name = "RUN")]
+    run: Option<PartitionName>,
+    /// Group of runs: the mean of their scores counts.
+    #[arg(long, value_name = "GROUP")]
+    group: Option<PartitionName>,
+    /// Method whose scores count, e.g. niqe; with settings of its own `niqe@FINGERPRINT`; or generator-mean.
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+}
+
+impl ScorerArgs {
+    pub(super) fn scorer(self) -> anyhow::Result<Scorer> {
+        let Self { run, group, method } = self;
+        let scorer = run.map(Scorer::Run).or(group.map(Scorer::Group)).or(method.map(Scorer::Method));
+        scorer.context("give one of `--run`, `--group` and `--method`")
     }
 }
 

@@ -38,6 +38,7 @@ mod query;
 mod run;
 mod schemas;
 mod score;
+mod select;
 mod set;
 mod split;
 mod train;
@@ -96,6 +97,8 @@ enum Command {
     Evaluate(Box<evaluate::Args>),
     /// Compare every method that has scored a dataset, next to the paper's figures.
     Compare(compare::Args),
+    /// Choose the best images of each prompt or other group by their scores.
+    Select(select::Args),
     /// Ask the store's tables in SQL.
     Query(query::Args),
     /// Print what generators wrote into image files: prompts, seeds, models, marks.
@@ -202,6 +205,7 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
         Command::Predict(args) => predict::run(args, &context),
         Command::Evaluate(args) => evaluate::run(*args, &context),
         Command::Compare(args) => compare::run(args, &context),
+        Command::Select(args) => select::run(args, &context),
         Command::Query(args) => query::run(args, &context),
         Command::Inspect(args) => inspect::run(args, &context),
         Command::Weights(args) => weights::run(args, &context),

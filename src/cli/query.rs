@@ -92,7 +92,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn format_of(path: &Path) -> anyhow::Result<Format> {
+pub(super) fn format_of(path: &Path) -> anyhow::Result<Format> {
     Format::of_path(path).with_context(|| {
         format!(
             "`--out {}`: its extension is none of txt, csv, json, jsonl, ndjson, parquet, md, markdown: give `--format`",
@@ -131,7 +131,7 @@ fn print(answer: &Answer, format: Format) -> anyhow::Result<()> {
 }
 
 /// Writes the answer such that the file at `path` is the old one or the whole new one.
-fn write(answer: &Answer, format: Format, path: &Path) -> Result<(), WriteError> {
+pub(super) fn write(answer: &Answer, format: Format, path: &Path) -> Result<(), WriteError> {
     // A device or pipe is written to; a file of its name would take its place.
     if path.exists() && !path.is_file() {
         let mut out = BufWriter::new(std::fs::OpenOptions::new().write(true).open(path)?);

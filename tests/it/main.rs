@@ -32,6 +32,7 @@ mod resizing;
 mod schemas;
 mod score;
 mod scored;
+mod select;
 mod settings;
 mod setup;
 mod splits;

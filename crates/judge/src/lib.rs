@@ -1,5 +1,6 @@
 //! Judging scores. [`metrics`] are pure functions of scores and mean opinion scores. [`evaluate`] applies them to the
-//! store's tables. [`compare`] compares methods. [`experiment`] computes a table of the [`paper`].
+//! store's tables. [`compare`] compares methods. [`scorer`] reads the
+//! scores of one, by which [`select`] chooses the best images. [`experiment`] computes a table of the [`paper`].
 
 pub mod metrics;
 
@@ -8,5 +9,9 @@ pub mod paper;
 pub mod evaluate;
 
 pub mod compare;
+
+pub mod scorer;
+
+pub mod select;
 
 pub mod experiment;

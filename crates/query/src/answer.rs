@@ -60,7 +60,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn new(frame: DataFrame, notes: Vec<String>) -> Self {
+    /// An answer of these rows.
+    pub fn new(frame: DataFrame, notes: Vec<String>) -> Self {
         Self { frame, notes }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::CompareError;
+use crate::evaluate::listed;
 use crate::paper;
 use agiqa_store::identity::{FingerprintBuilder, ImageId};
 use agiqa_store::metric::N_PAPER;
@@ -169,11 +170,6 @@ pub(super) fn hash(
         builder.field(&path, blake3::hash(&content).as_bytes());
     }
     Ok(())
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ mod report;
 pub mod table;
 
 pub use error::EvaluateError;
+pub(crate) use error::listed;
 use inputs::{RunInput, Tables};
 pub use report::{Leakage, Report};
 use scored::Scored;

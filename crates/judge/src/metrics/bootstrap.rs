@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::logistic::Shape;
 use super::sample::{Sample, Values};
-use agiqa_store::metric::N_METRICS;
+use agiqa_store::metric::{Estimate, N_METRICS};
 
 /// Share of resamples in which a metric must be defined.
 const MIN_DEFINED: f64 = 0.95;
@@ -60,6 +60,23 @@ pub(super) fn intervals(
         )
         .collect();
     std::array::from_fn(|metric| interval(resamples.iter().map(|values| values[metric])))
+}
+
+/// Mean of `values` with its 95 % interval; nothing without values, and no interval for one value.
+pub fn mean_with_interval(values: &[f64], settings: &BootstrapSettings) -> Estimate {
+    let mean = |weights: &[u32]| {
+        let sum: f64 = values.iter().zip(weights).map(|(value, &weight)| value * f64::from(weight)).sum();
+        Some(sum / values.len() as f64).filter(|mean| mean.is_finite())
+    };
+    let n_resamples = if values.len() < 2 { 0 } else { settings.resamples };
+    let of_resample = |weights: &mut Vec<u32>, index| {
+        draw(weights, settings.seed, index);
+        mean(weights)
+    };
+    let resampled: Vec<Option<f64>> =
+        (0..n_resamples).into_par_iter().map_init(|| vec![0; values.len()], of_resample).collect();
+    let (low, high) = interval(resampled.into_iter()).unzip();
+    Estimate { value: mean(&vec![1; values.len()]), low, high }
 }
 
 /// Fills `weights` with the multiplicities of resample `index`. They depend only on seed and index.
