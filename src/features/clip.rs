@@ -19,7 +19,7 @@ use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError,
 };
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable, Values};
-use agiqa_images::{DECODER_VERSION, RgbImage8, resize_as_pillow};
+use agiqa_images::{DECODER_VERSION, PillowFilter, RgbImage8, resize_as_pillow};
 use agiqa_nets::clip::{self, ClipCheckpoint};
 use agiqa_nets::vit::{Tap, Vit, VitConfig};
 use agiqa_store::tables::features::{FeatureKind, FeatureSet};
@@ -290,8 +290,8 @@ struct Squares {
 
 impl Preprocessor for Squares {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
-        let resized = self.sides_px.iter().flat_map(|side_px| resize_as_pillow(image, *side_px, *side_px).pixels);
-        let values: Vec<u8> = resized.collect();
+        let square = |side_px: &u32| resize_as_pillow(image, *side_px, *side_px, PillowFilter::Bicubic).pixels;
+        let values: Vec<u8> = self.sides_px.iter().flat_map(square).collect();
         let shape = vec![values.len() as i64];
         Ok(Input { values: Values::U8(values), shape })
     }

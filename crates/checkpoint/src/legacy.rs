@@ -38,6 +38,7 @@ pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTenso
         let unpickled = unpickle(&head[at..], max_memory).map_err(|refusal: Refusal| CheckpointError::Refused {
             path: path.to_owned(),
             at: at + refusal.at,
+            near: refusal.near,
             problem: refusal.problem,
         })?;
         at += unpickled.n_bytes;

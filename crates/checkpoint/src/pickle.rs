@@ -370,7 +370,7 @@ impl<'a> Machine<'a> {
             b'b' => {
                 let attributes = self.pop()?;
                 match self.stack.last_mut() {
-                    Some(&Value::Object(object)) => {
+                    Some(&mut Value::Object(object)) => {
                         if let Object::Instance { state, .. } = &mut self.objects[object] {
                             *state = Some(attributes);
                         }
