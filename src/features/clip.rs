@@ -290,8 +290,8 @@ struct Squares {
 
 impl Preprocessor for Squares {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
-        let resized = self.sides_px.iter().flat_map(|side_px| resize_as_pillow(image, *side_px, *side_px).pixels);
-        let values: Vec<u8> = resized.collect();
+        let squares = self.sides_px.iter().map(|side_px| resize_as_pillow(image, *side_px, *side_px).pixels);
+        let values = squares.collect::<Vec<_>>().concat();
         let shape = vec![values.len() as i64];
         Ok(Input { values: Values::U8(values), shape })
     }
