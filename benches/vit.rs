@@ -1,60 +1,113 @@
-//! The network of the default extractor on one thread, beside plain matrix products on one thread.
+//! The networks of the extractors `clip-b16` and `dinov2-s14` on one thread, next to plain matrix products on one thread.
 //!
-//! `cargo bench --profile release --bench vit`, with the weights of `dinov2-s14` in the weights folder. Items are
-//! multiplications and additions, so `Gitem/s` reads as GFLOP/s; the product is the ceiling for the network.
+//! `cargo bench --profile release --bench vit`, with the weights of both in the weights folder. Items are multiplications
+//! and additions, so `Gitem/s` reads as GFLOP/s; the products of a network's own shapes are its ceiling.
 
-use agiqa_nets::dinov2;
+use std::fmt;
+
+use agiqa_nets::vit::{Vit, VitConfig};
+use agiqa_nets::{clip, dinov2};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use tch::{Device, Kind, Tensor};
 
-/// Sides in use: 28 × 28 and 37 × 37 patches.
-const SIDES_PX: [i64; 2] = [392, 518];
+/// A network and the side of its input.
+#[derive(Clone, Copy)]
+struct Case {
+    weights: &'static str,
+    side_px: i64,
+}
+
+/// Sides in use.
+const CASES: [Case; 4] = [
+    Case { weights: "clip-b16", side_px: 224 },
+    Case { weights: "clip-b16", side_px: 336 },
+    Case { weights: "dinov2-s14", side_px: 392 },
+    Case { weights: "dinov2-s14", side_px: 518 },
+];
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.weights, self.side_px)
+    }
+}
+
+impl Case {
+    fn config(self) -> VitConfig {
+        if self.weights == "clip-b16" { clip::vit_b16() } else { dinov2::vit_s14() }
+    }
+
+    fn network(self, kind: Kind) -> Vit {
+        let path = agiqa_weights::locate(self.weights).expect("run `agiqa weights fetch` first");
+        match self.weights {
+            "clip-b16" => clip::load_package(&path, Device::Cpu, kind).expect("the weights load"),
+            _ => dinov2::load(&path, Device::Cpu, kind).expect("the weights load"),
+        }
+    }
+
+    /// Sizes `(m, k, n)` of the products of a block, and how many of each.
+    fn products(self) -> [(i64, [i64; 3]); 6] {
+        let VitConfig { patch_px, dim: d, mlp_dim, n_heads, .. } = self.config();
+        let n = 1 + (self.side_px / patch_px).pow(2);
+        let head = d / n_heads;
+        [
+            (1, [n, d, 3 * d]),
+            (n_heads, [n, head, n]),
+            (n_heads, [n, n, head]),
+            (1, [n, d, d]),
+            (1, [n, d, mlp_dim]),
+            (1, [n, mlp_dim, d]),
+        ]
+    }
+
+    /// Operations of one image: the products of all blocks; the rest is under 1 %.
+    fn n_operations(self) -> ItemsCount {
+        let per_block: i64 = self.products().iter().map(|(times, sizes)| times * 2 * sizes.iter().product::<i64>()).sum();
+        ItemsCount::new(per_block as usize * self.config().n_blocks)
+    }
+}
 
 fn main() {
     divan::main();
 }
 
-/// Operations of one image: the products of all blocks; the rest is under 1 %.
-fn n_operations(side_px: i64) -> ItemsCount {
-    let config = dinov2::vit_s14();
-    let (n, d) = (1 + (side_px / config.patch_px).pow(2), config.dim);
-    let per_block = 2 * n * (4 * d * d + 2 * d * config.mlp_dim) + 4 * n * n * d;
-    ItemsCount::new(per_block as usize * config.n_blocks)
-}
-
-fn network(bencher: Bencher, side_px: i64, kind: Kind) {
-    let path = agiqa_weights::locate("dinov2-s14").expect("run `agiqa weights fetch` first");
+fn network(bencher: Bencher, case: Case, kind: Kind) {
     tch::set_num_threads(1);
-    let vit = dinov2::load(&path, Device::Cpu, kind).expect("the weights load");
-    let pixels = Tensor::rand([1, 3, side_px, side_px], (Kind::Float, Device::Cpu));
-    bencher.counter(n_operations(side_px)).bench_local(|| vit.forward_blocks(&pixels, &[11]));
+    let network = case.network(kind);
+    let pixels = Tensor::rand([1, 3, case.side_px, case.side_px], (Kind::Float, Device::Cpu));
+    bencher.counter(case.n_operations()).bench_local(|| network.forward_blocks(&pixels, &[11]));
 }
 
-#[divan::bench(args = SIDES_PX, sample_count = 12)]
-fn network_f32(bencher: Bencher, side_px: i64) {
-    network(bencher, side_px, Kind::Float);
+#[divan::bench(args = CASES, sample_count = 12)]
+fn network_f32(bencher: Bencher, case: Case) {
+    network(bencher, case, Kind::Float);
 }
 
-#[divan::bench(args = SIDES_PX, sample_count = 12)]
-fn network_bf16(bencher: Bencher, side_px: i64) {
-    network(bencher, side_px, Kind::BFloat16);
+#[divan::bench(args = CASES, sample_count = 12)]
+fn network_bf16(bencher: Bencher, case: Case) {
+    network(bencher, case, Kind::BFloat16);
 }
 
-fn product(bencher: Bencher, kind: Kind) {
-    let n = 2048;
+fn products(bencher: Bencher, case: Case, kind: Kind) {
     tch::set_num_threads(1);
-    let factor = || Tensor::rand([n, n], (Kind::Float, Device::Cpu)).to_kind(kind);
-    let (a, b) = (factor(), factor());
-    bencher.counter(ItemsCount::new(2 * n.pow(3) as usize)).bench_local(|| a.matmul(&b));
+    let factor = |rows, columns| Tensor::rand([rows, columns], (Kind::Float, Device::Cpu)).to_kind(kind);
+    // As many weights as the network has, so that they come from memory as they do there.
+    let blocks: Vec<_> = (0..case.config().n_blocks)
+        .map(|_| case.products().map(|(times, [m, k, n])| (times, factor(m, k), factor(k, n))))
+        .collect();
+    bencher.counter(case.n_operations()).bench_local(|| {
+        for (times, a, b) in blocks.iter().flatten() {
+            (0..*times).for_each(|_| drop(a.matmul(b)));
+        }
+    });
 }
 
-#[divan::bench(sample_count = 12)]
-fn product_f32(bencher: Bencher) {
-    product(bencher, Kind::Float);
+#[divan::bench(args = CASES, sample_count = 12)]
+fn products_f32(bencher: Bencher, case: Case) {
+    products(bencher, case, Kind::Float);
 }
 
-#[divan::bench(sample_count = 12)]
-fn product_bf16(bencher: Bencher) {
-    product(bencher, Kind::BFloat16);
+#[divan::bench(args = CASES, sample_count = 12)]
+fn products_bf16(bencher: Bencher, case: Case) {
+    products(bencher, case, Kind::BFloat16);
 }

@@ -291,7 +291,7 @@ struct Squares {
 impl Preprocessor for Squares {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
         let square = |side_px: &u32| resize_as_pillow(image, *side_px, *side_px, PillowFilter::Bicubic).pixels;
-        let values: Vec<u8> = self.sides_px.iter().flat_map(square).collect();
+        let values = self.sides_px.iter().map(square).collect::<Vec<_>>().concat();
         let shape = vec![values.len() as i64];
         Ok(Input { values: Values::U8(values), shape })
     }

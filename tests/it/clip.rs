@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use agiqa_images::{DecodeLimits, decode, resize_as_pillow};
+use agiqa_images::{DecodeLimits, PillowFilter, decode, resize_as_pillow};
 use agiqa_nets::clip::{self, ClipCheckpoint};
 use agiqa_nets::vit::Vit;
 use agiqa_store::identity::ImageId;
@@ -265,7 +265,7 @@ fn compare_with_fixture(network: &Vit, folder: &Path, image_idx: usize, side: u3
     let Some(picture) = picture else { return };
     let bytes = std::fs::read(picture).expect("a file");
     let (_, image) = decode(&bytes, &DecodeLimits::default()).expect("a picture");
-    let square = resize_as_pillow(&image, side, side);
+    let square = resize_as_pillow(&image, side, side, PillowFilter::Bicubic);
     let levels = Tensor::from_slice(&square.pixels).view([1, i64::from(side), i64::from(side), 3]);
     let per_channel = |values: [f32; 3]| Tensor::from_slice(&values).view([3, 1, 1]);
     let pixels = levels.permute([0, 3, 1, 2]).contiguous().to_kind(Kind::Float) / 255.0;
