@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Instant;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use agiqa_store::console::{Console, EventFormat, Verbosity};
 use agiqa_store::interrupt::Interrupt;
-use agiqa_store::stage::{self, Outcome, Stage, StageContext};
+use agiqa_store::stage::{self, MaxRejects, Outcome, Stage, StageContext};
 use agiqa_store::store::run_log::RunLog;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::FeatureKind;
@@ -15,9 +16,12 @@ use agiqa_store::tables::features::FeatureKind;
 pub mod exit;
 
 mod baseline;
+mod check;
 mod compare;
 mod doctor;
+mod done;
 mod evaluate;
+mod events;
 mod features;
 mod images;
 mod ingest;
@@ -34,6 +38,7 @@ mod split;
 mod train;
 mod weights;
 
+use done::{Done, DoneArgs};
 use exit::Exit;
 
 /// Scores the quality of AI-generated images: MA-AGIQA as a batch pipeline over parquet feature stores.
@@ -57,6 +62,11 @@ struct GlobalArgs {
     /// Number of CPU threads to use. Default: all.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
+    /// Share of rows that a stage may reject before the exit code is 1, e.g. 1%. Default: none.
+    #[arg(long, global = true, value_name = "SHARE")]
+    max_rejects: Option<MaxRejects>,
+    #[command(flatten)]
+    done: DoneArgs,
 }
 
 #[derive(Subcommand)]
@@ -87,6 +97,8 @@ enum Command {
     Compare(compare::Args),
     /// Choose the best images of each prompt or other group by their scores.
     Select(select::Args),
+    /// Check a dataset's rejects and scores, and compare them with another's.
+    Check(check::Args),
     /// Ask the store's tables in SQL.
     Query(query::Args),
     /// Print what generators wrote into image files: prompts, seeds, models, marks.
@@ -110,38 +122,59 @@ pub struct Context {
     pub interrupt: Interrupt,
     /// Number of CPU threads to use.
     pub n_threads: usize,
+    /// The share of rows that a stage may reject.
+    max_rejects: Option<MaxRejects>,
+    /// What the command has done so far.
+    done: Done,
 }
 
 impl Context {
     /// The context of a stage over `store`.
     fn on(&self, store: Store) -> StageContext {
-        StageContext { store, console: self.console, interrupt: self.interrupt.clone(), n_threads: self.n_threads }
+        let Self { console, interrupt, n_threads, max_rejects, done: _ } = self.clone();
+        StageContext { store, console, interrupt, n_threads, max_rejects }
     }
 }
 
-/// Parses the command line, runs the command, prints its error if any, and returns the process exit code.
+/// Parses the command line, runs the command, prints its error if any, says what it did, and returns the exit code.
 pub fn main() -> ExitCode {
     crate::allocator::keep_freed_memory();
-    let cli = Cli::parse();
+    let started = Instant::now();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let verbosity = if cli.global.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let events = if cli.global.json { EventFormat::Json } else { EventFormat::Text };
-    match run_command(cli, Console::new(verbosity, events)) {
-        Ok(exit) => ExitCode::from(exit.code()),
-        Err(error) => {
-            // Prints the whole chain of causes. A closed stderr is not a further error.
-            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
-            ExitCode::from(exit::code_of_error(&error))
-        }
+    let (console, done, files) = (Console::new(verbosity, events), Done::default(), cli.global.done.clone());
+    let result = run_command(cli, console, done.clone());
+    let (code, error) = end(&result);
+    let command = matches.subcommand_name().unwrap_or_default();
+    let event = done.event(&console.run_id().to_string(), command, code, error, started.elapsed().as_secs_f64());
+    let written = files.write(&event);
+    console.event(&event);
+    let code = if code == 0 && written.is_err() { exit::EXIT_CANNOT_RUN } else { code };
+    for error in [result.err(), written.err()].into_iter().flatten() {
+        // Prints the whole chain of causes. A closed stderr is not a further error.
+        let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+    }
+    ExitCode::from(code)
+}
+
+/// Exit code and error of a command.
+fn end(result: &anyhow::Result<Exit>) -> (u8, Option<String>) {
+    match result {
+        Ok(exit) => (exit.code(), None),
+        Err(error) => (exit::code_of_error(error), Some(format!("{error:#}"))),
     }
 }
 
-fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
+fn run_command(cli: Cli, console: Console, done: Done) -> anyhow::Result<Exit> {
     let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let n_threads = cli.global.threads.map_or(n_cpus, std::num::NonZeroUsize::get);
     tch::set_num_threads(i32::try_from(n_threads).unwrap_or(i32::MAX));
     // Building fails if a pool exists already, which then serves as well.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global();
-    let context = Context { console, interrupt: Interrupt::install()?, n_threads };
+    let max_rejects = cli.global.max_rejects;
+    let context = Context { console, interrupt: Interrupt::install()?, n_threads, max_rejects, done };
     match cli.command {
         Command::Run(args) => run::run(args, &context),
         Command::Ingest(args) => ingest::run(args, &context),
@@ -155,6 +188,7 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
         Command::Evaluate(args) => evaluate::run(*args, &context),
         Command::Compare(args) => compare::run(args, &context),
         Command::Select(args) => select::run(args, &context),
+        Command::Check(args) => check::run(args, &context),
         Command::Query(args) => query::run(args, &context),
         Command::Inspect(args) => inspect::run(args, &context),
         Command::Weights(args) => weights::run(args, &context),
@@ -168,14 +202,13 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
 fn with_run_log(
     command: &str,
     store: &Store,
+    context: &Context,
     work: impl FnOnce(&mut RunLog) -> anyhow::Result<Exit>,
 ) -> anyhow::Result<Exit> {
-    let mut log = RunLog::start(command, env!("AGIQA_LIBTORCH_VERSION"));
+    let mut log = RunLog::start(command, env!("AGIQA_LIBTORCH_VERSION"), context.console.run_id());
     let result = work(&mut log);
-    let (code, message) = match &result {
-        Ok(exit) => (exit.code(), None),
-        Err(error) => (exit::code_of_error(error), Some(format!("{error:#}"))),
-    };
+    context.done.add_stages(log.stages());
+    let (code, message) = end(&result);
     match (log.finish(store, code, message), result) {
         (Ok(_), result) => result,
         // The work's own error is more useful than the error of writing its record.
@@ -187,15 +220,15 @@ fn with_run_log(
 /// Runs one stage as a separate command: opens the store, skips the stage if it is up to date, and records the run.
 fn run_stage(command: &str, store_url: &str, stage: &dyn Stage, context: &Context) -> anyhow::Result<Exit> {
     let store = Store::open(store_url, OpenMode::CreateIfMissing)?;
-    with_run_log(command, &store.clone(), |log| execute(stage, &context.on(store), log))
+    with_run_log(command, &store.clone(), context, |log| execute(stage, &context.on(store), log))
 }
 
 /// Runs `stage` through [`stage::execute`]. Rejected rows and interrupts become exit codes.
 fn execute(stage: &dyn Stage, context: &StageContext, log: &mut RunLog) -> anyhow::Result<Exit> {
     let executed = stage::execute(stage, context, log)?;
-    Ok(match (executed.outcome, executed.rows.n_rejected) {
+    Ok(match (executed.outcome, executed.has_too_many_rejects) {
         (Outcome::Interrupted, _) => Exit::Interrupted,
-        (Outcome::Ran | Outcome::Skipped, 0) => Exit::Done,
-        (Outcome::Ran | Outcome::Skipped, _) => Exit::Rejected,
+        (Outcome::Ran | Outcome::Skipped, false) => Exit::Done,
+        (Outcome::Ran | Outcome::Skipped, true) => Exit::Rejected,
     })
 }

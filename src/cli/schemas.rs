@@ -1,4 +1,4 @@
-//! `agiqa schemas`: the tables' schemas as JSON.
+//! `agiqa schemas`: the tables' schemas and the events as JSON.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use super::Context;
+use super::events;
 use super::exit::Exit;
 use agiqa_store::tables::schema_json;
 
@@ -18,7 +19,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let documents = schema_json::documents();
+    let mut documents = schema_json::documents();
+    documents.push(events::document());
     let Some(folder) = args.out else {
         let text: String = documents.into_iter().map(|(_, text)| text).collect();
         return match std::io::stdout().lock().write_all(text.as_bytes()) {

@@ -4,9 +4,11 @@ mod testdir;
 
 mod architecture;
 mod baseline;
+mod check;
 mod checkpoint;
 mod compare;
 mod data_example;
+mod done;
 mod earlier_store;
 mod embed_mplug_owl2;
 mod evaluate;
