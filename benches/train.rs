@@ -84,7 +84,7 @@ impl Data {
         let rows = ids.iter().enumerate().map(row).collect();
         images::write(&store, &name("d"), &Images { rows, extra: Vec::new() }).expect("a table can be written");
         let console = Console::new(Verbosity::Quiet, EventFormat::Text);
-        let context = StageContext { store, console, interrupt: Interrupt::default(), n_threads: 2 };
+        let context = StageContext { store, console, interrupt: Interrupt::default(), n_threads: 2, max_rejects: None };
         for seed in SEEDS {
             let stage = SplitStage { dataset: name("d"), settings: split(seed) };
             stage.run(&context).expect("the split can be made");

@@ -62,7 +62,8 @@ impl Case {
 
     /// Operations of one image: the products of all blocks; the rest is under 1 %.
     fn n_operations(self) -> ItemsCount {
-        let per_block: i64 = self.products().iter().map(|(times, sizes)| times * 2 * sizes.iter().product::<i64>()).sum();
+        let per_block: i64 =
+            self.products().iter().map(|(times, sizes)| times * 2 * sizes.iter().product::<i64>()).sum();
         ItemsCount::new(per_block as usize * self.config().n_blocks)
     }
 }

@@ -73,6 +73,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     match args.out {
         Some(path) => {
             std::fs::write(&path, bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
+            context.done.add_output(&path);
             context.console.info(format!("wrote {}", path.display()));
         }
         None => agiqa_store::console::print(bytes),

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -15,7 +16,7 @@ use agiqa_store::console::{self, Console, EventFormat, Verbosity};
 use agiqa_store::interrupt::Interrupt;
 use agiqa_store::panics;
 use agiqa_store::path_text;
-use agiqa_store::stage::{self, Outcome, Stage, StageContext};
+use agiqa_store::stage::{self, MaxRejects, Outcome, Stage, StageContext};
 use agiqa_store::store::run_log::RunLog;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::FeatureKind;
@@ -23,10 +24,13 @@ use agiqa_store::tables::features::FeatureKind;
 pub mod exit;
 
 mod baseline;
+mod check;
 mod compare;
 mod defaults;
 mod doctor;
+mod done;
 mod evaluate;
+mod events;
 mod features;
 mod images;
 mod ingest;
@@ -44,6 +48,7 @@ mod split;
 mod train;
 mod weights;
 
+use done::{Done, DoneArgs};
 use exit::Exit;
 
 /// Scores the quality of AI-generated images: MA-AGIQA as a batch pipeline over parquet feature stores.
@@ -67,6 +72,11 @@ struct GlobalArgs {
     /// Number of CPU threads to use. Default: all.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
+    /// Share of rows that a stage may reject before the exit code is 1, e.g. 1%. Default: none.
+    #[arg(long, global = true, value_name = "SHARE")]
+    max_rejects: Option<MaxRejects>,
+    #[command(flatten)]
+    done: DoneArgs,
 }
 
 #[derive(Subcommand)]
@@ -99,6 +109,8 @@ enum Command {
     Compare(compare::Args),
     /// Choose the best images of each prompt or other group by their scores.
     Select(select::Args),
+    /// Check a dataset's rejects and scores, and compare them with another's.
+    Check(check::Args),
     /// Ask the store's tables in SQL.
     Query(query::Args),
     /// Print what generators wrote into image files: prompts, seeds, models, marks.
@@ -132,12 +144,17 @@ pub struct Context {
     pub interrupt: Interrupt,
     /// Number of CPU threads to use.
     pub n_threads: usize,
+    /// The share of rows that a stage may reject.
+    max_rejects: Option<MaxRejects>,
+    /// What the command has done so far.
+    done: Done,
 }
 
 impl Context {
     /// The context of a stage over `store`.
     fn on(&self, store: Store) -> StageContext {
-        StageContext { store, console: self.console, interrupt: self.interrupt.clone(), n_threads: self.n_threads }
+        let Self { console, interrupt, n_threads, max_rejects, done: _ } = self.clone();
+        StageContext { store, console, interrupt, n_threads, max_rejects }
     }
 }
 
@@ -152,22 +169,36 @@ fn command_line() -> clap::Command {
         })
 }
 
-/// Parses the command line, runs the command, prints its error if any, and returns the process exit code.
+/// Parses the command line, runs the command, prints its error if any, says what it did, and returns the exit code.
 pub fn main() -> ExitCode {
     crate::allocator::keep_freed_memory();
-    let cli = Cli::from_arg_matches(&command_line().get_matches()).unwrap_or_else(|error| error.exit());
+    let started = Instant::now();
+    let matches = command_line().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     panics::keep();
     let verbosity = if cli.global.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let events = if cli.global.json { EventFormat::Json } else { EventFormat::Text };
-    let console = Console::new(verbosity, events);
-    let result = panics::caught(|| run_command(cli, console)).map_err(anyhow::Error::new).flatten();
-    match with_stdout(result) {
-        Ok(exit) => ExitCode::from(exit.code()),
-        Err(error) => {
-            // Prints the whole chain of causes. A closed stderr is not a further error.
-            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
-            ExitCode::from(exit::code_of_error(&error))
-        }
+    let (console, done, files) = (Console::new(verbosity, events), Done::default(), cli.global.done.clone());
+    let result = panics::caught(|| run_command(cli, console, done.clone())).map_err(anyhow::Error::new).flatten();
+    let result = with_stdout(result);
+    let (code, error) = end(&result);
+    let command = matches.subcommand_name().unwrap_or_default();
+    let event = done.event(&console.run_id().to_string(), command, code, error, started.elapsed().as_secs_f64());
+    let written = files.write(&event);
+    console.event(&event);
+    let code = if code == 0 && written.is_err() { exit::EXIT_CANNOT_RUN } else { code };
+    for error in [result.err(), written.err()].into_iter().flatten() {
+        // Prints the whole chain of causes. A closed stderr is not a further error.
+        let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+    }
+    ExitCode::from(code)
+}
+
+/// Exit code and error of a command.
+fn end(result: &anyhow::Result<Exit>) -> (u8, Option<String>) {
+    match result {
+        Ok(exit) => (exit.code(), None),
+        Err(error) => (exit::code_of_error(error), Some(format!("{error:#}"))),
     }
 }
 
@@ -182,7 +213,7 @@ fn with_stdout(result: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
 /// Greatest number of CPU threads.
 const MAX_THREADS: usize = 1024;
 
-fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
+fn run_command(cli: Cli, console: Console, done: Done) -> anyhow::Result<Exit> {
     let n_cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let n_threads = cli.global.threads.map_or(n_cpus, std::num::NonZeroUsize::get);
     if n_threads > MAX_THREADS {
@@ -191,7 +222,8 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
     tch::set_num_threads(i32::try_from(n_threads).unwrap_or(i32::MAX));
     // Building fails if a pool exists already, which then serves as well.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global();
-    let context = Context { console, interrupt: Interrupt::install()?, n_threads };
+    let max_rejects = cli.global.max_rejects;
+    let context = Context { console, interrupt: Interrupt::install()?, n_threads, max_rejects, done };
     match cli.command {
         Command::Run(args) => run::run(args, &context),
         Command::Ingest(args) => ingest::run(args, &context),
@@ -206,6 +238,7 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
         Command::Evaluate(args) => evaluate::run(*args, &context),
         Command::Compare(args) => compare::run(args, &context),
         Command::Select(args) => select::run(args, &context),
+        Command::Check(args) => check::run(args, &context),
         Command::Query(args) => query::run(args, &context),
         Command::Inspect(args) => inspect::run(args, &context),
         Command::Weights(args) => weights::run(args, &context),
@@ -219,14 +252,13 @@ fn run_command(cli: Cli, console: Console) -> anyhow::Result<Exit> {
 fn with_run_log(
     command: &str,
     store: &Store,
+    context: &Context,
     work: impl FnOnce(&mut RunLog) -> anyhow::Result<Exit>,
 ) -> anyhow::Result<Exit> {
-    let mut log = RunLog::start(command, env!("AGIQA_LIBTORCH_VERSION"));
+    let mut log = RunLog::start(command, env!("AGIQA_LIBTORCH_VERSION"), context.console.run_id());
     let result = with_stdout(work(&mut log));
-    let (code, message) = match &result {
-        Ok(exit) => (exit.code(), None),
-        Err(error) => (exit::code_of_error(error), Some(format!("{error:#}"))),
-    };
+    context.done.add_stages(log.stages());
+    let (code, message) = end(&result);
     match (log.finish(store, code, message), result) {
         (Ok(_), result) => result,
         // The work's own error is more useful than the error of writing its record.
@@ -243,7 +275,7 @@ fn run_stage(command: &str, store_url: &str, stage: &dyn Stage, context: &Contex
 /// Runs `stages` one after the other as one command.
 fn run_stages(command: &str, store_url: &str, stages: &[&dyn Stage], context: &Context) -> anyhow::Result<Exit> {
     let store = Store::open(store_url, OpenMode::CreateIfMissing)?;
-    with_run_log(command, &store.clone(), |log| execute_all(stages, &context.on(store), log))
+    with_run_log(command, &store.clone(), context, |log| execute_all(stages, &context.on(store), log))
 }
 
 /// Runs `stages` one after the other, up to an interrupt.
@@ -264,9 +296,9 @@ fn execute_all(stages: &[&dyn Stage], context: &StageContext, log: &mut RunLog) 
 /// Runs `stage` through [`stage::execute`]. Rejected rows and interrupts become exit codes.
 fn execute(stage: &dyn Stage, context: &StageContext, log: &mut RunLog) -> anyhow::Result<Exit> {
     let executed = stage::execute(stage, context, log)?;
-    Ok(match (executed.outcome, executed.rows.n_rejected) {
+    Ok(match (executed.outcome, executed.has_too_many_rejects) {
         (Outcome::Interrupted, _) => Exit::Interrupted,
-        (Outcome::Ran | Outcome::Skipped, 0) => Exit::Done,
-        (Outcome::Ran | Outcome::Skipped, _) => Exit::Rejected,
+        (Outcome::Ran | Outcome::Skipped, false) => Exit::Done,
+        (Outcome::Ran | Outcome::Skipped, true) => Exit::Rejected,
     })
 }

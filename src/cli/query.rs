@@ -85,6 +85,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     match out {
         Some(path) => {
             write(&answer, format, &path).with_context(|| format!("cannot write `{}`", path.display()))?;
+            context.done.add_output(&path);
             context.console.info(format!("wrote {}: {} rows", path.display(), answer.n_rows()));
         }
         None => print(&answer, format)?,

@@ -1,12 +1,11 @@
 //! `agiqa run`: runs the stages of a pipeline whose inputs have changed.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
 use super::{Context, path_argument, set_argument};
 use crate::pipeline::plan::{self, Action, StageName, Step};
 use crate::pipeline::{Pipeline, summary};
@@ -37,22 +36,6 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let started = Instant::now();
-    let result = run_pipeline(&args, context);
-    let code = match &result {
-        Ok(exit) => exit.code(),
-        Err(error) => exit::code_of_error(error),
-    };
-    context.console.event(&json!({
-        "type": "done",
-        "exit_code": code,
-        "error": result.as_ref().err().map(|error| format!("{error:#}")),
-        "elapsed_secs": started.elapsed().as_secs_f64(),
-    }));
-    result
-}
-
-fn run_pipeline(args: &Args, context: &Context) -> anyhow::Result<Exit> {
     let pipeline = Pipeline::load(&args.pipeline, &args.set)?;
     let store_url = args.store.as_deref().or(pipeline.store.as_deref()).with_context(|| {
         format!("`{}` names no store: add `--store FOLDER`, or `store = …` to the file", args.pipeline.display())
@@ -76,7 +59,7 @@ fn run_pipeline(args: &Args, context: &Context) -> anyhow::Result<Exit> {
         "dry_run": false,
         "stages": steps.iter().map(|step| json!({ "stage": step.stage.name() })).collect::<Vec<_>>(),
     }));
-    super::with_run_log("run", &store.clone(), |log| {
+    super::with_run_log("run", &store.clone(), context, |log| {
         let stage_context = context.on(store);
         let stages: Vec<&dyn Stage> = steps.iter().map(|step| step.stage.as_ref()).collect();
         let exit = super::execute_all(&stages, &stage_context, log)?;

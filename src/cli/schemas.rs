@@ -1,10 +1,11 @@
-//! `agiqa schemas`: the tables' schemas as JSON.
+//! `agiqa schemas`: the tables' schemas and the events as JSON.
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 
 use super::Context;
+use super::events;
 use super::exit::Exit;
 use agiqa_store::tables::schema_json;
 
@@ -17,7 +18,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let documents = schema_json::documents();
+    let mut documents = schema_json::documents();
+    documents.push(events::document());
     let Some(folder) = args.out else {
         let text: String = documents.into_iter().map(|(_, text)| text).collect();
         agiqa_store::console::print(text);

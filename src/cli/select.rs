@@ -86,6 +86,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     if let Some((path, format)) = out {
         let answer = Answer::new(selection.frame()?, Vec::new());
         query::write(&answer, format, &path).with_context(|| format!("cannot write `{}`", path.display()))?;
+        context.done.add_output(&path);
         context.console.info(format!("wrote {}: {} rows", path.display(), answer.n_rows()));
     }
     print(&selection, context);

@@ -168,7 +168,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         split.settings = set.over(split.settings.clone())?;
     }
     let splits: Vec<&dyn Stage> = splits.iter().map(|split| split as &dyn Stage).collect();
-    super::with_run_log("split", &store.clone(), |log| execute_in_turn(&splits, &context.on(store), log))
+    super::with_run_log("split", &store.clone(), context, |log| execute_in_turn(&splits, &context.on(store), log))
 }
 
 #[cfg(test)]
@@ -212,8 +212,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = Store::open(&folder.path().display().to_string(), OpenMode::CreateIfMissing).expect("a store");
         let console = Console::new(Verbosity::Quiet, EventFormat::Text);
-        let context = StageContext { store, console, interrupt: Interrupt::default(), n_threads: 1 };
-        let mut log = RunLog::start("test", "none");
+        let context = StageContext { store, console, interrupt: Interrupt::default(), n_threads: 1, max_rejects: None };
+        let mut log = RunLog::start("test", "none", console.run_id());
         let stages = [Ends::new(false), Ends::new(true), Ends::new(false)];
         let in_turn: Vec<&dyn Stage> = stages.iter().map(|stage| stage as &dyn Stage).collect();
         let n_runs = || [0, 1, 2].map(|i: usize| stages[i].n_runs.get());

@@ -272,7 +272,7 @@ fn train(
     store: &Store,
     context: &Context,
 ) -> anyhow::Result<Exit> {
-    super::with_run_log("train", &store.clone(), |log| {
+    super::with_run_log("train", &store.clone(), context, |log| {
         let mut stages: Vec<&dyn Stage> = join.into_iter().map(|join| join as &dyn Stage).collect();
         stages.extend(splits.iter().map(|split| split as &dyn Stage));
         stages.push(training);

@@ -219,6 +219,7 @@ impl Night {
             console: Console::new(Verbosity::Quiet, EventFormat::Text),
             interrupt: Interrupt::default(),
             n_threads: 3,
+            max_rejects: None,
         }
     }
 

@@ -100,7 +100,8 @@ fn parquet_csv_and_tsv_with_the_same_rows_give_the_same_metrics() {
     ParquetWriter::new(file).finish(&mut frame).expect("parquet can be written");
     let printed = ["t.csv", "t.tsv", "t.parquet"].map(|table| {
         let args = ["evaluate", "--table", table, "--score", "score", "--mos", "mos", "--by", "generator", "--json"];
-        dir.agiqa(&args).exits(0).stdout.replace(table, "t")
+        let printed = dir.agiqa(&args).exits(0).stdout.replace(table, "t");
+        printed.lines().filter(|line| line.contains("\"metrics\"")).map(str::to_owned).collect::<Vec<_>>()
     });
     assert_eq!(printed[0], printed[1]);
     assert_eq!(printed[0], printed[2]);

@@ -4,10 +4,12 @@ mod testdir;
 
 mod architecture;
 mod baseline;
+mod check;
 mod checkpoint;
 mod clip;
 mod compare;
 mod data_example;
+mod done;
 mod earlier_store;
 mod embed_mplug_owl2;
 mod evaluate;

@@ -155,6 +155,7 @@ impl Fixture {
             console: Console::new(Verbosity::Quiet, EventFormat::Text),
             interrupt: interrupt.clone(),
             n_threads,
+            max_rejects: None,
         }
     }
 

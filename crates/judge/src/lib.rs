@@ -1,6 +1,7 @@
 //! Judging scores. [`metrics`] are pure functions of scores and mean opinion scores. [`evaluate`] applies them to the
 //! store's tables. [`compare`] compares methods. [`scorer`] reads the
-//! scores of one, by which [`select`] chooses the best images. [`experiment`] computes a table of the [`paper`].
+//! scores of one, by which [`select`] chooses the best images and [`check`] says whether all are
+//! as good as they should be. [`experiment`] computes a table of the [`paper`].
 
 pub mod metrics;
 
@@ -13,5 +14,7 @@ pub mod compare;
 pub mod scorer;
 
 pub mod select;
+
+pub mod check;
 
 pub mod experiment;

@@ -18,6 +18,11 @@ pub(crate) enum Records {
 
 const RUNS: &[TableColumn] = &[
     TableColumn::required("record", ColumnType::Text, "name of the record: UTC time of the start and command"),
+    TableColumn::required(
+        "run_id",
+        ColumnType::Text,
+        "identity of the invocation in its events; empty in older records",
+    ),
     TableColumn::required("command", ColumnType::Text, "the subcommand"),
     TableColumn::required("args", ColumnType::Text, "its arguments, a list"),
     TableColumn::required("started_at", ColumnType::Text, "UTC time of the start, RFC 3339"),
@@ -117,6 +122,7 @@ fn runs(records: &[Named]) -> PolarsResult<DataFrame> {
         records.len(),
         vec![
             Column::new("record".into(), names),
+            text("run_id", |record| &record.run_id),
             text("command", |record| &record.command),
             args.finish().into_column(),
             text("started_at", |record| &record.started_at),

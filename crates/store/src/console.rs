@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use serde_json::Value;
+
+use crate::store::run_log::RunId;
 
 /// Seconds between progress lines if stderr is not a terminal.
 const LINE_PERIOD: Duration = Duration::from_secs(30);
@@ -37,12 +40,18 @@ pub enum EventFormat {
 pub struct Console {
     verbosity: Verbosity,
     events: EventFormat,
+    run_id: RunId,
 }
 
 impl Console {
     /// A console with this verbosity and this event format.
     pub fn new(verbosity: Verbosity, events: EventFormat) -> Self {
-        Self { verbosity, events }
+        Self { verbosity, events, run_id: RunId::now() }
+    }
+
+    /// The identity of the invocation, which every event carries.
+    pub fn run_id(&self) -> RunId {
+        self.run_id
     }
 
     /// Whether events are printed as JSON lines.
@@ -65,7 +74,11 @@ impl Console {
     /// Prints `event` as one JSON line on stdout if `--json` is set. `event` must serialise with a `type` field.
     pub fn event<T: Serialize>(&self, event: &T) {
         if self.events == EventFormat::Json {
-            print(serde_json::to_string(event).expect("events are plain data") + "\n");
+            let mut event = serde_json::to_value(event).expect("events are plain data");
+            if let Value::Object(fields) = &mut event {
+                fields.insert("run_id".to_owned(), self.run_id.to_string().into());
+            }
+            print(format!("{event}\n"));
         }
     }
 

@@ -25,6 +25,32 @@ pub struct StageContext {
     pub interrupt: Interrupt,
     /// The number of CPU threads to use.
     pub n_threads: usize,
+    /// The share of rows that may be rejected, if any may.
+    pub max_rejects: Option<MaxRejects>,
+}
+
+/// The share of a stage's rows that may be rejected without a word in the exit code. The text form is `1%` or `0.01`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MaxRejects(f64);
+
+impl MaxRejects {
+    /// The share, from 0 to 1.
+    pub fn share(self) -> f64 {
+        self.0
+    }
+}
+
+impl std::str::FromStr for MaxRejects {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, unit) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 0.01));
+        let share = number.trim().parse::<f64>().ok().map(|number| number * unit);
+        share
+            .filter(|share| (0.0..=1.0).contains(share))
+            .map(Self)
+            .ok_or_else(|| "expected a share such as `1%` or `0.01`".to_owned())
+    }
 }
 
 /// Whether the stage's outputs in the store match its inputs and settings.
@@ -134,6 +160,8 @@ pub struct Executed {
     pub outcome: Outcome,
     /// Row counts, which must balance.
     pub rows: RowCounts,
+    /// Whether more rows are rejected than [`StageContext::max_rejects`] allows; without it none are allowed.
+    pub has_too_many_rejects: bool,
 }
 
 /// Runs `stage` if the store lacks its outputs. Prints the outcome with its reason, records it in `log`, and emits it
@@ -178,7 +206,13 @@ pub fn execute(stage: &dyn Stage, context: &StageContext, log: &mut RunLog) -> R
         "rows": rows,
         "elapsed_secs": started.elapsed().as_secs_f64(),
     }));
-    if rows.balanced() { Ok(Executed { outcome, rows }) } else { Err(ExecuteError::Unbalanced { stage: name, rows }) }
+    let allowed = context.max_rejects.map_or(0.0, MaxRejects::share) * rows.n_in as f64;
+    let has_too_many_rejects = rows.n_rejected as f64 > allowed;
+    if rows.balanced() {
+        Ok(Executed { outcome, rows, has_too_many_rejects })
+    } else {
+        Err(ExecuteError::Unbalanced { stage: name, rows })
+    }
 }
 
 /// An error with all its causes in one line.
@@ -225,8 +259,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = Store::open(&folder.path().display().to_string(), OpenMode::Existing).expect("a store");
         let console = Console::new(Verbosity::Quiet, EventFormat::Text);
-        let context = StageContext { store, console, interrupt: Interrupt::default(), n_threads: 1 };
-        let mut log = RunLog::start("test", "none");
+        let context = StageContext { store, console, interrupt: Interrupt::default(), n_threads: 1, max_rejects: None };
+        let mut log = RunLog::start("test", "none", console.run_id());
         let executed = execute(&Fixed { freshness, rows }, &context, &mut log);
         (executed, log.stages().to_vec())
     }
@@ -240,11 +274,22 @@ mod tests {
         let rows = RowCounts { n_in: 3, n_out: 3, n_cached: 3, ..RowCounts::default() };
         let (executed, log) =
             executed(Freshness::Current { reason: "all there".to_owned(), rows }, RowCounts::default());
-        assert_eq!(executed.expect("nothing to do"), Executed { outcome: Outcome::Skipped, rows });
+        assert_eq!(
+            executed.expect("nothing to do"),
+            Executed { outcome: Outcome::Skipped, rows, has_too_many_rejects: false }
+        );
         assert_eq!(
             (log[0].outcome.as_str(), log[0].reason.as_str(), log[0].rows),
             ("skipped", "all there", Some(rows))
         );
+    }
+
+    #[test]
+    fn a_share_of_rejects_is_a_fraction_or_a_percentage() {
+        let shares: Vec<Option<f64>> = ["1%", "0.01", " 50 %", "0", "1.5", "-1%", "nan", ""]
+            .map(|text| text.parse().ok().map(MaxRejects::share))
+            .to_vec();
+        assert_eq!(shares, [Some(0.01), Some(0.01), Some(0.5), Some(0.0), None, None, None, None]);
     }
 
     #[test]

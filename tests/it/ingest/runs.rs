@@ -64,7 +64,7 @@ fn what_was_done_is_recorded_with_balanced_counts() {
     let dir = with_three_images();
     dir.write("t.csv", "name,mos\na.png,1\nb.jpg,9\n");
     let ran = ingest(&dir, "t.csv", &["--json"]).exits(1).prints("\"type\":\"stage\"");
-    let event: serde_json::Value = serde_json::from_str(ran.stdout.trim()).expect("one JSON line");
+    let event: serde_json::Value = serde_json::from_str(ran.stdout.lines().next().expect("an event")).expect("JSON");
     let rows = serde_json::json!({"n_in": 2, "n_out": 1, "n_cached": 0, "n_rejected": 1, "n_left": 0});
     assert_eq!(event["rows"], rows);
     let runs = std::fs::read_dir(dir.path().join("store/runs")).expect("records");

@@ -1,10 +1,30 @@
 //! `runs/<utc time>-<command>.json`: the record of every invocation.
 
-use std::time::Instant;
+use std::fmt;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
+
+/// Identity of one invocation, in its events and in its record. The text form has 16 hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunId(u64);
+
+impl RunId {
+    /// A new identity, of the time and the process.
+    pub fn now() -> Self {
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let hash = blake3::hash(format!("{nanos} {}", std::process::id()).as_bytes());
+        Self(u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes")))
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
 
 /// The row counts of a stage. Rows in must equal rows out, rejected and left together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +77,9 @@ pub struct StageRecord {
 /// The record of one invocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InvocationRecord {
+    /// Identity of the invocation, as in its events; empty in older records.
+    #[serde(default)]
+    pub run_id: String,
     /// The subcommand, e.g. `ingest`.
     pub command: String,
     /// The command's arguments, as [`crate::path_text`] writes them.
@@ -85,11 +108,12 @@ pub struct RunLog {
 }
 
 impl RunLog {
-    /// Starts the record of `command`. `libtorch_version` is the version that the program uses. The arguments are read
-    /// from the process.
-    pub fn start(command: &str, libtorch_version: &str) -> Self {
+    /// Starts the record of `command`, the invocation `run_id`. `libtorch_version` is the version that the program uses.
+    /// The arguments are read from the process.
+    pub fn start(command: &str, libtorch_version: &str, run_id: RunId) -> Self {
         let now = jiff::Timestamp::now();
         let record = InvocationRecord {
+            run_id: run_id.to_string(),
             command: command.to_owned(),
             args: std::env::args_os().skip(1).map(crate::path_text::text_of).collect(),
             started_at: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),

@@ -1,0 +1,111 @@
+//! `agiqa check`: whether a dataset's images and scores are as good as they should be.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::Context;
+use super::exit::Exit;
+use super::judging::ScorerArgs;
+use super::weights::print_line;
+use agiqa_judge::check::{self, CheckSettings, Checked, Of, Severity};
+use agiqa_store::layout;
+use agiqa_store::store::run_log::StageRecord;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
+
+/// Arguments of `agiqa check`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Store that holds images and scores.
+    #[arg(long, value_name = "URL")]
+    store: String,
+    /// Dataset or corpus to check.
+    #[arg(long, value_name = "NAME")]
+    dataset: PartitionName,
+    #[command(flatten)]
+    scorer: ScorerArgs,
+    /// Dataset to compare with, such as last night's. Without it, comparisons pass and say so.
+    #[arg(long, value_name = "NAME")]
+    against: Option<PartitionName>,
+    /// File with `[[check]]` tables. Other tables in it are left to other commands. Default: see docs/operating.md.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    r#type: &'static str,
+    #[serde(flatten)]
+    checked: &'a Checked,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
+    let mut checks = args.config.as_deref().map_or_else(|| Ok(CheckSettings::defaults()), read)?;
+    if let Some(limit) = context.max_rejects {
+        let of_rejects = checks.iter_mut().filter(|check| check.of == Of::RejectShare);
+        of_rejects.for_each(|check| check.max = Some(limit.share()));
+    }
+    let scorer = args.scorer.scorer()?;
+    let store = Store::open(&args.store, OpenMode::Existing)?;
+    super::with_run_log("check", &store.clone(), context, |log| {
+        let started = std::time::Instant::now();
+        let found = check::check(&store, &args.dataset, args.against.as_ref(), &scorer, &checks)?;
+        print(&found, context);
+        let failed =
+            |severity: Severity| found.iter().filter(|check| !check.passed && check.severity == severity).count();
+        let (n_failed, n_warned) = (failed(Severity::Fail), failed(Severity::Warn));
+        let n_passed = found.len() - n_failed - n_warned;
+        let reason = format!("{n_passed} checks passed, {n_failed} failed, {n_warned} warned");
+        context.console.info(format!("check {}: {reason}", args.dataset));
+        let (stage, outcome) = (format!("check {}", args.dataset), "ran".to_owned());
+        log.stage(StageRecord { stage, outcome, reason, elapsed_secs: started.elapsed().as_secs_f64(), rows: None });
+        context.done.add_checks([("passed", n_passed), ("failed", n_failed), ("warned", n_warned)]);
+        Ok(if n_failed > 0 { Exit::Rejected } else { Exit::Done })
+    })
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<CheckSettings>> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        #[serde(default)]
+        check: Vec<toml::Spanned<CheckSettings>>,
+    }
+    let name = || format!("cannot read the checks in `{}`", path.display());
+    let text = std::fs::read_to_string(path).with_context(name)?;
+    let File { check } = toml::from_str(&text).with_context(name)?;
+    anyhow::ensure!(!check.is_empty(), "`{}` has no table `[[check]]`", path.display());
+    for check in &check {
+        let CheckSettings { of, max, min, .. } = check.get_ref();
+        let line = 1 + text[..check.span().start].matches('\n').count();
+        let place = format!("`{}`, line {line}", path.display());
+        let needs_limit = *of == Of::Images && max.or(*min).is_none();
+        anyhow::ensure!(!needs_limit, "{place}: a check of images has no limit: give `min` or `max`");
+        let has_drop = check.get_ref().max_drop.is_some() && (*of != Of::Mean || max.or(*min).is_some());
+        anyhow::ensure!(!has_drop, "{place}: `max_drop` is a limit of `mean`, without `min` and `max`");
+    }
+    Ok(check.into_iter().map(toml::Spanned::into_inner).collect())
+}
+
+fn print(found: &[Checked], context: &Context) {
+    if context.console.is_json() {
+        found.iter().for_each(|checked| context.console.event(&Event { r#type: "check", checked }));
+        return;
+    }
+    let line = |checked: &Checked| {
+        let verdict = match (checked.passed, checked.severity) {
+            (true, _) => "ok",
+            (false, Severity::Warn) => "warn",
+            (false, Severity::Fail) => "FAIL",
+        };
+        let of = serde_json::to_value(checked.check).unwrap_or_default();
+        let of = of.as_str().unwrap_or_default().to_owned();
+        let numbers = [checked.value, checked.limit].map(|value| layout::number(value, 4));
+        let [value, limit] = numbers;
+        [verdict.to_owned(), of, layout::printable(&checked.scope), value, limit, layout::printable(&checked.message)]
+    };
+    let head = ["", "check", "scope", "value", "limit", "found"].map(str::to_owned);
+    let lines: Vec<[String; 6]> = std::iter::once(head).chain(found.iter().map(line)).collect();
+    print_line(layout::aligned(&lines).trim_end());
+}
