@@ -10,6 +10,7 @@ mod data_example;
 mod earlier_store;
 mod embed_mplug_owl2;
 mod evaluate;
+mod evaluate_tables;
 mod experiments;
 mod extract_maniqa;
 mod features;
