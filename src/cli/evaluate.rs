@@ -8,12 +8,16 @@ use super::exit::Exit;
 use super::judging::{BootstrapArgs, parse_part};
 use super::set::SetArgs;
 use super::{Context, path_argument};
+use agiqa_intake::Reading;
 use agiqa_judge::evaluate::table::{self, Excluded, TableSettings};
 use agiqa_judge::evaluate::{EvaluateSettings, EvaluateStage, Report};
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::Runs;
 use agiqa_store::tables::splits::Part;
+
+/// Number of rows that cannot be understood and are shown.
+const N_SHOWN: usize = 5;
 
 /// Arguments of `agiqa evaluate`.
 ///
@@ -36,10 +40,11 @@ pub(super) struct Args {
     /// Parts to evaluate. Default: all.
     #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = parse_part, requires = "store")]
     part: Vec<Part>,
-    /// Table to evaluate: parquet, CSV or TSV. Rows without score or MOS are left out and counted (exit code 1).
+    /// Table to evaluate: delimited text, JSON, JSON lines, Parquet or xlsx, also compressed; `-` is standard input. Rows
+    /// without score or MOS, and rows with more or fewer cells than the header, are left out and counted (exit code 1).
     #[arg(long, value_name = "FILE", requires_all = ["score", "mos"])]
     table: Option<PathBuf>,
-    /// Column of scores.
+    /// Column of scores, by name or by number from 1.
     #[arg(long, value_name = "COL", requires = "table")]
     score: Option<String>,
     /// Column of MOS.
@@ -48,6 +53,8 @@ pub(super) struct Args {
     /// Column whose values form subsets, e.g. generator. Repeatable.
     #[arg(long, value_name = "COL")]
     by: Vec<String>,
+    #[command(flatten)]
+    reading: Reading,
     #[command(flatten)]
     bootstrap: BootstrapArgs,
     #[command(flatten)]
@@ -58,7 +65,12 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let bootstrap = args.bootstrap.settings();
     match (args.store, args.table, args.score, args.mos) {
         (None, Some(path), Some(score), Some(mos)) => {
-            run_table(&TableSettings { path, score, mos, by: args.by, bootstrap }, context)
+            run_table(&TableSettings { path, reading: args.reading, score, mos, by: args.by, bootstrap }, context)
+        }
+        (Some(_), None, None, None) if args.reading != Reading::default() => {
+            anyhow::bail!(
+                "a store is read without `--format`, `--sheet`, `--delimiter` and the like; they go with --table"
+            )
         }
         (Some(url), None, None, None) => {
             let parts = if args.part.is_empty() { Part::ALL.to_vec() } else { args.part };
@@ -102,14 +114,23 @@ fn stage(
 
 fn run_table(settings: &TableSettings, context: &Context) -> anyhow::Result<Exit> {
     let (report, excluded) = table::evaluate(settings)?;
+    for note in &excluded.notes {
+        context.console.warn(note.clone());
+    }
     print(&report, context);
-    let Excluded { n_rows, n_excluded, n_without_score, n_without_mos } = excluded;
+    let Excluded { n_rows, n_excluded, n_without_score, n_without_mos, n_rejected, rejects, notes: _ } = excluded;
     if n_excluded == 0 {
         return Ok(Exit::Done);
     }
+    for reject in rejects.iter().take(N_SHOWN) {
+        context.console.warn(reject.clone());
+    }
+    if rejects.len() > N_SHOWN {
+        context.console.warn(format!("and {} more such rows", rejects.len() - N_SHOWN));
+    }
     context.console.warn(format!(
         "{n_excluded} of {n_rows} rows left out: {n_without_score} without a finite `{}`, {n_without_mos} without a \
-         finite `{}`",
+         finite `{}`, {n_rejected} that cannot be understood",
         settings.score, settings.mos
     ));
     context.console.event(&serde_json::json!({
@@ -118,6 +139,7 @@ fn run_table(settings: &TableSettings, context: &Context) -> anyhow::Result<Exit
         "n_excluded": n_excluded,
         "n_without_score": n_without_score,
         "n_without_mos": n_without_mos,
+        "n_rejected": n_rejected,
     }));
     Ok(Exit::Rejected)
 }

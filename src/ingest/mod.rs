@@ -7,10 +7,10 @@
 //!
 //! | kind | the row or its image |
 //! |---|---|
-//! | `ragged-row` | has more or fewer cells than the header, or is not a JSON object |
-//! | `not-utf8` | is not UTF-8 text |
+//! | `ragged-row` | has more or fewer cells than the header, is not a JSON object, or has a key more than once |
+//! | `not-utf8` | is not text in the table's encoding |
 //! | `empty-name` | names no image |
-//! | `escapes-folder` | has a name that is absolute or leads out of the image folder |
+//! | `escapes-folder` | has a name that leads out of the image folder |
 //! | `bad-mos`, `mos-out-of-scale` | has a MOS that is not a number, or is outside the declared scale |
 //! | `bad-number` | has a `mos_std` or `mos_align` that is not a number |
 //! | `duplicate-name` | names the same file as an earlier row, which is kept |
@@ -24,10 +24,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
 use agiqa_images::{DecodeLimits, ImageError, ImageInfo};
+use agiqa_intake::TableError;
 use agiqa_store::identity::ImageId;
 use agiqa_store::path_text::text_of;
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
@@ -38,20 +40,21 @@ use agiqa_store::store::{Store, StoreError};
 use agiqa_store::tables::images::{self, ImageRow, Images};
 use agiqa_store::tables::rejects::{self, RejectRow};
 
+mod adapter;
+mod nearby;
 mod plan;
 mod record;
 mod settings;
-mod table;
 
 use plan::{Candidate, Plan};
 use record::{FileStamp, StampDigest};
 
+pub use adapter::Adapter;
 pub use record::IngestRecord;
-pub use settings::{Adapter, ColumnNames, IngestSettings, NameRule, SettingsError};
-pub use table::TableFormat;
+pub use settings::{ColumnNames, IngestSettings, NameRule, SettingsError};
 
 /// Version of the rules that turn a table into rows. It is raised if the same inputs give other rows.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Name of the stage in `rejects`.
 const STAGE: &str = "ingest";
@@ -66,35 +69,12 @@ pub enum IngestError {
     /// The settings are invalid.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The table file cannot be read.
-    #[error("cannot read MOS table `{}`", path.display())]
-    ReadTable { path: PathBuf, source: std::io::Error },
-    /// The file name does not tell the format.
-    #[error(
-        "cannot tell the format of MOS table `{}` by its name: expected one of csv, tsv, json, jsonl, parquet, xlsx; \
-         name it with `format`",
-        path.display()
-    )]
-    UnknownFormat { path: PathBuf },
-    /// The file is not a table of its format.
-    #[error("cannot understand MOS table `{}`: {reason}", path.display())]
-    MalformedTable { path: PathBuf, reason: String },
-    /// The table has no data rows.
-    #[error("MOS table `{}` has no data rows", path.display())]
-    NoRows { path: PathBuf },
-    /// A column is missing.
-    #[error("MOS table `{}` has no column `{column}` (for `{key}`); there are: {columns}{suggestion}", path.display())]
-    MissingColumn {
-        path: PathBuf,
-        key: &'static str,
-        column: String,
-        columns: String,
-        /// The nearest column, as a question; empty if none is near.
-        suggestion: String,
-    },
-    /// Two columns have the name of a needed column.
-    #[error("MOS table `{}` has more than one column `{column}`: rename all but one", path.display())]
-    RepeatedColumn { path: PathBuf, column: String },
+    /// The table cannot be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The table lacks a column that is needed.
+    #[error("MOS table: the column for `{key}`")]
+    Column { key: &'static str, source: TableError },
     /// The image folder cannot be opened.
     #[error("cannot open image folder `{}`", path.display())]
     ImageFolder { path: PathBuf, source: std::io::Error },
@@ -104,18 +84,6 @@ pub enum IngestError {
     /// A part could not be written or read.
     #[error(transparent)]
     Part(#[from] PartError),
-}
-
-impl IngestError {
-    fn missing_column(path: &Path, key: &'static str, column: &str, columns: &[String]) -> Self {
-        Self::MissingColumn {
-            path: path.to_owned(),
-            key,
-            column: column.to_owned(),
-            columns: format!("`{}`", columns.join("`, `")),
-            suggestion: agiqa_suggest::question(column, columns.iter().map(String::as_str)),
-        }
-    }
 }
 
 /// The condition for ingesting a dataset again.
@@ -133,6 +101,8 @@ pub struct IngestStage {
     pub settings: IngestSettings,
     /// The condition for ingesting it again.
     pub rerun: Rerun,
+    /// The plan of the last look. A table from a pipe can be read only once.
+    plan: Mutex<Option<Plan>>,
 }
 
 impl Stage for IngestStage {
@@ -157,13 +127,32 @@ struct Probed {
 }
 
 impl IngestStage {
-    fn image_folder(&self) -> Result<PathBuf, IngestError> {
+    /// The stage for a dataset.
+    pub fn new(settings: IngestSettings, rerun: Rerun) -> Self {
+        Self { settings, rerun, plan: Mutex::new(None) }
+    }
+
+    /// The plan of an earlier look or of the table as it is now, and the image folder. A wrong table is named first.
+    fn plan_and_folder(&self) -> Result<(Plan, Option<PathBuf>), IngestError> {
+        let folder = self.image_folder();
+        let plan = match self.plan.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(plan) => plan,
+            None => Plan::of(&self.settings, folder.as_ref().ok().and_then(Option::as_deref))?,
+        };
+        Ok((plan, folder?))
+    }
+
+    /// The folder of the images; `None` if they are not opened.
+    fn image_folder(&self) -> Result<Option<PathBuf>, IngestError> {
         let path = &self.settings.images;
+        if self.settings.no_images || path.as_os_str().is_empty() {
+            return Ok(None);
+        }
         let error = |source| IngestError::ImageFolder { path: path.clone(), source };
         let folder = path.canonicalize().map_err(error)?;
         // Fails if the path is not a folder or must not be searched. Otherwise every image would seem to be missing.
         std::fs::read_dir(&folder).map_err(error)?;
-        Ok(folder)
+        Ok(Some(folder))
     }
 
     fn look(&self, store: &Store) -> Result<Freshness, IngestError> {
@@ -171,10 +160,12 @@ impl IngestStage {
         if self.rerun == Rerun::Always {
             return stale("asked for explicitly");
         }
-        let (plan, folder) = (Plan::of(&self.settings)?, self.image_folder()?);
+        let (plan, folder) = self.plan_and_folder()?;
+        let stamps = StampDigest::of_plan(&plan, folder.as_deref());
+        let now = IngestRecord::new(&self.settings, &plan.table_hash, &stamps)?;
+        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = Some(plan);
         let dataset = &self.settings.dataset;
         let Some(found) = IngestRecord::read(store, dataset)? else { return stale("not ingested yet") };
-        let now = IngestRecord::new(&self.settings, &plan.table_hash, &StampDigest::of_plan(&plan, &folder))?;
         if found.settings != now.settings {
             return stale("the settings changed");
         }
@@ -194,37 +185,44 @@ impl IngestStage {
         if found.rows.n_rejected > 0 && !store.exists(&rejects_path(&self.settings))? {
             return stale("the list of rejects is gone");
         }
+        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let rows = RowCounts { n_cached: found.rows.n_out, ..found.rows };
         let reason = format!("nothing changed: {} images, {} rejected", rows.n_out, rows.n_rejected);
         Ok(Freshness::Current { reason, rows })
     }
 
     fn ingest(&self, context: &StageContext) -> Result<StageReport, IngestError> {
-        let (plan, folder) = (Plan::of(&self.settings)?, self.image_folder()?);
-        let n_in = plan.n_rows() as u64;
-        let limits = self.settings.limits();
-        let progress = context.console.progress(self.name(), "images", plan.candidates.len() as u64);
-        let probe_one = |candidate: &Candidate| {
-            if context.interrupt.is_raised() {
-                return None;
-            }
-            let probed = probe(candidate.file(&folder), &limits);
-            progress.add(1);
-            Some(probed)
-        };
-        let probed: Option<Vec<Probed>> = plan.candidates.par_iter().map(probe_one).collect();
-        let Some(probed) = probed else {
-            let rows = RowCounts { n_in, n_left: n_in, ..RowCounts::default() };
-            let summary = "interrupted; the dataset is unchanged".to_owned();
-            return Ok(StageReport { rows, summary, interrupted: true });
-        };
-        progress.finish();
-        let mut stamps = StampDigest::default();
-        for (candidate, probed) in plan.candidates.iter().zip(&probed) {
-            stamps.add(candidate, probed.stamp);
+        let (plan, folder) = self.plan_and_folder()?;
+        for note in &plan.notes {
+            context.console.warn(note.clone());
         }
+        let n_in = plan.n_rows() as u64;
+        let mut stamps = StampDigest::default();
+        let probed = match &folder {
+            None => None,
+            Some(folder) => {
+                let Some(probed) = self.probe_all(&plan, folder, context) else {
+                    let rows = RowCounts { n_in, n_left: n_in, ..RowCounts::default() };
+                    let summary = "interrupted; the dataset is unchanged".to_owned();
+                    return Ok(StageReport { rows, summary, interrupted: true });
+                };
+                for (candidate, probed) in plan.candidates.iter().zip(&probed) {
+                    stamps.add(candidate, probed.stamp);
+                }
+                Some(probed)
+            }
+        };
         let mut record = IngestRecord::new(&self.settings, &plan.table_hash, &stamps)?;
-        let (table, rejected) = sort_out(plan, probed);
+        let (table, rejected) = match (probed, folder) {
+            (Some(probed), Some(folder)) => {
+                let (table, mut rejected) = sort_out(plan, probed);
+                if let Some(hint) = nearby::explain(&folder, &mut rejected) {
+                    context.console.warn(hint);
+                }
+                (table, rejected)
+            }
+            _ => without_images(plan, &self.settings),
+        };
         let (n_out, n_rejected) = (table.rows.len() as u64, rejected.len() as u64);
         record.rows = RowCounts { n_in, n_out, n_cached: 0, n_rejected, n_left: 0 };
         let dataset = &self.settings.dataset;
@@ -240,6 +238,22 @@ impl IngestStage {
         Ok(StageReport { rows: record.rows, summary, interrupted: false })
     }
 
+    /// Every candidate's image, read and decoded; `None` if the run was interrupted.
+    fn probe_all(&self, plan: &Plan, folder: &Path, context: &StageContext) -> Option<Vec<Probed>> {
+        let limits = self.settings.limits();
+        let progress = context.console.progress(self.name(), "images", plan.candidates.len() as u64);
+        let probe_one = |candidate: &Candidate| {
+            if context.interrupt.is_raised() {
+                return None;
+            }
+            let probed = probe(candidate.file(folder), &limits);
+            progress.add(1);
+            Some(probed)
+        };
+        let probed: Option<Vec<Probed>> = plan.candidates.par_iter().map(probe_one).collect();
+        probed.inspect(|_| progress.finish())
+    }
+
     fn show(&self, context: &StageContext, rejected: &[RejectRow], n_out: u64) {
         for reject in rejected.iter().take(N_SHOWN) {
             context.console.warn(format!("{}: {}", reject.kind, reject.message));
@@ -250,7 +264,7 @@ impl IngestStage {
                 .console
                 .warn(format!("and {} more rejected rows, all listed in `{path}`", rejected.len() - N_SHOWN));
         }
-        if n_out == 0 {
+        if n_out == 0 && !self.settings.no_images {
             let folder = self.settings.images.display();
             context.console.warn(format!("every row was rejected; is `{folder}` the right image folder?"));
         }
@@ -290,11 +304,11 @@ fn sort_out(mut plan: Plan, probed: Vec<Probed>) -> (Images, Vec<RejectRow>) {
     let mut kept: Vec<&Candidate> = Vec::with_capacity(probed.len());
     let mut seen: HashMap<ImageId, &Candidate> = HashMap::new();
     for (candidate, Probed { stamp: _, path, image }) in plan.candidates.iter().zip(probed) {
-        let name = &candidate.name;
+        let name = plan.name(candidate);
         let (image_id, n_bytes, ImageInfo { format, width_px, height_px }) = match image {
             Ok(image) => image,
             Err(error) => {
-                let message = format!("row {}, `{name}`: {}", plan.number(candidate), whole_message(&error, &path));
+                let message = format!("row {}, `{name}`: {}", candidate.number(), whole_message(&error, &path));
                 rejected.push(plan.reject(candidate, error.kind(), message));
                 continue;
             }
@@ -302,9 +316,9 @@ fn sort_out(mut plan: Plan, probed: Vec<Probed>) -> (Images, Vec<RejectRow>) {
         if let Some(earlier) = seen.get(&image_id) {
             let message = format!(
                 "row {}, `{name}`: the file holds the same bytes as `{}` of row {}, which is kept",
-                plan.number(candidate),
-                earlier.name,
-                plan.number(earlier)
+                candidate.number(),
+                plan.name(earlier),
+                earlier.number()
             );
             let reject = plan.reject(candidate, "duplicate-image", message);
             rejected.push(RejectRow { image_id: Some(image_id), ..reject });
@@ -312,23 +326,53 @@ fn sort_out(mut plan: Plan, probed: Vec<Probed>) -> (Images, Vec<RejectRow>) {
         }
         seen.insert(image_id, candidate);
         kept.push(candidate);
-        rows.push(ImageRow {
-            image_id,
-            name: name.clone(),
-            path: text_of(&path),
-            n_bytes,
-            width_px,
-            height_px,
-            format: format.to_owned(),
-            generator: candidate.generator.clone(),
-            prompt: candidate.prompt.clone(),
-            mos: Some(candidate.mos),
-            mos_std: candidate.mos_std,
-            mos_align: candidate.mos_align,
-        });
+        let seen = Seen { image_id, n_bytes, width_px, height_px, format };
+        rows.push(image_row(&plan, candidate, &path, seen));
     }
     let extra = plan.extra_columns(&kept);
     rejected.sort_by_key(|reject| reject.row);
+    (Images { rows, extra }, rejected)
+}
+
+/// What is known of an image's content.
+struct Seen {
+    image_id: ImageId,
+    n_bytes: u64,
+    width_px: u32,
+    height_px: u32,
+    format: &'static str,
+}
+
+fn image_row(plan: &Plan, candidate: &Candidate, path: &Path, seen: Seen) -> ImageRow {
+    let Seen { image_id, n_bytes, width_px, height_px, format } = seen;
+    ImageRow {
+        image_id,
+        name: plan.name(candidate),
+        path: text_of(path),
+        n_bytes,
+        width_px,
+        height_px,
+        format: format.to_owned(),
+        generator: plan.generator(candidate),
+        prompt: plan.prompt(candidate),
+        mos: Some(candidate.mos),
+        mos_std: candidate.mos_std,
+        mos_align: candidate.mos_align,
+    }
+}
+
+/// The rows of the `images` table where no image is opened. An id is of the dataset and the name, since there is no
+/// content; so it is the id of no image, and nothing computed belongs to it.
+fn without_images(mut plan: Plan, settings: &IngestSettings) -> (Images, Vec<RejectRow>) {
+    let rejected = std::mem::take(&mut plan.rejects);
+    let row = |candidate: &Candidate| {
+        let name = candidate.relative.as_os_str().as_encoded_bytes();
+        let bytes = [b"not opened\0", settings.dataset.to_string().as_bytes(), b"\0", name].concat();
+        let seen = Seen { image_id: ImageId::of_bytes(&bytes), n_bytes: 0, width_px: 0, height_px: 0, format: "" };
+        image_row(&plan, candidate, &settings.images.join(&candidate.relative), seen)
+    };
+    let rows = plan.candidates.iter().map(row).collect();
+    let extra = plan.extra_columns(&plan.candidates.iter().collect::<Vec<_>>());
     (Images { rows, extra }, rejected)
 }
 

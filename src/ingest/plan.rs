@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
 use super::IngestError;
+use super::adapter::{Adapter, Names};
 use super::settings::{IngestSettings, Mapping};
-use super::table::{self, RawRow, RawTable, RowProblem, TableFormat};
+use agiqa_intake::{Row, Table};
 use agiqa_store::path_text::path_of;
 use agiqa_store::tables::images::{COLUMNS, ExtraColumn, ExtraValues};
 use agiqa_store::tables::rejects::RejectRow;
@@ -15,15 +16,18 @@ use agiqa_store::tables::rejects::RejectRow;
 pub(super) struct Candidate {
     /// Position in the table, from 0.
     pub(super) position: usize,
-    /// Name in the table, without surrounding blanks.
-    pub(super) name: String,
     /// Path relative to the image folder, without `.` and `..`.
     pub(super) relative: PathBuf,
     pub(super) mos: f64,
     pub(super) mos_std: Option<f64>,
     pub(super) mos_align: Option<f64>,
-    pub(super) prompt: Option<String>,
-    pub(super) generator: Option<String>,
+}
+
+impl Candidate {
+    /// Number of its row, from 1 after the header.
+    pub(super) fn number(&self) -> u64 {
+        self.position as u64 + 1
+    }
 }
 
 impl Candidate {
@@ -46,63 +50,77 @@ pub(super) struct Plan {
     pub(super) table_hash: String,
     pub(super) candidates: Vec<Candidate>,
     pub(super) rejects: Vec<RejectRow>,
+    /// What a person should know about how the table was read.
+    pub(super) notes: Vec<String>,
     dataset: String,
-    table: RawTable,
-    mapped: HashSet<usize>,
+    table: Table,
+    columns: MappedColumns,
     mapping: Mapping,
 }
 
 impl Plan {
-    /// Reads the table that `settings` name.
-    pub(super) fn of(settings: &IngestSettings) -> Result<Self, IngestError> {
+    /// Reads the table that `settings` name. Absolute names are looked for below `folder`.
+    pub(super) fn of(settings: &IngestSettings, folder: Option<&Path>) -> Result<Self, IngestError> {
         let mapping = settings.mapping()?;
-        let path = &settings.table;
-        let format = match settings.format {
-            Some(format) => format,
-            None => path
-                .extension()
-                .and_then(|extension| TableFormat::of_extension(extension.to_str()?))
-                .ok_or_else(|| IngestError::UnknownFormat { path: path.clone() })?,
-        };
-        let bytes = std::fs::read(path).map_err(|source| IngestError::ReadTable { path: path.clone(), source })?;
-        let table_hash = blake3::hash(&bytes).to_hex().to_string();
-        let table = table::read(bytes, format, settings.sheet.as_deref())
-            .map_err(|reason| IngestError::MalformedTable { path: path.clone(), reason })?;
-        if table.rows.is_empty() {
-            return Err(IngestError::NoRows { path: path.clone() });
+        let (path, reading) = (&settings.table, settings.reading());
+        let mut table = agiqa_intake::open(path, &reading)?;
+        for name in &settings.adapter.known.next_to_it {
+            table = table.joined(agiqa_intake::open(&path.with_file_name(name), &reading)?)?;
         }
-        let columns = MappedColumns::find(path, &table, &mapping)?;
+        table.require_rows()?;
+        let columns = MappedColumns::find(&table, &mapping, settings.adapter)?;
+        let notes = table.notes().iter().map(|note| format!("`{}`: {note}", path.display()));
+        let notes = notes.chain(table.header_warning(&columns.key_columns())).collect();
         let dataset = settings.dataset.to_string();
-        let mut sorter = Sorter { path, columns: &columns, table: &table, mapping: &mapping, names: HashMap::new() };
+        let folders = folder.map(|folder| [settings.images.clone(), folder.to_owned()]);
+        let mut sorter = Sorter { columns: &columns, table: &table, mapping: &mapping, folders, names: HashMap::new() };
         let (mut candidates, mut rejects) = (Vec::new(), Vec::new());
-        for (position, row) in table.rows.iter().enumerate() {
-            match sorter.sort(position, row) {
+        for position in 0..table.n_rows() {
+            match sorter.sort(position) {
                 Ok(candidate) => candidates.push(candidate),
-                Err(problem) => rejects.push(problem.reject(&dataset, path, row)),
+                Err(problem) => rejects.push(problem.reject(&dataset, path, &table, position)),
             }
         }
-        let mapped = columns.positions();
-        Ok(Self { table_hash, candidates, rejects, dataset, table, mapped, mapping })
+        let table_hash = table.hash().to_owned();
+        Ok(Self { table_hash, candidates, rejects, notes, dataset, table, columns, mapping })
     }
 
     /// Number of data rows of the table.
     pub(super) fn n_rows(&self) -> usize {
-        self.table.rows.len()
+        self.table.n_rows()
     }
 
     /// A reject of `candidate` because of its image.
     pub(super) fn reject(&self, candidate: &Candidate, kind: &str, message: String) -> RejectRow {
         RejectRow {
             dataset: Some(self.dataset.clone()),
-            path: Some(candidate.name.clone()),
-            row: Some(self.table.rows[candidate.position].number),
+            path: Some(self.name(candidate)),
+            row: Some(candidate.number()),
             ..RejectRow::now(kind, message)
         }
     }
 
-    /// Number of `candidate`'s row, from 1 after the header.
-    pub(super) fn number(&self, candidate: &Candidate) -> u64 {
-        self.table.rows[candidate.position].number
+    /// The name of `candidate`'s image as the table gives it, without surrounding blanks.
+    pub(super) fn name(&self, candidate: &Candidate) -> String {
+        let name = self.row(candidate).and_then(|row| self.columns.names.of(row, candidate.position));
+        name.map_or_else(String::new, |name| name.trim().to_owned())
+    }
+
+    /// The prompt. The generator was given it with all its blanks, so they are kept.
+    pub(super) fn prompt(&self, candidate: &Candidate) -> Option<String> {
+        self.row(candidate)?.cell(self.columns.prompt?).map(str::to_owned)
+    }
+
+    /// The model that made the image, by the rule for its name or by its column.
+    pub(super) fn generator(&self, candidate: &Candidate) -> Option<String> {
+        match (&self.mapping.generator_rule, self.columns.generator) {
+            (Some(rule), _) => rule.apply(&candidate.relative),
+            (None, column) => self.row(candidate)?.trimmed(column?).map(str::to_owned),
+        }
+    }
+
+    fn row(&self, candidate: &Candidate) -> Option<Row<'_>> {
+        self.table.row(candidate.position).ok()
     }
 
     /// The columns of `kept` rows that the `images` table does not define: row number, derived columns, and the table's
@@ -110,7 +128,7 @@ impl Plan {
     pub(super) fn extra_columns(&self, kept: &[&Candidate]) -> Vec<ExtraColumn> {
         // Names are compared without case, as in the engines that query the tables.
         let mut taken: HashSet<String> = COLUMNS.iter().map(|column| column.name.to_ascii_lowercase()).collect();
-        let numbers = kept.iter().map(|candidate| Some(self.number(candidate) as f64)).collect();
+        let numbers = kept.iter().map(|candidate| Some(candidate.number() as f64)).collect();
         let mut extra = Vec::new();
         let mut add = |name: &str, values: ExtraValues| {
             let mut free = name.to_owned();
@@ -129,22 +147,21 @@ impl Plan {
             let values = kept.iter().map(|candidate| rule.apply(&candidate.relative)).collect();
             add(name, ExtraValues::Text(values));
         }
-        for (index, name) in self.table.columns.iter().enumerate() {
-            if self.mapped.contains(&index) {
+        let number = |text: &str| plain_number(&self.table.with_point(text));
+        let mapped = self.columns.positions();
+        for (index, name) in self.table.columns().iter().enumerate() {
+            if mapped.contains(&index) {
                 continue;
             }
-            let cell = |candidate: &&Candidate| match &self.table.rows[candidate.position].cells {
-                Ok(cells) => cells[index].clone(),
-                Err(_) => None,
-            };
+            let cell = |candidate: &&Candidate| self.row(candidate)?.cell(index).map(str::to_owned);
             let cells: Vec<Option<String>> = kept.iter().map(cell).collect();
             if name.is_empty() {
                 // Spreadsheets write delimiters for columns that were never used.
                 if cells.iter().any(Option::is_some) {
-                    add(&format!("column_{}", index + 1), values_of(cells));
+                    add(&format!("column_{}", index + 1), values_of(cells, number));
                 }
             } else {
-                add(name, values_of(cells));
+                add(name, values_of(cells, number));
             }
         }
         extra
@@ -152,11 +169,11 @@ impl Plan {
 }
 
 /// The cells as numbers if every non-empty cell is a number, else as text.
-fn values_of(cells: Vec<Option<String>>) -> ExtraValues {
+fn values_of(cells: Vec<Option<String>>, number: impl Fn(&str) -> Option<f64>) -> ExtraValues {
     let numbers: Option<Vec<Option<f64>>> = cells
         .iter()
         .map(|cell| match cell {
-            Some(text) => plain_number(text).map(Some),
+            Some(text) => number(text).map(Some),
             None => Some(None),
         })
         .collect();
@@ -176,7 +193,7 @@ fn plain_number(text: &str) -> Option<f64> {
 }
 
 struct MappedColumns {
-    name: usize,
+    names: Names,
     mos: usize,
     mos_std: Option<usize>,
     mos_align: Option<usize>,
@@ -185,20 +202,19 @@ struct MappedColumns {
 }
 
 impl MappedColumns {
-    fn find(path: &Path, table: &RawTable, mapping: &Mapping) -> Result<Self, IngestError> {
+    fn find(table: &Table, mapping: &Mapping, adapter: Adapter) -> Result<Self, IngestError> {
         let find = |key: &'static str, column: &str| {
-            let mut found = (0..table.columns.len()).filter(|index| table.columns[*index] == column);
-            match (found.next(), found.next()) {
-                (Some(index), None) => Ok(index),
-                (Some(_), Some(_)) => {
-                    Err(IngestError::RepeatedColumn { path: path.to_owned(), column: column.to_owned() })
-                }
-                (None, _) => Err(IngestError::missing_column(path, key, column, &table.columns)),
-            }
+            // An adapter may know several names of a column.
+            let there = column.split('|').find(|column| table.column(column).is_ok()).unwrap_or(column);
+            let first = column.split('|').next().filter(|_| there == column).unwrap_or(there);
+            table.column(first).map_err(|source| IngestError::Column { key, source })
         };
         let optional = |key, column: &Option<String>| column.as_ref().map(|column| find(key, column)).transpose();
         Ok(Self {
-            name: find("name", &mapping.name)?,
+            names: match &mapping.name {
+                Some(column) => Names::Column(find("name", column)?),
+                None => Names::of_rule(adapter, table).map_err(|source| IngestError::Column { key: "name", source })?,
+            },
             mos: find("mos", &mapping.mos)?,
             mos_std: optional("mos_std", &mapping.mos_std)?,
             mos_align: optional("mos_align", &mapping.mos_align)?,
@@ -207,9 +223,13 @@ impl MappedColumns {
         })
     }
 
+    fn key_columns(&self) -> Vec<usize> {
+        self.names.column().into_iter().chain([self.mos]).collect()
+    }
+
     fn positions(&self) -> HashSet<usize> {
-        let Self { name, mos, mos_std, mos_align, prompt, generator } = self;
-        [Some(*name), Some(*mos), *mos_std, *mos_align, *prompt, *generator].into_iter().flatten().collect()
+        let Self { names, mos, mos_std, mos_align, prompt, generator } = self;
+        [names.column(), Some(*mos), *mos_std, *mos_align, *prompt, *generator].into_iter().flatten().collect()
     }
 }
 
@@ -221,101 +241,97 @@ struct Problem {
 }
 
 impl Problem {
-    fn reject(self, dataset: &str, table: &Path, row: &RawRow) -> RejectRow {
-        let place = row.place.as_ref().map_or_else(String::new, |place| format!(" ({place})"));
-        let message = format!("`{}`, row {}{place}: {}", table.display(), row.number, self.message);
+    fn reject(self, dataset: &str, path: &Path, table: &Table, position: usize) -> RejectRow {
+        let message = format!("`{}`, {}: {}", path.display(), table.place(position), self.message);
         RejectRow {
             dataset: Some(dataset.to_owned()),
             path: self.name,
-            row: Some(row.number),
+            row: Some(position as u64 + 1),
             ..RejectRow::now(self.kind, message)
         }
     }
 }
 
 struct Sorter<'a> {
-    path: &'a Path,
     columns: &'a MappedColumns,
-    table: &'a RawTable,
+    table: &'a Table,
     mapping: &'a Mapping,
-    names: HashMap<PathBuf, u64>,
+    /// The image folder as given and as it resolves; `None` if images are not opened.
+    folders: Option<[PathBuf; 2]>,
+    /// Rows by a hash of their image's path.
+    names: HashMap<[u8; 16], usize>,
 }
 
 impl Sorter<'_> {
-    fn sort(&mut self, position: usize, row: &RawRow) -> Result<Candidate, Problem> {
-        let cells = row.cells.as_ref().map_err(|problem| self.row_problem(problem))?;
-        let text = |index: usize| cells[index].as_deref().map(str::trim).filter(|text| !text.is_empty());
-        let Some(name) = text(self.columns.name) else {
-            let message = format!("column `{}`: expected the name of an image, found an empty cell", self.mapping.name);
+    fn sort(&mut self, position: usize) -> Result<Candidate, Problem> {
+        let row = self.table.row(position);
+        let row = row.map_err(|p| Problem { kind: p.kind(), name: None, message: p.to_string() })?;
+        let place = self.columns.names.column().map_or("the name", |column| &self.table.columns()[column]);
+        let Some(whole_name) = self.columns.names.of(row, position) else {
+            let message = format!("column `{place}`: expected the name of an image, found no value");
             return Err(Problem { kind: "empty-name", name: None, message });
         };
+        let name = whole_name.trim();
         let problem = |kind, message| Problem { kind, name: Some(name.to_owned()), message };
-        let relative = relative_path(name).map_err(|reason| {
-            let message = format!("column `{}`: `{name}` {reason}", self.mapping.name);
+        let relative = self.relative(&whole_name).map_err(|reason| {
+            let message = format!("column `{place}`: `{name}` {reason}");
             problem("escapes-folder", message)
         })?;
-        let mos = self.mos(text(self.columns.mos)).map_err(|(kind, message)| problem(kind, message))?;
-        let number = |index: Option<usize>| match index {
-            Some(index) => optional_number(text(index)).map_err(|found| {
-                let column = &self.table.columns[index];
-                problem("bad-number", format!("column `{column}`: expected a number or an empty cell, found `{found}`"))
-            }),
+        let mos = self.mos(row.trimmed(self.columns.mos)).map_err(|(kind, message)| problem(kind, message))?;
+        let number = |index: Option<usize>| match index.and_then(|index| Some((index, row.trimmed(index)?))) {
             None => Ok(None),
+            Some((index, text)) => match self.table.number(text) {
+                Some(number) if number.is_finite() => Ok(Some(number)),
+                _ => {
+                    let (column, hint) = (&self.table.columns()[index], self.table.number_hint(text));
+                    let message = format!("column `{column}`: expected a number or no value, found `{text}`{hint}");
+                    Err(problem("bad-number", message))
+                }
+            },
         };
         let (mos_std, mos_align) = (number(self.columns.mos_std)?, number(self.columns.mos_align)?);
-        if let Some(earlier) = self.names.get(&relative) {
-            let message =
-                format!("column `{}`: `{name}` names the same file as row {earlier}, which is kept", self.mapping.name);
+        let hash = blake3::hash(relative.as_os_str().as_encoded_bytes());
+        let key = std::array::from_fn(|at| hash.as_bytes()[at]);
+        if let Some(earlier) = self.names.get(&key) {
+            let earlier = earlier + 1;
+            let message = format!("column `{place}`: `{name}` names the same file as row {earlier}, which is kept");
             return Err(problem("duplicate-name", message));
         }
-        self.names.insert(relative.clone(), row.number);
-        let generator = match (&self.mapping.generator_rule, self.columns.generator) {
-            (Some(rule), _) => rule.apply(&relative),
-            (None, Some(index)) => text(index).map(str::to_owned),
-            (None, None) => None,
-        };
-        // The generator was given the prompt with all its blanks, so they are kept.
-        let prompt = self.columns.prompt.and_then(|index| cells[index].clone());
-        Ok(Candidate { position, name: name.to_owned(), relative, mos, mos_std, mos_align, prompt, generator })
+        self.names.insert(key, position);
+        Ok(Candidate { position, relative, mos, mos_std, mos_align })
     }
 
-    fn row_problem(&self, problem: &RowProblem) -> Problem {
-        let (kind, message) = match problem {
-            RowProblem::Ragged { expected, found } => {
-                ("ragged-row", format!("expected {expected} cells as in the header, found {found}"))
-            }
-            RowProblem::NotUtf8 { column } => {
-                let column = &self.table.columns[*column];
-                (
-                    "not-utf8",
-                    format!("column `{column}`: the text is not UTF-8; save `{}` as UTF-8", self.path.display()),
-                )
-            }
-            RowProblem::NotAnObject { found } => ("ragged-row", format!("expected a JSON object, found {found}")),
-        };
-        Problem { kind, name: None, message }
+    /// The path of a name below the image folder. A name that is there as it stands is taken as it stands; else blanks
+    /// around it are left out, and `\` separates folders. An absolute path must lie below the folder.
+    fn relative(&self, whole_name: &str) -> Result<PathBuf, &'static str> {
+        let name = whole_name.trim();
+        if let Some([_, folder]) = &self.folders
+            && (name != whole_name || name.contains('\\'))
+            && folder.join(whole_name).is_file()
+            && let Ok(path) = relative_path(whole_name)
+        {
+            return Ok(path);
+        }
+        let name = name.replace('\\', "/");
+        let below = |folder: &PathBuf| Path::new(&name).strip_prefix(folder).ok().map(Path::to_owned);
+        let below = self.folders.iter().flatten().find_map(below).filter(|_| Path::new(&name).is_absolute());
+        match below.as_deref().and_then(Path::to_str) {
+            Some(below) => relative_path(below),
+            None => relative_path(&name),
+        }
     }
 
     fn mos(&self, text: Option<&str>) -> Result<f64, (&'static str, String)> {
         let [low, high] = self.mapping.mos_scale;
-        let column = &self.mapping.mos;
+        let column = &self.table.columns()[self.columns.mos];
         let expected = format!("column `{column}`: expected a number from {low} to {high}");
-        let Some(text) = text else { return Err(("bad-mos", format!("{expected}, found an empty cell"))) };
-        match text.parse::<f64>() {
-            Ok(mos) if (low..=high).contains(&mos) => Ok(mos),
-            Ok(mos) if mos.is_finite() => Err(("mos-out-of-scale", format!("{expected}, found {text}"))),
-            _ => Err(("bad-mos", format!("{expected}, found `{text}`"))),
+        let Some(text) = text else { return Err(("bad-mos", format!("{expected}, found no value"))) };
+        match self.table.number(text) {
+            Some(mos) if (low..=high).contains(&mos) && self.mapping.lower_is_better => Ok(low + high - mos),
+            Some(mos) if (low..=high).contains(&mos) => Ok(mos),
+            Some(mos) if mos.is_finite() => Err(("mos-out-of-scale", format!("{expected}, found {text}"))),
+            _ => Err(("bad-mos", format!("{expected}, found `{text}`{}", self.table.number_hint(text)))),
         }
-    }
-}
-
-/// A number; `None` for an empty cell and for `nan`, which some programs write instead.
-fn optional_number(text: Option<&str>) -> Result<Option<f64>, String> {
-    match text.map(|text| (text, text.parse::<f64>())) {
-        None => Ok(None),
-        Some((_, Ok(number))) if number.is_finite() => Ok(Some(number)),
-        Some((_, Ok(number))) if number.is_nan() => Ok(None),
-        Some((text, _)) => Err(text.to_owned()),
     }
 }
 
@@ -331,7 +347,7 @@ fn relative_path(name: &str) -> Result<PathBuf, &'static str> {
             Component::ParentDir if path.pop() => {}
             Component::ParentDir => return Err(outside),
             Component::RootDir | Component::Prefix(_) => {
-                return Err("is an absolute path; names are relative to the image folder");
+                return Err("is an absolute path outside of the image folder");
             }
         }
     }
@@ -355,9 +371,12 @@ mod tests {
     #[test]
     fn a_column_has_numbers_only_if_nothing_is_lost() {
         let cells = |texts: &[&str]| texts.iter().map(|text| (!text.is_empty()).then(|| (*text).to_owned())).collect();
-        assert_eq!(values_of(cells(&["1", "", "-0.5"])), ExtraValues::Real(vec![Some(1.0), None, Some(-0.5)]));
+        assert_eq!(
+            values_of(cells(&["1", "", "-0.5"]), plain_number),
+            ExtraValues::Real(vec![Some(1.0), None, Some(-0.5)])
+        );
         for texts in [["1", "x"], ["007", "1"], ["12345678901234567890", "1"], ["inf", "1"], ["NaN", "1"], ["", ""]] {
-            assert!(matches!(values_of(cells(&texts)), ExtraValues::Text(_)), "{texts:?}");
+            assert!(matches!(values_of(cells(&texts), plain_number), ExtraValues::Text(_)), "{texts:?}");
         }
     }
 

@@ -104,9 +104,10 @@ impl StampDigest {
         self.0.update(&[found]).update(&n_bytes.to_le_bytes()).update(&modified.to_le_bytes());
     }
 
-    /// Digest of the files that `plan` names below `folder`.
-    pub(super) fn of_plan(plan: &Plan, folder: &Path) -> Self {
+    /// Digest of the files that `plan` names below `folder`; of none if images are not opened.
+    pub(super) fn of_plan(plan: &Plan, folder: Option<&Path>) -> Self {
         let mut digest = Self::default();
+        let Some(folder) = folder else { return digest };
         for candidate in &plan.candidates {
             digest.add(candidate, FileStamp::of(&candidate.file(folder)));
         }

@@ -6,8 +6,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::table::TableFormat;
+use super::adapter::Adapter;
 use agiqa_images::DecodeLimits;
+use agiqa_intake::{Delimiter, Reading, TableFormat};
 use agiqa_store::path_text;
 use agiqa_store::tables::PartitionName;
 
@@ -19,18 +20,33 @@ pub struct IngestSettings {
     pub adapter: Adapter,
     /// Name of the dataset in the store.
     pub dataset: PartitionName,
-    /// The MOS table: CSV, TSV, JSON (an array of objects), JSON lines, Parquet or xlsx.
+    /// The MOS table, in any form that `agiqa_intake` reads; `-` is standard input.
     #[serde(with = "path_text::field")]
     pub table: PathBuf,
-    /// Folder that the names in the table are relative to.
-    #[serde(with = "path_text::field")]
+    /// Folder that the names in the table are relative to; required unless `no_images` is set.
+    #[serde(default, with = "path_text::field")]
     pub images: PathBuf,
-    /// Format of the table; default: by the extension of its name.
+    /// The images are not opened. An image's id is then of its name, so it has no features.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_images: bool,
+    /// Format of the table; default: by its content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<TableFormat>,
-    /// Sheet of an xlsx workbook; default: its first one.
+    /// Sheet of a workbook, or key of a JSON file that holds several tables; default: the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sheet: Option<String>,
+    /// Delimiter: `comma`, `semicolon`, `tab`, `pipe`, `blank` or a punctuation mark; default: recognised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<Delimiter>,
+    /// Numbers have a decimal comma.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub decimal_comma: bool,
+    /// The first row is data, and columns are given by number from 1.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_header: bool,
+    /// Encoding of a text that is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
     /// Names of the table's columns by their content. Other columns are kept under their own names.
     #[serde(default)]
     pub columns: ColumnNames,
@@ -43,6 +59,9 @@ pub struct IngestSettings {
     /// Lowest and highest possible MOS. A row outside this scale is rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mos_scale: Option<[f64; 2]>,
+    /// Lower scores are better, as in a DMOS. They are stored reversed: lowest plus highest possible MOS, minus the score.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lower_is_better: bool,
     /// Greatest number of pixels of an image. A larger image is rejected by its header, before anything is allocated.
     #[serde(default = "default_max_pixels")]
     pub max_pixels: u64,
@@ -50,35 +69,6 @@ pub struct IngestSettings {
 
 fn default_max_pixels() -> u64 {
     DecodeLimits::default().max_pixels
-}
-
-/// The origin of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Adapter {
-    /// AGIQA-3K's `data.csv`: MOS of quality and of alignment, from 0 to 5. The generator with its setting (ten of
-    /// them) is the name up to its last `_`. The generator alone (six of them) is kept as the extra column
-    /// `generator_model`.
-    #[serde(rename = "agiqa-3k")]
-    #[value(name = "agiqa-3k")]
-    Agiqa3k,
-    /// AIGCQA-20k's `info_train.csv` or its xlsx form: MOS from 0 to 5. The generator is the name up to its last `_`.
-    #[serde(rename = "aigcqa-20k")]
-    #[value(name = "aigcqa-20k")]
-    Aigcqa20k,
-    /// Any table. `columns.name`, `columns.mos` and `mos_scale` must be given.
-    Generic,
-}
-
-impl Adapter {
-    /// Its name on the command line and in TOML.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Agiqa3k => "agiqa-3k",
-            Self::Aigcqa20k => "aigcqa-20k",
-            Self::Generic => "generic",
-        }
-    }
 }
 
 /// Names of the table's columns, by their content.
@@ -186,7 +176,8 @@ pub struct SettingsError {
 /// Settings that decide the rows, with the adapter's defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Mapping {
-    pub(super) name: String,
+    /// Column of the images' names; `None` if the adapter makes them.
+    pub(super) name: Option<String>,
     pub(super) mos: String,
     pub(super) mos_std: Option<String>,
     pub(super) mos_align: Option<String>,
@@ -195,23 +186,29 @@ pub(super) struct Mapping {
     pub(super) generator_rule: Option<NameRule>,
     pub(super) derive: BTreeMap<String, NameRule>,
     pub(super) mos_scale: [f64; 2],
+    pub(super) lower_is_better: bool,
 }
 
 impl IngestSettings {
     pub(super) fn mapping(&self) -> Result<Mapping, SettingsError> {
-        let (defaults, rule, derive, scale) = adapter_defaults(self.adapter);
-        let columns = self.columns.clone().or(defaults);
+        let known = self.adapter.known;
+        let columns = self.columns.clone().or(known.columns.clone());
+        let adapter = self.adapter.name();
         let required = |value: Option<String>, key| {
-            let problem = "is required with the adapter `generic`: name the column of the table".to_owned();
+            let problem = format!("is required with the adapter `{adapter}`: name the column of the table");
             value.ok_or(SettingsError { key, problem })
         };
+        if self.images.as_os_str().is_empty() && !self.no_images {
+            let problem = "is required: the folder of the images, unless `no_images` (`--no-images`) is set".to_owned();
+            return Err(SettingsError { key: "images", problem });
+        }
         if columns.generator.is_some() && self.generator.is_some() {
             let problem = "give either the rule `generator` or the column `columns.generator`, not both".to_owned();
             return Err(SettingsError { key: "generator", problem });
         }
-        let mos_scale = self.mos_scale.or(scale).ok_or_else(|| SettingsError {
+        let mos_scale = self.mos_scale.or(known.mos_scale).ok_or_else(|| SettingsError {
             key: "mos_scale",
-            problem: "is required with the adapter `generic`: the lowest and the highest possible MOS".to_owned(),
+            problem: format!("is required with the adapter `{adapter}`: the lowest and the highest possible MOS"),
         })?;
         if !(mos_scale[0].is_finite() && mos_scale[1].is_finite() && mos_scale[0] < mos_scale[1]) {
             let problem =
@@ -219,51 +216,40 @@ impl IngestSettings {
             return Err(SettingsError { key: "mos_scale", problem });
         }
         Ok(Mapping {
-            name: required(columns.name, "columns.name")?,
+            name: match columns.name {
+                None if self.adapter.makes_names() => None,
+                name => Some(required(name, "columns.name")?),
+            },
             mos: required(columns.mos, "columns.mos")?,
             mos_std: columns.mos_std,
             mos_align: columns.mos_align,
             prompt: columns.prompt,
-            generator_rule: self.generator.clone().or(if columns.generator.is_some() { None } else { rule }),
+            generator_rule: match columns.generator {
+                Some(_) => None,
+                None => self.generator.clone().or(known.generator.clone()),
+            },
             generator_column: columns.generator,
-            derive: if self.derive.is_empty() { derive } else { self.derive.clone() },
+            derive: if self.derive.is_empty() { known.derive.clone() } else { self.derive.clone() },
             mos_scale,
+            lower_is_better: self.lower_is_better || known.lower_is_better,
         })
+    }
+
+    /// How the table is read: as given, else as the adapter knows it.
+    pub(super) fn reading(&self) -> Reading {
+        let known = self.adapter.known;
+        Reading {
+            format: self.format,
+            sheet: self.sheet.clone().or(known.sheet.clone()),
+            delimiter: self.delimiter.or(known.delimiter),
+            decimal_comma: self.decimal_comma,
+            no_header: self.no_header || known.no_header,
+            encoding: self.encoding.clone(),
+        }
     }
 
     pub(super) fn limits(&self) -> DecodeLimits {
         DecodeLimits { max_pixels: self.max_pixels }
-    }
-}
-
-type Defaults = (ColumnNames, Option<NameRule>, BTreeMap<String, NameRule>, Option<[f64; 2]>);
-
-fn adapter_defaults(adapter: Adapter) -> Defaults {
-    let column = |name: &str| Some(name.to_owned());
-    let before_last = Some(NameRule::BeforeLast("_".to_owned()));
-    match adapter {
-        Adapter::Agiqa3k => {
-            let columns = ColumnNames {
-                name: column("name"),
-                mos: column("mos_quality"),
-                mos_std: column("std_quality"),
-                mos_align: column("mos_align"),
-                prompt: column("prompt"),
-                generator: None,
-            };
-            let model = NameRule::BeforeFirst("_".to_owned());
-            (columns, before_last, BTreeMap::from([("generator_model".to_owned(), model)]), Some([0.0, 5.0]))
-        }
-        Adapter::Aigcqa20k => {
-            let columns = ColumnNames {
-                name: column("name"),
-                mos: column("mos"),
-                prompt: column("prompt"),
-                ..ColumnNames::default()
-            };
-            (columns, before_last, BTreeMap::new(), Some([0.0, 5.0]))
-        }
-        Adapter::Generic => (ColumnNames::default(), None, BTreeMap::new(), None),
     }
 }
 

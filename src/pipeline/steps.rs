@@ -26,7 +26,7 @@ impl Pipeline {
     pub fn steps(&self) -> Result<Vec<Step>, TrainError> {
         let mut steps = Steps(Vec::new());
         for dataset in &self.datasets {
-            steps.add(StageName::Ingest, IngestStage { settings: dataset.clone(), rerun: Rerun::IfChanged }, &[]);
+            steps.add(StageName::Ingest, IngestStage::new(dataset.clone(), Rerun::IfChanged), &[]);
         }
         if let Some(features) = &self.features {
             for (ingest_idx, dataset) in self.datasets.iter().enumerate() {

@@ -1,8 +1,9 @@
-//! A dataset's own split: one CSV file per part, matched to the images by their `name`.
+//! A dataset's own split: one table per part, matched to the images by their `name`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use agiqa_intake::{Reading, RowProblem, TableError};
 use agiqa_store::identity::ImageId;
 use agiqa_store::tables::images::ImageRow;
 use agiqa_store::tables::splits::Part;
@@ -11,19 +12,12 @@ use agiqa_store::tables::splits::Part;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum PublishedError {
-    /// A file could not be opened.
-    #[error("cannot read the {part} part's file `{}`", path.display())]
-    Open { part: Part, path: PathBuf, source: std::io::Error },
-    /// A row could not be parsed.
-    #[error("`{}`: not a CSV table", path.display())]
-    Csv {
-        path: PathBuf,
-        /// The cause, which names the line.
-        source: csv::Error,
-    },
-    /// The column `name` is missing.
-    #[error("`{}`: there is no column `name`; there are: {}", path.display(), columns.join(", "))]
-    NoNameColumn { path: PathBuf, columns: Vec<String> },
+    /// A file cannot be read, or lacks the column `name`.
+    #[error("the {part} part")]
+    Table { part: Part, source: TableError },
+    /// A row cannot be understood, so its name would be lost.
+    #[error("`{}`, {place}: {problem}", path.display())]
+    Row { path: PathBuf, place: String, problem: RowProblem },
     /// A name is in two parts.
     #[error(
         "`{}`, row {row}: `{name}` is in the {part} part and already in the {other} part; an image can be in one part \
@@ -71,18 +65,15 @@ pub(super) fn read(rows: &[ImageRow], files: [(Part, &PathBuf); 3]) -> Result<Fo
 }
 
 fn names(part: Part, path: &Path) -> Result<Vec<String>, PublishedError> {
-    let bytes = std::fs::read(path).map_err(|source| PublishedError::Open { part, path: path.to_owned(), source })?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let csv_error = |source| PublishedError::Csv { path: path.to_owned(), source };
-    let mut reader = csv::ReaderBuilder::new().from_reader(bytes);
-    let headers = reader.headers().map_err(csv_error)?.clone();
-    let column = headers.iter().position(|header| header.trim() == "name").ok_or_else(|| {
-        PublishedError::NoNameColumn { path: path.to_owned(), columns: headers.iter().map(str::to_owned).collect() }
-    })?;
-    let mut names = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(csv_error)?;
-        names.extend(record.get(column).map(str::to_owned).filter(|name| !name.is_empty()));
-    }
-    Ok(names)
+    let error = |source| PublishedError::Table { part, source };
+    let table = agiqa_intake::open(path, &Reading::default()).map_err(error)?;
+    let column = table.column("name").map_err(error)?;
+    let row = |position| match table.row(position) {
+        Ok(row) => Ok(row.trimmed(column).map(str::to_owned)),
+        Err(problem) => {
+            let (path, place) = (path.to_owned(), table.place(position));
+            Err(PublishedError::Row { path, place, problem: problem.clone() })
+        }
+    };
+    (0..table.n_rows()).filter_map(|position| row(position).transpose()).collect()
 }

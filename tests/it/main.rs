@@ -13,6 +13,7 @@ mod done;
 mod earlier_store;
 mod embed_mplug_owl2;
 mod evaluate;
+mod evaluate_tables;
 mod experiments;
 mod extract_maniqa;
 mod features;

@@ -243,5 +243,5 @@ fn names_of_published_files_without_an_image_are_rejects() {
     dir.write("test.csv", "name\n3.png\n0.png\n");
     dir.agiqa(&args).exits(2).says("test.csv").says("`0.png` is in the test part and already in the train part");
     dir.write("test.csv", "file,mos\n3.png,1\n");
-    dir.agiqa(&args).exits(2).says("there is no column `name`; there are: file, mos");
+    dir.agiqa(&args).exits(2).says("has no column `name`; there are: `file`, `mos`");
 }

@@ -15,7 +15,6 @@ use super::elementary::ln;
 use super::gaussians::Asymmetric;
 use super::imresize;
 use super::loggabor::{Bank, N_FILTERS};
-use super::matfile::{self, Matrix, Value};
 use super::moments::Sums;
 use super::nss::{Block, block_features, mscn};
 use super::params::{ParamsError, ParamsFile};
@@ -24,6 +23,7 @@ use super::score_error::ScoreError;
 use super::weibull::Weibull;
 use super::wide;
 use agiqa_images::RgbImage8;
+use agiqa_matlab::{Matrix, Value};
 
 /// Features of a block at one scale.
 pub const N_SCALE_FEATURES: usize = 234;
@@ -82,14 +82,14 @@ impl Ilniqe {
         let sizes = [(1, N_PROJECTED), (N_PROJECTED, N_PROJECTED), (N_FEATURES, 1), (N_FEATURES, N_PROJECTED)];
         let place = "variable `templateModel`";
         let expected = format!("{} cells", sizes.len());
-        let cells = match matfile::variable(&file, "templateModel")? {
-            Value::Cells(cells) if cells.len() == sizes.len() => cells,
-            Value::Cells(cells) => return Err(file.wrong(place, expected, format!("{} cells", cells.len()))),
-            Value::Matrix(_) => return Err(file.wrong(place, expected, "a matrix")),
-            Value::Other(class) => return Err(file.wrong(place, expected, class)),
-        };
+        let cells =
+            match agiqa_matlab::variable(&file.bytes, "templateModel").map_err(|error| file.not_matlab(error))? {
+                Value::Cells(cells) if cells.len() == sizes.len() => cells,
+                other => return Err(file.wrong(place, expected, other.class())),
+            };
         let mut matrices = cells.into_iter().zip(sizes).enumerate().map(|(index, (cell, (n_rows, n_columns)))| {
-            let matrix = cell.matrix(&file, &format!("templateModel{{{}}}", index + 1), n_rows, n_columns)?;
+            let name = format!("templateModel{{{}}}", index + 1);
+            let matrix = cell.matrix(&name, n_rows, n_columns).map_err(|error| file.not_matlab(error))?;
             let Matrix { n_rows, n_columns, values } = matrix;
             Ok::<_, ParamsError>(DMatrix::from_vec(n_rows, n_columns, values))
         });

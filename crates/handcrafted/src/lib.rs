@@ -17,8 +17,6 @@ mod libsvm;
 
 mod loggabor;
 
-mod matfile;
-
 mod moments;
 
 mod nss;

@@ -9,7 +9,6 @@ use std::path::Path;
 use nalgebra::{DMatrix, DVector};
 
 use super::imresize::halve;
-use super::matfile;
 use super::nss::{Block, block_features, mscn, window_7};
 use super::params::{ParamsError, ParamsFile};
 use super::plane::{Border, luma};
@@ -46,7 +45,9 @@ impl Niqe {
     pub fn load(folder: &Path) -> Result<Self, ParamsError> {
         let file = ParamsFile::read(folder, FILE)?;
         let matrix = |name: &str, n_rows| {
-            matfile::variable(&file, name).and_then(|value| value.matrix(&file, name, n_rows, N_FEATURES))
+            agiqa_matlab::variable(&file.bytes, name)
+                .and_then(|value| value.matrix(name, n_rows, N_FEATURES))
+                .map_err(|error| file.not_matlab(error))
         };
         let mean = DVector::from_vec(matrix("mu_prisparam", 1)?.values);
         let covariance = DMatrix::from_vec(N_FEATURES, N_FEATURES, matrix("cov_prisparam", N_FEATURES)?.values);

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use agiqa_matlab::MatError;
+
 /// Why a parameter file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
@@ -68,24 +70,20 @@ impl ParamsFile {
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> ParamsError {
-        self.wrong_but(place, expected, found, GET_AGAIN)
-    }
-
-    /// An error about this file's content, with advice other than [`GET_AGAIN`].
-    pub(super) fn wrong_but(
-        &self,
-        place: impl Into<String>,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-        next_step: &'static str,
-    ) -> ParamsError {
         ParamsError::Content {
             path: self.path.clone(),
             place: place.into(),
             expected: expected.into(),
             found: found.into(),
-            next_step,
+            next_step: GET_AGAIN,
         }
+    }
+
+    /// An error of MATLAB's format in this file.
+    pub(super) fn not_matlab(&self, error: MatError) -> ParamsError {
+        let MatError { place, expected, found, next_step } = error;
+        let path = self.path.clone();
+        ParamsError::Content { path, place, expected, found, next_step: next_step.unwrap_or(GET_AGAIN) }
     }
 
     /// The content as text.

@@ -1,11 +1,15 @@
 //! `agiqa ingest`: what becomes of every kind of row, table and image, through the command line.
 
+mod forms;
 mod image_files;
+mod label_files;
+mod names;
 mod runs;
 mod tables;
+mod workbooks;
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
+use std::io::{Cursor, Write as _};
 use std::path::Path;
 
 use agiqa_images::{DecodeLimits, decode, read};
@@ -90,4 +94,15 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
     })
+}
+
+/// A zip archive of `files`, stored without compression.
+fn zip_of(files: &[(&str, String)]) -> Vec<u8> {
+    let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, text) in files {
+        archive.start_file(*name, stored).expect("in memory");
+        archive.write_all(text.as_bytes()).expect("in memory");
+    }
+    archive.finish().expect("in memory").into_inner()
 }

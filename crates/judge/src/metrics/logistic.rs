@@ -21,8 +21,9 @@
 
 use super::correlation::Standardised;
 
-/// Number of samples below which four parameters are not determined and the mapping is undefined.
-const MIN_SAMPLES: u64 = 4;
+/// Number of samples below which the mapping is undefined. Four parameters fit four samples, and nearly five, exactly
+/// whatever the scores are worth.
+const MIN_SAMPLES: u64 = 6;
 
 /// Smallest slope over scores in [-1, 1]. The curve then differs from its limit, a straight line, by a relative 1e-9.
 const MIN_SLOPE: f64 = 1e-4;
@@ -112,7 +113,7 @@ impl Fit {
     }
 }
 
-/// Fits the mapping to weighted pairs, from `start` or, without one, from many starts. `None` below four samples.
+/// Fits the mapping to weighted pairs, from `start` or, without one, from many starts. `None` below six samples.
 pub(super) fn fit(scores: &Standardised, mos: &Standardised, weights: &[u32], start: Option<Shape>) -> Option<Fit> {
     if weights.iter().map(|&weight| u64::from(weight)).sum::<u64>() < MIN_SAMPLES {
         return None;

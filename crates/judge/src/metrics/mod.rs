@@ -11,7 +11,7 @@
 //! well.
 //!
 //! **Undefined is `None`**, never NaN and never 0. A correlation needs two samples and is undefined for a constant
-//! input. The mapping needs four samples. The mapping of constant scores is the mean MOS, which has an RMSE but no
+//! input. The mapping needs six samples. The mapping of constant scores is the mean MOS, which has an RMSE but no
 //! PLCC.
 //!
 //! One code path serves the sample and its resamples: every metric takes integer weights, and a resample is a vector of
@@ -141,7 +141,7 @@ pub fn rmse(xs: &[f64], ys: &[f64]) -> Option<f64> {
     errors.root_mean_square(&vec![1; xs.len()])
 }
 
-/// Least-squares fit of the 4-parameter logistic that maps `scores` to `mos`. `None` below four samples or if a value
+/// Least-squares fit of the 4-parameter logistic that maps `scores` to `mos`. `None` below six samples or if a value
 /// is not finite.
 ///
 /// # Panics

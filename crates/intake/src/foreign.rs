@@ -1,0 +1,48 @@
+//! Names of files that are no tables, by their first bytes, with the next step.
+
+pub(crate) const PARQUET: &[u8] = b"PAR1";
+
+const FOREIGN: [(&[u8], &str); 22] = [
+    (b"BZh", "compressed by bzip2; unpack it first"),
+    (b"\xFD7zXZ\0", "compressed by xz; unpack it first"),
+    (b"\x04\x22\x4D\x18", "compressed by lz4; unpack it first"),
+    (b"7z\xBC\xAF\x27\x1C", "a 7z archive; unpack it first"),
+    (b"Rar!", "a RAR archive; unpack it first"),
+    (b"PK\x05\x06", "an empty zip archive"),
+    (b"\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1", "an old Excel file, or one with a password; save it as xlsx or CSV"),
+    (b"SQLite format 3\0", "an SQLite database; export the table as CSV"),
+    (b"ARROW1\0\0", "an Arrow (Feather) file; save it as Parquet"),
+    (b"Obj\x01", "an Avro file; save it as Parquet"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file; save the table as CSV or Parquet"),
+    (b"\x93NUMPY", "a NumPy array; save the table as CSV or Parquet"),
+    (b"\x80\x02", "a Python pickle, which is not read for safety; save the table as CSV or Parquet"),
+    (b"\x80\x03", "a Python pickle, which is not read for safety; save the table as CSV or Parquet"),
+    (b"\x80\x04", "a Python pickle, which is not read for safety; save the table as CSV or Parquet"),
+    (b"\x80\x05", "a Python pickle, which is not read for safety; save the table as CSV or Parquet"),
+    (b"%PDF", "a PDF document; save the table as CSV"),
+    (b"{\\rtf", "an RTF document; save the table as CSV"),
+    (b"\x89PNG", "a picture (PNG), not a table"),
+    (b"\xFF\xD8\xFF", "a picture (JPEG), not a table"),
+    (b"GIF8", "a picture (GIF), not a table"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file; get the file with `git lfs pull`"),
+];
+
+/// What `bytes` are if they are known not to be a table.
+pub(crate) fn name(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.is_empty() {
+        return Some("empty");
+    }
+    if let Some((_, what)) = FOREIGN.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+        return Some(what);
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Some("a tar archive; unpack it first");
+    }
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes).trim_ascii_start();
+    let head = String::from_utf8_lossy(&bytes[..bytes.len().min(512)]).to_ascii_lowercase();
+    let is = |start: &str| head.starts_with(start);
+    if is("<!doctype html") || is("<html") || (is("<!--") || is("<?xml")) && head.contains("<html") {
+        return Some("a web page (HTML), such as a page that asks to sign in; get the table itself");
+    }
+    (is("<?xml") || is("<table")).then_some("XML; save the table as CSV or xlsx")
+}
