@@ -16,6 +16,7 @@ mod features;
 mod fusion;
 mod ingest;
 mod joint;
+mod kernel_ridge;
 mod maniqa;
 mod metrics;
 mod mplug_owl2;

@@ -8,6 +8,7 @@
 //! - [`maniqa`] predicts quality from the transformer's activations.
 //! - [`mplug_owl2`] is the multimodal language model of the paper.
 //! - [`fusion`] is the head that turns features into a score.
+//! - [`kernel_ridge`] is the other head: kernel ridge regression on the same features.
 //! - [`ma_agiqa`] is MANIQA with that head.
 
 pub mod onnx;
@@ -30,5 +31,7 @@ pub mod mplug_owl2;
 pub mod fusion;
 
 pub mod ma_agiqa;
+
+pub mod kernel_ridge;
 
 pub mod trained_head;
