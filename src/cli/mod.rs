@@ -11,7 +11,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::baselines::BaselineSettings;
 use crate::features::CommonSettings;
 use crate::train::TrainSettings;
-use crate::train::recipes::{HeadSettings, JointSettings};
+use crate::train::recipes::{HeadSettings, JointSettings, KernelSettings};
 use agiqa_store::console::{self, Console, EventFormat, Verbosity};
 use agiqa_store::interrupt::Interrupt;
 use agiqa_store::panics;
@@ -165,7 +165,8 @@ fn command_line() -> clap::Command {
         .mut_subcommand("baseline", |command| defaults::shown(command, &BaselineSettings::default()))
         .mut_subcommand("train", |command| {
             let command = defaults::shown(command, &TrainSettings::default());
-            defaults::shown(defaults::shown(command, &HeadSettings::default()), &JointSettings::default())
+            let command = defaults::shown(command, &HeadSettings::default());
+            defaults::shown(defaults::shown(command, &KernelSettings::default()), &JointSettings::default())
         })
 }
 
@@ -278,7 +279,7 @@ fn run_stages(command: &str, store_url: &str, stages: &[&dyn Stage], context: &C
     with_run_log(command, &store.clone(), context, |log| execute_all(stages, &context.on(store), log))
 }
 
-/// Runs `stages` one after the other, up to an interrupt.
+/// Runs `stages` one after the other, up to an interrupt: the next stage would read the interrupted stage's output.
 fn execute_all(stages: &[&dyn Stage], context: &StageContext, log: &mut RunLog) -> anyhow::Result<Exit> {
     let mut exit = Exit::Done;
     for stage in stages {

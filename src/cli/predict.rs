@@ -1,13 +1,18 @@
 //! `agiqa predict`: scores images with trained heads.
 
+use std::sync::Arc;
+
 use super::exit::Exit;
 use super::set::SetArgs;
+use super::train::named;
 use super::{Context, path_argument};
 use crate::pipeline::PredictSection;
-use crate::predict::PredictStage;
+use crate::predict::{AverageStage, PredictStage, Weighting};
+use crate::train::Member;
+use agiqa_store::stage::Stage;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::models::Runs;
+use agiqa_store::tables::models::{RunRecord, Runs};
 
 /// Arguments of `agiqa predict`.
 #[derive(clap::Args)]
@@ -18,9 +23,15 @@ pub(super) struct Args {
     /// Run whose head scores. Repeatable.
     #[arg(long, value_name = "RUN", required_unless_present("group"))]
     run: Vec<PartitionName>,
-    /// Group whose runs score.
-    #[arg(long, value_name = "GROUP", conflicts_with("run"))]
-    group: Option<PartitionName>,
+    /// Group whose runs score. Repeatable.
+    #[arg(long, value_name = "GROUP")]
+    group: Vec<PartitionName>,
+    /// Average the scores of the runs of each split, under this name.
+    #[arg(long, value_name = "NAME")]
+    average: Option<PartitionName>,
+    /// Weights of the average: `equal`, or `validation` (by the inverse squared error there) [default: equal].
+    #[arg(long, value_parser = named::<Weighting>, requires = "average")]
+    weights: Option<Weighting>,
     /// Dataset or corpus to score. Repeatable. Default: the dataset of the run's training.
     #[arg(long, value_name = "DATASET")]
     dataset: Vec<PartitionName>,
@@ -29,22 +40,45 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let Args { store: url, run, group, dataset: mut datasets, set } = args;
-    let PredictSection { also } = set.over(PredictSection::default())?;
+    let Args { store: url, run, group, average, weights, dataset: mut datasets, set } = args;
+    let PredictSection { also, average: weighting } =
+        set.over(PredictSection { also: Vec::new(), average: weights })?;
     let store = Store::open(&url, OpenMode::Existing)?;
     let records = Runs::default();
-    let runs = match group {
-        Some(group) => records.of_group(&store, &group)?,
-        None => run,
-    };
+    let mut runs = run;
+    for group in group {
+        let of_group = records.of_group(&store, &group)?;
+        runs.extend(of_group.into_iter().filter(|run| !runs.contains(run)).collect::<Vec<_>>());
+    }
+    let known = runs.iter().map(|run| records.get(&store, run)).collect::<Result<Vec<_>, _>>()?;
     // An empty list stands for the datasets of the trainings. A list of further datasets names them, too.
-    let adds_own = datasets.is_empty() && !also.is_empty();
-    for run in &runs {
-        let record = records.get(&store, run)?;
-        if adds_own && !datasets.contains(&record.dataset) {
-            datasets.push(record.dataset.clone());
+    if datasets.is_empty() && !also.is_empty() {
+        for record in &known {
+            if !datasets.contains(&record.dataset) {
+                datasets.push(record.dataset.clone());
+            }
         }
     }
     datasets.extend(also);
-    super::run_stage("predict", &url, &PredictStage { runs, datasets, records }, context)
+    let mut stages: Vec<Box<dyn Stage>> = Vec::new();
+    if let Some(name) = average {
+        let trained_on = known[0].dataset.clone();
+        if let Some(other) = known.iter().find(|record| record.dataset != trained_on) {
+            anyhow::bail!(
+                "run `{}` was trained on `{}`, not on `{trained_on}`: an average has one dataset",
+                other.run,
+                other.dataset
+            );
+        }
+        let member = |record: &Arc<RunRecord>| {
+            let RunRecord { run, group, split, .. } = record.as_ref();
+            Member { run: run.clone(), group: group.clone(), split: split.clone() }
+        };
+        let (members, weighting) = (known.iter().map(member).collect(), weighting.unwrap_or_default());
+        let average = AverageStage { name, dataset: trained_on, members, weighting, records: records.clone() };
+        stages.push(Box::new(average));
+    }
+    stages.insert(0, Box::new(PredictStage { runs, datasets, records }));
+    let stages: Vec<&dyn Stage> = stages.iter().map(AsRef::as_ref).collect();
+    super::run_stages("predict", &url, &stages, context)
 }

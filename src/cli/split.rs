@@ -143,22 +143,6 @@ pub(super) fn stages(dataset: &PartitionName, split: &SplitArgs, seeds: &[u32]) 
     stages
 }
 
-/// Runs `stages` in turn, until one is interrupted.
-pub(super) fn execute_in_turn(stages: &[&dyn Stage], context: &StageContext, log: &mut RunLog) -> anyhow::Result<Exit> {
-    let mut exit = Exit::Done;
-    for &stage in stages {
-        if context.interrupt.is_raised() {
-            return Ok(Exit::Interrupted);
-        }
-        exit = exit.and(super::execute(stage, context, log)?);
-        // The next stage would read the interrupted stage's output.
-        if exit == Exit::Interrupted {
-            return Ok(exit);
-        }
-    }
-    Ok(exit)
-}
-
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Args { store, dataset, split, seeds, set } = args;
     let seeds = seeds.unwrap_or_else(|| Seeds(vec![split.default_seed()]));
@@ -168,7 +152,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         split.settings = set.over(split.settings.clone())?;
     }
     let splits: Vec<&dyn Stage> = splits.iter().map(|split| split as &dyn Stage).collect();
-    super::with_run_log("split", &store.clone(), context, |log| execute_in_turn(&splits, &context.on(store), log))
+    super::with_run_log("split", &store.clone(), context, |log| super::execute_all(&splits, &context.on(store), log))
 }
 
 #[cfg(test)]
@@ -217,12 +201,12 @@ mod tests {
         let stages = [Ends::new(false), Ends::new(true), Ends::new(false)];
         let in_turn: Vec<&dyn Stage> = stages.iter().map(|stage| stage as &dyn Stage).collect();
         let n_runs = || [0, 1, 2].map(|i: usize| stages[i].n_runs.get());
-        assert_eq!(execute_in_turn(&in_turn, &context, &mut log).expect("no stage fails"), Exit::Interrupted);
+        assert_eq!(super::super::execute_all(&in_turn, &context, &mut log).expect("no stage fails"), Exit::Interrupted);
         assert_eq!(n_runs(), [1, 1, 0]);
-        assert_eq!(execute_in_turn(&in_turn[2..], &context, &mut log).expect("no stage fails"), Exit::Done);
+        assert_eq!(super::super::execute_all(&in_turn[2..], &context, &mut log).expect("no stage fails"), Exit::Done);
         assert_eq!(n_runs(), [1, 1, 1]);
         context.interrupt.raise();
-        assert_eq!(execute_in_turn(&in_turn, &context, &mut log).expect("no stage fails"), Exit::Interrupted);
+        assert_eq!(super::super::execute_all(&in_turn, &context, &mut log).expect("no stage fails"), Exit::Interrupted);
         assert_eq!(n_runs(), [1, 1, 1]);
     }
 

@@ -9,7 +9,7 @@ use super::{Context, path_argument};
 use crate::features::{DeviceChoice, Dtype, JoinStage};
 use crate::pipeline::training_overlaid;
 use crate::splits::SplitStage;
-use crate::train::recipes::{HeadInput, HeadSettings, JointSettings, RecipeSettings};
+use crate::train::recipes::{HeadInput, HeadKind, HeadSettings, JointSettings, KernelSettings, RecipeSettings, Start};
 use crate::train::{Augment, KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainSettings, TrainStage, Training};
 use agiqa_nets::fusion::Gate;
 use agiqa_store::stage::Stage;
@@ -61,6 +61,9 @@ pub(super) struct Args {
 /// Hyperparameters. An absent option takes the paper's value.
 #[derive(clap::Args)]
 struct SettingsArgs {
+    /// `gated` (the paper's fusion), `kernel-ridge`, or `both`.
+    #[arg(long, value_parser = named::<HeadKind>)]
+    head: Option<HeadKind>,
     /// Features that the head reads, separated by commas.
     #[arg(long, value_name = "FEATURES", value_delimiter = ',', value_parser = named::<HeadInput>)]
     inputs: Option<Vec<HeadInput>>,
@@ -109,6 +112,14 @@ struct SettingsArgs {
     /// Whether ridge regression is fitted as well, for comparison.
     #[arg(long)]
     ridge: Option<bool>,
+    /// Start of the gated head: `random`, or `ridge`, whose scores stay a fixed part.
+    #[arg(long, value_parser = named::<Start>)]
+    start: Option<Start>,
+    /// Width of the kernel of kernel ridge regression; 0 for a linear kernel.
+    #[arg(long)]
+    gamma: Option<f64>,
+    #[arg(skip)]
+    kernel: Option<KernelSettings>,
     /// Leave out images without features or MOS and count them, instead of stopping.
     #[arg(long)]
     allow_missing: bool,
@@ -192,14 +203,15 @@ impl JointArgs {
 }
 
 /// Parses a setting's name in TOML.
-fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(super) fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|error| error.to_string())
 }
 
 impl SettingsArgs {
     /// The settings of the trainer, and those of the head.
     #[rustfmt::skip]
-    fn settings(self) -> (TrainSettings, HeadSettings) {
+    fn settings(mut self) -> (TrainSettings, HeadSettings) {
+        self.kernel = self.gamma.map(|gamma| KernelSettings { gamma, ..KernelSettings::default() });
         let settings = given_or_default!(
             TrainSettings, self,
             [optimiser, learning_rate, weight_decay, schedule, batch_size, epochs, labels, weight_average, keep_epoch,
@@ -207,7 +219,8 @@ impl SettingsArgs {
             allow_missing
         );
         let head = given_or_default!(
-            HeadSettings, self, [inputs, gate, width, input_dropout, dropout, standardise, ridge],
+            HeadSettings, self,
+            [head, inputs, gate, width, input_dropout, dropout, standardise, ridge, start, kernel],
         );
         (settings, head)
     }
@@ -239,7 +252,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let splits = split::stages(&dataset, &split, &split_seeds);
     if joint {
         let training = TrainStage { name, dataset, runs, settings, recipe }.on(semantic, None)?;
-        return train(training.as_ref(), None, &splits, &store, context);
+        return train(&[training], None, &splits, &store, context);
     }
     anyhow::ensure!(
         quality.is_some() || features.is_some(),
@@ -260,13 +273,17 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
             (join.joined().clone(), Some(join))
         }
     };
-    let training = TrainStage { name, dataset, runs, settings, recipe }.on(semantic, Some(quality))?;
-    train(training.as_ref(), join.as_ref(), &splits, &store, context)
+    let training = |recipe| {
+        let (name, dataset, runs, settings) = (name.clone(), dataset.clone(), runs.clone(), settings.clone());
+        TrainStage { name, dataset, runs, settings, recipe }.on(semantic.clone(), Some(quality.clone()))
+    };
+    let trainings = recipe.each().into_iter().map(training).collect::<Result<Vec<_>, _>>()?;
+    train(&trainings, join.as_ref(), &splits, &store, context)
 }
 
 /// Makes missing joined features and splits, trains, applies the trained networks, and prints the runs' names.
 fn train(
-    training: &dyn Training,
+    trainings: &[Box<dyn Training>],
     join: Option<&JoinStage>,
     splits: &[SplitStage],
     store: &Store,
@@ -275,17 +292,17 @@ fn train(
     super::with_run_log("train", &store.clone(), context, |log| {
         let mut stages: Vec<&dyn Stage> = join.into_iter().map(|join| join as &dyn Stage).collect();
         stages.extend(splits.iter().map(|split| split as &dyn Stage));
-        stages.push(training);
-        let stage_context = context.on(store.clone());
-        let mut exit = split::execute_in_turn(&stages, &stage_context, log)?;
-        if exit != Exit::Interrupted
-            && let Some(next) = training.next()?
-        {
-            exit = exit.and(split::execute_in_turn(&[&next as &dyn Stage], &stage_context, log)?);
+        let nexts = trainings.iter().map(|training| training.next()).collect::<Result<Vec<_>, _>>()?;
+        for (training, next) in trainings.iter().zip(&nexts) {
+            stages.push(training.as_ref());
+            stages.extend(next.iter().map(|next| next as &dyn Stage));
         }
+        let exit = super::execute_all(&stages, &context.on(store.clone()), log)?;
         if exit != Exit::Interrupted && !context.console.is_json() {
-            for run in training.plan()?.run_names()? {
-                agiqa_store::console::print(format!("{run}\n"));
+            for training in trainings {
+                for run in training.plan()?.run_names()? {
+                    agiqa_store::console::print(format!("{run}\n"));
+                }
             }
         }
         Ok(exit)

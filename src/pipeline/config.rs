@@ -13,9 +13,11 @@
 //! [extractor.dinov2-s14]            # settings of one extractor, as in `agiqa features`
 //! [baseline]                        # settings of `agiqa baseline`: `methods`, `params`, `side`, …
 //! [scorer.hyperiqa]                 # settings of a rating network: `weights`, `variant`, …; a table per network
-//! [split]                           # settings of `agiqa split`; `seeds = […]` makes one split per seed
+//! [split]                           # settings of `agiqa split`; `seeds = […]` makes one split per seed; `[[split]]` tables
+//!                                   # are several kinds
 //! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`
-//! [predict]                         # `also = ["other"]`: further datasets to score
+//! [predict]                         # `also = ["other"]`: further datasets to score; `average = "equal"` or `"validation"`:
+//!                                   # averages the runs of each split
 //! [evaluate]                        # settings of `agiqa evaluate`
 //! [compare]                         # settings of `agiqa compare`, and `dataset`; on each split, or on all images
 //! [[variant]]                       # a separate training: `name`, `train = { … }` over `[train]`, `test` on a dataset
@@ -38,6 +40,7 @@ use super::params;
 use super::tree::{Entry, Node, NodeValue, Origin, Sources};
 use crate::baselines::BaselineSettings;
 use crate::ingest::IngestSettings;
+use crate::predict::Weighting;
 use crate::ratings::RatingSettings;
 use crate::splits::SplitSettings;
 use agiqa_judge::compare::CompareSettings;
@@ -106,7 +109,10 @@ pub struct ExperimentSection {
 #[serde(default, deny_unknown_fields)]
 pub struct PredictSection {
     /// Datasets to score in addition to the dataset of the training.
+    #[serde(default)]
     pub also: Vec<PartitionName>,
+    /// Weights of the average of each split's runs, of all seeds and heads; `None` for no average.
+    pub average: Option<Weighting>,
 }
 
 /// Names of the file's tables and top-level keys.
@@ -141,6 +147,9 @@ const PATHS: &[&str] = &[
     "split.train",
     "split.validation",
     "split.test",
+    "split.*.train",
+    "split.*.validation",
+    "split.*.test",
 ];
 
 impl Pipeline {
@@ -296,9 +305,28 @@ impl Reader<'_> {
         Ok(datasets)
     }
 
-    /// One split per element of `seeds` and of `generators`; a single split if the table has neither.
+    /// The splits of `[split]`, or of all `[[split]]` tables.
     fn splits(&mut self) -> Result<Vec<SplitSettings>, ConfigError> {
-        let Some(mut node) = self.document.remove("split") else { return Ok(Vec::new()) };
+        let Some(node) = self.document.remove("split") else { return Ok(Vec::new()) };
+        let tables = match node.value {
+            NodeValue::Array(tables) => tables,
+            value => vec![Node { origin: node.origin, value }],
+        };
+        let mut splits: Vec<SplitSettings> = Vec::new();
+        for table in tables {
+            let origin = table.origin;
+            for split in self.splits_of(table)? {
+                if splits.iter().any(|other| other.name() == split.name()) {
+                    return Err(self.wrong(origin, format!("duplicate split `{}`", split.name())));
+                }
+                splits.push(split);
+            }
+        }
+        Ok(splits)
+    }
+
+    /// One split per element of `seeds` and of `generators`; a single split if the table has neither.
+    fn splits_of(&self, mut node: Node) -> Result<Vec<SplitSettings>, ConfigError> {
         let mut variants = Vec::new();
         let lists =
             [("seeds", "seed"), ("generators", "generator")].map(|(list, single)| (node.remove(list), list, single));
@@ -321,15 +349,7 @@ impl Reader<'_> {
                 })
                 .collect();
         }
-        let mut splits: Vec<SplitSettings> = Vec::new();
-        for variant in &variants {
-            let split: SplitSettings = de::settings(self.sources, "split", variant, &["seeds", "generators"])?;
-            if splits.iter().any(|other| other.name() == split.name()) {
-                return Err(self.wrong(variant.origin, format!("duplicate split `{}`", split.name())));
-            }
-            splits.push(split);
-        }
-        Ok(splits)
+        variants.iter().map(|variant| de::settings(self.sources, "split", variant, &["seeds", "generators"])).collect()
     }
 
     fn experiment(&mut self, evaluate: Option<&EvaluateSettings>) -> Result<Option<ExperimentSection>, ConfigError> {

@@ -6,14 +6,14 @@ use crate::baselines::BaselineStage;
 use crate::engine::ImageSource;
 use crate::features::{FeatureSettings, FeatureStage};
 use crate::ingest::{IngestStage, Rerun};
-use crate::predict::PredictStage;
+use crate::predict::{AverageStage, PredictStage};
 use crate::ratings::RatingStage;
 use crate::splits::{SplitSettings, SplitStage};
-use crate::train::recipes::RecipeSettings;
+use crate::train::recipes::{HeadKind, RecipeSettings};
 use crate::train::{RunSeed, TrainError, TrainStage, Training};
 use agiqa_judge::compare::CompareStage;
 use agiqa_judge::evaluate::EvaluateStage;
-use agiqa_judge::experiment::{ExperimentStage, ExperimentVariant};
+use agiqa_judge::experiment::{ExperimentStage, ExperimentVariant, NO_FUSION};
 use agiqa_store::stage::Stage;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::Runs;
@@ -62,6 +62,8 @@ impl Pipeline {
         let mut evaluate_idx = Vec::new();
         // A run's record is read after the run was trained, so once is enough.
         let records = Runs::default();
+        let averages = self.averages(&heads, &records)?;
+        let mut predicted = Vec::new();
         for head in heads {
             let (runs, datasets) = (head.train.plan()?.run_names()?, head.scored.clone());
             let predict = PredictStage { runs, datasets, records: records.clone() };
@@ -73,8 +75,16 @@ impl Pipeline {
                 trained_idx.push(steps.add(StageName::Train, next, &trained_idx.clone()));
             }
             let predict_idx = steps.add(StageName::Predict, predict, &trained_idx);
+            predicted.push(predict_idx);
             for evaluate in evaluate_stages {
                 evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &[predict_idx]));
+            }
+        }
+        if let Some(average) = averages {
+            let evaluate_stages = self.evaluate_stages_of_average(&average, &records)?;
+            let average_idx = steps.add(StageName::Predict, average, &predicted);
+            for evaluate in evaluate_stages {
+                steps.add(StageName::Evaluate, evaluate, &[average_idx]);
             }
         }
         let before_comparing = steps.all();
@@ -114,10 +124,37 @@ impl Pipeline {
     /// A run's name becomes too long.
     pub fn evaluate_stages(&self, records: &Runs) -> Result<Vec<EvaluateStage>, TrainError> {
         let mut stages = Vec::new();
-        for head in self.heads()? {
-            stages.extend(self.evaluate_stages_of(&head, records)?);
+        let heads = self.heads()?;
+        for head in &heads {
+            stages.extend(self.evaluate_stages_of(head, records)?);
+        }
+        if let Some(average) = self.averages(&heads, records)? {
+            stages.extend(self.evaluate_stages_of_average(&average, records)?);
         }
         Ok(stages)
+    }
+
+    /// The average of all runs, which `[predict]` may ask for.
+    fn averages(&self, heads: &[Head], records: &Runs) -> Result<Option<AverageStage>, TrainError> {
+        let (Some(weighting), [first, ..]) = (self.predict.average, heads) else { return Ok(None) };
+        let mut members = Vec::new();
+        for head in heads {
+            members.extend(head.train.plan()?.members()?);
+        }
+        let name = PartitionName::new(&format!("{}-average", self.name))?;
+        let dataset = first.train.dataset().clone();
+        Ok(Some(AverageStage { name, dataset, members, weighting, records: records.clone() }))
+    }
+
+    fn evaluate_stages_of_average(
+        &self,
+        average: &AverageStage,
+        records: &Runs,
+    ) -> Result<Vec<EvaluateStage>, TrainError> {
+        let Some(settings) = &self.evaluate else { return Ok(Vec::new()) };
+        let stage =
+            |(group, runs)| EvaluateStage::new(runs, group, average.dataset.clone(), settings.clone(), records.clone());
+        Ok(average.groups()?.into_iter().map(stage).collect())
     }
 
     fn evaluate_stages_of(&self, head: &Head, records: &Runs) -> Result<Vec<EvaluateStage>, TrainError> {
@@ -142,10 +179,11 @@ impl Pipeline {
         for head in self.heads()? {
             for (run, _) in head.train.plan()?.groups()? {
                 let settings = head.recipe.head();
+                let is_kernel_ridge = settings.head == HeadKind::KernelRidge;
                 variants.push(ExperimentVariant {
-                    name: head.variant.clone(),
+                    name: format!("{}{}", head.variant, if is_kernel_ridge { " (kernel ridge)" } else { "" }),
                     inputs: settings.sorted_inputs().iter().map(|input| input.as_str().to_owned()).collect(),
-                    gate: settings.gate.as_str().to_owned(),
+                    gate: if is_kernel_ridge { NO_FUSION } else { settings.gate.as_str() }.to_owned(),
                     is_joint: head.recipe.is_joint(),
                     trained_on: head.train.dataset().clone(),
                     dataset: head.tested.clone(),
@@ -174,27 +212,34 @@ impl Pipeline {
         Ok(runs)
     }
 
-    /// The trainings: one per variant, or a single one.
+    /// The trainings: one per variant and kind of head.
     fn heads(&self) -> Result<Vec<Head>, TrainError> {
         let (Some(features), Some(train)) = (&self.features, &self.train) else { return Ok(Vec::new()) };
-        let head = |variant: String, name: PartitionName, train: &TrainSection, scored, tested| {
-            let TrainSection { dataset, settings, recipe, .. } = train.clone();
-            let runs = self.splits.iter().flat_map(|split| train.runs_of(split)).collect();
-            let training = TrainStage { name, dataset, runs, settings, recipe: recipe.clone() };
-            let train = training.on(features.semantic_set.clone(), features.quality_set.clone())?;
-            Ok::<_, TrainError>(Head { variant, train, recipe, scored, tested })
-        };
+        let heads =
+            |variant: String, name: PartitionName, train: &TrainSection, scored: Vec<_>, tested: PartitionName| {
+                let TrainSection { dataset, settings, recipe, .. } = train.clone();
+                let runs: Vec<RunSeed> = self.splits.iter().flat_map(|split| train.runs_of(split)).collect();
+                let head = |recipe: RecipeSettings| {
+                    let (name, dataset, runs) = (name.clone(), dataset.clone(), runs.clone());
+                    let training =
+                        TrainStage { name, dataset, runs, settings: settings.clone(), recipe: recipe.clone() };
+                    let train = training.on(features.semantic_set.clone(), features.quality_set.clone())?;
+                    let (variant, scored, tested) = (variant.clone(), scored.clone(), tested.clone());
+                    Ok::<_, TrainError>(Head { variant, train, recipe, scored, tested })
+                };
+                recipe.each().into_iter().map(head).collect::<Result<Vec<_>, _>>()
+            };
         if self.variants.is_empty() {
             let scored = std::iter::once(&train.dataset).chain(&self.predict.also).cloned().collect();
-            return Ok(vec![head(self.name.to_string(), self.name.clone(), train, scored, train.dataset.clone())?]);
+            return heads(self.name.to_string(), self.name.clone(), train, scored, train.dataset.clone());
         }
-        let head_of_variant = |Variant { name, train, test }: &Variant| {
+        let heads_of_variant = |Variant { name, train, test }: &Variant| {
             let mut scored = vec![train.dataset.clone()];
             scored.extend((*test != train.dataset).then(|| test.clone()));
             let run_name = PartitionName::new(&format!("{}-{name}", self.name))?;
-            head(name.to_string(), run_name, train, scored, test.clone())
+            heads(name.to_string(), run_name, train, scored, test.clone())
         };
-        self.variants.iter().map(head_of_variant).collect()
+        Ok(self.variants.iter().map(heads_of_variant).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
     /// Every needed split with its dataset. Splits are needed of datasets for training, testing or comparison.

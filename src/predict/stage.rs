@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use tch::Tensor;
 
-use super::plan::{RunPlan, Shared};
-use crate::train::head_inputs::{HeadInputs, HeadInputsError};
+use super::plan::{RunFeatures, RunPlan, Shared};
+use crate::features::catching;
+use crate::train::head_inputs::{self, Columns, HeadInputsError};
 use agiqa_nets::fusion::Gate;
+use agiqa_nets::kernel_ridge::{KernelRidge, Scorer};
 use agiqa_nets::trained_head::{HeadError, SCORE_BATCH, Scores, TrainedHead};
 use agiqa_store::identity::ImageId;
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
@@ -17,6 +19,7 @@ use agiqa_store::store::{Store, StoreError};
 use agiqa_store::tables::features::FeatureSet;
 use agiqa_store::tables::gates::{self, GateRow};
 use agiqa_store::tables::models::{self, RunRecordError, Runs};
+use agiqa_store::tables::scores::ScoreRow;
 use agiqa_store::tables::{PartitionName, PartitionNameError};
 
 /// Bytes of features in memory at a time.
@@ -32,6 +35,22 @@ pub enum PredictError {
     /// A run's head could not be read.
     #[error("head of run `{run}`")]
     Head { run: PartitionName, source: HeadError },
+    /// The support images of a kernel ridge regression lack features.
+    #[error(
+        "run `{run}`: {n_lacking} of its {n} support images have no features any more: run `agiqa features --dataset \
+         {dataset}` with the extractor of the training"
+    )]
+    NoSupport {
+        run: PartitionName,
+        dataset: PartitionName,
+        /// The number of support images without features.
+        n_lacking: usize,
+        /// The number of all support images.
+        n: usize,
+    },
+    /// libtorch failed, e.g. because memory ran short.
+    #[error("run `{run}`: its scores cannot be computed")]
+    Torch { run: PartitionName, source: tch::TchError },
     /// The features do not suit the head, or could not be read.
     #[error(transparent)]
     Inputs(#[from] HeadInputsError),
@@ -51,6 +70,12 @@ pub enum PredictError {
         /// The recipe that trained the run.
         recipe: String,
     },
+    /// No split has several runs.
+    #[error("an average takes at least two runs of one split: name more runs, or another group of the same splits")]
+    NothingToAverage,
+    /// The names of averages could not be made.
+    #[error(transparent)]
+    Plan(#[from] Box<crate::train::TrainError>),
     /// A dataset has no images.
     #[error("dataset `{0}` has no images in this store: run `agiqa ingest` for it first")]
     NoImages(PartitionName),
@@ -120,7 +145,8 @@ impl PredictStage {
     fn predict(&self, context: &StageContext) -> Result<StageReport, PredictError> {
         let store = &context.store;
         let mut shared = Shared::new(store)?;
-        // Runs that read the same features form a group, so that the features are read once.
+        // Runs that read the same features form a group, so that the features are read once. A kernel ridge regression
+        // has none but itself in memory.
         let mut groups: Vec<Vec<RunPlan>> = Vec::new();
         for run in &self.runs {
             let plan = shared.plan(self.records.get(store, run)?, &self.datasets)?;
@@ -128,7 +154,10 @@ impl PredictStage {
             if n_out + n_left == 0 {
                 return Err(no_features(&plan, n_in));
             }
-            let has_same_features = |group: &&mut Vec<RunPlan>| Arc::ptr_eq(&group[0].features, &plan.features);
+            let has_same_features = |group: &&mut Vec<RunPlan>| {
+                let is_kernel_ridge = group[0].record.is_kernel_ridge() || plan.record.is_kernel_ridge();
+                Arc::ptr_eq(&group[0].features, &plan.features) && !is_kernel_ridge
+            };
             match groups.iter_mut().find(has_same_features) {
                 Some(group) => group.push(plan),
                 None => groups.push(vec![plan]),
@@ -167,36 +196,99 @@ fn no_features(plan: &RunPlan, n_images: u64) -> PredictError {
     PredictError::NoFeatures { run: plan.record.run.clone(), n_images, semantic, quality }
 }
 
+/// A head, read from its run.
+enum Head {
+    Gated(Box<TrainedHead>),
+    Kernel(Scorer),
+}
+
+impl Head {
+    /// Reads the head of `plan`'s run. Also returns the columns that it reads.
+    fn read(plan: &RunPlan, store: &Store) -> Result<(Self, Vec<FeatureSet>), PredictError> {
+        let (run, RunFeatures { semantic, quality, .. }) = (&plan.record.run, plan.features.as_ref());
+        let bytes = store.get(&models::head_path(run))?;
+        let wrong = |source| PredictError::Head { run: run.clone(), source };
+        if !plan.record.is_kernel_ridge() {
+            let sets = vec![head_inputs::semantic_inputs(semantic)?, head_inputs::quality_inputs(quality)?];
+            return Ok((Self::Gated(Box::new(TrainedHead::from_bytes(&bytes).map_err(wrong)?)), sets));
+        }
+        let regression = KernelRidge::from_bytes(&bytes).map_err(wrong)?;
+        let sets = head_inputs::named_columns([semantic, quality], &regression.header.columns)?;
+        let ids = regression.header.support.iter().map(|id| id.parse());
+        let ids: Vec<ImageId> = ids
+            .collect::<Result<_, _>>()
+            .map_err(|_| wrong(HeadError::Content("the id of a support image is malformed".to_owned())))?;
+        let support = Columns::read(store, &sets, &ids)?;
+        if support.image_ids.len() < ids.len() {
+            let (n, n_lacking) = (ids.len(), ids.len() - support.image_ids.len());
+            return Err(PredictError::NoSupport {
+                run: run.clone(),
+                dataset: plan.record.dataset.clone(),
+                n_lacking,
+                n,
+            });
+        }
+        let scorer = catching(|| regression.scorer(support.tensors)).and_then(std::convert::identity);
+        Ok((Self::Kernel(scorer.map_err(|source| PredictError::Torch { run: run.clone(), source })?), sets))
+    }
+
+    /// The row of each image of `columns`, `(n, d)` each, and its gates if the head has some. A row is `None` if it is not
+    /// finite.
+    fn score(
+        &self,
+        image_ids: &[ImageId],
+        columns: &[Tensor],
+        n_threads: usize,
+    ) -> Result<Vec<(Option<ScoreRow>, Option<GateRow>)>, tch::TchError> {
+        let row = |image_id: ImageId, score: f64, std: Option<f64>| {
+            score.is_finite().then_some(ScoreRow { image_id, score, std: std.filter(|std| std.is_finite()) })
+        };
+        match self {
+            Self::Gated(head) => {
+                let [f_a, f_b, f_1] = columns else { unreachable!("a gated head reads three columns") };
+                let Scores { score, alpha } = score_in_parallel(head, [f_a, f_b, f_1], n_threads);
+                let scored = image_ids.iter().zip(score).zip(alpha).map(|((image_id, score), alpha)| {
+                    let is_finite = alpha.iter().all(|alpha| alpha.is_finite());
+                    let gates = weights(head, alpha).map(|weights| GateRow { image_id: *image_id, weights });
+                    (row(*image_id, score, None).filter(|_| is_finite), gates)
+                });
+                Ok(scored.collect())
+            }
+            Self::Kernel(scorer) => {
+                let scored = catching(|| scorer.score(columns, n_threads)).and_then(std::convert::identity)?;
+                Ok(image_ids.iter().zip(scored).map(|(id, (score, std))| (row(*id, score, std), None)).collect())
+            }
+        }
+    }
+}
+
 /// A run that lacks scores.
 struct Job<'a> {
     plan: &'a mut RunPlan,
-    head: TrainedHead,
+    head: Head,
     lacking: HashSet<ImageId>,
 }
 
 /// Scores the missing images of runs with the same features. Returns false if it was interrupted.
 fn score(plans: &mut [RunPlan], context: &StageContext) -> Result<bool, PredictError> {
-    let features = plans[0].features.clone();
-    let (mut jobs, mut ids, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+    let (mut jobs, mut ids, mut seen, mut sets) = (Vec::new(), Vec::new(), HashSet::new(), Vec::new());
     for plan in plans {
         let lacking = plan.lacking();
         if lacking.is_empty() {
             continue;
         }
-        let run = &plan.record.run;
-        let bytes = context.store.get(&models::head_path(run))?;
-        let head = TrainedHead::from_bytes(&bytes).map_err(|source| PredictError::Head { run: run.clone(), source })?;
+        let (head, columns) = Head::read(plan, &context.store)?;
+        sets = columns;
         ids.extend(lacking.iter().copied().filter(|id| seen.insert(*id)));
         jobs.push(Job { plan, head, lacking: lacking.into_iter().collect() });
     }
-    let columns = features.semantic.columns.iter().chain(&features.quality.columns);
-    let n_values: usize = columns.map(|column| column.dim).sum();
+    let n_values: usize = sets.iter().flat_map(|set| &set.columns).map(|column| column.dim).sum();
     let n_chunk = (CHUNK_BYTES / (4 * n_values.max(1))).max(SCORE_BATCH);
     let n_scores = jobs.iter().map(|job| job.lacking.len() as u64).sum();
     let progress = context.console.progress("predict", "scores", n_scores);
     // The ids are in the order of their features, so each chunk lies in few parts.
     for chunk in ids.chunks(n_chunk) {
-        let inputs = HeadInputs::read(&context.store, &features.semantic, &features.quality, chunk)?;
+        let inputs = Columns::read(&context.store, &sets, chunk)?;
         for job in &mut jobs {
             if context.interrupt.is_raised() {
                 return Ok(false);
@@ -211,7 +303,7 @@ fn score(plans: &mut [RunPlan], context: &StageContext) -> Result<bool, PredictE
 impl Job<'_> {
     /// Scores the images of `inputs` that the run has not scored, and writes scores and gates. Returns the number of
     /// images.
-    fn score(&mut self, inputs: &HeadInputs, context: &StageContext) -> Result<u64, PredictError> {
+    fn score(&mut self, inputs: &Columns, context: &StageContext) -> Result<u64, PredictError> {
         let Self { plan, head, lacking } = self;
         let is_lacking = |row: &usize| lacking.contains(&inputs.image_ids[*row]);
         let rows: Vec<usize> = (0..inputs.image_ids.len()).filter(is_lacking).collect();
@@ -221,22 +313,24 @@ impl Job<'_> {
         let index = Tensor::from_slice(&rows.iter().map(|row| *row as i64).collect::<Vec<_>>());
         let is_all = rows.len() == inputs.image_ids.len();
         let select = |xs: &Tensor| if is_all { xs.shallow_clone() } else { xs.index_select(0, &index) };
-        let Scores { score, alpha } = score_in_parallel(head, &inputs.inputs.each_ref().map(select), context.n_threads);
+        let (ids, columns): (Vec<ImageId>, Vec<Tensor>) =
+            (rows.iter().map(|row| inputs.image_ids[*row]).collect(), inputs.tensors.iter().map(select).collect());
+        let scored = head.score(&ids, &columns, context.n_threads);
+        let scored = scored.map_err(|source| PredictError::Torch { run: plan.record.run.clone(), source })?;
         let (mut scores, mut gates) = (Vec::with_capacity(rows.len()), Vec::new());
-        for ((row, score), alpha) in rows.iter().zip(score).zip(alpha) {
-            let image_id = inputs.image_ids[*row];
-            if !score.is_finite() || alpha.iter().any(|alpha| !alpha.is_finite()) {
+        for (image_id, (score, gate)) in ids.into_iter().zip(scored) {
+            let Some(score) = score else {
                 plan.not_finite.insert(image_id);
                 continue;
-            }
-            scores.push((image_id, score));
-            gates.extend(weights(head, alpha).map(|weights| GateRow { image_id, weights }));
+            };
+            scores.push(score);
+            gates.extend(gate);
         }
         // The scores are written last: an image that has a score is done.
         gates::write_part(&context.store, &plan.set, &gates)?;
         plan.set.write_description(&context.store)?;
-        plan.set.write_part(&context.store, &scores)?;
-        plan.scored.extend(scores.iter().map(|(image_id, _)| *image_id));
+        plan.set.write_rows(&context.store, &scores)?;
+        plan.scored.extend(scores.iter().map(|row| row.image_id));
         Ok(rows.len() as u64)
     }
 }
@@ -251,7 +345,7 @@ fn weights(head: &TrainedHead, alpha: [f64; 3]) -> Option<[Option<f64>; 3]> {
 
 /// Scores on `n_threads` threads, with one torch thread each: the number of threads must not change the bits of a
 /// product.
-fn score_in_parallel(head: &TrainedHead, inputs: &[Tensor; 3], n_threads: usize) -> Scores {
+fn score_in_parallel(head: &TrainedHead, inputs: [&Tensor; 3], n_threads: usize) -> Scores {
     let n = inputs[0].size()[0];
     // Each thread gets whole batches.
     let n_batches = (n as usize).div_ceil(SCORE_BATCH);

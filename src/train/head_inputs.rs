@@ -2,10 +2,13 @@
 
 use tch::Tensor;
 
+use super::recipes::HeadInput;
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::Store;
 use agiqa_store::store::part::PartError;
+use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+use agiqa_store::tables::models::{QUALITY, SEMANTIC};
 
 /// The head cannot read a feature set.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,67 @@ pub fn quality_inputs(quality: &FeatureSet) -> Result<FeatureSet, HeadInputsErro
         .ok_or_else(|| wrong(quality, "quality", "a quality set with column `f_1`"))
 }
 
+/// `semantic` and `quality`, each with only the columns of `inputs`, and without those of no input. A column `f_a_224` is
+/// one of f_a.
+///
+/// # Errors
+/// Fails if an input has no column.
+pub fn all_columns(
+    semantic: &FeatureSet,
+    quality: &FeatureSet,
+    inputs: &[HeadInput],
+) -> Result<Vec<FeatureSet>, HeadInputsError> {
+    let mut sets = Vec::new();
+    for (set, role, expected) in [(semantic, SEMANTIC, "a column `f_a` or `f_b`"), (quality, QUALITY, "a column `f_1`")]
+    {
+        let is_quality = role == QUALITY;
+        let inputs: Vec<&str> = inputs
+            .iter()
+            .filter(|input| (**input == HeadInput::Quality) == is_quality)
+            .map(|input| input.as_str())
+            .collect();
+        let is_of = |column: &VectorColumn, input: &str| {
+            column.name.strip_prefix(input).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        };
+        if !inputs.iter().all(|input| set.columns.iter().any(|column| is_of(column, input))) {
+            return Err(wrong(set, role, expected));
+        }
+        let columns: Vec<VectorColumn> =
+            set.columns.iter().filter(|column| inputs.iter().any(|input| is_of(column, input))).cloned().collect();
+        if !columns.is_empty() {
+            sets.push(FeatureSet { columns, ..set.clone() });
+        }
+    }
+    Ok(sets)
+}
+
+/// `sets` with only the columns `names`, in this order; without a set that has none of them.
+///
+/// # Errors
+/// Fails if no set has one of the columns.
+pub fn named_columns(sets: [&FeatureSet; 2], names: &[String]) -> Result<Vec<FeatureSet>, HeadInputsError> {
+    let has = |set: &FeatureSet, name: &String| set.columns.iter().any(|column| column.name == *name);
+    if !names.iter().all(|name| sets.iter().any(|set| has(set, name))) {
+        return Err(wrong(sets[0], "support", "the columns of the training"));
+    }
+    let of_set = |set: &FeatureSet| {
+        let columns = names.iter().filter_map(|name| set.columns.iter().find(|column| column.name == *name).cloned());
+        FeatureSet { columns: columns.collect(), ..set.clone() }
+    };
+    Ok(sets.into_iter().map(of_set).filter(|set| !set.columns.is_empty()).collect())
+}
+
+/// The commands that fill gaps in the inputs of a head, in words.
+pub fn advice(dataset: &PartitionName, semantic: &FeatureSet, quality: &FeatureSet) -> String {
+    format!(
+        "run `agiqa features --dataset {dataset}` (features `{}@{}` and `{}@{}`), or ingest again if MOS are missing",
+        semantic.extractor,
+        semantic.fingerprint.short(),
+        quality.extractor,
+        quality.fingerprint.short()
+    )
+}
+
 /// Checks that the head can read `semantic`; returns the widths of f_a and f_b.
 ///
 /// # Errors
@@ -124,32 +188,6 @@ impl Columns {
     }
 }
 
-/// Features of some images as tensors. Row `i` of each belongs to `image_ids[i]`.
-#[derive(Debug)]
-pub struct HeadInputs {
-    /// Images that have all three vectors.
-    pub image_ids: Vec<ImageId>,
-    /// f_a, f_b, f_1, `(n, d)` each, not standardised.
-    pub inputs: [Tensor; 3],
-}
-
-impl HeadInputs {
-    /// Reads the features of the images in `wanted` that have both semantic and quality features.
-    ///
-    /// # Errors
-    /// Fails like [`semantic_inputs`] and [`quality_inputs`], or if a part cannot be read.
-    pub fn read(
-        store: &Store,
-        semantic: &FeatureSet,
-        quality: &FeatureSet,
-        wanted: &[ImageId],
-    ) -> Result<Self, HeadInputsError> {
-        let sets = [semantic_inputs(semantic)?, quality_inputs(quality)?];
-        let Columns { image_ids, tensors } = Columns::read(store, &sets, wanted)?;
-        Ok(Self { image_ids, inputs: tensors.try_into().expect("two semantic columns and one of quality") })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,13 +221,14 @@ mod tests {
         quality.write_part(&store, &rows(rated, Vec::new())).expect("a part can be written");
 
         assert_eq!(input_dims(&semantic, &quality).expect("they are all there"), [3, 2, 2]);
-        let found = HeadInputs::read(&store, &semantic, &quality, &image_ids).expect("they are all there");
+        let sets = [semantic_inputs(&semantic), quality_inputs(&quality)].map(|set| set.expect("they are all there"));
+        let found = Columns::read(&store, &sets, &image_ids).expect("they are all there");
         let expected = [
             Tensor::from_slice(&[7_f32, 8.0, 9.0, 10.0, 11.0, 12.0]).view([2, 3]),
             Tensor::from_slice(&[1_f32, 2.0, 3.0, 4.0]).view([2, 2]),
             Tensor::from_slice(&[13_f32, 14.0, 15.0, 16.0]).view([2, 2]),
         ];
-        assert_eq!((found.image_ids, found.inputs), (image_ids, expected));
+        assert_eq!((found.image_ids, found.tensors), (image_ids, expected.into()));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use augment::Augment;
 pub use data::DataError;
 pub use optimiser::{Adam, Gradient};
 pub use pictures::{PictureSettings, Pictures, PicturesError};
-pub use plan::{RunPlan, RunSeed, seeded_runs};
+pub use plan::{Member, RunPlan, RunSeed, seeded_runs};
 pub use random::Draws;
 pub use schedule::Schedule;
 pub use settings::{KeepEpoch, Labels, Optimiser, SettingsError, TrainSettings};

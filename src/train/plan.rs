@@ -28,6 +28,17 @@ pub fn seeded_runs(seeds: impl IntoIterator<Item = u32>, split: impl Fn(u32) -> 
     seeds.into_iter().map(|seed| RunSeed { split: split(seed).name(), seed }).collect()
 }
 
+/// A run with its group and split.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its name.
+    pub run: PartitionName,
+    /// Its group.
+    pub group: PartitionName,
+    /// Its split.
+    pub split: PartitionName,
+}
+
 /// The runs in order, without duplicates.
 pub(in crate::train) fn distinct(runs: &[RunSeed]) -> Vec<&RunSeed> {
     let mut seen = HashSet::new();
@@ -81,7 +92,7 @@ pub struct RunPlan<'a> {
 
 impl<'a> RunPlan<'a> {
     /// The plan of a training with this name and these settings. Duplicate `runs` are dropped.
-    pub(in crate::train) fn new(
+    pub(crate) fn new(
         kind: &'static str,
         name: &'a PartitionName,
         dataset: &'a PartitionName,
@@ -121,6 +132,17 @@ impl<'a> RunPlan<'a> {
     /// Fails if a name is too long for a partition.
     pub fn run_names(&self) -> Result<Vec<PartitionName>, TrainError> {
         self.runs.iter().map(|run| self.run_name(run)).collect()
+    }
+
+    /// All runs with their groups and splits, in order.
+    ///
+    /// # Errors
+    /// Fails if a name is too long for a partition.
+    pub fn members(&self) -> Result<Vec<Member>, TrainError> {
+        let member = |run: &&RunSeed| {
+            Ok(Member { run: self.run_name(run)?, group: self.group_name(run)?, split: run.split.clone() })
+        };
+        self.runs.iter().map(member).collect()
     }
 
     /// Groups of runs that differ only in their seeds, each with the names of its runs. A single run is its own group,

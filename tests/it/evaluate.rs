@@ -274,6 +274,7 @@ pub fn record(run: &str, training: &str) -> RunRecord {
         best_epoch: 1,
         epochs: Vec::new(),
         ridge: None,
+        kernel_ridge: None,
         agiqa_version: String::new(),
     }
 }

@@ -192,7 +192,7 @@ fn a_score_does_not_depend_on_its_batch() {
     let features = [tensor(&[n, 768]), tensor(&[n, 500]), tensor(&[n, 301])];
     let inputs = [768, 500, 301].map(Standardisation::identity);
     let labels = LabelScale { scale: 1.0, offset: 0.0 };
-    let head = TrainedHead { head: FusionHead::new(config, parameters), inputs, labels };
+    let head = TrainedHead { head: FusionHead::new(config, parameters), inputs, labels, linear: None };
     let all = head.score(&features);
     let select = |rows: &[i64]| [0, 1, 2].map(|i| features[i].index_select(0, &Tensor::from_slice(rows)));
     let reversed: Vec<i64> = (0..n).rev().collect();

@@ -22,6 +22,7 @@ mod fusion;
 mod ingest;
 mod inspect;
 mod joint;
+mod kernel_ridge;
 mod maniqa;
 mod metrics;
 mod mplug_owl2;

@@ -10,6 +10,7 @@
 //! - [`mplug_owl2`] is the multimodal language model of the paper.
 //! - [`raters`] are the networks that give an image one rating.
 //! - [`fusion`] is the head that turns features into a score.
+//! - [`kernel_ridge`] is the other head: kernel ridge regression on the same features.
 //! - [`ma_agiqa`] is MANIQA with that head.
 
 pub mod onnx;
@@ -42,6 +43,8 @@ pub mod mplug_owl2;
 pub mod fusion;
 
 pub mod ma_agiqa;
+
+pub mod kernel_ridge;
 
 pub mod trained_head;
 

@@ -2,7 +2,8 @@
 //!
 //! `head.safetensors` holds the parameters under their names in [`PARAMETER_NAMES`], `input.<i>.mean` and
 //! `input.<i>.scale` for f_a, f_b, f_1 (i = 0, 1, 2), and `label`, the two numbers that turn the head's output into a
-//! MOS (`score = output * label[0] + label[1]`). Metadata key `agiqa.head` holds the [`FusionConfig`] as JSON.
+//! MOS (`score = output * label[0] + label[1]`). A head with a ridge start has `linear.<i>`, whose products with the
+//! standardised inputs are added to the output. Metadata key `agiqa.head` holds the [`FusionConfig`] as JSON.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -86,6 +87,14 @@ pub struct TrainedHead {
     pub inputs: [Standardisation; 3],
     /// Scale of the output.
     pub labels: LabelScale,
+    /// Weights `(d,)` of a linear term over standardised f_a, f_b and f_1, which is added to the output.
+    pub linear: Option<[Tensor; 3]>,
+}
+
+/// The linear term of a batch of standardised inputs, `(b,)`.
+pub fn linear_term(weights: &[Tensor; 3], xs: &[Tensor]) -> Tensor {
+    let terms = xs.iter().zip(weights).map(|(xs, weights)| xs.matmul(weights));
+    terms.reduce(|sum, term| sum + term).expect("three inputs")
 }
 
 /// Scores of some images. Each list holds one entry per image.
@@ -106,6 +115,7 @@ impl TrainedHead {
             head: FusionHead::new(self.head.config, parameters),
             inputs: [f_a.share(), f_b.share(), f_1.share()],
             labels: self.labels,
+            linear: self.linear.as_ref().map(|weights| weights.each_ref().map(Tensor::shallow_clone)),
         }
     }
 
@@ -132,7 +142,11 @@ impl TrainedHead {
             let output = self.head.forward(&xs[0], &xs[1], &xs[2], None);
             let n_rows = n_rows as usize;
             let mut raw = vec![0_f32; SCORE_BATCH];
-            output.score.copy_data(&mut raw, SCORE_BATCH);
+            let score = match &self.linear {
+                Some(weights) => &output.score + linear_term(weights, &xs),
+                None => output.score.shallow_clone(),
+            };
+            score.copy_data(&mut raw, SCORE_BATCH);
             let LabelScale { scale, offset } = self.labels;
             scores.score.extend(raw[..n_rows].iter().map(|raw| f64::from(*raw) * scale + offset));
             let mut alpha = vec![0_f32; 3 * SCORE_BATCH];
@@ -157,6 +171,9 @@ impl TrainedHead {
             named.push((format!("input.{i}.scale"), scale));
         }
         named.push(("label".to_owned(), &labels));
+        for (i, weights) in self.linear.iter().flatten().enumerate() {
+            named.push((format!("linear.{i}"), weights));
+        }
         let config = serde_json::to_string(&self.head.config).expect("a configuration is plain data");
         tensors_to_bytes(&named, HashMap::from([("agiqa.head".to_owned(), config)]))
     }
@@ -171,6 +188,7 @@ impl TrainedHead {
             metadata.get("agiqa.head").ok_or_else(|| HeadError::Content("no `agiqa.head` entry".to_owned()))?;
         let config: FusionConfig =
             serde_json::from_str(config).map_err(|error| HeadError::Content(format!("`agiqa.head`: {error}")))?;
+        let has_linear = tensors.contains_key("linear.0");
         let mut take = |name: &str, shape: &[i64]| {
             let tensor = tensors.remove(name).ok_or_else(|| HeadError::Content(format!("no tensor `{name}`")))?;
             if tensor.size() == shape {
@@ -190,9 +208,15 @@ impl TrainedHead {
         }
         let labels = take("label", &[2])?;
         let labels = LabelScale { scale: labels.double_value(&[0]), offset: labels.double_value(&[1]) };
+        let linear = if has_linear {
+            let [f_a, f_b, f_1] = config.dims();
+            Some([take("linear.0", &[f_a])?, take("linear.1", &[f_b])?, take("linear.2", &[f_1])?])
+        } else {
+            None
+        };
         let parameters = parameters.try_into().expect("ten names, ten tensors");
         let inputs = inputs.try_into().expect("three inputs");
-        Ok(Self { head: FusionHead::new(config, parameters), inputs, labels })
+        Ok(Self { head: FusionHead::new(config, parameters), inputs, labels, linear })
     }
 }
 

@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tch::Tensor;
 
-use super::JointSettings;
+use super::{JointSettings, KernelSettings};
 use crate::train::trainer::{Batch, RunData};
 use crate::train::{SettingsError, TrainSettings};
 use agiqa_nets::fusion::{FusionConfig, Gate, ProjectionMasks};
 use agiqa_nets::trained_head::Standardisation;
+use agiqa_store::tables::models;
 use agiqa_store::tables::splits::Part;
 
 /// A feature that the head may read.
@@ -39,11 +40,49 @@ impl HeadInput {
     }
 }
 
-/// Settings of the fusion head. The defaults are the values of the paper and its published code, with one exception:
+/// The kind of head that is trained on cached columns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadKind {
+    /// The gated fusion of the paper.
+    #[default]
+    Gated,
+    /// Kernel ridge regression.
+    KernelRidge,
+    /// Both, each with runs of its own.
+    Both,
+}
+
+impl HeadKind {
+    /// The name in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gated => "gated",
+            Self::KernelRidge => models::KERNEL_RIDGE,
+            Self::Both => "both",
+        }
+    }
+}
+
+/// What the scores of a gated head are at the start of its training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// Those of random weights.
+    #[default]
+    Random,
+    /// Those of ridge regression on the same columns. The regression stays a fixed part of the score. The output layer
+    /// starts at 0, so the network learns what the regression leaves.
+    Ridge,
+}
+
+/// Settings of the heads over cached columns. Those of the gated head are used if it is trained. The defaults are the values of the paper and its published code, with one exception:
 /// inputs are standardised. The published code leaves them raw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadSettings {
+    /// `gated`, `kernel-ridge` or `both`.
+    pub head: HeadKind,
     /// Features that the head reads: all three, except in an ablation.
     pub inputs: Vec<HeadInput>,
     /// `sigmoid` (paper), `linear` (published code), or `concat`: the projections are concatenated without a gate.
@@ -58,11 +97,16 @@ pub struct HeadSettings {
     pub standardise: bool,
     /// Whether ridge regression is fitted on the same columns, for comparison. A joint training ignores this setting.
     pub ridge: bool,
+    /// `random` or `ridge`.
+    pub start: Start,
+    /// Kernel ridge regression.
+    pub kernel: KernelSettings,
 }
 
 impl Default for HeadSettings {
     fn default() -> Self {
         Self {
+            head: HeadKind::Gated,
             inputs: HeadInput::ALL.to_vec(),
             gate: Gate::Sigmoid,
             width: 784,
@@ -70,6 +114,8 @@ impl Default for HeadSettings {
             dropout: 0.1,
             standardise: true,
             ridge: true,
+            start: Start::Random,
+            kernel: KernelSettings::default(),
         }
     }
 }
@@ -104,10 +150,13 @@ impl HeadSettings {
             return Err(SettingsError::new("width", self.width, "1 or more"));
         }
         let shares = [("input_dropout", self.input_dropout), ("dropout", self.dropout)];
-        match shares.into_iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
-            Some((name, share)) => Err(SettingsError::new(name, share, "0 or more, below 1")),
-            None => Ok(()),
+        if let Some((name, share)) = shares.into_iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
+            return Err(SettingsError::new(name, share, "0 or more, below 1"));
         }
+        if self.start == Start::Ridge && !self.standardise {
+            return Err(SettingsError::new("standardise", false, "`true` with `start = \"ridge\"`"));
+        }
+        self.kernel.check()
     }
 
     /// The error that `inputs` has a wrong value.
@@ -143,6 +192,10 @@ impl HeadSettings {
             inputs if inputs == HeadInput::ALL => fields.remove("inputs"),
             inputs => fields.insert("inputs".to_owned(), serde_json::json!(inputs)),
         };
+        // Older versions had no setting `start`.
+        if self.start != Start::Random {
+            fields.insert("start".to_owned(), serde_json::json!(self.start));
+        }
         if joint.is_some() {
             fields.remove("ridge");
         }

@@ -1,18 +1,25 @@
 //! The recipes of training. A recipe is a file here that implements [`Recipe`](super::Recipe), and a variant of
 //! [`RecipeSettings`].
 
+use std::collections::BTreeSet;
+
 use super::{SettingsError, TrainError, TrainStage, Training};
 use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::{PartitionName, models};
 
 mod fusion;
 
-pub use fusion::{HeadInput, HeadSettings};
+pub use fusion::{HeadInput, HeadKind, HeadSettings, Start};
 
 mod ridge;
 
 mod head;
 
 pub use head::HeadRecipe;
+
+mod kernel_ridge;
+
+pub use kernel_ridge::{KernelRidgeRecipe, KernelSettings};
 
 pub mod joint;
 
@@ -21,7 +28,7 @@ pub use joint::{JointRecipe, JointSettings};
 /// A recipe, with its own settings.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RecipeSettings {
-    /// The fusion head over cached columns.
+    /// Heads over cached columns: the fusion head, kernel ridge regression, or both.
     Head(HeadSettings),
     /// MANIQA with the fusion head, from the images.
     Joint {
@@ -37,6 +44,16 @@ impl RecipeSettings {
     pub fn head(&self) -> &HeadSettings {
         match self {
             Self::Head(head) | Self::Joint { head, .. } => head,
+        }
+    }
+
+    /// The recipes to train one by one: both heads, or the only one.
+    pub fn each(self) -> Vec<Self> {
+        match self {
+            Self::Head(head) if head.head == HeadKind::Both => [HeadKind::Gated, HeadKind::KernelRidge]
+                .map(|kind| Self::Head(HeadSettings { head: kind, ..head.clone() }))
+                .into(),
+            one => vec![one],
         }
     }
 
@@ -61,7 +78,8 @@ impl RecipeSettings {
 }
 
 impl TrainStage<RecipeSettings> {
-    /// The stage that trains this recipe. `quality` is the feature set with f_1, for a recipe that reads a cached one.
+    /// The stage that trains this recipe, which is not both heads. The runs of a kernel ridge regression have a name of
+    /// their own, and there is one per split. `quality` is the feature set with f_1, for a recipe that reads a cached one.
     ///
     /// # Errors
     /// Fails if `quality` is `None` but the recipe reads one.
@@ -70,6 +88,13 @@ impl TrainStage<RecipeSettings> {
         Ok(match recipe {
             RecipeSettings::Head(head) => {
                 let quality = quality.ok_or(TrainError::NoQuality)?;
+                if head.head == HeadKind::KernelRidge {
+                    let name = PartitionName::new(&format!("{name}-{}", models::KERNEL_RIDGE))?;
+                    let mut seen = BTreeSet::new();
+                    let runs = runs.into_iter().filter(|run| seen.insert(run.split.clone())).collect();
+                    let recipe = KernelRidgeRecipe { semantic, quality, settings: head };
+                    return Ok(Box::new(TrainStage { name, dataset, runs, settings, recipe }));
+                }
                 let recipe = HeadRecipe { semantic, quality, settings: head };
                 Box::new(TrainStage { name, dataset, runs, settings, recipe })
             }

@@ -1,7 +1,7 @@
 //! The trainer: the code that all kinds of training share.
 //!
-//! A [`Recipe`] holds the settings of a training, in addition to the hyperparameters. A [`Lesson`] is one run of it
-//! with the run's data. The trainer asks the lesson for initial parameters, for a network over parameters, for one step
+//! A [`Recipe`] holds the settings of a training, in addition to the hyperparameters, and learns one run. A recipe that
+//! learns in steps is a [`Course`], whose [`Lesson`] is one run with the run's data. The trainer asks the lesson for initial parameters, for a network over parameters, for one step
 //! on a batch and for the scores of the validation part. The trainer does the rest: the order of images, epochs and
 //! batches, learning rates, the best epoch, divergence, the log, saved states and resuming, and the record.
 
@@ -12,12 +12,13 @@ use super::random::Draws;
 use super::{Labels, TrainSettings};
 use agiqa_nets::layers::{NamedTensors, NetworkError};
 use agiqa_nets::trained_head::LabelScale;
-use agiqa_store::console::Console;
+use agiqa_store::console::{Console, Progress};
 use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::stage::StageContext;
 use agiqa_store::store::Store;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::features::FeatureSet;
-use agiqa_store::tables::models::RidgeRecord;
+use agiqa_store::tables::models::{KernelRidgeRecord, RidgeRecord};
 use agiqa_store::tables::splits::Part;
 
 mod error;
@@ -32,6 +33,8 @@ mod weights;
 pub use error::{RecipeError, TrainError};
 pub use next::{Application, LocalFolder, NextStage};
 pub(in crate::train) use run::in_words;
+pub use run::{Finished, by_steps};
+pub(in crate::train) use selection::judged;
 pub use selection::selection_score;
 pub use stage::{TrainStage, Training};
 pub use weights::{Loss, Weights};
@@ -53,11 +56,6 @@ pub enum Pace {
 /// A kind of training: its inputs, its network and loss, and the files that a run leaves. Its methods fail on invalid
 /// settings, on unusable inputs or weights, and on missing resources of the machine.
 pub trait Recipe: Send + Sync {
-    /// One run of the recipe.
-    type Lesson<'a>: Lesson
-    where
-        Self: 'a;
-
     /// Beginning of the fingerprints of its runs.
     const RUN_KIND: &'static str;
 
@@ -92,9 +90,9 @@ pub trait Recipe: Send + Sync {
     /// How its runs share the machine.
     fn pace(&self) -> Pace;
 
-    /// Steps over which the learning rate rises to the schedule's value.
-    fn warmup_steps(&self) -> u32 {
-        0
+    /// How often a run goes through its training images.
+    fn n_epochs(&self, settings: &TrainSettings) -> u32 {
+        settings.epochs
     }
 
     /// Checks that this machine can train, before any inputs are read.
@@ -102,8 +100,13 @@ pub trait Recipe: Send + Sync {
         Ok(())
     }
 
-    /// The run that learns from `data`.
-    fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<Self::Lesson<'a>, RecipeError>;
+    /// Trains the run of `data`. Returns `None` if the run was interrupted; what is trained of it is then saved.
+    fn learn(
+        &self,
+        data: &RunData<'_>,
+        context: &StageContext,
+        progress: &Progress,
+    ) -> Result<Option<Finished>, TrainError>;
 
     /// How the next stage applies the networks that the runs leave to images; `None` if a run leaves no such network.
     fn application(&self) -> Option<Application> {
@@ -111,7 +114,23 @@ pub trait Recipe: Send + Sync {
     }
 }
 
-/// One run of a recipe. It may hold tensors, so it stays on its thread. [`Self::step`] and [`Self::validate`] may panic
+/// A recipe that learns in steps. [`by_steps`] is how it learns.
+pub trait Course: Recipe {
+    /// One run of the recipe.
+    type Lesson<'a>: Lesson
+    where
+        Self: 'a;
+
+    /// Steps over which the learning rate rises to the schedule's value.
+    fn warmup_steps(&self) -> u32 {
+        0
+    }
+
+    /// The run that learns from `data`.
+    fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<Self::Lesson<'a>, RecipeError>;
+}
+
+/// One run of a course. It may hold tensors, so it stays on its thread. [`Self::step`] and [`Self::validate`] may panic
 /// as torch does; the trainer turns such a panic into an error.
 pub trait Lesson {
     /// The network, or another object that scores images.
@@ -181,6 +200,8 @@ pub struct Exported {
     pub quality: FeatureSet,
     /// Ridge regression on the same columns, if requested.
     pub ridge: Option<RidgeRecord>,
+    /// Kernel ridge regression, if it is the head.
+    pub kernel_ridge: Option<KernelRidgeRecord>,
 }
 
 /// The data that one run learns from.

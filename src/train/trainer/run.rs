@@ -8,7 +8,7 @@ use tch::{Device, Tensor};
 
 use super::selection::{self, Best};
 use super::state::{self, LossSum, Position};
-use super::{Batch, Exported, Lesson, Pace, Recipe, RecipeError, RunData, TrainError, Validated, Weights};
+use super::{Batch, Course, Exported, Lesson, Pace, RecipeError, RunData, TrainError, Validated, Weights};
 use crate::features::catching;
 use crate::train::KeepEpoch;
 use crate::train::in_order::in_order;
@@ -23,17 +23,24 @@ use agiqa_store::tables::train_log::{self, TrainLogRow};
 const LOG_STEPS: u64 = 10;
 
 /// The results of a finished run.
-pub(super) struct Finished {
-    pub(super) exported: Exported,
-    pub(super) chosen_by: &'static str,
-    pub(super) best_epoch: u32,
-    pub(super) epochs: Vec<EpochRecord>,
+pub struct Finished {
+    /// What the run leaves.
+    pub exported: Exported,
+    /// The criterion that chose what is kept.
+    pub chosen_by: &'static str,
+    /// The epoch that is kept, from 1.
+    pub best_epoch: u32,
+    /// All epochs.
+    pub epochs: Vec<EpochRecord>,
 }
 
 /// Trains one run, resuming from its saved state if it has one. Returns `None` if the run was interrupted; its state is
 /// then saved.
-pub(super) fn train<R: Recipe>(
-    recipe: &R,
+///
+/// # Errors
+/// Fails if the recipe or the store fails, or if the training diverges.
+pub fn by_steps<C: Course>(
+    recipe: &C,
     data: &RunData<'_>,
     context: &StageContext,
     progress: &Progress,

@@ -27,7 +27,7 @@ pub fn selection_score(srcc: Option<f64>, plcc: Option<f64>, scores: &[f64], mos
 }
 
 /// The record of epoch `epoch` (from 1) by its validation `scores`, and the value of the epoch.
-pub(super) fn judged(epoch: u32, train_loss: f64, scores: &[f64], mos: &[f64]) -> (EpochRecord, f64) {
+pub(in crate::train) fn judged(epoch: u32, train_loss: f64, scores: &[f64], mos: &[f64]) -> (EpochRecord, f64) {
     let (validation_srcc, validation_plcc) = (metrics::srcc(scores, mos), metrics::plcc(scores, mos));
     let validation_mse = mean_squared_error(scores, mos);
     let record = EpochRecord { epoch, train_loss, validation_srcc, validation_plcc, validation_mse };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use super::run::{self, Finished};
+use super::run::Finished;
 use super::selection::is_constant;
 use super::shared::{Planned, Shared};
 use super::{NextStage, Pace, Recipe, RunData, TrainError, in_words};
@@ -13,7 +13,7 @@ use agiqa_store::console::Progress;
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::Store;
 use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::models::{self, RunRecord};
+use agiqa_store::tables::models::{self, KernelRidgeRecord, RunRecord};
 use agiqa_store::tables::splits::Part;
 
 /// Trains a list of runs that differ only in split and seed.
@@ -99,7 +99,7 @@ impl<R: Recipe> TrainStage<R> {
         let (shared, is_interrupted) = self.shared(context, &mut report)?;
         self.warn_of_data(&shared, context);
         let n_images: usize = shared.planned.iter().map(|planned| planned.parts.counts[0].n_used).sum();
-        let n_total = n_images as u64 * u64::from(self.settings.epochs);
+        let n_total = n_images as u64 * u64::from(self.recipe.n_epochs(&self.settings));
         let progress = context.console.progress(format!("train {}", self.name), "images", n_total);
         let ended = if is_interrupted { Vec::new() } else { self.train_all(&shared, context, &progress) };
         progress.finish();
@@ -186,7 +186,7 @@ impl<R: Recipe> TrainStage<R> {
         context: &StageContext,
         progress: &Progress,
     ) -> Result<bool, TrainError> {
-        match run::train(&self.recipe, data, context, progress)? {
+        match self.recipe.learn(data, context, progress)? {
             Some(finished) => self.record(planned, finished, context).map(|()| true),
             None => Ok(false),
         }
@@ -213,6 +213,7 @@ impl<R: Recipe> TrainStage<R> {
             best_epoch,
             epochs,
             ridge: exported.ridge,
+            kernel_ridge: exported.kernel_ridge,
             agiqa_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         context.console.info(in_one_line(&record));
@@ -224,8 +225,13 @@ impl<R: Recipe> TrainStage<R> {
 
 /// One line about a finished run.
 fn in_one_line(record: &RunRecord) -> String {
-    let RunRecord { run, best_epoch, epochs, ridge, .. } = record;
-    let mut line = format!("run {run}: epoch {best_epoch} of {} kept", epochs.len());
+    let RunRecord { run, best_epoch, epochs, ridge, kernel_ridge, .. } = record;
+    let mut line = match kernel_ridge {
+        Some(KernelRidgeRecord { strength, n_support, .. }) => {
+            format!("run {run}: strength {strength} kept by leave-one-out, {n_support} support images")
+        }
+        None => format!("run {run}: epoch {best_epoch} of {} kept", epochs.len()),
+    };
     if let Some(epoch) = epochs.get(*best_epoch as usize - 1) {
         let (srcc, plcc) = (in_words(epoch.validation_srcc), in_words(epoch.validation_plcc));
         line.push_str(&format!(", validation SRCC {srcc}, PLCC {plcc}"));

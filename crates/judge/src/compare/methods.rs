@@ -139,6 +139,7 @@ fn reason_to_leave_out(record: &RunRecord, judged: &Judged) -> Option<String> {
 fn is_of_the_paper(record: &RunRecord) -> bool {
     let is_whole = record.settings.get("inputs").is_none() && record.settings["gate"] != "concat";
     is_whole
+        && !record.is_kernel_ridge()
         && record.semantic().is_some_and(paper::is_semantic_set)
         && record.quality().is_some_and(paper::is_quality_set)
 }
@@ -213,6 +214,7 @@ mod tests {
             best_epoch: 1,
             epochs: Vec::new(),
             ridge: None,
+            kernel_ridge: None,
             agiqa_version: String::new(),
         }
     }

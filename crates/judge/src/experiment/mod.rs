@@ -53,7 +53,7 @@ pub struct ExperimentVariant {
     pub name: String,
     /// Columns that the head reads, in the order `f_1`, `f_a`, `f_b`.
     pub inputs: Vec<String>,
-    /// `sigmoid`, `linear` or `concat`.
+    /// `sigmoid`, `linear`, `concat`, or [`NO_FUSION`].
     pub gate: String,
     /// Whether MANIQA was trained together with the head.
     pub is_joint: bool,
@@ -77,6 +77,7 @@ impl ExperimentVariant {
     fn is_paper_row(&self, row: &PaperRow) -> bool {
         let is_gated = self.gate != "concat";
         row.method == paper::METHOD
+            && self.gate != NO_FUSION
             && row.is_of(self.trained_on.as_str(), self.dataset.as_str())
             && (&row.inputs, row.gated) == (&self.inputs, is_gated)
     }
@@ -124,6 +125,9 @@ impl ExperimentVariant {
         })
     }
 }
+
+/// The gate of a head that is no fusion, which the paper does not have.
+pub const NO_FUSION: &str = "none";
 
 /// The name of the quality features of a joint training.
 const JOINT: &str = "maniqa, trained jointly";

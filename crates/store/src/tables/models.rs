@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! models/run=<run>/run.json            RunRecord; written last, so a run with this file is finished
-//! models/run=<run>/head.safetensors    the head of the chosen epoch, with its standardisation
+//! models/run=<run>/head.safetensors    the head of the chosen epoch, or a kernel ridge regression, with its standardisation
 //! models/run=<run>/ridge_scores.json   {image_id: score} of ridge regression on the same columns, if requested
 //! models/run=<run>/maniqa/             the network of a joint training: `config.json` and `model.safetensors`,
 //!                                      which `agiqa features --extractor maniqa --weights` reads
@@ -77,8 +77,38 @@ pub struct RidgeRecord {
     pub validation_plcc: Option<f64>,
 }
 
+/// A strength that a kernel ridge regression tried.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StrengthRecord {
+    /// What is added to the kernel's diagonal.
+    pub strength: f64,
+    /// What was added beyond that, because the kernel was not positive definite for want of precision; mostly 0.
+    pub jitter: f64,
+    /// Root of the mean squared leave-one-out residual of the training part, on the MOS scale.
+    pub error: f64,
+}
+
+/// Results of a kernel ridge regression.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KernelRidgeRecord {
+    /// Width of the kernel; 0 for a linear kernel.
+    pub gamma: f64,
+    /// The strength that was kept: the one with the smallest error.
+    pub strength: f64,
+    /// All strengths that were tried.
+    pub strengths: Vec<StrengthRecord>,
+    /// Images whose kernel with an image gives its score.
+    pub n_support: usize,
+    /// Share of the validation images whose MOS is within 1.96 standard deviations of the score; null without
+    /// deviations.
+    pub validation_coverage: Option<f64>,
+}
+
 /// The version of `run.json`. Version 1 names a semantic and a quality set instead of a list of inputs.
 pub const RECORD_VERSION: u32 = 2;
+
+/// The recipe of a run whose head is a kernel ridge regression.
+pub const KERNEL_RIDGE: &str = "kernel-ridge";
 
 /// The role of the features that hold f_a and f_b.
 pub const SEMANTIC: &str = "semantic";
@@ -115,7 +145,8 @@ pub struct RunRecord {
     pub seed: u32,
     /// Fingerprint of all inputs that decide the numbers: settings, features, images, MOS, split.
     pub fingerprint: Fingerprint,
-    /// Name of the recipe: `head` trains a head over columns, `joint` trains MANIQA with a head.
+    /// Name of the recipe: `head` trains a head over columns, `kernel-ridge` fits kernel ridge regression to them, `joint`
+    /// trains MANIQA with a head.
     pub recipe: String,
     /// The features that the run reads.
     pub inputs: Vec<RunInput>,
@@ -123,14 +154,18 @@ pub struct RunRecord {
     pub settings: Value,
     /// Images of the training, validation and test part.
     pub parts: [PartCounts; 3],
-    /// The criterion that chose the epoch: `validation SRCC + PLCC`, `validation MSE` or `last`.
+    /// The criterion that chose the epoch: `validation SRCC + PLCC`, `validation MSE` or `last`; `leave-one-out` chooses the
+    /// strength of a kernel ridge regression.
     pub chosen_by: String,
     /// The epoch whose head was kept.
     pub best_epoch: u32,
-    /// All epochs.
+    /// All epochs. A kernel ridge regression has one, and its training loss is the mean squared leave-one-out residual.
     pub epochs: Vec<EpochRecord>,
     /// Ridge regression, if requested.
     pub ridge: Option<RidgeRecord>,
+    /// Kernel ridge regression, if it is the run's head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_ridge: Option<KernelRidgeRecord>,
     /// Version of this program.
     pub agiqa_version: String,
 }
@@ -212,6 +247,11 @@ impl RunRecord {
     pub fn write(&self, store: &Store) -> Result<(), StoreError> {
         let json = serde_json::to_vec_pretty(self).expect("a run's record is plain data");
         store.put(&record_path(&self.run), json)
+    }
+
+    /// Whether the run's head is a kernel ridge regression.
+    pub fn is_kernel_ridge(&self) -> bool {
+        self.recipe == KERNEL_RIDGE
     }
 
     /// The features that the run reads in `role`.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::features::FeatureSet;
 use super::models::RunRecord;
-use super::{Column, ColumnType, PartitionName, for_each_batch, real_array, text_array};
+use super::{Column, ColumnType, PartitionName, for_each_batch, optional_real_array, real_array, text_array};
 use crate::identity::{Fingerprint, FingerprintBuilder, ImageId};
 use crate::store::part::{self, PartError, PartKind};
 use crate::store::{Store, StoreError};
@@ -44,7 +44,24 @@ pub const COLUMNS: &[Column] = &[
         "score of the image, on the scorer's own scale; a run scores on the MOS scale",
     ),
     Column::required("direction", ColumnType::Text, "`lower` or `higher`: which scores mean better quality"),
+    Column::optional(
+        "score_std",
+        ColumnType::Real,
+        "standard deviation of the score, on its scale: of a kernel ridge regression, what it leaves open; of an average, the \
+         spread of its members; null for others, absent in older parts",
+    ),
 ];
+
+/// A score of one image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScoreRow {
+    /// Identity of the image.
+    pub image_id: ImageId,
+    /// The score.
+    pub score: f64,
+    /// Standard deviation of the score, if the scorer knows it.
+    pub std: Option<f64>,
+}
 
 /// Whether lower or higher scores mean better quality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -202,14 +219,20 @@ impl ScoreSet {
         store.put_if_absent(&format!("{}/scorer.json", self.prefix()), json).map(|_| ())
     }
 
-    /// Writes `scores` as one part, sorted by image, named by content. Writes nothing if `scores` is empty.
+    /// Writes `scores`, which have no deviation, as [`Self::write_rows`] does.
     pub fn write_part(&self, store: &Store, scores: &[(ImageId, f64)]) -> Result<(), PartError> {
-        if scores.is_empty() {
+        let row = |(image_id, score): &(ImageId, f64)| ScoreRow { image_id: *image_id, score: *score, std: None };
+        self.write_rows(store, &scores.iter().map(row).collect::<Vec<_>>())
+    }
+
+    /// Writes `rows` as one part, sorted by image, named by content. Writes nothing if `rows` is empty.
+    pub fn write_rows(&self, store: &Store, rows: &[ScoreRow]) -> Result<(), PartError> {
+        if rows.is_empty() {
             return Ok(());
         }
-        let mut sorted = scores.to_vec();
-        sorted.sort_by_key(|(id, _)| *id);
-        sorted.dedup_by_key(|(id, _)| *id);
+        let mut sorted = rows.to_vec();
+        sorted.sort_by_key(|row| row.image_id);
+        sorted.dedup_by_key(|row| row.image_id);
         let batch = self.to_batch(&sorted)?;
         let path = format!("{}/part-{}.parquet", self.prefix(), part::content_name(KIND, &batch)?);
         part::write(store, KIND, &path, &batch, Some(self.fingerprint)).map(|_| ())
@@ -258,12 +281,13 @@ impl ScoreSet {
         std::iter::once(self.own()).chain(version1::source(self)).collect()
     }
 
-    fn to_batch(&self, scores: &[(ImageId, f64)]) -> Result<RecordBatch, PartError> {
-        let ids: Vec<String> = scores.iter().map(|(id, _)| id.to_string()).collect();
+    fn to_batch(&self, rows: &[ScoreRow]) -> Result<RecordBatch, PartError> {
+        let ids: Vec<String> = rows.iter().map(|row| row.image_id.to_string()).collect();
         let columns = vec![
             text_array(ids.iter().map(String::as_str)),
-            real_array(scores.iter().map(|(_, score)| *score)),
-            text_array(scores.iter().map(|_| self.direction.as_str())),
+            real_array(rows.iter().map(|row| row.score)),
+            text_array(rows.iter().map(|_| self.direction.as_str())),
+            optional_real_array(rows.iter().map(|row| row.std)),
         ];
         part::batch(KIND.table, super::schema_of(COLUMNS), columns)
     }

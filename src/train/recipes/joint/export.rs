@@ -24,7 +24,7 @@ impl JointLesson<'_> {
         store.put(&models::head_path(run), head.to_bytes())?;
         let folder = LocalFolder::new(store, &models::maniqa_prefix(run))?;
         let quality = FeaturePair::quality_of(&self.recipe.extractor(folder.path().to_owned()))?;
-        Ok(Exported { semantic: self.recipe.semantic.clone(), quality, ridge: None })
+        Ok(Exported { semantic: self.recipe.semantic.clone(), quality, ridge: None, kernel_ridge: None })
     }
 
     /// The fusion module as a head over cached columns.
@@ -36,6 +36,7 @@ impl JointLesson<'_> {
             head: FusionHead::new(self.config.fusion, parameters),
             inputs: [f_a, f_b, f_1],
             labels: self.labels,
+            linear: None,
         }
     }
 

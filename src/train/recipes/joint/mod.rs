@@ -19,7 +19,8 @@ use crate::train::head_inputs;
 use crate::train::initial::initial;
 use crate::train::pictures::PictureSettings;
 use crate::train::trainer::{
-    Application, Batch, Exported, Lesson, Loss, Pace, Recipe, RecipeError, RunData, Validated, Weights, in_words,
+    Application, Batch, Course, Exported, Finished, Lesson, Loss, Pace, Recipe, RecipeError, RunData, TrainError,
+    Validated, Weights, by_steps, in_words,
 };
 use crate::train::{SettingsError, TrainSettings};
 use agiqa_nets::fusion::ProjectionMasks;
@@ -27,7 +28,9 @@ use agiqa_nets::layers::{NamedTensors, NetworkError};
 use agiqa_nets::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
 use agiqa_nets::maniqa::Mode;
 use agiqa_nets::trained_head::LabelScale;
+use agiqa_store::console::Progress;
 use agiqa_store::identity::Fingerprint;
+use agiqa_store::stage::StageContext;
 use agiqa_store::store::Store;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::features::FeatureSet;
@@ -89,8 +92,6 @@ impl JointRecipe {
 }
 
 impl Recipe for JointRecipe {
-    type Lesson<'a> = JointLesson<'a>;
-
     const RUN_KIND: &'static str = "joint run";
     const NAME: &'static str = "joint";
 
@@ -150,12 +151,34 @@ impl Recipe for JointRecipe {
         Pace::InTurn { checkpoint_minutes: self.joint.checkpoint_minutes }
     }
 
-    fn warmup_steps(&self) -> u32 {
-        self.joint.warmup_steps
-    }
-
     fn check_machine(&self) -> Result<(), RecipeError> {
         Ok(self.joint.dtype.check_on(self.joint.device.device()?)?)
+    }
+
+    fn application(&self) -> Option<Application> {
+        let recipe = self.clone();
+        Some(Application {
+            title: "features by MANIQA",
+            prefix_of: models::maniqa_prefix,
+            stage: Box::new(move |folder, source| Box::new(FeatureStage::new(recipe.extractor(folder), source))),
+        })
+    }
+
+    fn learn(
+        &self,
+        data: &RunData<'_>,
+        context: &StageContext,
+        progress: &Progress,
+    ) -> Result<Option<Finished>, TrainError> {
+        by_steps(self, data, context, progress)
+    }
+}
+
+impl Course for JointRecipe {
+    type Lesson<'a> = JointLesson<'a>;
+
+    fn warmup_steps(&self) -> u32 {
+        self.joint.warmup_steps
     }
 
     fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<JointLesson<'a>, RecipeError> {
@@ -168,15 +191,6 @@ impl Recipe for JointRecipe {
             device: self.joint.device.device()?,
             data,
             config,
-        })
-    }
-
-    fn application(&self) -> Option<Application> {
-        let recipe = self.clone();
-        Some(Application {
-            title: "features by MANIQA",
-            prefix_of: models::maniqa_prefix,
-            stage: Box::new(move |folder, source| Box::new(FeatureStage::new(recipe.extractor(folder), source))),
         })
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::features::{DeviceChoice, Dtype};
-use crate::train::recipes::{HeadInput, HeadSettings};
+use crate::train::recipes::{HeadInput, HeadKind, HeadSettings, Start};
 use crate::train::{Augment, SettingsError};
 use agiqa_nets::fusion::PARAMETER_NAMES;
 use agiqa_store::path_text;
@@ -93,6 +93,20 @@ impl JointSettings {
     /// Fails for the first value outside its range.
     pub fn check(&self, head: &HeadSettings) -> Result<(), SettingsError> {
         head.check()?;
+        if head.head != HeadKind::Gated {
+            return Err(SettingsError::new(
+                "head",
+                head.head.as_str(),
+                "`gated`: a joint training trains no other head",
+            ));
+        }
+        if head.start != Start::Random {
+            return Err(SettingsError::new(
+                "start",
+                "ridge",
+                "`random`: the columns of a joint training are not known before",
+            ));
+        }
         if !head.inputs.contains(&HeadInput::Quality) {
             return Err(head.wrong_inputs("`f_1` among them: a joint training trains MANIQA, which makes it"));
         }
