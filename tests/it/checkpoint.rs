@@ -10,7 +10,10 @@ use agiqa_nets::checkpoint::{Checkpoint, CheckpointError, Dtype};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
+use crate::features::pictures;
+use crate::maniqa::{OURS, write_weights};
 use crate::mplug_owl2::Tiny;
+use crate::testdir::TestDir;
 
 /// Writes the opcodes of a pickle of protocol 2.
 struct Pickle(Vec<u8>);
@@ -86,7 +89,7 @@ fn f32_bytes(values: impl IntoIterator<Item = u8>) -> Vec<u8> {
 }
 
 /// A state dict as real ones are: nested, with a parameter, shared and strided views, and values that are no tensors.
-fn state_dict() -> Vec<u8> {
+pub fn state_dict() -> Vec<u8> {
     let pickle = Pickle::new()
         .raw(b"}(")
         .text("epoch")
@@ -237,10 +240,107 @@ fn an_archive_of_torchscript_is_read_by_the_attributes_of_its_modules() {
     assert_eq!(tensors.len(), 1);
     assert_eq!((tensors[0].0.as_str(), tensors[0].1.info().shape.as_slice()), ("visual.proj", &[2, 2][..]));
 
-    let other = Pickle::new().class("collections", "OrderedDict").raw(b")\x81}b").stop();
-    assert!(error(&archive(&other, &[])).contains("NEWOBJ of something other than a module of TorchScript"));
     let unbuilt = Pickle::new().class("__torch__", "Model").raw(b")\x81}s").stop();
     let _ = error(&archive(&unbuilt, &[]));
+}
+
+#[test]
+fn values_of_other_classes_are_passed_over() {
+    let tensor = |pickle: Pickle, key: &str| pickle.text(key).tensor("FloatStorage", "0", 4, 0, &[4], &[1]);
+    let scalar = tensor(Pickle::new().raw(b"}("), "before")
+        // numpy.float64(0.9), an argparse.Namespace with a path in it, a set, a torch.dtype, a defaultdict.
+        .text("best")
+        .class("numpy._core.multiarray", "scalar")
+        .class("numpy", "dtype")
+        .raw(b"(")
+        .text("f8")
+        .raw(b"\x89\x88tR(")
+        .int(3)
+        .text("<")
+        .raw(b"NNNtb")
+        .class("_codecs", "encode")
+        .raw(b"(")
+        .text("value")
+        .text("latin1")
+        .raw(b"tR\x86R")
+        .text("args")
+        .class("argparse", "Namespace")
+        .raw(b")\x81}(")
+        .text("folder")
+        .class("pathlib", "PosixPath")
+        .raw(b"(")
+        .text("/data")
+        .raw(b"tRub")
+        .text("words")
+        .raw(b"\x8f(")
+        .text("a")
+        .raw(b"\x90")
+        .text("dtype")
+        .class("torch", "float32")
+        .text("counts")
+        .class("collections", "defaultdict")
+        .class("builtins", "int")
+        .raw(b"\x85R(")
+        .text("n")
+        .int(1)
+        .raw(b"u")
+        .text("config")
+        .class("yacs.config", "CfgNode")
+        .raw(b")\x81")
+        .text("weights");
+    let scalar = tensor(scalar.raw(b"}"), "inside").raw(b"ss");
+    let pickle = tensor(scalar, "after").raw(b"u").stop();
+    let (_folder, path) = written(&archive(&pickle, &[("0", &f32_bytes(0..4))]), "x.pt");
+    let checkpoint = Checkpoint::open(&path).expect("nothing in it runs");
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["after", "before", "config.weights.inside"]);
+    assert_eq!(numbers(&checkpoint.tensor("after", &[4]).expect("there")), [0.0, 1.0, 2.0, 3.0]);
+}
+
+#[test]
+fn a_whole_module_gives_the_names_of_its_state_dict() {
+    let dict = |pickle: Pickle, key: &str| pickle.text(key).class("collections", "OrderedDict").raw(b")R");
+    let tensor = |pickle: Pickle, key: &str| pickle.text(key).tensor("FloatStorage", "0", 4, 0, &[4], &[1]).raw(b"s");
+    let begin = |pickle: Pickle, class: &str| {
+        pickle.class("models.maniqa", class).raw(b")\x81}(").text("training").raw(b"\x88")
+    };
+    // A linear layer within a block within the module, a buffer, a hook that kept a tensor, an activation without state.
+    let module = begin(Pickle::new(), "MANIQA");
+    let module = dict(module, "_parameters");
+    let module = tensor(dict(module, "_buffers"), "mean");
+    let module = dict(dict(module, "_forward_hooks"), "_modules").text("block");
+    let module = dict(dict(begin(module, "Block"), "_parameters"), "_modules").text("fc");
+    let module = tensor(tensor(dict(begin(module, "Linear"), "_parameters"), "weight"), "bias");
+    let module = module.raw(b"ubs").text("act").class("torch.nn.modules.activation", "ReLU").raw(b")\x81sub");
+    let module = module.raw(b"s").text("outputs").class("models.maniqa", "SaveOutput").raw(b")\x81}");
+    let module = tensor(module, "kept").raw(b"b");
+    let pickle = module.raw(b"ub").stop();
+    let (_folder, path) = written(&archive(&pickle, &[("0", &f32_bytes(0..4))]), "x.pt");
+    let checkpoint = Checkpoint::open(&path).expect("nothing in it runs");
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["block.fc.bias", "block.fc.weight", "mean"]);
+}
+
+#[test]
+fn files_that_stand_for_a_checkpoint_are_named_for_what_they_are() {
+    let dir = TestDir::new();
+    let folder = write_weights(&dir, OURS[0]);
+    let weights = std::fs::read(folder.join("model.safetensors")).expect("written");
+    pictures(&dir, [1]);
+    let refused = |bytes: &[u8], words: &str| {
+        std::fs::write(folder.join("model.safetensors"), bytes).expect("it can be written");
+        let folder = folder.display().to_string();
+        let args = ["extract", "--extractor", "maniqa", "--weights", &folder, "--images", "images", "--store", "store"];
+        dir.agiqa(&args).exits(2).says("model.safetensors").says(words);
+    };
+    refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 135000000\n", "but a Git LFS pointer");
+    refused(b"\n<!DOCTYPE html><html>Quota exceeded</html>", "but a web page (`<!DOCTYPE html>");
+    refused(b"Entry not found", "but a text (`Entry not found`)");
+    refused(b"", "but an empty file");
+    refused(&[0; 4096], "but nothing but zeros");
+    // One value of one tensor is not a number.
+    let mut broken = weights;
+    let n = broken.len();
+    broken[n - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    refused(&broken, "has values that are not finite");
 }
 
 #[test]

@@ -273,3 +273,103 @@ fn a_damaged_real_file_never_panics() {
         let _ = decode(&bytes, &DecodeLimits::default());
     }
 }
+
+/// `jpeg` with a segment before its scan that promises a restart marker after every block, which do not come.
+fn without_its_restarts(jpeg: &[u8]) -> Vec<u8> {
+    let scan = jpeg.windows(2).position(|pair| pair == [0xFF, 0xDA]).expect("a scan");
+    [&jpeg[..scan], &[0xFF, 0xDD, 0, 4, 0, 1], &jpeg[scan..]].concat()
+}
+
+fn progressive_jpeg() -> Vec<u8> {
+    let mut compress = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
+    compress.set_size(24, 16);
+    compress.set_progressive_mode();
+    let mut started = compress.start_compress(Vec::new()).expect("in memory");
+    let pixels: Vec<u8> = (0..24 * 16 * 3_u32).map(|i| (i * i % 251) as u8).collect();
+    started.write_scanlines(&pixels).expect("in memory");
+    started.finish().expect("in memory")
+}
+
+/// `jpeg` without its segments of this marker.
+fn without_segment(jpeg: &[u8], marker: u8) -> Vec<u8> {
+    let at = jpeg.windows(2).position(|pair| pair == [0xFF, marker]).expect("the segment");
+    let n = 2 + usize::from(u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]]));
+    [&jpeg[..at], &jpeg[at + n..]].concat()
+}
+
+#[test]
+fn a_whole_picture_without_its_end_is_kept_and_damage_within_it_is_a_kind_of_its_own() {
+    let dir = TestDir::new();
+    let (jpeg, progressive, png) = (picture(1, ImageFormat::Jpeg), progressive_jpeg(), picture(3, ImageFormat::Png));
+    let last_scan = progressive.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).expect("scans");
+    let without_end = |bytes: &[u8]| bytes[..bytes.len() - 2].to_vec();
+    let padded = |bytes: &[u8]| [bytes, &[0; 500]].concat();
+    let files = [
+        ("whole.jpg", jpeg.clone(), ""),
+        ("no-end.jpg", without_end(&picture(4, ImageFormat::Jpeg)), ""),
+        ("zeros.jpg", padded(&without_end(&picture(5, ImageFormat::Jpeg))), ""),
+        ("text.jpg", [&without_end(&picture(6, ImageFormat::Jpeg))[..], b"trailing text"].concat(), ""),
+        ("no-end-progressive.jpg", without_end(&progressive), ""),
+        ("no-end.png", png[..png.len() - 12].to_vec(), ""),
+        ("half-an-end.png", picture(7, ImageFormat::Png).split_last_chunk::<5>().expect("longer").0.to_vec(), ""),
+        ("cut.jpg", jpeg[..jpeg.len() - 9].to_vec(), "truncated"),
+        ("cut-and-zeros.jpg", padded(&jpeg[..jpeg.len() * 9 / 10]), "truncated"),
+        ("lost-scan.jpg", progressive[..last_scan].to_vec(), "truncated"),
+        ("cut-progressive.jpg", progressive[..last_scan + 15].to_vec(), "truncated"),
+        ("cut-in-data.png", png[..png.len() - 20].to_vec(), "truncated"),
+        ("lost-restarts.jpg", without_its_restarts(&jpeg), "damaged-scan"),
+    ];
+    let mut rows = "name,mos\n".to_owned();
+    for (name, bytes, _) in &files {
+        dir.write(&format!("img/{name}"), bytes);
+        rows += &format!("{name},1\n");
+    }
+    dir.write("t.csv", rows);
+    ingest(&dir, "t.csv", &[]).exits(1).says("7 images, 6 rejected");
+    let found = kinds(&dir, files.len());
+    for (name, _, kind) in &files {
+        assert_eq!(found.get(*name).map_or("", String::as_str), *kind, "{name}");
+    }
+    let damaged = written(&dir).1.into_iter().find(|reject| reject.kind == "damaged-scan").expect("rejected above");
+    assert!(damaged.message.contains("Corrupt JPEG data"), "{}", damaged.message);
+    assert_eq!(pixels(&without_end(&jpeg)), pixels(&jpeg));
+}
+
+#[test]
+fn a_cmyk_jpeg_is_inverted_whether_or_not_adobe_says_so() {
+    let jpeg = cmyk_jpeg();
+    assert_eq!(pixels(&without_segment(&jpeg, 0xEE)), pixels(&jpeg));
+}
+
+#[test]
+fn floats_of_another_scale_and_formats_that_are_not_read_are_unsupported() {
+    let dir = TestDir::new();
+    let tiff = |values: [f32; 3]| {
+        let image = image::ImageBuffer::from_raw(1, 1, values.to_vec()).expect("a pixel");
+        encoded(&DynamicImage::ImageRgb32F(image), ImageFormat::Tiff)
+    };
+    let brand = |brand: &[u8; 4]| [b"\0\0\0\x14ftyp", &brand[..], b"\0\0\0\0mif1"].concat();
+    let files = [
+        ("a.png", brand(b"avif"), "the format AVIF is not read"),
+        ("b.jpg", brand(b"heic"), "the format HEIC is not read"),
+        ("c.jpg", b"\0\0\0\x0CJXL \r\n\x87\n".to_vec(), "the format JPEG XL is not read"),
+        ("d.jpg", b"\xFF\x0A\x01".to_vec(), "the format JPEG XL is not read"),
+        ("e.jpg", b"\0\0\0\x0CjP  \r\n\x87\n".to_vec(), "the format JPEG 2000 is not read"),
+        ("f.png", b"8BPS\0\x01".to_vec(), "the format Photoshop is not read"),
+        ("g.png", b"\0\0\x01\0\x01\0\x10\x10\0\0".to_vec(), "the format icon is not read"),
+        ("h.tif", tiff([0.0, 100.0, 255.0]), "a float value of 100: expected 0 to 1"),
+        ("i.tif", tiff([0.0, f32::NAN, 1.0]), "a float value of NaN: expected 0 to 1"),
+    ];
+    let mut rows = "name,mos\n".to_owned();
+    for (name, bytes, _) in &files {
+        dir.write(&format!("img/{name}"), bytes);
+        rows += &format!("{name},1\n");
+    }
+    dir.write("t.csv", rows);
+    ingest(&dir, "t.csv", &[]).exits(1).says("0 images, 9 rejected (9 unsupported)");
+    for reject in written(&dir).1 {
+        let name = reject.path.as_deref().unwrap_or_default();
+        let (_, _, words) = files.iter().find(|(other, ..)| *other == name).expect("one of them");
+        assert!(reject.message.contains(words), "{}", reject.message);
+    }
+}
