@@ -88,8 +88,10 @@ impl Nearby {
     }
 
     fn resembling(&self, name: &str) -> Option<(Difference, &str)> {
-        let files = self.files.iter().map(String::as_str).take(MAX_RESEMBLING_FILES);
-        agiqa_suggest::nearest(name, files).map(|file| (Difference::Letters, file))
+        // Without extensions, which most names share.
+        let stems = self.files.iter().map(|file| without_extension(file)).take(MAX_RESEMBLING_FILES);
+        let stem = agiqa_suggest::nearest(without_extension(name), stems)?;
+        self.files.iter().find(|file| without_extension(file) == stem).map(|file| (Difference::Letters, file.as_str()))
     }
 }
 

@@ -178,7 +178,8 @@ impl Cells {
         let kept: Vec<usize> = (0..self.columns.len()).filter(|column| is_kept(*column)).collect();
         let notes = self.notes.iter().chain(&other.notes).cloned().collect();
         let columns = kept.iter().map(|column| &self.columns[*column]).chain(&other.columns).cloned().collect();
-        let mut copy = Self { columns, notes, places: self.places, header: self.header, ..Self::default() };
+        let mut copy =
+            Self { columns, notes, elsewhere: self.elsewhere.clone(), ..Self::new(self.places, self.header) };
         for (at, row) in self.rows.iter().enumerate() {
             for column in &kept {
                 copy.push(self.cell(*row, *column).unwrap_or_default());

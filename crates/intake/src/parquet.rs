@@ -61,7 +61,9 @@ pub(crate) fn read<R: ChunkReader + 'static>(file: R) -> Result<Cells, String> {
         .chain(kept.iter().zip(&is_bytes).filter(|(_, is)| **is).map(|(leaf, _)| format!("`{}` (bytes)", leaf.path)))
         .collect();
     if !left_out.is_empty() {
-        cells.notes.push(format!("left out, because they hold neither text nor numbers: {}", left_out.join(", ")));
+        let left_out = left_out.join(", ");
+        cells.elsewhere = format!("; left out: {left_out}");
+        cells.notes.push(format!("left out, because they hold neither text nor numbers: {left_out}"));
     }
     if is_bytes.contains(&true) { cells.without(&is_bytes) } else { Ok(cells) }
 }

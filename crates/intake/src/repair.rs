@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(text.len(), n);
         let value: serde_json::Value = serde_json::from_slice(&text).expect("JSON now");
         assert_eq!(value["b"], serde_json::json!(["inf", "-inf"]));
-        assert_eq!(value["NaN \u{FFFD}"], "😀 \\\\ude00".replace("\\\\", "\\"));
+        assert_eq!(value["NaN \u{FFFD}"], "😀 \\\u{FFFD}");
         assert_eq!((value["a"].as_str(), value["d"].as_i64()), (Some(""), Some(-1)));
     }
 }

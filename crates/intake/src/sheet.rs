@@ -147,9 +147,10 @@ impl Sheet {
         }
         if let Some(stray) = &self.stray {
             let n = self.n_stray;
-            self.cells
-                .notes
-                .push(format!("{n} cells outside of the table's columns were left out, the first is {stray}"));
+            let cells = if n == 1 { "cell lies" } else { "cells lie" };
+            self.cells.notes.push(format!(
+                "{n} {cells} outside of the table's columns and count for nothing, the first is {stray}"
+            ));
         }
         Ok(self.cells)
     }

@@ -163,7 +163,8 @@ impl Table {
         Err(TableError::NoRows { path: self.path.clone(), hint })
     }
 
-    /// Position of the column with the name `wanted` or, if there is none, with this number from 1.
+    /// Position of the column with the name `wanted` or, if there is none, with this number from 1. The name of a
+    /// structure stands for its field `path`, as pictures in Parquet have it.
     ///
     /// # Errors
     /// There is no such column, or there are several. The error names those there are, and the nearest.
@@ -173,6 +174,7 @@ impl Table {
         match (found.as_slice(), wanted.parse::<usize>()) {
             ([at], _) => Ok(*at),
             ([], Ok(number)) if (1..=columns.len()).contains(&number) => Ok(number - 1),
+            ([], _) if columns.contains(&format!("{wanted}.path")) => self.column(&format!("{wanted}.path")),
             ([], _) => Err(self.missing_column(wanted)),
             (several, _) => {
                 let positions: Vec<String> = several.iter().map(|at| format!("column {}", at + 1)).collect();

@@ -241,7 +241,9 @@ fn columns_of_every_type_are_text_or_left_out_with_a_word() {
     assert_eq!(extra, ["table_row", "image.path", "at", "word"]);
     assert_eq!(images.column_text("at").expect("a column")[0].as_deref(), Some("1970-01-01T00:00:00Z"));
     assert_eq!(images.column_text("word").expect("a column")[2].as_deref(), Some("u"));
-    ingest(&dir, "t.parquet", &["--column", "prompt=raw"]).exits(2).says("has no column `raw`");
+    ingest(&dir, "t.parquet", &["--column", "prompt=raw"]).exits(2).says("has no column `raw`").says("`raw` (bytes)");
+    ingest(&dir, "t.parquet", &["--column", "prompt=image"]).exits(0);
+    assert_eq!(written(&dir).0.rows[1].prompt.as_deref(), Some("y"));
 }
 
 #[test]
