@@ -140,6 +140,20 @@ pub const ROWS: &[Row] = &[
         needs: Needs::Published("musiq_koniq_ckpt-e95806b9.pth and others of pyiqa"),
         paper_row: Some("MUSIQ"),
     },
+    Row {
+        name: RaterName::ClipIqa.as_str(),
+        about: "CLIP's probability of a good photo, against a bad one, at native size",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Published("OpenAI's RN50.pt"),
+        paper_row: Some("CLIPIQA"),
+    },
+    Row {
+        name: RaterName::ClipIqaPlus.as_str(),
+        about: "the same with learned prompts",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Published("a folder with RN50.pt and CLIP-IQA+_learned_prompts-603f3273.pth or iter_80000.pth"),
+        paper_row: Some("CLIPIQA+"),
+    },
 ];
 
 /// The networks and methods that score images.

@@ -17,17 +17,27 @@ fn cases() -> Value {
     serde_json::from_slice(&reference_file("raters.json")).expect("it is JSON")
 }
 
-/// Writes the checkpoint of the network `name` in its layout number `layout`.
+/// Writes the checkpoint of the network `name` in its layout number `layout`. Returns its file, or the folder of several.
 fn checkpoint(dir: &TestDir, name: &str, layout: usize) -> PathBuf {
     let case = &cases()[name];
     let shapes = serde_json::from_value(case["shapes"].clone()).expect("names and shapes");
     let overrides = serde_json::from_value(case["overrides"].clone()).expect("changes by name");
     let tensors = synth::tensors(&shapes, case["seed"].as_u64().expect("a seed"), &overrides);
     let stored = |name: &str| case["layouts"][layout][name].as_str().expect("a stored name").to_owned();
-    let tensors: Vec<(String, Tensor)> = tensors.into_iter().map(|(name, tensor)| (stored(&name), tensor)).collect();
-    let path = dir.write(&format!("{name}-{layout}.safetensors"), "");
-    Tensor::write_safetensors(&tensors, &path).expect("it can be written");
-    path
+    let (prompts, others): (Vec<(String, Tensor)>, Vec<(String, Tensor)>) = tensors
+        .into_iter()
+        .map(|(name, tensor)| (stored(&name), tensor))
+        .partition(|(name, _)| name.contains("prompt"));
+    // Learned prompts have a file of their own.
+    let folder = if prompts.is_empty() { String::new() } else { format!("{name}/") };
+    let path = dir.write(&format!("{folder}{name}-{layout}.safetensors"), "");
+    Tensor::write_safetensors(&others, &path).expect("it can be written");
+    if prompts.is_empty() {
+        return path;
+    }
+    let path = dir.write(&format!("{folder}prompts.safetensors"), "");
+    Tensor::write_safetensors(&prompts, &path).expect("it can be written");
+    path.parent().expect("a folder").to_owned()
 }
 
 /// Writes a picture as PNG and returns its identity.

@@ -241,9 +241,9 @@ def gelu(xs):
     return xs * np.vectorize(lambda x: 0.5 * (1 + math.erf(x / math.sqrt(2))))(xs)
 
 
-def layer_norm(w, name, xs):
+def layer_norm(w, name, xs, eps=1e-6):
     mean, variance = xs.mean(-1, keepdims=True), xs.var(-1, keepdims=True)
-    return (xs - mean) / np.sqrt(variance + 1e-6) * w(f"{name}.weight", xs.shape[-1]) + w(f"{name}.bias", xs.shape[-1])
+    return (xs - mean) / np.sqrt(variance + eps) * w(f"{name}.weight", xs.shape[-1]) + w(f"{name}.bias", xs.shape[-1])
 
 
 def linears(w, name, xs, d_out):
@@ -302,6 +302,58 @@ def musiq_token(w, xs, root, out, dim):
     return linear(w, "embedding", xs.transpose(1, 2, 0).reshape(-1), dim)
 
 
+OFFICIAL = [[886, 1125, 269], [2103, 1125, 269]]  # "Good photo.", "Bad photo."
+
+
+def clipiqa(w, levels, learned=None, width=4, features=24, d=64):
+    xs = planes(levels, np.float32([0.48145466, 0.4578275, 0.40821073]), np.float32([0.26862954, 0.26130258, 0.27577711]))
+    for i, channels, stride in ((1, width // 2, 2), (2, width // 2, 1), (3, width, 1)):
+        xs = relu(norm(w, f"visual.bn{i}", named_conv(w, f"visual.conv{i}", xs, channels, 3, stride, bias=False)))
+    xs = mean_pool(xs, 2)
+    for number in (1, 2, 3, 4):
+        name, middle, halving = f"visual.layer{number}.0", width * 2 ** (number - 1), 2 if number > 1 else 1
+        ys = relu(norm(w, f"{name}.bn1", named_conv(w, f"{name}.conv1", xs, middle, 1, bias=False)))
+        ys = mean_pool(relu(norm(w, f"{name}.bn2", named_conv(w, f"{name}.conv2", ys, middle, 3, bias=False))), halving)
+        ys = norm(w, f"{name}.bn3", named_conv(w, f"{name}.conv3", ys, 4 * middle, 1, bias=False))
+        shortcut = named_conv(w, f"{name}.downsample.0", mean_pool(xs, halving), 4 * middle, 1, bias=False)
+        xs = relu(ys + norm(w, f"{name}.downsample.1", shortcut))
+    tokens, dim = xs.reshape(len(xs), -1).T, len(xs)
+    tokens = np.concatenate([tokens.mean(0, keepdims=True), tokens])
+    table = w("visual.attnpool.positional_embedding", 5, dim)
+    if learned == 3:
+        tokens = tokens + cubic(5, len(tokens)) @ table
+    q, k, v = (linears(w, f"visual.attnpool.{part}_proj", tokens, dim).reshape(-1, dim // 64, 64) for part in "qkv")
+    attention = softmax(np.einsum("hd,mhd->hm", q[0], k) / 8)
+    image = linear(w, "visual.attnpool.c_proj", np.einsum("hm,mhd->hd", attention, v).reshape(-1), features)
+
+    words = w("token_embedding.weight", 49408, d)
+    positions = w("positional_embedding", 77, d)
+    if learned:
+        vectors = w("prompt_learner.ctx", *([16, d] if learned == 2 else [2, 16, d]))
+        halves = [(v[:8], v[8:]) for v in (vectors if learned == 3 else (vectors, vectors))]
+        middles = [np.concatenate([a, words[ids], b]) for (a, b), ids in zip(halves, ([886, 1125, 852], [2103, 1125, 852]))]
+    else:
+        middles = [words[ids] for ids in OFFICIAL]
+    texts = [clip_text(w, np.concatenate([words[[49406]], middle, words[[49407]]]), positions, features) for middle in middles]
+    unit = [xs / np.linalg.norm(xs) for xs in (image, *texts)]
+    return float(softmax(np.exp(w("logit_scale")) * np.array([unit[0] @ unit[1], unit[0] @ unit[2]]))[0])
+
+
+def clip_text(w, xs, positions, features, n_blocks=2):
+    n, d = xs.shape
+    xs, mask = xs + positions[:n], np.triu(np.full((n, n), -np.inf), 1)
+    for block in range(n_blocks):
+        name = f"transformer.resblocks.{block}"
+        ys = layer_norm(w, f"{name}.ln_1", xs, 1e-5)
+        qkv = ys @ w(f"{name}.attn.in_proj_weight", 3 * d, d).T + w(f"{name}.attn.in_proj_bias", 3 * d)
+        q, k, v = (part.reshape(n, -1, 64) for part in np.split(qkv, 3, 1))
+        attention = softmax(np.einsum("nhd,mhd->hnm", q, k) / 8 + mask)
+        xs = xs + linears(w, f"{name}.attn.out_proj", np.einsum("hnm,mhd->nhd", attention, v).reshape(n, d), d)
+        hidden = linears(w, f"{name}.mlp.c_fc", layer_norm(w, f"{name}.ln_2", xs, 1e-5), 4 * d)
+        xs = xs + linears(w, f"{name}.mlp.c_proj", hidden * sigmoid(1.702 * hidden), d)
+    return layer_norm(w, "ln_final", xs[-1], 1e-5) @ w("text_projection", d, features)
+
+
 # The authors' names of HyperIQA, by those of pyiqa.
 HYPERIQA = {"base_model.": "res."}
 HYPERIQA |= {f"lda_modules.{i}.0.": f"res.lda{i + 1}_pool.0." for i in range(3)}
@@ -313,12 +365,17 @@ HYPERIQA |= {f"fc_b_modules.{i}.2.": f"fc{i + 1}b_fc." for i in range(5)}
 STAIRIQA = {"conv1.": "feature_extraction_stem.0.", "bn1.": "feature_extraction_stem.1.", "quality4.": "quality."}
 STAIRIQA |= {f"layer{i}.": f"feature_extraction{i}.{i + 3}." for i in (1, 2, 3, 4)}
 
+# Logits of the published size, so that prompts differ.
+CLIP = {"logit_scale": {"add": 4.6}}
+
 # Per network: its function, overrides of the rule, the pictures' widths and heights, and its layouts: a prefix and
 # renamed beginnings.
 NETWORKS = {
     "hyperiqa": (hyperiqa, {}, [(200, 152), (301, 243)], [("params.", {}), ("", HYPERIQA), ("module.", HYPERIQA)]),
     "dbcnn": (dbcnn, {}, [(64, 48), (61, 83)], [("params.", {}), ("module.", {})]),
     "stairiqa": (stairiqa, {}, [(400, 390), (90, 100)], [("module.", {}), ("", STAIRIQA)]),
+    "clipiqa": (clipiqa, CLIP, [(96, 64), (75, 45)], [("", {})]),
+    "clipiqa-plus": (lambda w, levels: clipiqa(w, levels, 3), CLIP, [(75, 45)], [("", {"prompt_learner.": "params.prompt_learner."})]),
     "musiq": (musiq, {}, [(61, 45)], [("", {}), ("module.", {})]),
     "baid": (saan, {}, [(300, 200)], [("", {})]),
 }

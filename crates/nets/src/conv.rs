@@ -99,3 +99,8 @@ pub(crate) fn halve(xs: &Tensor) -> Tensor {
 pub(crate) fn max_around_every_second(xs: &Tensor) -> Tensor {
     xs.max_pool2d(3, 2, 1, 1, false)
 }
+
+/// The mean of each square of `side` pixels. Rows and columns that fill no square are lost.
+pub(crate) fn mean_of_squares(xs: &Tensor, side: i64) -> Tensor {
+    xs.avg_pool2d(side, side, 0, false, true, None)
+}

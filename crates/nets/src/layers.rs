@@ -172,6 +172,13 @@ impl Linear {
         Ok(Self { weight: p.tensor("weight", &[d_out, d_in], p.kind())?, bias: None, gamma: None })
     }
 
+    /// A layer whose weight and bias have these names.
+    pub(super) fn named<P: Parameters>(p: &P, names: [&str; 2], d_in: i64, d_out: i64) -> Result<Self, P::Error> {
+        let [weight, bias] = names;
+        let weight = p.tensor(weight, &[d_out, d_in], p.kind())?;
+        Ok(Self { weight, bias: Some(p.tensor(bias, &[d_out], p.kind())?), gamma: None })
+    }
+
     /// Scales each output channel by `gamma`. If nothing is trained, the weights absorb the scale at no cost.
     pub(super) fn scaled<P: Parameters>(
         p: &P,
@@ -326,7 +333,7 @@ impl Activation {
     /// # Shapes
     /// - xs: any shape, plain or opaque; may be overwritten
     /// - returns: the shape and layout of `xs`
-    fn apply(self, mut xs: Tensor) -> Tensor {
+    pub(super) fn apply(self, mut xs: Tensor) -> Tensor {
         // Working in place saves memory traffic. Under autograd a new tensor costs no more, because autograd would keep
         // a copy. oneDNN lacks operations in place.
         let is_new = xs.requires_grad() || xs.is_mkldnn();

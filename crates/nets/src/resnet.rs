@@ -1,33 +1,44 @@
 //! ResNet-50 (He et al. 2015, arXiv 1512.03385) without its classifier, under torchvision's names: the trunk of several
-//! rating networks.
+//! rating networks, and CLIP's modification of it.
 //!
-//! The stride stands on the 3 × 3 convolution of a block, as in torchvision 0.29.2 and unlike in the paper.
+//! | | stem | a layer halves its picture by |
+//! |---|---|---|
+//! | torchvision 0.29.2 | 7 × 7 convolution, maximum | the stride of a block's 3 × 3 convolution, and of the shortcut |
+//! | CLIP (Radford et al. 2021, arXiv 2103.00020) | three 3 × 3 convolutions, mean | a mean before the last convolution, and before the shortcut |
 
 use tch::Tensor;
 
 use super::checkpoint::CheckpointError;
-use super::conv::{Conv, Kernel, Watch, max_around_every_second};
+use super::conv::{Conv, Kernel, Watch, max_around_every_second, mean_of_squares};
 use super::layers::Parameters;
 use super::raters::Stored;
 
 /// Channels of a block's output per channel of its middle.
 const EXPANSION: i64 = 4;
 
+/// Whose trunk it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    Torchvision,
+    Clip,
+}
+
 /// Sizes of a trunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ResNetSizes {
-    /// Channels of the first convolution, 64 in ResNet-50.
+    /// Channels of the stem, 64 in ResNet-50.
     pub(crate) width: i64,
     /// Number of blocks in each layer, 3, 4, 6 and 3 in ResNet-50.
     pub(crate) blocks: Vec<usize>,
+    pub(crate) style: Style,
 }
 
 impl ResNetSizes {
     /// The sizes of the first `n_layers` layers of the trunk whose names begin with `prefix`.
-    pub(crate) fn of(stored: &Stored, prefix: &str, n_layers: usize) -> Result<Self, CheckpointError> {
-        let [width, ..] = stored.shape::<4>(&format!("{prefix}conv1.weight"))?;
+    pub(crate) fn of(stored: &Stored, prefix: &str, n_layers: usize, style: Style) -> Result<Self, CheckpointError> {
+        let [width, ..] = stored.shape::<4>(&format!("{prefix}layer1.0.conv1.weight"))?;
         let n_blocks = |layer| stored.count(|block| format!("{prefix}layer{layer}.{block}.conv1.weight"));
-        Ok(Self { width, blocks: (1..=n_layers).map(n_blocks).collect() })
+        Ok(Self { width, blocks: (1..=n_layers).map(n_blocks).collect(), style })
     }
 
     /// Channels after layer `layer`, counted from 1.
@@ -41,10 +52,16 @@ impl ResNetSizes {
 struct Block {
     convs: [Conv; 3],
     shortcut: Option<Conv>,
+    /// Side of the squares whose mean is taken before the last convolution and the shortcut.
+    pooled: i64,
 }
 
 impl Block {
-    fn new<P: Parameters>(p: &P, d_in: i64, d_middle: i64, stride: i64) -> Result<Self, P::Error> {
+    fn new<P: Parameters>(p: &P, d_in: i64, d_middle: i64, halving: i64, style: Style) -> Result<Self, P::Error> {
+        let (stride, pooled) = match style {
+            Style::Torchvision => (halving, 1),
+            Style::Clip => (1, halving),
+        };
         let d_out = EXPANSION * d_middle;
         let conv = |i: usize, d_in, d_out, kernel| {
             let conv = Conv::without_bias(&p.below(format_args!("conv{i}")), d_in, d_out, kernel)?;
@@ -64,16 +81,21 @@ impl Block {
                     Some(conv.normed(&shortcut.below(1))?)
                 }
             },
+            pooled,
         })
     }
 
     /// # Shapes
     /// - xs: `(b, in, h, w)`
-    /// - returns: `(b, out, ⌈h / stride⌉, ⌈w / stride⌉)`
+    /// - returns: `(b, out, h', w')`, halved if the block halves: torchvision's rounds up, CLIP's down
     fn forward(&self, xs: &Tensor) -> Tensor {
+        let pool = |xs: Tensor| if self.pooled > 1 { mean_of_squares(&xs, self.pooled) } else { xs };
         let [first, second, third] = &self.convs;
-        let mut ys = third.forward(&second.forward(&first.forward(xs).relu_()).relu_());
-        ys += self.shortcut.as_ref().map_or_else(|| xs.shallow_clone(), |shortcut| shortcut.forward(xs));
+        let mut ys = third.forward(&pool(second.forward(&first.forward(xs).relu_()).relu_()));
+        ys += match &self.shortcut {
+            Some(shortcut) => shortcut.forward(&pool(xs.shallow_clone())),
+            None => xs.shallow_clone(),
+        };
         ys.relu_()
     }
 }
@@ -81,34 +103,53 @@ impl Block {
 /// The trunk: a stem and layers of blocks.
 #[derive(Debug)]
 pub(crate) struct ResNet {
-    stem: Conv,
+    stem: Vec<Conv>,
+    style: Style,
     layers: Vec<Vec<Block>>,
 }
 
 impl ResNet {
     pub(crate) fn new<P: Parameters>(p: &P, sizes: &ResNetSizes) -> Result<Self, P::Error> {
-        let stem = Conv::without_bias(&p.below("conv1"), 3, sizes.width, Kernel { side: 7, stride: 2 })?;
+        let (width, half) = (sizes.width, sizes.width / 2);
+        let stem = |i: usize, d_in, d_out, kernel| {
+            let conv = Conv::without_bias(&p.below(format_args!("conv{i}")), d_in, d_out, kernel)?;
+            conv.normed(&p.below(format_args!("bn{i}")))
+        };
+        let stem = match sizes.style {
+            Style::Torchvision => vec![stem(1, 3, width, Kernel { side: 7, stride: 2 })?],
+            Style::Clip => vec![
+                stem(1, 3, half, Kernel::THREE.every(2))?,
+                stem(2, half, half, Kernel::THREE)?,
+                stem(3, half, width, Kernel::THREE)?,
+            ],
+        };
         let mut layers = Vec::with_capacity(sizes.blocks.len());
         let (mut d_in, mut d_middle) = (sizes.width, sizes.width);
         for (layer_idx, n_blocks) in sizes.blocks.iter().enumerate() {
             let p = p.below(format_args!("layer{}", layer_idx + 1));
             let mut blocks = Vec::with_capacity(*n_blocks);
             for block in 0..*n_blocks {
-                let stride = if block == 0 && layer_idx > 0 { 2 } else { 1 };
-                blocks.push(Block::new(&p.below(block), d_in, d_middle, stride)?);
+                let halving = if block == 0 && layer_idx > 0 { 2 } else { 1 };
+                blocks.push(Block::new(&p.below(block), d_in, d_middle, halving, sizes.style)?);
                 d_in = EXPANSION * d_middle;
             }
             layers.push(blocks);
             d_middle *= 2;
         }
-        Ok(Self { stem: stem.normed(&p.below("bn1"))?, layers })
+        Ok(Self { stem, style: sizes.style, layers })
     }
 
-    /// The stem, pooled: `(b, 3, h, w)` to `(b, width, ⌈h / 4⌉, ⌈w / 4⌉)`.
+    /// The stem, pooled: `(b, 3, h, w)` to `(b, width, h / 4, w / 4)`.
     pub(crate) fn stem(&self, xs: &Tensor, watch: Watch<'_>) -> Tensor {
-        let xs = self.stem.forward(xs);
-        watch("bn1", &xs);
-        let xs = max_around_every_second(&xs.relu());
+        let mut xs = xs.shallow_clone();
+        for (i, conv) in self.stem.iter().enumerate() {
+            xs = conv.forward(&xs).relu_();
+            watch(&format!("stem.{}", i + 1), &xs);
+        }
+        let xs = match self.style {
+            Style::Torchvision => max_around_every_second(&xs),
+            Style::Clip => mean_of_squares(&xs, 2),
+        };
         watch("stem", &xs);
         xs
     }
@@ -118,9 +159,7 @@ impl ResNet {
         let mut ys = xs.shallow_clone();
         for (block, network) in self.layers[layer - 1].iter().enumerate() {
             ys = network.forward(&ys);
-            if block == 0 {
-                watch(&format!("layer{layer}.0"), &ys);
-            }
+            watch(&format!("layer{layer}.{block}"), &ys);
         }
         watch(&format!("layer{layer}"), &ys);
         ys

@@ -112,9 +112,10 @@ pub fn table(number: u32) -> impl Iterator<Item = &'static PaperRow> {
     rows().iter().filter(move |row| row.table == number)
 }
 
-/// Table 1's row of `method` on `dataset`, ignoring case.
+/// Table 1's row of `method` on `dataset`, ignoring case. The names of scorers have `-plus` for the paper's `+`.
 pub fn row(dataset: &str, method: &str) -> Option<&'static PaperRow> {
-    table(1).find(|row| row.dataset.eq_ignore_ascii_case(dataset) && row.method.eq_ignore_ascii_case(method))
+    let method = method.replace("-plus", "+");
+    table(1).find(|row| row.dataset.eq_ignore_ascii_case(dataset) && row.method.eq_ignore_ascii_case(&method))
 }
 
 #[cfg(test)]
@@ -125,6 +126,7 @@ mod tests {
     fn the_tables_have_the_paper_s_rows() {
         assert_eq!([1, 2, 3, 4, 5, 6].map(|number| table(number).count()), [26, 6, 7, 7, 4, 0]);
         assert_eq!(row("agiqa-3k", "brisque").map(|row| (row.srcc, row.rmse)), Some((0.4726, Some(0.8299))));
+        assert_eq!(row("agiqa-3k", "clipiqa-plus").map(|row| row.srcc), Some(0.6933));
         assert_eq!(row("agiqa-3k", "unheard-of"), None);
         for row in rows() {
             let correlations = [row.srcc, row.plcc, row.krcc];

@@ -83,13 +83,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Self::open`].
     pub fn find(path: &Path) -> Result<Self, CheckpointError> {
-        let is_checkpoint = |path: &Path| {
-            let extension = path.extension().and_then(|extension| extension.to_str());
-            path.is_file() && extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
-        };
-        let files = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        let files: Vec<_> = files.filter(|path| is_checkpoint(path)).collect();
-        match files.as_slice() {
+        match files_in(path).as_slice() {
             [file] => Self::open(file),
             _ => Self::open(path),
         }
@@ -268,6 +262,16 @@ impl Checkpoint {
         Tensor::f_from_data_size(&bytes, shape, kind_of(*dtype))
             .map_err(|source| CheckpointError::Place { name: name.to_owned(), source: source.into() })
     }
+}
+
+/// The files in `folder` with a checkpoint's extension; none if it is no folder.
+pub(crate) fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let is_checkpoint = |path: &PathBuf| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        path.is_file() && extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
+    };
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    files.filter(is_checkpoint).collect()
 }
 
 /// The torch type of stored values.

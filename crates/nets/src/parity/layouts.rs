@@ -1,7 +1,7 @@
 //! Rating networks from checkpoint file and picture to the rating, in every published layout, against
 //! `tests/reference/raters.py`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use agiqa_images::RgbImage8;
 use agiqa_synth::{picture_of_case, reference};
@@ -31,10 +31,20 @@ fn rating(rater: &dyn Rater, image: &RgbImage8) -> Vec<f64> {
     values(&rater.rate(&input.unsqueeze(0)))
 }
 
-/// The checkpoint of `case` in its layout number `layout`.
-fn write_layout(case: &Value, weights: &NamedTensors, layout: usize, folder: &Path) -> std::path::PathBuf {
+/// The checkpoint of `case` in its layout number `layout`. Learned prompts have a file of their own.
+fn write_layout(case: &Value, weights: &NamedTensors, layout: usize, folder: &Path) -> PathBuf {
     let stored = |name: &str| case["layouts"][layout][name].as_str().expect("a stored name").to_owned();
-    write(weights, &folder.join(format!("{layout}.safetensors")), stored)
+    let copy = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.shallow_clone());
+    let (prompts, others): (NamedTensors, NamedTensors) =
+        weights.iter().map(copy).partition(|(name, _)| name.starts_with("prompt_learner."));
+    if prompts.is_empty() {
+        return write(&others, &folder.join(format!("{layout}.safetensors")), stored);
+    }
+    let folder = folder.join("plus");
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
+    write(&prompts, &folder.join("prompts.safetensors"), stored);
+    write(&others, &folder.join("clip.safetensors"), stored);
+    folder
 }
 
 #[test]
@@ -68,13 +78,17 @@ fn every_network_rates_pictures_as_numpy_does_from_every_layout() {
 #[test]
 fn a_checkpoint_of_another_network_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let cases = cases();
-    for (asked, (found, case)) in RaterName::ALL.iter().rev().zip(&cases).filter(|(asked, (found, _))| *asked != found)
-    {
+    let mut cases = cases();
+    // It takes two files.
+    cases.retain(|(name, _)| *name != RaterName::ClipIqaPlus);
+    for (i, (found, case)) in cases.iter().enumerate() {
+        let (asked, _) = &cases[(i + 1) % cases.len()];
         let path = write_layout(case, &weights_of(case), 0, folder.path());
         let error = RaterFile::open(*asked, None, &path).err().expect("refused");
         assert!(matches!(error, RaterError::Another { .. }), "{error}");
         assert!(error.to_string().ends_with(&format!("it looks like {found}")), "{error}");
+        let error = RaterFile::open(RaterName::ClipIqaPlus, None, &path).err().expect("refused");
+        assert!(error.to_string().contains("no learned prompts"), "{error}");
     }
 }
 
@@ -83,9 +97,10 @@ fn a_tensor_of_another_shape_is_named_with_both_shapes() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     for (name, case) in cases() {
         let mut weights = weights_of(&case);
-        // The last vector is nobody's source of sizes.
-        let changed = weights.iter().filter(|(_, tensor)| tensor.dim() == 1).map(|(name, _)| name.clone()).max();
-        let changed = changed.expect("every network has vectors");
+        // No bias is a source of sizes.
+        let is_vector = |name: &str| name.ends_with("bias");
+        let changed = weights.iter().filter(|(name, _)| is_vector(name)).map(|(name, _)| name.clone()).max();
+        let changed = changed.expect("every network has biases");
         weights.insert(changed.clone(), Tensor::from_slice(&[0.0_f32; 2]));
         let path = write_layout(&case, &weights, 0, folder.path());
         let error = RaterFile::open(name, None, &path).err().expect("refused");
@@ -108,6 +123,7 @@ fn pictures_that_are_too_small_too_large_or_too_thin_are_refused() {
         let refused = |image: &RgbImage8| preprocessor.prepare(image).err();
         let least = match name {
             RaterName::Dbcnn => 16,
+            RaterName::ClipIqa | RaterName::ClipIqaPlus => 31,
             RaterName::HyperIqa | RaterName::StairIqa | RaterName::Baid | RaterName::Musiq => 1,
         };
         if least > 1 {

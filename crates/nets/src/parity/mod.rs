@@ -13,6 +13,7 @@ use crate::layers::{NamedTensors, Scope};
 use crate::pixels::{IMAGENET_MEAN, IMAGENET_STD, Planes};
 use crate::raters::{Architecture, Stored};
 
+mod clipiqa;
 mod dbcnn;
 mod hyperiqa;
 mod layouts;

@@ -17,10 +17,10 @@ use tch::{Kind, Tensor};
 
 use super::{Architecture, Layout, Prepare, Prepared, Rater, Stored, Unfit};
 use crate::checkpoint::CheckpointError;
-use crate::conv::{Conv, Kernel, Watch};
+use crate::conv::{Conv, Kernel, Watch, mean_of_squares};
 use crate::layers::{Linear, Parameters};
 use crate::pixels::{IMAGENET_MEAN, IMAGENET_STD, Planes};
-use crate::resnet::{ResNet, ResNetSizes};
+use crate::resnet::{ResNet, ResNetSizes, Style};
 
 /// Side of a crop.
 const SIDE: usize = 224;
@@ -116,7 +116,7 @@ impl Architecture for HyperIqa {
         let rows = |name: String| stored.shape::<2>(&format!("{name}.weight")).map(|[rows, _]| rows);
         let channels = |name: String| stored.shape::<4>(&format!("{name}.weight")).map(|[channels, ..]| channels);
         let mut sizes = Sizes {
-            trunk: ResNetSizes::of(stored, "base_model.", N_TAPS)?,
+            trunk: ResNetSizes::of(stored, "base_model.", N_TAPS, Style::Torchvision)?,
             reduced: [0; N_TAPS - 1],
             tapped: [0; N_TAPS],
             hyper: [0; REDUCTIONS.len()],
@@ -194,7 +194,7 @@ impl HyperIqa {
             xs = self.trunk.layer(tap + 1, &xs, watch);
             // The mean of squares comes before the convolution, unlike in the published code: both are linear, and the
             // convolution then has 49 times fewer positions.
-            let pooled = xs.avg_pool2d(GRID, GRID, 0, false, true, None);
+            let pooled = mean_of_squares(&xs, GRID);
             let pooled = self.reductions.get(tap).map_or_else(|| pooled.shallow_clone(), |conv| conv.forward(&pooled));
             let values = projection.forward(&pooled.flatten(1, -1)); // (n, tapped)
             watch(&format!("lda{}", tap + 1), &values);

@@ -13,8 +13,8 @@ use agiqa_images::RgbImage8;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::checkpoint::{Checkpoint, CheckpointError, Wanted};
-use super::layers::{NetworkError, Parameters, Scope};
+use super::checkpoint::{self, Checkpoint, CheckpointError, Wanted};
+use super::layers::{NamedTensors, NetworkError, Parameters, Scope};
 
 mod weights;
 
@@ -24,12 +24,14 @@ use weights::Listing;
 
 mod native;
 
+pub(crate) mod clipiqa;
 pub(crate) mod dbcnn;
 pub(crate) mod hyperiqa;
 pub(crate) mod musiq;
 pub(crate) mod saan;
 pub(crate) mod stairiqa;
 
+use clipiqa::ClipIqa;
 use dbcnn::Dbcnn;
 use hyperiqa::HyperIqa;
 use musiq::Musiq;
@@ -53,6 +55,13 @@ pub enum RaterError {
         looks_like.map_or_else(String::new, |found| format!("; it looks like {found}"))
     )]
     Another { path: PathBuf, asked: RaterName, landmarks: Vec<String>, looks_like: Option<&'static str> },
+    /// A part of CLIPIQA+ is absent.
+    #[error(
+        "{}: expected a folder with CLIP's RN50.pt and the learned prompts of CLIPIQA+, or one file with both; it has \
+         {found}",
+        path.display()
+    )]
+    Prompts { path: PathBuf, found: &'static str },
     /// The network has no such variant.
     #[error("`{name}` has no variant `{found}`: expected {}", expected_variants(*name))]
     Variant { name: RaterName, found: String },
@@ -79,11 +88,16 @@ pub enum RaterName {
     Baid,
     /// MUSIQ (Ke et al., ICCV 2021).
     Musiq,
+    /// CLIPIQA (Wang et al., AAAI 2023).
+    ClipIqa,
+    /// CLIPIQA+, with learned prompts.
+    ClipIqaPlus,
 }
 
 impl RaterName {
     /// Every rating network.
-    pub const ALL: &[Self] = &[Self::HyperIqa, Self::Dbcnn, Self::StairIqa, Self::Baid, Self::Musiq];
+    pub const ALL: &[Self] =
+        &[Self::HyperIqa, Self::Dbcnn, Self::StairIqa, Self::Baid, Self::Musiq, Self::ClipIqa, Self::ClipIqaPlus];
 
     /// The name in commands and store paths.
     pub const fn as_str(self) -> &'static str {
@@ -93,6 +107,8 @@ impl RaterName {
             Self::StairIqa => "stairiqa",
             Self::Baid => "baid",
             Self::Musiq => "musiq",
+            Self::ClipIqa => "clipiqa",
+            Self::ClipIqaPlus => "clipiqa-plus",
         }
     }
 
@@ -100,6 +116,7 @@ impl RaterName {
     pub const fn code_version(self) -> u32 {
         match self {
             Self::HyperIqa | Self::Dbcnn | Self::StairIqa | Self::Baid | Self::Musiq => 1,
+            Self::ClipIqa | Self::ClipIqaPlus => 1,
         }
     }
 
@@ -108,7 +125,8 @@ impl RaterName {
         match self {
             Self::StairIqa => stairiqa::VARIANTS,
             Self::Musiq => musiq::VARIANTS,
-            Self::HyperIqa | Self::Dbcnn | Self::Baid => &[],
+            Self::ClipIqa => clipiqa::VARIANTS,
+            Self::HyperIqa | Self::Dbcnn | Self::Baid | Self::ClipIqaPlus => &[],
         }
     }
 
@@ -134,6 +152,7 @@ impl RaterName {
             Self::StairIqa => StairIqa::LAYOUTS,
             Self::Baid => Saan::LAYOUTS,
             Self::Musiq => Musiq::LAYOUTS,
+            Self::ClipIqa | Self::ClipIqaPlus => ClipIqa::LAYOUTS,
         }
     }
 }
@@ -278,30 +297,32 @@ pub(crate) trait Architecture: Rater + Sized + 'static {
 /// Builds a network of tensors under the network's own names.
 type Build = Box<dyn Fn(&Scope<'_>) -> Result<Box<dyn Rater>, NetworkError>>;
 
-/// A checkpoint of a rating network, found complete.
+/// The weights of a rating network, found complete.
 pub struct RaterFile {
-    checkpoint: Checkpoint,
-    wanted: Wanted,
+    /// Checkpoints, each with the tensors that the network reads from it.
+    parts: Vec<(Checkpoint, Wanted)>,
     build: Build,
 }
 
 impl RaterFile {
-    /// Opens the checkpoint of the network `name` at `path`, a file or a folder with one. Reads no values.
+    /// Opens the weights of the network `name` at `path`: a file, or a folder with it. Reads no values.
     ///
     /// # Errors
     /// The file is absent, damaged, or a checkpoint of another network or geometry.
     pub fn open(name: RaterName, variant: Option<&str>, path: &Path) -> Result<Self, RaterError> {
-        let checkpoint = Checkpoint::find(path)?;
         match name {
-            RaterName::HyperIqa => Self::of::<HyperIqa>(name, variant, checkpoint),
-            RaterName::Dbcnn => Self::of::<Dbcnn>(name, variant, checkpoint),
-            RaterName::StairIqa => Self::of::<StairIqa>(name, variant, checkpoint),
-            RaterName::Baid => Self::of::<Saan>(name, variant, checkpoint),
-            RaterName::Musiq => Self::of::<Musiq>(name, variant, checkpoint),
+            RaterName::HyperIqa => Self::of::<HyperIqa>(name, variant, path),
+            RaterName::Dbcnn => Self::of::<Dbcnn>(name, variant, path),
+            RaterName::StairIqa => Self::of::<StairIqa>(name, variant, path),
+            RaterName::Baid => Self::of::<Saan>(name, variant, path),
+            RaterName::Musiq => Self::of::<Musiq>(name, variant, path),
+            RaterName::ClipIqa => Self::of::<ClipIqa>(name, variant, path),
+            RaterName::ClipIqaPlus => Self::of_clipiqa_plus(path),
         }
     }
 
-    fn of<N: Architecture>(name: RaterName, variant: Option<&str>, checkpoint: Checkpoint) -> Result<Self, RaterError> {
+    fn of<N: Architecture>(name: RaterName, variant: Option<&str>, path: &Path) -> Result<Self, RaterError> {
+        let checkpoint = Checkpoint::find(path)?;
         let Some(stored) = Stored::find(&checkpoint, N::LAYOUTS) else {
             return Err(RaterError::Another {
                 path: checkpoint.path().to_owned(),
@@ -312,27 +333,62 @@ impl RaterFile {
         };
         let sizes = N::sizes(&stored, variant)?;
         let wanted = Wanted::new(&checkpoint, &parameters::<N>(&sizes), |name| stored.name(name))?;
-        let build: Build = Box::new(move |p| Ok(Box::new(N::new(p, &sizes)?)));
-        Ok(Self { checkpoint, wanted, build })
+        Ok(Self { parts: vec![(checkpoint, wanted)], build: build_of::<N>(sizes) })
+    }
+
+    /// CLIPIQA+: learned prompts, and CLIP in the same file or in another one of the folder.
+    fn of_clipiqa_plus(path: &Path) -> Result<Self, RaterError> {
+        let mut files = checkpoint::files_in(path);
+        if files.is_empty() {
+            files.push(path.to_owned());
+        }
+        let opened = files.iter().map(|file| Checkpoint::open(file)).collect::<Result<Vec<_>, _>>()?;
+        let (prompts, others): (Vec<_>, Vec<_>) =
+            opened.into_iter().partition(|checkpoint| clipiqa::learned_in(checkpoint).is_some());
+        let absent = |found| RaterError::Prompts { path: path.to_owned(), found };
+        let prompts = prompts.into_iter().next().ok_or_else(|| absent("no learned prompts"))?;
+        let stored_name = clipiqa::learned_in(&prompts).unwrap_or_default();
+        let is_clip = |checkpoint: &Checkpoint| Stored::find(checkpoint, ClipIqa::LAYOUTS).is_some();
+        let clip = match others.into_iter().find(is_clip) {
+            Some(clip) => clip,
+            None => Checkpoint::open(prompts.path())?,
+        };
+        let stored = Stored::find(&clip, ClipIqa::LAYOUTS).ok_or_else(|| absent("no checkpoint of CLIP's RN50"))?;
+        let shape = prompts.info(&stored_name)?.shape.clone();
+        let sizes = ClipIqa::sizes(&stored, None)?.with_learned(shape);
+        let is_learned = |(name, _): &(String, Vec<i64>)| name == clipiqa::LEARNED;
+        let (of_prompts, of_clip): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            parameters::<ClipIqa>(&sizes).into_iter().partition(is_learned);
+        let wanted = Wanted::new(&clip, &of_clip, |name| stored.name(name))?;
+        let learned = Wanted::new(&prompts, &of_prompts, |_| stored_name.clone())?;
+        Ok(Self { parts: vec![(clip, wanted), (prompts, learned)], build: build_of::<ClipIqa>(sizes) })
     }
 
     /// Hash of the tensors that the network reads, for fingerprints: equal in all layouts of the same weights.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// A file cannot be read.
     pub fn content_hash(&self) -> Result<String, RaterError> {
-        Ok(self.wanted.content_hash(&self.checkpoint)?)
+        let hashes = self.parts.iter().map(|(checkpoint, wanted)| wanted.content_hash(checkpoint));
+        Ok(hashes.collect::<Result<Vec<_>, _>>()?.join("+"))
     }
 
     /// The network on `device`, in f32.
     ///
     /// # Errors
-    /// The file cannot be read, or memory is short.
+    /// A file cannot be read, or memory is short.
     pub fn load(&self, device: Device) -> Result<Box<dyn Rater>, RaterError> {
         let _no_grad = tch::no_grad_guard();
-        let tensors = self.wanted.read(&self.checkpoint)?;
+        let mut tensors = NamedTensors::new();
+        for (checkpoint, wanted) in &self.parts {
+            tensors.extend(wanted.read(checkpoint)?);
+        }
         Ok((self.build)(&Scope::new(&tensors, device, Kind::Float))?)
     }
+}
+
+fn build_of<N: Architecture>(sizes: N::Sizes) -> Build {
+    Box::new(move |p| Ok(Box::new(N::new(p, &sizes)?)))
 }
 
 /// Names and shapes of all tensors that a network of `sizes` reads.

@@ -19,7 +19,7 @@ use crate::checkpoint::CheckpointError;
 use crate::conv::{BatchNorm, Conv, Kernel, Watch, halve, max_around_every_second};
 use crate::layers::{Linear, Parameters};
 use crate::pixels::{IMAGENET_MEAN, IMAGENET_STD, Planes};
-use crate::resnet::{ResNet, ResNetSizes};
+use crate::resnet::{ResNet, ResNetSizes, Style};
 use crate::vgg::{self, VGG19_TO_RELU4_1, Vgg};
 
 /// Layers of the trunks of the two branches.
@@ -73,8 +73,8 @@ impl Architecture for Saan {
     fn sizes(stored: &Stored, _variant: Option<&str>) -> Result<Sizes, CheckpointError> {
         let [hidden, _] = stored.shape::<2>("predictor.0.weight")?;
         Ok(Sizes {
-            generic: ResNetSizes::of(stored, "GenAes.model.", GENERIC_LAYERS)?,
-            content: ResNetSizes::of(stored, "StyAes.model.", CONTENT_LAYERS)?,
+            generic: ResNetSizes::of(stored, "GenAes.model.", GENERIC_LAYERS, Style::Torchvision)?,
+            content: ResNetSizes::of(stored, "StyAes.model.", CONTENT_LAYERS, Style::Torchvision)?,
             style: vgg::channels(stored, "StyAes.vgg.model.", VGG19_TO_RELU4_1)?,
             hidden,
         })

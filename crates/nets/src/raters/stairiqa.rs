@@ -21,7 +21,7 @@ use crate::checkpoint::CheckpointError;
 use crate::conv::{Conv, Kernel, Watch};
 use crate::layers::{Linear, Parameters};
 use crate::pixels::{IMAGENET_MEAN, IMAGENET_STD, Planes};
-use crate::resnet::{ResNet, ResNetSizes};
+use crate::resnet::{ResNet, ResNetSizes, Style};
 
 /// Levels of the trunk, and of the stairs.
 const N_LEVELS: usize = 4;
@@ -109,7 +109,12 @@ impl Architecture for StairIqa {
             false => Head::Numbered(HEADS.iter().position(|head| *head == variant).unwrap_or_default() + 1),
         };
         let [hidden, _] = stored.shape::<2>(&format!("{}.0.weight", head.name()))?;
-        Ok(Sizes { trunk: ResNetSizes::of(stored, "", N_LEVELS)?, head, hidden, crops: FiveCrops::of(variant) })
+        Ok(Sizes {
+            trunk: ResNetSizes::of(stored, "", N_LEVELS, Style::Torchvision)?,
+            head,
+            hidden,
+            crops: FiveCrops::of(variant),
+        })
     }
 
     fn new<P: Parameters>(p: &P, sizes: &Sizes) -> Result<Self, P::Error> {

@@ -59,12 +59,19 @@ impl<'a> Stored<'a> {
     /// # Errors
     /// The tensor is absent or has another number of dimensions.
     pub(crate) fn shape<const N: usize>(&self, name: &str) -> Result<[i64; N], CheckpointError> {
-        let stored = self.name(name);
-        let info = self.checkpoint.info(&stored)?;
-        <[i64; N]>::try_from(info.shape.as_slice()).map_err(|_| CheckpointError::Damaged {
+        let dims = self.dims(name)?;
+        <[i64; N]>::try_from(dims).map_err(|_| CheckpointError::Damaged {
             path: self.checkpoint.path().to_owned(),
-            problem: format!("tensor `{stored}` has shape {:?}, expected {N} dimensions", info.shape),
+            problem: format!("tensor `{}` has shape {dims:?}, expected {N} dimensions", self.name(name)),
         })
+    }
+
+    /// The shape of the tensor `name`.
+    ///
+    /// # Errors
+    /// The tensor is absent.
+    pub(crate) fn dims(&self, name: &str) -> Result<&[i64], CheckpointError> {
+        Ok(&self.checkpoint.info(&self.name(name))?.shape)
     }
 
     /// Whether the checkpoint has the tensor `name`.
@@ -102,7 +109,7 @@ impl Parameters for Listing {
     fn tensor(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, Infallible> {
         self.found.borrow_mut().insert(format!("{}{name}", self.prefix), shape.to_vec());
         // One value for all positions: it takes no memory.
-        Ok(Tensor::zeros([1], (kind, Device::Cpu)).expand(shape, false))
+        Ok(Tensor::zeros([0_i64; 0], (kind, Device::Cpu)).expand(shape, false))
     }
 
     fn device(&self) -> Device {
