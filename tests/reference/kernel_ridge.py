@@ -30,13 +30,15 @@ def main():
     cases = []
     for gamma in [0.3, 0.0]:
         for support in [list(range(n)), [0, 3, 4, 8, 11]]:
-            distances = products = 0
+            distances = products = n_values = 0
             for column in columns:
                 x = column.astype(np.float64)
                 deviation = x[:n].std(0)
                 z = (x - x[:n].mean(0))[:, deviation > 0] / deviation[deviation > 0]
-                distances = distances + ((z[:, None] - z[None]) ** 2).mean(-1) / len(columns)
-                products = products + z @ z.T / z.shape[1] / len(columns)
+                distances = distances + ((z[:, None] - z[None]) ** 2).sum(-1)
+                products = products + z @ z.T
+                n_values += z.shape[1]
+            distances, products = distances / n_values, products / n_values
             kernel = np.exp(-gamma * distances) / gamma if gamma else products
             known, new, of_support = kernel[:n, support], kernel[n:, support], kernel[np.ix_(support, support)]
             y = labels - labels.mean()
