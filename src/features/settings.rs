@@ -56,10 +56,10 @@ pub enum SettingsError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ExtractorName {
     /// CLIP's ViT-B/16. It fills both tables in one pass.
+    #[default]
     #[serde(rename = "clip-b16")]
     ClipB16,
     /// A DINOv2 ViT-S/14. It fills both tables in one pass.
-    #[default]
     #[serde(rename = "dinov2-s14")]
     Dinov2S14,
     /// Natural scene statistics of BRISQUE and NIQE. It fills `quality`.
@@ -285,7 +285,7 @@ impl From<DeviceChoice> for String {
 /// Settings of a feature stage: its network's own settings, and the common ones.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FeatureSettings {
-    /// The network with its own settings; default: `dinov2-s14` with its defaults.
+    /// The network with its own settings; default: `clip-b16` with its defaults.
     pub network: NetworkSettings,
     /// Settings that every network takes.
     pub common: CommonSettings,
@@ -362,7 +362,7 @@ impl NetworkSettings {
 
 impl Default for NetworkSettings {
     fn default() -> Self {
-        Self::Dinov2S14(Dinov2Options::default())
+        Self::ClipB16(ClipOptions::default())
     }
 }
 

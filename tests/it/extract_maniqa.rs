@@ -206,6 +206,6 @@ fn what_does_not_fit_is_said_before_anything_is_computed() {
     let embed = ["embed", "--extractor", "maniqa"].into_iter().chain(named).collect::<Vec<_>>();
     let _ = dir.agiqa(&embed).exits(2).says("fills `quality` only");
     let default = ["extract"].into_iter().chain(named).collect::<Vec<_>>();
-    let _ = dir.agiqa(&default).exits(2).says("unknown key `weights` in `extractor.dinov2-s14`");
+    let _ = dir.agiqa(&default).exits(2).says("holds no image tower of CLIP");
     assert!(!dir.path().join("store/features").exists());
 }

@@ -56,9 +56,9 @@ pub fn dinov2_of_side(side: u32) -> FeatureSettings {
 /// `agiqa extract` over the folder `images` into the folder `store`, small and fast.
 pub fn extract<'a>(more: &[&'a str]) -> Vec<&'a str> {
     // One thread: tests run side by side, and torch's threads wait for each other by spinning.
-    let base =
-        ["extract", "--store", "store", "--images", "images", "--side", SIDE, "--device", "cpu", "--threads", "1"];
-    base.into_iter().chain(more.iter().copied()).collect()
+    let base = ["extract", "--extractor", "dinov2-s14", "--store", "store", "--images", "images", "--side", SIDE];
+    let base = base.into_iter().chain(["--device", "cpu", "--threads", "1"]);
+    base.chain(more.iter().copied()).collect()
 }
 
 /// Bits of every vector per image, over all columns of both tables.
@@ -128,7 +128,7 @@ fn a_bare_folder_fills_both_tables_and_becomes_a_corpus_without_mos() {
     assert!(corpus.rows.iter().all(|row| row.mos.is_none() && row.width_px == 72 && row.height_px == 64));
 
     dir.agiqa(&extract(&[])).exits(0).says("all 4 images have features");
-    dir.agiqa(&["embed", "--store", "store", "--dataset", "images", "--side", SIDE])
+    dir.agiqa(&["embed", "--extractor", "dinov2-s14", "--store", "store", "--dataset", "images", "--side", SIDE])
         .exits(0)
         .says("all 4 images have features");
 }
@@ -218,7 +218,7 @@ fn features_equal_those_of_the_reference_forward_in_pytorch() {
     }
     let dir = TestDir::new();
     dir.write("images/AttnGAN_normal_000.jpg", std::fs::read(image).expect("it can be read"));
-    let args = ["extract", "--store", "store", "--images", "images", "--batch-size", "1", "--threads", "1"];
+    let args = ["extract", "--extractor", "dinov2-s14", "--store", "store", "--images", "images", "--batch-size", "1"];
     dir.agiqa(&args).exits(0);
     let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dinov2_s14_AttnGAN_normal_000.safetensors");
     let reference = std::fs::read(reference).expect("the fixture is part of the project");
@@ -283,7 +283,7 @@ fn an_image_that_changed_or_went_away_since_ingest_is_rejected_until_it_is_back(
     dir.write("images/picture-001.png", picture(50));
     std::fs::remove_file(dir.path().join("images/picture-002.png")).expect("it is there");
     // Another side needs the images again.
-    let again = ["extract", "--store", "store", "--dataset", "images", "--side", "70"];
+    let again = ["extract", "--extractor", "dinov2-s14", "--store", "store", "--dataset", "images", "--side", "70"];
     dir.agiqa(&again).exits(1).says("1 of 3 images have features, 2 rejected");
     let mut kinds: Vec<String> = rejects_in(&dir.path().join("store")).into_iter().map(|row| row.kind).collect();
     kinds.sort();
@@ -352,8 +352,9 @@ fn a_truncated_weights_file_is_named_and_nothing_is_computed() {
 fn settings_that_make_no_sense_are_refused_with_what_would() {
     let dir = TestDir::new();
     pictures(&dir, 0..1);
-    let side = ["extract", "--store", "store", "--images", "images", "--side", "60"];
-    dir.agiqa(&side).exits(2).says("`side = 60`").says("56 or 70");
+    dir.agiqa(&extract(&["--set", "side=60"])).exits(2).says("`side = 60`").says("56 or 70");
+    let default = ["extract", "--store", "store", "--images", "images", "--side", "60"];
+    dir.agiqa(&default).exits(2).says("`sides = 60`").says("expected multiples of 16").says("such as 48");
     let extractor = ["embed", "--store", "store", "--images", "images", "--extractor", "dinov3"];
     dir.agiqa(&extractor).exits(2).says("unknown extractor `dinov3`: expected clip-b16, dinov2-s14");
     let shard = ["extract", "--store", "store", "--images", "images", "--shard", "3/2"];

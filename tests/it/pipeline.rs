@@ -379,14 +379,14 @@ fn weights_of_another_content_are_refused_before_anything_is_computed() {
     dir.write("p.toml", PIPELINE);
     run(&dir, &["--stage", "ingest"]).exits(0);
     // As many bytes as there should be, all of them zero.
-    let checkpoint = agiqa_weights::find("dinov2-s14").expect("the default extractor's weights are in the manifest");
+    let checkpoint = agiqa_weights::find("dinov2-s14").expect("they are in the manifest");
     let file = &checkpoint.files[0];
     let folder = dir.path().join("weights");
     let path = folder.join(&checkpoint.name).join(&file.path);
     std::fs::create_dir_all(path.parent().expect("inside a folder")).expect("folders can be made");
     std::fs::File::create(&path).and_then(|zeros| zeros.set_len(file.n_bytes)).expect("a file can be made");
     let root = root();
-    let extract = ["extract", "--store", "store", "--dataset", "example", "--side", "56", "--device", "cpu"];
+    let extract = ["extract", "--extractor", "dinov2-s14", "--store", "store", "--dataset", "example", "--side", "56"];
     for args in [&extract[..], &["run", "p.toml", "--set", &root, "--stage", "features"]] {
         dir.agiqa_with(args, |command| _ = command.env("AGIQA_WEIGHTS", &folder))
             .exits(2)
@@ -494,12 +494,12 @@ fn a_joint_training_that_another_dataset_is_to_be_scored_by_is_refused_with_the_
 
 #[test]
 fn the_example_pipeline_runs_with_the_real_network() {
-    if weights("dinov2-s14").is_none() {
+    if weights("clip-b16").is_none() {
         return;
     }
     let dir = TestDir::new();
     let pipeline = format!("{}/pipelines/example.toml", env!("CARGO_MANIFEST_DIR"));
-    let small = ["--set", "extractor.dinov2-s14.side=56", "--set", "train.epochs=2", "--set", "split.seeds=[0]"];
+    let small = ["--set", "extractor.clip-b16.sides=[32]", "--set", "train.epochs=2", "--set", "split.seeds=[0]"];
     let args: Vec<&str> = ["run", &pipeline, "--store", "store"].into_iter().chain(small).collect();
     dir.agiqa(&args).exits(0).prints("SRCC").prints("scores/**/*.parquet");
     dir.agiqa(&args).exits(0).says("all 60 images have features");

@@ -23,7 +23,7 @@ const SLOW: &[&str] = &["--side", "140", "--batch-size", "1", "--part-rows", "2"
 const PART_ROWS: usize = 2;
 
 fn slow_extract() -> Vec<&'static str> {
-    let base = ["extract", "--store", "store", "--images", "images", "--device", "cpu"];
+    let base = ["extract", "--extractor", "dinov2-s14", "--store", "store", "--images", "images", "--device", "cpu"];
     base.into_iter().chain(SLOW.iter().copied()).collect()
 }
 

@@ -7,7 +7,7 @@ use agiqa_weights::{Weights, find};
 use crate::testdir::{Ran, TestDir, shared, weights};
 
 fn checkpoint() -> &'static Weights {
-    find("dinov2-s14").expect("the default extractor's weights are in the manifest")
+    find("dinov2-s14").expect("they are in the manifest")
 }
 
 /// Runs `agiqa` with the weights folder `weights` of the test's own folder, and no way to a package index.
