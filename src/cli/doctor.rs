@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::exit::Exit;
 use super::weights::{State, megabytes, print_line};
 use super::{Context, path_argument};
-use crate::features::{Dtype, SettingsError};
+use crate::features::{Dtype, FeatureSettingsError};
 use agiqa_store::path_text;
 use agiqa_weights::Source;
 
@@ -71,7 +71,7 @@ enum Bf16 {
 impl Bf16 {
     /// The effect on a CPU with the instruction sets `features`. `check` says whether networks accept bf16 there, and
     /// `products` is the type of their products.
-    fn of(features: &[&str], check: &Result<(), SettingsError>, products: Dtype) -> Self {
+    fn of(features: &[&str], check: &Result<(), FeatureSettingsError>, products: Dtype) -> Self {
         match (check, products) {
             (Err(_), _) => Self::Refused,
             (Ok(()), Dtype::F32 | Dtype::F16) => Self::F32Products,
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(effect(&["avx512_bf16", "amx_bf16"], Dtype::Bf16), Bf16::Matrix);
         assert_eq!(effect(&["avx512_bf16"], Dtype::Bf16), Bf16::Vector);
         assert_eq!(effect(&["avx512_bf16"], Dtype::F32), Bf16::F32Products);
-        assert_eq!(Bf16::of(&["avx2"], &Err(SettingsError::NoBf16), Dtype::F32), Bf16::Refused);
+        assert_eq!(Bf16::of(&["avx2"], &Err(FeatureSettingsError::NoBf16), Dtype::F32), Bf16::Refused);
         assert_eq!(serde_json::to_value(Bf16::F32Products).expect("a word"), "f32-products");
         // On every machine, the answer agrees with the check of a network.
         let here = cpu(1).bf16;

@@ -16,7 +16,7 @@ use tch::{Device, Kind, Tensor};
 use super::extractor::{Precision, column, described_set, guarded, hash_of_files, side_by_side, values};
 use super::pooling::{Pool, Statistic, pool};
 use super::{
-    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError,
+    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
 };
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable, Values};
 use agiqa_images::{DECODER_VERSION, PillowFilter, RgbImage8, resize_as_pillow};
@@ -129,8 +129,8 @@ fn load_error(source: impl std::error::Error + Send + Sync + 'static) -> Extract
     ExtractError::Load { extractor: NAME, source: Box::new(source) }
 }
 
-fn wrong(key: &'static str, found: String, problem: String) -> SettingsError {
-    SettingsError::Value { key, found, problem }
+fn wrong(key: &'static str, found: String, problem: String) -> FeatureSettingsError {
+    FeatureSettingsError::Value { key, found, problem }
 }
 
 impl ClipSettings {
@@ -221,7 +221,7 @@ impl ClipSettings {
 }
 
 /// Refuses sides that the network cannot read.
-fn check_sides(sides_px: &[u32], patch_px: u32) -> Result<(), SettingsError> {
+fn check_sides(sides_px: &[u32], patch_px: u32) -> Result<(), FeatureSettingsError> {
     let (least, most) = (2 * patch_px, MAX_SIDE_PX / patch_px * patch_px);
     if sides_px.is_empty() {
         return Err(wrong("sides", "[]".to_owned(), "expected at least one side, such as 224".to_owned()));
@@ -240,7 +240,7 @@ fn check_sides(sides_px: &[u32], patch_px: u32) -> Result<(), SettingsError> {
 }
 
 /// All `statistics` of each of `blocks`, in a network of `n_blocks`.
-fn pools_of(blocks: &[usize], statistics: &[Statistic], n_blocks: usize) -> Result<Vec<Pool>, SettingsError> {
+fn pools_of(blocks: &[usize], statistics: &[Statistic], n_blocks: usize) -> Result<Vec<Pool>, FeatureSettingsError> {
     let is_set = |i: usize| blocks[i] < n_blocks && !blocks[..i].contains(&blocks[i]);
     if blocks.is_empty() || !(0..blocks.len()).all(is_set) {
         let problem = format!("expected one or more blocks from 0 to {}, each once", n_blocks - 1);

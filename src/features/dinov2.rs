@@ -9,7 +9,7 @@ use super::extractor::{Precision, column, described_set, guarded, values};
 use super::pixels::normalised;
 use super::pooling::{Pool, Statistic, pool};
 use super::{
-    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError,
+    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
 };
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
 use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
@@ -108,7 +108,7 @@ impl Dinov2Settings {
                 "expected a multiple of {PATCH_PX} from {} to {MAX_SIDE_PX}, such as {below} or {above}",
                 2 * PATCH_PX
             );
-            return Err(SettingsError::Value { key: "side", found: side_px.to_string(), problem }.into());
+            return Err(FeatureSettingsError::Value { key: "side", found: side_px.to_string(), problem }.into());
         }
         Ok(Self {
             side_px,

@@ -11,7 +11,9 @@ use super::dinov2::Dinov2Settings;
 use super::maniqa::ManiqaSettings;
 use super::mplug_owl2::MplugOwl2Settings;
 use super::nss::NssSettings;
-use super::{CommonSettings, DeviceChoice, Dtype, ExtractorName, FeatureSettings, NetworkSettings, SettingsError};
+use super::{
+    CommonSettings, DeviceChoice, Dtype, ExtractorName, FeatureSettings, FeatureSettingsError, NetworkSettings,
+};
 use crate::engine::{Guest, GuestError, GuestSettings, GuestWords, Loaded, Output, Task, Work};
 use agiqa_store::identity::Fingerprint;
 use agiqa_store::tables::PartitionName;
@@ -24,7 +26,7 @@ use agiqa_weights::WeightsError;
 pub enum ExtractError {
     /// The settings are invalid.
     #[error(transparent)]
-    Settings(#[from] SettingsError),
+    Settings(#[from] FeatureSettingsError),
     /// The extractor's weights are absent or differ from the manifest.
     #[error(transparent)]
     Weights(#[from] WeightsError),

@@ -12,7 +12,7 @@ use tch::{Device, Tensor};
 use super::extractor::{Precision, column, described_set, guarded, side_by_side, values};
 use super::pixels::normalised;
 use super::{
-    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError,
+    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
 };
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
 use agiqa_images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
@@ -76,7 +76,7 @@ impl ManiqaSettings {
     pub fn new(options: &ManiqaOptions, common: &CommonSettings) -> Result<Self, ExtractError> {
         let Some(folder) = options.weights.clone() else {
             let problem = format!("`{NAME}` needs the folder of its weights and their `config.json`");
-            return Err(SettingsError::Value { key: "weights", found: "none".to_owned(), problem }.into());
+            return Err(FeatureSettingsError::Value { key: "weights", found: "none".to_owned(), problem }.into());
         };
         let config = ManiqaConfig::read(&folder.join("config.json")).map_err(load_error)?;
         let checkpoint = Checkpoint::find(&folder).map_err(load_error)?;

@@ -11,8 +11,8 @@
 mod settings;
 
 pub use settings::{
-    CommonSettings, DeviceChoice, Dtype, ExtractorName, FeatureSettings, NetworkSettings, ReadSettings, SettingsError,
-    cpu_has_bf16,
+    CommonSettings, DeviceChoice, Dtype, ExtractorName, FeatureSettings, FeatureSettingsError, NetworkSettings,
+    ReadSettings, cpu_has_bf16,
 };
 
 mod extractor;

@@ -12,7 +12,7 @@ use tch::{Device, Tensor};
 
 use super::extractor::{Precision, column, described_set, guarded, hash_of_files, values};
 use super::{
-    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError,
+    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
 };
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable, Values};
 use agiqa_images::{DECODER_VERSION, RgbImage8};
@@ -110,7 +110,7 @@ impl MplugOwl2Settings {
         let ids: Vec<PromptIds> = prompts.iter().map(|prompt| PromptIds::of(prompt, &frontend.tokenizer)).collect();
         if let Some((prompt, ids)) = prompts.iter().zip(&ids).find(|(_, ids)| ids.before.len() > MAX_PROMPT_TOKENS) {
             let problem = format!("{} tokens are over the limit of {MAX_PROMPT_TOKENS}", ids.before.len());
-            return Err(SettingsError::Value { key: "prompts", found: prompt.column.clone(), problem }.into());
+            return Err(FeatureSettingsError::Value { key: "prompts", found: prompt.column.clone(), problem }.into());
         }
         let weights_blake3 = content_hash(&folder)?;
         Ok(Self {
@@ -131,9 +131,10 @@ impl MplugOwl2Settings {
 }
 
 /// Refuses prompts that cannot form the columns of a table.
-fn checked(prompts: Vec<Prompt>) -> Result<Vec<Prompt>, SettingsError> {
-    let wrong =
-        |found: &str, problem: String| Err(SettingsError::Value { key: "prompts", found: found.to_owned(), problem });
+fn checked(prompts: Vec<Prompt>) -> Result<Vec<Prompt>, FeatureSettingsError> {
+    let wrong = |found: &str, problem: String| {
+        Err(FeatureSettingsError::Value { key: "prompts", found: found.to_owned(), problem })
+    };
     if prompts.is_empty() || prompts.len() > MAX_PROMPTS {
         return wrong(&format!("{} prompts", prompts.len()), format!("expected 1 to {MAX_PROMPTS}"));
     }

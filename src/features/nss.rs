@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::extractor::{column, described_set};
-use super::{ExtractError, ExtractorKind, ExtractorName, FeatureSets, SettingsError};
+use super::{ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError};
 use crate::engine::{Loaded, OutputRows, PerImage, Unusable};
 use agiqa_handcrafted::{ScoreError, brisque, niqe};
 use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
@@ -56,7 +56,7 @@ impl NssSettings {
     pub fn new(options: &NssOptions) -> Result<Self, ExtractError> {
         if let Some(side) = options.side.filter(|side| !SIDES_PX.contains(side)) {
             let problem = format!("expected {} to {}", SIDES_PX.start(), SIDES_PX.end());
-            return Err(SettingsError::Value { key: "side", found: side.to_string(), problem }.into());
+            return Err(FeatureSettingsError::Value { key: "side", found: side.to_string(), problem }.into());
         }
         Ok(Self { side_px: options.side })
     }

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize, Serializer};
 use tch::{Kind, Tensor};
 
-use super::SettingsError;
+use super::FeatureSettingsError;
 use agiqa_nets::vit::Tap;
 
 /// A statistic over the tokens of an activation. It gives `d` values.
@@ -120,12 +120,12 @@ impl fmt::Display for Statistic {
 }
 
 impl TryFrom<String> for Statistic {
-    type Error = SettingsError;
+    type Error = FeatureSettingsError;
 
-    fn try_from(text: String) -> Result<Self, SettingsError> {
+    fn try_from(text: String) -> Result<Self, FeatureSettingsError> {
         Self::ALL.iter().copied().find(|statistic| statistic.to_string() == text).ok_or_else(|| {
             let names: Vec<String> = Self::ALL.iter().map(Self::to_string).collect();
-            SettingsError::Word { what: "statistic", found: text, expected: names.join(", ") }
+            FeatureSettingsError::Word { what: "statistic", found: text, expected: names.join(", ") }
         })
     }
 }

@@ -19,7 +19,7 @@ use agiqa_store::store::shard::Shard;
 /// Invalid settings.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
-pub enum SettingsError {
+pub enum FeatureSettingsError {
     /// A word is unknown.
     #[error("unknown {what} `{found}`: expected {expected}")]
     Word {
@@ -140,11 +140,11 @@ impl Dtype {
     }
 
     /// Refuses bf16 on a CPU without instructions for it, and f16 on any CPU.
-    pub fn check_on(self, device: tch::Device) -> Result<(), SettingsError> {
+    pub fn check_on(self, device: tch::Device) -> Result<(), FeatureSettingsError> {
         match (self, device) {
-            (Self::Bf16, tch::Device::Cpu) if !cpu_has_bf16() => Err(SettingsError::NoBf16),
+            (Self::Bf16, tch::Device::Cpu) if !cpu_has_bf16() => Err(FeatureSettingsError::NoBf16),
             (Self::F16, tch::Device::Cuda(_)) => Ok(()),
-            (Self::F16, _) => Err(SettingsError::NoF16),
+            (Self::F16, _) => Err(FeatureSettingsError::NoF16),
             (Self::F32 | Self::Bf16, _) => Ok(()),
         }
     }
@@ -184,11 +184,11 @@ impl DeviceChoice {
     ///
     /// # Errors
     /// The GPU does not exist.
-    pub fn device(self) -> Result<tch::Device, SettingsError> {
+    pub fn device(self) -> Result<tch::Device, FeatureSettingsError> {
         if let Self::Cuda(asked) = self {
             let n_found = tch::Cuda::device_count();
             if !i64::try_from(asked).is_ok_and(|asked| asked < n_found) {
-                return Err(SettingsError::NoCuda { asked, n_found });
+                return Err(FeatureSettingsError::NoCuda { asked, n_found });
             }
         }
         Ok(self.wanted())
@@ -205,12 +205,12 @@ impl DeviceChoice {
 }
 
 impl FromStr for ExtractorName {
-    type Err = SettingsError;
+    type Err = FeatureSettingsError;
 
-    fn from_str(text: &str) -> Result<Self, SettingsError> {
+    fn from_str(text: &str) -> Result<Self, FeatureSettingsError> {
         Self::ALL.iter().copied().find(|name| name.as_str() == text).ok_or_else(|| {
             let names: Vec<&str> = Self::ALL.iter().map(|name| name.as_str()).collect();
-            SettingsError::Word { what: "extractor", found: text.to_owned(), expected: names.join(", ") }
+            FeatureSettingsError::Word { what: "extractor", found: text.to_owned(), expected: names.join(", ") }
         })
     }
 }
@@ -222,10 +222,10 @@ impl fmt::Display for ExtractorName {
 }
 
 impl FromStr for Dtype {
-    type Err = SettingsError;
+    type Err = FeatureSettingsError;
 
-    fn from_str(text: &str) -> Result<Self, SettingsError> {
-        Self::ALL.iter().copied().find(|dtype| dtype.as_str() == text).ok_or_else(|| SettingsError::Word {
+    fn from_str(text: &str) -> Result<Self, FeatureSettingsError> {
+        Self::ALL.iter().copied().find(|dtype| dtype.as_str() == text).ok_or_else(|| FeatureSettingsError::Word {
             what: "dtype",
             found: text.to_owned(),
             expected: "f32, bf16 or f16".to_owned(),
@@ -240,9 +240,9 @@ impl fmt::Display for Dtype {
 }
 
 impl FromStr for DeviceChoice {
-    type Err = SettingsError;
+    type Err = FeatureSettingsError;
 
-    fn from_str(text: &str) -> Result<Self, SettingsError> {
+    fn from_str(text: &str) -> Result<Self, FeatureSettingsError> {
         let cuda = |index: &str| index.parse().ok().map(Self::Cuda);
         match text {
             "auto" => Some(Self::Auto),
@@ -250,7 +250,7 @@ impl FromStr for DeviceChoice {
             "cuda" => Some(Self::Cuda(0)),
             other => other.strip_prefix("cuda:").and_then(cuda),
         }
-        .ok_or_else(|| SettingsError::Word {
+        .ok_or_else(|| FeatureSettingsError::Word {
             what: "device",
             found: text.to_owned(),
             expected: "auto, cpu or cuda:N".to_owned(),
@@ -269,9 +269,9 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl TryFrom<String> for DeviceChoice {
-    type Error = SettingsError;
+    type Error = FeatureSettingsError;
 
-    fn try_from(text: String) -> Result<Self, SettingsError> {
+    fn try_from(text: String) -> Result<Self, FeatureSettingsError> {
         text.parse()
     }
 }
@@ -396,13 +396,13 @@ impl CommonSettings {
     ///
     /// # Errors
     /// A batch or a part is larger than memory should hold.
-    pub fn check(&self) -> Result<(), SettingsError> {
+    pub fn check(&self) -> Result<(), FeatureSettingsError> {
         let batch_size = self.batch_size.map_or(1, NonZeroUsize::get);
         let limited = [("batch_size", batch_size, MAX_BATCH_SIZE), ("part_rows", self.part_rows.get(), MAX_PART_ROWS)];
         match limited.into_iter().find(|(_, found, limit)| found > limit) {
             Some((key, found, limit)) => {
                 let problem = format!("expected 1 to {limit}");
-                Err(SettingsError::Value { key, found: found.to_string(), problem })
+                Err(FeatureSettingsError::Value { key, found: found.to_string(), problem })
             }
             None => Ok(()),
         }

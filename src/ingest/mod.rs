@@ -51,7 +51,7 @@ use record::{FileStamp, StampDigest};
 
 pub use adapter::Adapter;
 pub use record::IngestRecord;
-pub use settings::{ColumnNames, IngestSettings, NameRule, SettingsError};
+pub use settings::{ColumnNames, IngestSettings, IngestSettingsError, NameRule};
 
 /// Version of the rules that turn a table into rows. It is raised if the same inputs give other rows.
 const VERSION: u32 = 2;
@@ -68,7 +68,7 @@ const N_SHOWN: usize = 5;
 pub enum IngestError {
     /// The settings are invalid.
     #[error(transparent)]
-    Settings(#[from] SettingsError),
+    Settings(#[from] IngestSettingsError),
     /// The table cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),

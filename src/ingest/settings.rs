@@ -168,7 +168,7 @@ impl FromStr for NameRule {
 /// Invalid settings.
 #[derive(Debug, thiserror::Error)]
 #[error("ingest setting `{key}`: {problem}")]
-pub struct SettingsError {
+pub struct IngestSettingsError {
     key: &'static str,
     problem: String,
 }
@@ -190,30 +190,30 @@ pub(super) struct Mapping {
 }
 
 impl IngestSettings {
-    pub(super) fn mapping(&self) -> Result<Mapping, SettingsError> {
+    pub(super) fn mapping(&self) -> Result<Mapping, IngestSettingsError> {
         let known = self.adapter.known;
         let columns = self.columns.clone().or(known.columns.clone());
         let adapter = self.adapter.name();
         let required = |value: Option<String>, key| {
             let problem = format!("is required with the adapter `{adapter}`: name the column of the table");
-            value.ok_or(SettingsError { key, problem })
+            value.ok_or(IngestSettingsError { key, problem })
         };
         if self.images.as_os_str().is_empty() && !self.no_images {
             let problem = "is required: the folder of the images, unless `no_images` (`--no-images`) is set".to_owned();
-            return Err(SettingsError { key: "images", problem });
+            return Err(IngestSettingsError { key: "images", problem });
         }
         if columns.generator.is_some() && self.generator.is_some() {
             let problem = "give either the rule `generator` or the column `columns.generator`, not both".to_owned();
-            return Err(SettingsError { key: "generator", problem });
+            return Err(IngestSettingsError { key: "generator", problem });
         }
-        let mos_scale = self.mos_scale.or(known.mos_scale).ok_or_else(|| SettingsError {
+        let mos_scale = self.mos_scale.or(known.mos_scale).ok_or_else(|| IngestSettingsError {
             key: "mos_scale",
             problem: format!("is required with the adapter `{adapter}`: the lowest and the highest possible MOS"),
         })?;
         if !(mos_scale[0].is_finite() && mos_scale[1].is_finite() && mos_scale[0] < mos_scale[1]) {
             let problem =
                 format!("expected two numbers in ascending order, found {} and {}", mos_scale[0], mos_scale[1]);
-            return Err(SettingsError { key: "mos_scale", problem });
+            return Err(IngestSettingsError { key: "mos_scale", problem });
         }
         Ok(Mapping {
             name: match columns.name {

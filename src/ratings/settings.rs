@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::features::{CommonSettings, SettingsError};
+use crate::features::{CommonSettings, FeatureSettingsError};
 use agiqa_images::DECODER_VERSION;
 use agiqa_nets::raters::{RaterError, RaterFile, RaterName};
 use agiqa_store::identity::Fingerprint;
@@ -39,7 +39,7 @@ pub struct RatingSettings {
 pub enum RatingError {
     /// The settings are invalid.
     #[error(transparent)]
-    Settings(#[from] SettingsError),
+    Settings(#[from] FeatureSettingsError),
     /// No weights are there.
     #[error(
         "`{network}` has no weights: {} is absent; download the authors' or pyiqa's checkpoint and put it there, or \

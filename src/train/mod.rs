@@ -32,5 +32,5 @@ pub use pictures::{PictureSettings, Pictures, PicturesError};
 pub use plan::{Member, RunPlan, RunSeed, seeded_runs};
 pub use random::Draws;
 pub use schedule::Schedule;
-pub use settings::{KeepEpoch, Labels, Optimiser, SettingsError, TrainSettings};
+pub use settings::{KeepEpoch, Labels, Optimiser, TrainSettings, TrainSettingsError};
 pub use trainer::{NextStage, Recipe, TrainError, TrainStage, Training};

@@ -92,13 +92,13 @@ impl Default for TrainSettings {
 /// An invalid hyperparameter.
 #[derive(Debug, thiserror::Error)]
 #[error("`{name}` is {found}; expected {expected}")]
-pub struct SettingsError {
+pub struct TrainSettingsError {
     name: &'static str,
     found: String,
     expected: &'static str,
 }
 
-impl SettingsError {
+impl TrainSettingsError {
     /// The error that the setting `name` has the value `found`.
     pub fn new(name: &'static str, found: impl ToString, expected: &'static str) -> Self {
         Self { name, found: found.to_string(), expected }
@@ -110,20 +110,20 @@ impl TrainSettings {
     ///
     /// # Errors
     /// Fails for the first value outside its range.
-    pub fn check(&self) -> Result<(), SettingsError> {
+    pub fn check(&self) -> Result<(), TrainSettingsError> {
         let counts =
             [("batch_size", self.batch_size), ("epochs", self.epochs), ("checkpoint_epochs", self.checkpoint_epochs)];
         if let Some((name, count)) = counts.into_iter().find(|(_, count)| *count == 0) {
-            return Err(SettingsError::new(name, count, "1 or more"));
+            return Err(TrainSettingsError::new(name, count, "1 or more"));
         }
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
-            return Err(SettingsError::new("learning_rate", self.learning_rate, "a number above 0"));
+            return Err(TrainSettingsError::new("learning_rate", self.learning_rate, "a number above 0"));
         }
         if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
-            return Err(SettingsError::new("weight_decay", self.weight_decay, "0 or more"));
+            return Err(TrainSettingsError::new("weight_decay", self.weight_decay, "0 or more"));
         }
         if !(0.0..1.0).contains(&self.weight_average) {
-            return Err(SettingsError::new("weight_average", self.weight_average, "0 (none) or more, below 1"));
+            return Err(TrainSettingsError::new("weight_average", self.weight_average, "0 (none) or more, below 1"));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use agiqa_checkpoint::pickle::unpickle;
 use agiqa_checkpoint::pytorch::LEAST_PICKLE_MEMORY;
 use agiqa_checkpoint::{check_sums, read_file};
-use agiqa_nets::checkpoint::{Checkpoint, CheckpointError, Dtype};
+use agiqa_nets::checkpoint::{Checkpoint, CheckpointError, StoredDtype};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -156,7 +156,7 @@ fn a_state_dict_gives_its_tensors_and_ignores_the_rest() {
     assert_eq!(numbers(&p.get("transposed", &[4, 3]).expect("there")), numbers(&whole.transpose(0, 1)));
     assert_eq!(numbers(&p.get("tail", &[4]).expect("there")), [8.0, 9.0, 10.0, 11.0]);
     assert_eq!(numbers(&p.get("parameter", &[2]).expect("there")), [1.0, -2.0]);
-    assert_eq!(checkpoint.info("state_dict.parameter").expect("there").dtype, Dtype::BF16);
+    assert_eq!(checkpoint.info("state_dict.parameter").expect("there").dtype, StoredDtype::BF16);
     assert_eq!(checkpoint.unused(), ["state_dict.n"]);
     assert_eq!(numbers(&checkpoint.tensor("state_dict.n", &[]).expect("there")), [5.0]);
     let error = checkpoint.load("state_dict.n", &[], Device::Cpu, Kind::Float).expect_err("an integer").to_string();
@@ -478,7 +478,7 @@ fn both_formats_of_the_reference_hold_the_same_tensors_but_for_rounding() {
     let mut n = 0;
     for name in f32s.names() {
         let shape = f32s.info(name).expect("there").shape.clone();
-        assert_eq!(f16s.info(name).expect("there").dtype, Dtype::F16);
+        assert_eq!(f16s.info(name).expect("there").dtype, StoredDtype::F16);
         let rounded = f32s.tensor(name, &shape).expect("there").to_kind(Kind::Half);
         assert!(rounded == f16s.tensor(name, &shape).expect("there"), "{name}");
         n += 1;

@@ -8,7 +8,7 @@ use agiqa_nets::checkpoint::Checkpoint;
 use agiqa_nets::fusion::Gate;
 use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
-use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, Stage, weights};
+use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, ManiqaTap, Mode, weights};
 use agiqa_nets::vit::Tap;
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
@@ -124,16 +124,16 @@ fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
 }
 
 /// Name that the fixtures give a stage, where they keep it.
-fn name_of(stage: Stage) -> Option<String> {
+fn name_of(stage: ManiqaTap) -> Option<String> {
     Some(match stage {
-        Stage::Taps => "concat".to_owned(),
-        Stage::Channels { stage: 1, block: 0 } => "tab1_0".to_owned(),
-        Stage::Channels { stage, block: 1 } => format!("tab{stage}"),
-        Stage::Reduced { stage } => format!("conv{stage}"),
-        Stage::SwinBlock { stage: 1, layer: 0, block } => format!("swin1.layer0.block{block}"),
-        Stage::SwinLayer { stage: 1, layer: 0 } => "swin1.layer0".to_owned(),
-        Stage::Swin { stage } => format!("swin{stage}"),
-        Stage::Channels { .. } | Stage::SwinBlock { .. } | Stage::SwinLayer { .. } => return None,
+        ManiqaTap::Taps => "concat".to_owned(),
+        ManiqaTap::Channels { stage: 1, block: 0 } => "tab1_0".to_owned(),
+        ManiqaTap::Channels { stage, block: 1 } => format!("tab{stage}"),
+        ManiqaTap::Reduced { stage } => format!("conv{stage}"),
+        ManiqaTap::SwinBlock { stage: 1, layer: 0, block } => format!("swin1.layer0.block{block}"),
+        ManiqaTap::SwinLayer { stage: 1, layer: 0 } => "swin1.layer0".to_owned(),
+        ManiqaTap::Swin { stage } => format!("swin{stage}"),
+        ManiqaTap::Channels { .. } | ManiqaTap::SwinBlock { .. } | ManiqaTap::SwinLayer { .. } => return None,
     })
 }
 
@@ -152,7 +152,7 @@ fn stages(
         let maniqa = network.maniqa().forward_observed(pixels, Mode::Evaluate, |stage, xs| {
             let Some(name) = name_of(stage) else { return };
             let xs = match stage {
-                Stage::Swin { .. } => {
+                ManiqaTap::Swin { .. } => {
                     let (b, _, c) = xs.size3().expect("tokens");
                     xs.transpose(1, 2).reshape([b, c, grid, grid])
                 }
@@ -348,7 +348,7 @@ fn maniqa_on_dinov2_s14_has_the_paper_s_tokens_and_computes_the_same_trained_and
     let pixels = synth::fill("pixels", &[2, 3, 392, 392], 5) * 10.0;
     let mut tapped = None;
     let found = frozen.forward_observed(&pixels, Mode::Evaluate, |stage, xs| {
-        if stage == Stage::Taps {
+        if stage == ManiqaTap::Taps {
             tapped = Some(xs.size());
         }
     });

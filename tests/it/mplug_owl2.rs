@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use agiqa_images::{DecodeLimits, RgbImage8, decode};
 use agiqa_nets::checkpoint::Checkpoint;
-use agiqa_nets::mplug_owl2::{Config, ConfigError, MplugOwl2, Preprocessing, Prompt, PromptIds, Tokenizer, tensors};
+use agiqa_nets::mplug_owl2::{
+    Config, MplugOwl2, MplugOwl2ConfigError, Preprocessing, Prompt, PromptIds, Tokenizer, tensors,
+};
 use agiqa_synth::{Float, Invented};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -156,7 +158,7 @@ fn small_config() -> Value {
     serde_json::from_slice(&text).expect("JSON")
 }
 
-fn read_config(file: &Value) -> Result<Config, ConfigError> {
+fn read_config(file: &Value) -> Result<Config, MplugOwl2ConfigError> {
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     let path = dir.path().join("config.json");
     std::fs::write(&path, file.to_string()).expect("a file can be written");

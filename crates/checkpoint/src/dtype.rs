@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Number type of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dtype {
+pub enum StoredDtype {
     /// 64-bit float.
     F64,
     /// 32-bit float.
@@ -27,7 +27,7 @@ pub enum Dtype {
     Bool,
 }
 
-impl Dtype {
+impl StoredDtype {
     /// Every type.
     pub const ALL: [Self; 10] =
         [Self::F64, Self::F32, Self::F16, Self::BF16, Self::I64, Self::I32, Self::I16, Self::I8, Self::U8, Self::Bool];
@@ -84,7 +84,7 @@ impl Dtype {
     }
 }
 
-impl fmt::Display for Dtype {
+impl fmt::Display for StoredDtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }

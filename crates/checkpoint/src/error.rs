@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{Dtype, TensorInfo};
+use super::{StoredDtype, TensorInfo};
 
 /// Why a checkpoint, or a tensor of it, cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -101,10 +101,10 @@ pub enum CheckpointError {
         "{}: tensor `{name}`: expected shape {expected:?}, found {found:?} ({dtype}): a checkpoint of another geometry",
         path.display()
     )]
-    Shape { path: PathBuf, name: String, expected: Vec<i64>, found: Vec<i64>, dtype: Dtype },
+    Shape { path: PathBuf, name: String, expected: Vec<i64>, found: Vec<i64>, dtype: StoredDtype },
     /// A tensor's values are not floating-point numbers.
     #[error("{}: tensor `{name}`: expected floating-point values, found {found}", path.display())]
-    NotFloat { path: PathBuf, name: String, found: Dtype },
+    NotFloat { path: PathBuf, name: String, found: StoredDtype },
     /// A list of tensors does not fit.
     #[error("{}: {misfit}", path.display())]
     Unfit { path: PathBuf, misfit: Misfit },

@@ -14,7 +14,7 @@
 
 mod dtype;
 
-pub use dtype::Dtype;
+pub use dtype::StoredDtype;
 
 mod error;
 

@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 
-use super::Dtype;
+use super::StoredDtype;
 
 /// A value. Containers are indices into [`Unpickled::objects`], so that cycles and sharing cost nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,7 +53,7 @@ pub enum Class {
     /// `torch.Size`, a tuple.
     Size,
     /// A storage class of `torch`.
-    Storage(Dtype),
+    Storage(StoredDtype),
     /// A class of a TorchScript archive. An object of it is the dictionary of its attributes.
     Module,
 }
@@ -67,7 +67,7 @@ impl Class {
             ("torch._tensor", "_rebuild_from_type_v2") => Self::RebuildFromType,
             ("torch", "Size") => Self::Size,
             (script, _) if script == "__torch__" || script.starts_with("__torch__.") => Self::Module,
-            ("torch", storage) => Self::Storage(Dtype::of_storage(storage)?),
+            ("torch", storage) => Self::Storage(StoredDtype::of_storage(storage)?),
             _ => return None,
         })
     }
@@ -92,7 +92,7 @@ pub enum Object<'a> {
     /// A storage. `torch.save` writes its values outside the pickle, under `key`.
     Storage {
         /// Number type.
-        dtype: Dtype,
+        dtype: StoredDtype,
         /// Name of the archive's member that holds its values.
         key: &'a str,
         /// Number of values.

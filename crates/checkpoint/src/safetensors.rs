@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{CheckpointError, Dtype, ReadAt, StoredTensor, TensorInfo};
+use super::{CheckpointError, ReadAt, StoredDtype, StoredTensor, TensorInfo};
 
 /// Longest header that is read, as in the format's own library.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -73,7 +73,7 @@ pub fn read(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTenso
     let Header(entries) = serde_json::from_slice(&header).map_err(|error| damaged(format!("its header: {error}")))?;
     let mut tensors = Vec::with_capacity(entries.len());
     for (name, entry) in entries {
-        let dtype = Dtype::ALL
+        let dtype = StoredDtype::ALL
             .into_iter()
             .find(|dtype| dtype.as_str() == entry.dtype)
             .ok_or_else(|| damaged(format!("tensor `{name}` has the unknown type `{}`", entry.dtype)))?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{CheckpointError, Dtype, ReadAt};
+use super::{CheckpointError, ReadAt, StoredDtype};
 
 /// Greatest number of dimensions of a tensor. More dimensions mean damage.
 pub const MAX_DIMS: usize = 16;
@@ -11,7 +11,7 @@ pub const MAX_DIMS: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Number type.
-    pub dtype: Dtype,
+    pub dtype: StoredDtype,
     /// Sizes, none negative.
     pub shape: Vec<i64>,
 }
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     fn info(shape: &[i64]) -> TensorInfo {
-        TensorInfo { dtype: Dtype::U8, shape: shape.to_vec() }
+        TensorInfo { dtype: StoredDtype::U8, shape: shape.to_vec() }
     }
 
     #[test]

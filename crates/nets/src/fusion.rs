@@ -123,14 +123,14 @@ impl FusionConfig {
 
 /// A linear layer: weight `(out, in)`, bias `(out,)`.
 #[derive(Debug)]
-pub struct Linear {
+pub struct FusionLinear {
     /// `(out, in)`.
     pub weight: Tensor,
     /// `(out,)`.
     pub bias: Tensor,
 }
 
-impl Linear {
+impl FusionLinear {
     /// `xs · weightᵀ + bias`: `(b, in)` to `(b, out)`.
     pub fn forward(&self, xs: &Tensor) -> Tensor {
         if self.weight.size()[0] == 0 {
@@ -146,15 +146,15 @@ pub struct FusionHead {
     /// Sizes and kind.
     pub config: FusionConfig,
     /// Projection of f_a.
-    pub semantic: Linear,
+    pub semantic: FusionLinear,
     /// Projection of f_b.
-    pub coherence: Linear,
+    pub coherence: FusionLinear,
     /// Projection of f_1.
-    pub quality: Linear,
+    pub quality: FusionLinear,
     /// From the concatenated projections to an alpha for each.
-    pub gate: Linear,
+    pub gate: FusionLinear,
     /// From the fused vector to the score.
-    pub output: Linear,
+    pub output: FusionLinear,
 }
 
 /// Dropout's multipliers of the projections: 0 or 1 / (1 - p) per value, `(b, width)` each.
@@ -198,11 +198,11 @@ impl FusionHead {
         let [a_weight, a_bias, b_weight, b_bias, q_weight, q_bias, g_weight, g_bias, o_weight, o_bias] = parameters;
         Self {
             config,
-            semantic: Linear { weight: a_weight, bias: a_bias },
-            coherence: Linear { weight: b_weight, bias: b_bias },
-            quality: Linear { weight: q_weight, bias: q_bias },
-            gate: Linear { weight: g_weight, bias: g_bias },
-            output: Linear { weight: o_weight, bias: o_bias },
+            semantic: FusionLinear { weight: a_weight, bias: a_bias },
+            coherence: FusionLinear { weight: b_weight, bias: b_bias },
+            quality: FusionLinear { weight: q_weight, bias: q_bias },
+            gate: FusionLinear { weight: g_weight, bias: g_bias },
+            output: FusionLinear { weight: o_weight, bias: o_bias },
         }
     }
 

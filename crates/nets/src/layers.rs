@@ -1,6 +1,6 @@
 //! Layers that several networks share, and the lookup of their tensors in a checkpoint.
 //!
-//! A layer keeps its checkpoint's tensors unchanged if they are to be trained (`Scope::get` shares tensors that require
+//! A layer keeps its checkpoint's tensors unchanged if they are to be trained (`TensorScope::get` shares tensors that require
 //! a gradient). Else it keeps them in their fastest form: in the compute kind, with a layer scale folded in, or in
 //! oneDNN's own layout.
 
@@ -55,7 +55,7 @@ impl NetworkError {
 pub type NamedTensors = HashMap<String, Tensor>;
 
 /// A prefix of names within a checkpoint, and the device and kind of the tensors below it.
-pub(super) struct Scope<'a> {
+pub(super) struct TensorScope<'a> {
     tensors: &'a NamedTensors,
     prefix: String,
     /// The device of its tensors.
@@ -64,15 +64,20 @@ pub(super) struct Scope<'a> {
     pub(super) kind: Kind,
 }
 
-impl<'a> Scope<'a> {
+impl<'a> TensorScope<'a> {
     /// All of `tensors`.
     pub(super) fn new(tensors: &'a NamedTensors, device: Device, kind: Kind) -> Self {
         Self { tensors, prefix: String::new(), device, kind }
     }
 
     /// The tensors whose names continue with `name` and a dot.
-    pub(super) fn sub(&self, name: impl std::fmt::Display) -> Scope<'a> {
-        Scope { tensors: self.tensors, prefix: format!("{}{name}.", self.prefix), device: self.device, kind: self.kind }
+    pub(super) fn sub(&self, name: impl std::fmt::Display) -> TensorScope<'a> {
+        TensorScope {
+            tensors: self.tensors,
+            prefix: format!("{}{name}.", self.prefix),
+            device: self.device,
+            kind: self.kind,
+        }
     }
 
     /// The tensor `name` as `kind`. A tensor that requires a gradient is shared unchanged, so that training updates it.
@@ -95,8 +100,8 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// A source of layers' tensors: a prefix of the names of tensors in memory ([`Scope`]) or in files
-/// ([`checkpoint::Scope`]).
+/// A source of layers' tensors: a prefix of the names of tensors in memory ([`TensorScope`]) or in files
+/// ([`checkpoint::CheckpointScope`]).
 pub(super) trait Parameters: Sized {
     /// Error of loading a tensor.
     type Error;
@@ -114,7 +119,7 @@ pub(super) trait Parameters: Sized {
     fn kind(&self) -> Kind;
 }
 
-impl Parameters for Scope<'_> {
+impl Parameters for TensorScope<'_> {
     type Error = NetworkError;
 
     fn below(&self, name: impl Display) -> Self {
@@ -134,7 +139,7 @@ impl Parameters for Scope<'_> {
     }
 }
 
-impl Parameters for checkpoint::Scope<'_> {
+impl Parameters for checkpoint::CheckpointScope<'_> {
     type Error = checkpoint::CheckpointError;
 
     fn below(&self, name: impl Display) -> Self {

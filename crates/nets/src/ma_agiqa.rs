@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
 use super::fusion::{FusionConfig, FusionHead, FusionOutput, Gate, PARAMETER_NAMES, ProjectionMasks};
-use super::layers::{NamedTensors, NetworkError, Scope};
+use super::layers::{NamedTensors, NetworkError, TensorScope};
 use super::maniqa::{Maniqa, ManiqaConfig, ManiqaOutput, Mode, dropout};
 
 /// Probability with which training drops a value of the two semantic projections.
@@ -70,7 +70,7 @@ impl MaAgiqa {
     ) -> Result<Self, NetworkError> {
         let maniqa = Maniqa::new(&config.maniqa, tensors, device, kind)?;
         let _guard = tch::no_grad_guard();
-        let p = Scope::new(tensors, device, Kind::Float);
+        let p = TensorScope::new(tensors, device, Kind::Float);
         let mut parameters = Vec::with_capacity(PARAMETER_NAMES.len());
         for (name, shape) in PARAMETER_NAMES.iter().zip(config.fusion.shapes()) {
             parameters.push(p.get(name, &shape, Kind::Float)?);

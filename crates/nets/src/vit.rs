@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use super::attention::attend;
-use super::layers::{Activation, LayerNorm, Linear, Mlp, NamedTensors, NetworkError, Scope, dense, products_of};
+use super::layers::{Activation, LayerNorm, Linear, Mlp, NamedTensors, NetworkError, TensorScope, dense, products_of};
 
 /// Geometry of a vision transformer.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +51,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(p: &Scope, config: &VitConfig, gamma: Option<&Tensor>) -> Result<Self, NetworkError> {
+    fn new(p: &TensorScope, config: &VitConfig, gamma: Option<&Tensor>) -> Result<Self, NetworkError> {
         let d = config.dim;
         Ok(Self {
             qkv: Linear::new(&p.sub("qkv"), d, 3 * d)?,
@@ -86,7 +86,7 @@ struct Block {
 }
 
 impl Block {
-    fn new(p: &Scope, config: &VitConfig) -> Result<Self, NetworkError> {
+    fn new(p: &TensorScope, config: &VitConfig) -> Result<Self, NetworkError> {
         let gamma = |name: &str| match config.layer_scale {
             true => p.sub(name).get("gamma", &[config.dim], Kind::Float).map(Some),
             false => Ok(None),
@@ -179,7 +179,7 @@ impl Vit {
             return Err(NetworkError::Heads { dim: d, n_heads: config.n_heads });
         }
         let _guard = tch::no_grad_guard();
-        let p = Scope::new(tensors, device, kind);
+        let p = TensorScope::new(tensors, device, kind);
         let blocks = p.sub("blocks");
         let norm = |is_there: bool, name: &str| match is_there {
             true => LayerNorm::new(&p.sub(name), d, config.layer_norm_eps).map(Some),

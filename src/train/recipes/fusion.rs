@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::{JointSettings, KernelSettings};
 use crate::train::trainer::{Batch, RunData};
-use crate::train::{SettingsError, TrainSettings};
+use crate::train::{TrainSettings, TrainSettingsError};
 use agiqa_nets::fusion::{FusionConfig, Gate, ProjectionMasks};
 use agiqa_nets::trained_head::Standardisation;
 use agiqa_store::tables::models;
@@ -141,28 +141,28 @@ impl HeadSettings {
     ///
     /// # Errors
     /// Fails for the first value outside its range.
-    pub fn check(&self) -> Result<(), SettingsError> {
+    pub fn check(&self) -> Result<(), TrainSettingsError> {
         let inputs = self.sorted_inputs();
         if inputs.is_empty() || inputs.len() < self.inputs.len() {
             return Err(self.wrong_inputs("one to three of `f_1`, `f_a` and `f_b`, each once"));
         }
         if self.width == 0 {
-            return Err(SettingsError::new("width", self.width, "1 or more"));
+            return Err(TrainSettingsError::new("width", self.width, "1 or more"));
         }
         let shares = [("input_dropout", self.input_dropout), ("dropout", self.dropout)];
         if let Some((name, share)) = shares.into_iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
-            return Err(SettingsError::new(name, share, "0 or more, below 1"));
+            return Err(TrainSettingsError::new(name, share, "0 or more, below 1"));
         }
         if self.start == Start::Ridge && !self.standardise {
-            return Err(SettingsError::new("standardise", false, "`true` with `start = \"ridge\"`"));
+            return Err(TrainSettingsError::new("standardise", false, "`true` with `start = \"ridge\"`"));
         }
         self.kernel.check()
     }
 
     /// The error that `inputs` has a wrong value.
-    pub(super) fn wrong_inputs(&self, expected: &'static str) -> SettingsError {
+    pub(super) fn wrong_inputs(&self, expected: &'static str) -> TrainSettingsError {
         let names: Vec<&str> = self.inputs.iter().map(|input| input.as_str()).collect();
-        SettingsError::new("inputs", format!("[{}]", names.join(", ")), expected)
+        TrainSettingsError::new("inputs", format!("[{}]", names.join(", ")), expected)
     }
 
     /// The features that the head reads, without duplicates, in the order of [`HeadInput::ALL`].

@@ -10,7 +10,7 @@ use super::fusion::HeadSettings;
 use crate::features::catching;
 use crate::train::head_inputs;
 use crate::train::trainer::{Exported, Finished, Pace, Recipe, RecipeError, RunData, TrainError, judged};
-use crate::train::{SettingsError, TrainSettings};
+use crate::train::{TrainSettings, TrainSettingsError};
 use agiqa_nets::kernel_ridge::{Fitted, Header, Kernel, KernelRidge, Scorer};
 use agiqa_store::console::Progress;
 use agiqa_store::identity::Fingerprint;
@@ -49,17 +49,17 @@ impl KernelSettings {
     ///
     /// # Errors
     /// Fails for the first value outside its range.
-    pub fn check(&self) -> Result<(), SettingsError> {
+    pub fn check(&self) -> Result<(), TrainSettingsError> {
         if !(self.gamma >= 0.0 && self.gamma.is_finite()) {
-            return Err(SettingsError::new("kernel.gamma", self.gamma, "0 (linear) or more"));
+            return Err(TrainSettingsError::new("kernel.gamma", self.gamma, "0 (linear) or more"));
         }
         if self.strengths.is_empty() || !self.strengths.iter().all(|strength| *strength > 0.0 && strength.is_finite()) {
             let found = format!("{:?}", self.strengths);
-            return Err(SettingsError::new("kernel.strengths", found, "one number above 0, or several"));
+            return Err(TrainSettingsError::new("kernel.strengths", found, "one number above 0, or several"));
         }
         let counts = [("kernel.max_rows", self.max_rows), ("kernel.n_support", self.n_support)];
         match counts.into_iter().find(|(_, count)| *count == 0) {
-            Some((name, count)) => Err(SettingsError::new(name, count, "1 or more")),
+            Some((name, count)) => Err(TrainSettingsError::new(name, count, "1 or more")),
             None => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{SettingsError, TrainError, TrainStage, Training};
+use super::{TrainError, TrainSettingsError, TrainStage, Training};
 use agiqa_store::tables::features::FeatureSet;
 use agiqa_store::tables::{PartitionName, models};
 
@@ -69,7 +69,7 @@ impl RecipeSettings {
     ///
     /// # Errors
     /// Fails for the first value outside its range.
-    pub fn check(&self) -> Result<(), SettingsError> {
+    pub fn check(&self) -> Result<(), TrainSettingsError> {
         match self {
             Self::Head(head) => head.check(),
             Self::Joint { head, joint } => joint.check(head),

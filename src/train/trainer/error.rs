@@ -1,7 +1,7 @@
 //! The errors of a training.
 
 use super::PicturesError;
-use crate::train::{DataError, SettingsError};
+use crate::train::{DataError, TrainSettingsError};
 use agiqa_store::store::StoreError;
 use agiqa_store::store::part::PartError;
 use agiqa_store::tables::models::RunRecordError;
@@ -16,7 +16,7 @@ pub type RecipeError = Box<dyn std::error::Error + Send + Sync>;
 pub enum TrainError {
     /// A hyperparameter is invalid.
     #[error(transparent)]
-    Settings(#[from] SettingsError),
+    Settings(#[from] TrainSettingsError),
     /// Inputs are missing or do not match.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
-pub use agiqa_checkpoint::{CheckpointError, Dtype, Misfit, TensorInfo};
+pub use agiqa_checkpoint::{CheckpointError, Misfit, StoredDtype, TensorInfo};
 
 mod scope;
 
-pub use scope::Scope;
+pub use scope::CheckpointScope;
 
 mod wanted;
 
@@ -174,8 +174,8 @@ impl Checkpoint {
     }
 
     /// The scope of all tensors, to be placed on `device` as `kind`.
-    pub fn root(&self, device: Device, kind: Kind) -> Scope<'_> {
-        Scope::new(self, device, kind)
+    pub fn root(&self, device: Device, kind: Kind) -> CheckpointScope<'_> {
+        CheckpointScope::new(self, device, kind)
     }
 
     /// Names of the tensors that have not been used, sorted.
@@ -275,18 +275,18 @@ pub(crate) fn files_in(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The torch type of stored values.
-pub fn kind_of(dtype: Dtype) -> Kind {
+pub fn kind_of(dtype: StoredDtype) -> Kind {
     match dtype {
-        Dtype::F64 => Kind::Double,
-        Dtype::F32 => Kind::Float,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::I64 => Kind::Int64,
-        Dtype::I32 => Kind::Int,
-        Dtype::I16 => Kind::Int16,
-        Dtype::I8 => Kind::Int8,
-        Dtype::U8 => Kind::Uint8,
-        Dtype::Bool => Kind::Bool,
+        StoredDtype::F64 => Kind::Double,
+        StoredDtype::F32 => Kind::Float,
+        StoredDtype::F16 => Kind::Half,
+        StoredDtype::BF16 => Kind::BFloat16,
+        StoredDtype::I64 => Kind::Int64,
+        StoredDtype::I32 => Kind::Int,
+        StoredDtype::I16 => Kind::Int16,
+        StoredDtype::I8 => Kind::Int8,
+        StoredDtype::U8 => Kind::Uint8,
+        StoredDtype::Bool => Kind::Bool,
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Checkpoint, CheckpointError};
 
 /// A prefix of names, and the device and kind of the tensors loaded below it.
 #[derive(Clone, Debug)]
-pub struct Scope<'a> {
+pub struct CheckpointScope<'a> {
     checkpoint: &'a Checkpoint,
     /// Empty, or ends with a dot.
     prefix: String,
@@ -16,7 +16,7 @@ pub struct Scope<'a> {
     kind: Kind,
 }
 
-impl<'a> Scope<'a> {
+impl<'a> CheckpointScope<'a> {
     pub(super) fn new(checkpoint: &'a Checkpoint, device: Device, kind: Kind) -> Self {
         Self { checkpoint, prefix: String::new(), device, kind }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Checkpoint, CheckpointError, Dtype};
+use super::{Checkpoint, CheckpointError, StoredDtype};
 use crate::layers::NamedTensors;
 
 /// Tensors by their name in the network, each with its stored name and its shape.
@@ -58,12 +58,12 @@ impl Wanted {
 }
 
 /// Whether little-endian floats of type `dtype` are all finite: not all bits of an exponent are set.
-fn is_finite(bytes: &[u8], dtype: Dtype) -> bool {
+fn is_finite(bytes: &[u8], dtype: StoredDtype) -> bool {
     let (n_bytes, exponent): (_, u16) = match dtype {
-        Dtype::F64 => (8, 0x7FF0),
-        Dtype::F32 => (4, 0x7F80),
-        Dtype::BF16 => (2, 0x7F80),
-        Dtype::F16 => (2, 0x7C00),
+        StoredDtype::F64 => (8, 0x7FF0),
+        StoredDtype::F32 => (4, 0x7F80),
+        StoredDtype::BF16 => (2, 0x7F80),
+        StoredDtype::F16 => (2, 0x7C00),
         _ => return true,
     };
     bytes

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::{Mode, dropout};
 use crate::attention::attend;
-use crate::layers::{Linear, NetworkError, Scope, dense, opaque_is_faster, opaque_is_possible};
+use crate::layers::{Linear, NetworkError, TensorScope, dense, opaque_is_faster, opaque_is_possible};
 
 /// Probability with which training drops a value of the product.
 const DROPOUT: f64 = 0.1;
@@ -54,7 +54,7 @@ pub(super) struct Merged {
 }
 
 impl ChannelAttention {
-    pub(super) fn new(p: &Scope, n: i64) -> Result<Self, NetworkError> {
+    pub(super) fn new(p: &TensorScope, n: i64) -> Result<Self, NetworkError> {
         let part = |name: &str| Linear::new(&p.sub(name), n, n);
         let (q, k, v) = (part("c_q")?, part("c_k")?, part("c_v")?);
         let is_trained = [&q, &k, &v].iter().any(|part| part.is_trained());
@@ -187,7 +187,7 @@ mod tests {
             tensors.insert(format!("{part}.bias"), random(&[n]));
         }
         let xs = random(&[b, c, n]);
-        let p = Scope::new(&tensors, Device::Cpu, Kind::Float);
+        let p = TensorScope::new(&tensors, Device::Cpu, Kind::Float);
         let part = |name: &str| Linear::new(&p.sub(name), n, n).expect("it is there");
         let plain = ChannelAttention::Plain { q: part("c_q"), k: part("c_k"), v: part("c_v") };
         let expected = plain.forward(&xs, Kind::Float, Mode::Evaluate);

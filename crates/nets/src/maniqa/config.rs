@@ -11,7 +11,7 @@ use crate::vit::VitConfig;
 /// A missing or impossible description of a network.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
-pub enum ConfigError {
+pub enum ManiqaConfigError {
     /// The file cannot be read.
     #[error(
         "cannot read `{}`: expected the sizes of the network in a `config.json` next to its weights",
@@ -98,11 +98,11 @@ impl ManiqaConfig {
     ///
     /// # Errors
     /// The file is absent or not a description of MANIQA, or the sizes do not fit together.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    pub fn read(path: &Path) -> Result<Self, ManiqaConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ManiqaConfigError::Read { path: path.to_owned(), source })?;
         let config: Self =
-            serde_json::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+            serde_json::from_str(&text).map_err(|source| ManiqaConfigError::Parse { path: path.to_owned(), source })?;
         config.check()?;
         Ok(config)
     }
@@ -161,9 +161,9 @@ impl ManiqaConfig {
     ///
     /// # Errors
     /// The first entry that does not fit.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    pub fn check(&self) -> Result<(), ManiqaConfigError> {
         let wrong = |key, found: &dyn std::fmt::Debug, expected: String| {
-            Err(ConfigError::Value { key, found: format!("{found:?}"), expected })
+            Err(ManiqaConfigError::Value { key, found: format!("{found:?}"), expected })
         };
         let vit = &self.vit;
         let sizes = [

@@ -14,7 +14,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::layers::{Linear, NamedTensors, NetworkError, Scope, products_of};
+use super::layers::{Linear, NamedTensors, NetworkError, TensorScope, products_of};
 use super::vit::{Tap, Vit};
 
 mod channels;
@@ -23,7 +23,7 @@ mod swin;
 
 pub mod weights;
 
-pub use config::{BackboneConfig, ConfigError, ManiqaConfig};
+pub use config::{BackboneConfig, ManiqaConfig, ManiqaConfigError};
 
 use channels::ChannelAttention;
 use swin::{StageConfig, SwinStage};
@@ -50,7 +50,7 @@ pub(super) fn dropout(xs: Tensor, p: f64, mode: Mode) -> Tensor {
 
 /// A point of the network whose values can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stage {
+pub enum ManiqaTap {
     /// The transformer's taps, concatenated on channels, `(b, 4d, n)`.
     Taps,
     /// Output of an attention block between channels, `(b, c, n)`.
@@ -117,7 +117,7 @@ struct Half {
 }
 
 impl Half {
-    fn new(p: &Scope, config: &ManiqaConfig, stage: usize, d_in: i64, dim: i64) -> Result<Self, NetworkError> {
+    fn new(p: &TensorScope, config: &ManiqaConfig, stage: usize, d_in: i64, dim: i64) -> Result<Self, NetworkError> {
         let channels = p.sub(format_args!("tablock{stage}"));
         let conv = p.sub(format_args!("conv{stage}"));
         let layers: Vec<(usize, i64)> = config.depths.iter().copied().zip(config.num_heads.iter().copied()).collect();
@@ -159,15 +159,15 @@ impl Half {
         let stage = self.swin.stage();
         for (block, attention) in self.channels.iter().enumerate() {
             xs = attention.forward(&xs, *kind, *mode);
-            each(Stage::Channels { stage, block }, &xs);
+            each(ManiqaTap::Channels { stage, block }, &xs);
         }
         let (b, c, grid) = (xs.size()[0], xs.size()[1], self.swin.grid());
         let (weight, bias) = (self.conv_weight.to_kind(*kind), self.conv_bias.to_kind(*kind));
         let xs = xs.to_kind(*kind).view([b, c, grid, grid]); // (b, c_in, h, w)
         let xs = xs.conv2d(&weight, Some(&bias), [1, 1], [0, 0], [1, 1], 1).to_kind(Kind::Float); // (b, c_out, h, w)
-        each(Stage::Reduced { stage }, &xs);
+        each(ManiqaTap::Reduced { stage }, &xs);
         let xs = self.swin.forward(xs.flatten(2, 3).transpose(1, 2).contiguous(), *kind, *mode, *each); // (b, n, c_out)
-        each(Stage::Swin { stage }, &xs);
+        each(ManiqaTap::Swin { stage }, &xs);
         xs
     }
 }
@@ -176,7 +176,7 @@ impl Half {
 struct Run<'a> {
     kind: Kind,
     mode: Mode,
-    each: &'a mut dyn FnMut(Stage, &Tensor),
+    each: &'a mut dyn FnMut(ManiqaTap, &Tensor),
 }
 
 /// A head that computes a value per token.
@@ -187,7 +187,7 @@ struct TokenHead {
 }
 
 impl TokenHead {
-    fn new(p: &Scope, d: i64) -> Result<Self, NetworkError> {
+    fn new(p: &TensorScope, d: i64) -> Result<Self, NetworkError> {
         Ok(Self { hidden: Linear::new(&p.sub("0"), d, d)?, output: Linear::new(&p.sub("3"), d, 1)? })
     }
 
@@ -239,9 +239,9 @@ impl Maniqa {
             .filter_map(|(name, tensor)| Some((name.strip_prefix("vit.")?.to_owned(), tensor.shallow_clone())))
             .collect();
         let vit = Vit::new(&config.vit_config(), &vit_tensors, device, kind).map_err(|error| error.below("vit."))?;
-        let p = Scope::new(tensors, device, kind);
+        let p = TensorScope::new(tensors, device, kind);
         let (d_taps, d) = (config.vit.embed_dim * config.vit.taps.len() as i64, config.embed_dim);
-        let heads = Scope::new(tensors, device, Kind::Float);
+        let heads = TensorScope::new(tensors, device, Kind::Float);
         Ok(Self {
             config: config.clone(),
             kind,
@@ -283,15 +283,20 @@ impl Maniqa {
         self.forward_observed(pixels, mode, |_, _| {})
     }
 
-    /// As [`Self::forward`]. Calls `each` with the values at each [`Stage`].
-    pub fn forward_observed(&self, pixels: &Tensor, mode: Mode, mut each: impl FnMut(Stage, &Tensor)) -> ManiqaOutput {
+    /// As [`Self::forward`]. Calls `each` with the values at each [`ManiqaTap`].
+    pub fn forward_observed(
+        &self,
+        pixels: &Tensor,
+        mode: Mode,
+        mut each: impl FnMut(ManiqaTap, &Tensor),
+    ) -> ManiqaOutput {
         let taps: Vec<Tap> = self.config.vit.taps.iter().map(|block| Tap::Block(*block)).collect();
         let mut tapped = Vec::with_capacity(taps.len());
         // Tokens come innermost, without the class token.
         self.vit.forward_taps(pixels, &taps, |_, xs| tapped.push(xs.slice(1, 1, None, 1).transpose(1, 2)));
         let mut xs = Tensor::cat(&tapped, 1).contiguous(); // (b, 4d, n)
         drop(tapped);
-        each(Stage::Taps, &xs);
+        each(ManiqaTap::Taps, &xs);
         let mut run = Run { kind: self.kind, mode, each: &mut each };
         for (i, half) in self.halves.iter().enumerate() {
             if i > 0 {

@@ -4,8 +4,8 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Mode, Stage, dropout};
-use crate::layers::{Activation, LayerNorm, Linear, Mlp, NetworkError, Scope};
+use super::{ManiqaTap, Mode, dropout};
+use crate::layers::{Activation, LayerNorm, Linear, Mlp, NetworkError, TensorScope};
 
 /// Constant added to the variance in the Swin blocks' norms. The transformer underneath has 1e-6.
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -50,7 +50,7 @@ struct Windows {
 
 impl Windows {
     /// Windows of side `w` of a grid of side `grid`, after a cyclic shift by `shift` up and to the left.
-    fn new(p: &Scope, grid: i64, w: i64, shift: i64) -> Self {
+    fn new(p: &TensorScope, grid: i64, w: i64, shift: i64) -> Self {
         let n = (grid * grid) as usize;
         // The shift moves the first rows behind the last, which makes three regions per axis.
         let region = |at: i64| i64::from(at >= grid - w) + i64::from(at >= grid - shift);
@@ -104,7 +104,13 @@ struct Block {
 }
 
 impl Block {
-    fn new(p: &Scope, config: &StageConfig, n_heads: i64, shift: i64, drop_path: f64) -> Result<Self, NetworkError> {
+    fn new(
+        p: &TensorScope,
+        config: &StageConfig,
+        n_heads: i64,
+        shift: i64,
+        drop_path: f64,
+    ) -> Result<Self, NetworkError> {
         let (d, w) = (config.dim, config.window);
         let attn = p.sub("attn");
         let windows = Windows::new(p, config.grid, w, shift);
@@ -252,7 +258,7 @@ pub(super) struct SwinStage {
 }
 
 impl SwinStage {
-    pub(super) fn new(p: &Scope, config: &StageConfig) -> Result<Self, NetworkError> {
+    pub(super) fn new(p: &TensorScope, config: &StageConfig) -> Result<Self, NetworkError> {
         let d = config.dim;
         let n_blocks: usize = config.layers.iter().map(|(depth, _)| depth).sum();
         let mut n_before = 0;
@@ -301,21 +307,27 @@ impl SwinStage {
     /// # Shapes
     /// - xs: `(b, n, d)`, f32, row by row of the grid
     /// - returns: `(b, n, d)`, f32
-    pub(super) fn forward(&self, xs: Tensor, kind: Kind, mode: Mode, each: &mut dyn FnMut(Stage, &Tensor)) -> Tensor {
+    pub(super) fn forward(
+        &self,
+        xs: Tensor,
+        kind: Kind,
+        mode: Mode,
+        each: &mut dyn FnMut(ManiqaTap, &Tensor),
+    ) -> Tensor {
         let (b, n, d) = xs.size3().expect("tokens are (b, n, d)");
         let mut xs = dropout(xs, DROPOUT, mode);
         for (i, layer) in self.layers.iter().enumerate() {
             let mut ys = xs.shallow_clone();
             for (j, block) in layer.blocks.iter().enumerate() {
                 ys = block.forward(&ys, kind, mode);
-                each(Stage::SwinBlock { stage: self.stage, layer: i, block: j }, &ys);
+                each(ManiqaTap::SwinBlock { stage: self.stage, layer: i, block: j }, &ys);
             }
             // Tokens row by row form an image whose channels lie innermost. oneDNN's convolutions accept this layout.
             let ys = ys.to_kind(kind).view([b, self.grid, self.grid, d]).permute([0, 3, 1, 2]); // (b, d, h, w)
             let (weight, bias) = (layer.conv_weight.to_kind(kind), layer.conv_bias.to_kind(kind));
             let ys = ys.conv2d(&weight, Some(&bias), [1, 1], [1, 1], [1, 1], 1).relu(); // (b, d, h, w)
             let ys = ys.permute([0, 2, 3, 1]).reshape([b, n, d]).to_kind(Kind::Float);
-            each(Stage::SwinLayer { stage: self.stage, layer: i }, &ys);
+            each(ManiqaTap::SwinLayer { stage: self.stage, layer: i }, &ys);
             // Not in place: the input may belong to the caller, and autograd may need it.
             xs = &xs + ys * self.scale;
         }

@@ -5,13 +5,13 @@ use tch::{Device, Kind, Tensor};
 
 use super::config::{AbstractorConfig, Config};
 use crate::attention::attend;
-use crate::checkpoint::{CheckpointError, Scope};
+use crate::checkpoint::{CheckpointError, CheckpointScope};
 use crate::layers::{LayerNorm, Linear, products_of};
 
 /// PyTorch's default, which the published code uses in all norms except the MLP's.
 const NORM_EPS: f64 = 1e-5;
 
-fn linear(p: &Scope, d_in: i64, d_out: i64) -> Result<Linear, CheckpointError> {
+fn linear(p: &CheckpointScope, d_in: i64, d_out: i64) -> Result<Linear, CheckpointError> {
     Ok(Linear::new(p, d_in, d_out)?.fastest(p.device()))
 }
 
@@ -24,7 +24,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(p: &Scope, config: &AbstractorConfig) -> Result<Self, CheckpointError> {
+    fn new(p: &CheckpointScope, config: &AbstractorConfig) -> Result<Self, CheckpointError> {
         let linear = |name: &str| linear(&p.sub(name), config.dim, config.dim);
         Ok(Self { query: linear("query")?, key: linear("key")?, value: linear("value")?, n_heads: config.n_heads })
     }
@@ -51,7 +51,7 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn new(p: &Scope, config: &AbstractorConfig) -> Result<Self, CheckpointError> {
+    fn new(p: &CheckpointScope, config: &AbstractorConfig) -> Result<Self, CheckpointError> {
         let (d, m) = (config.dim, config.mlp_dim);
         Ok(Self {
             w1: linear(&p.sub("w1"), d, m)?,
@@ -80,7 +80,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(p: &Scope, config: &AbstractorConfig) -> Result<Self, CheckpointError> {
+    fn new(p: &CheckpointScope, config: &AbstractorConfig) -> Result<Self, CheckpointError> {
         let (p, d) = (p.sub("crossattention"), config.dim);
         let output = p.sub("output");
         Ok(Self {
@@ -153,7 +153,7 @@ pub(super) struct Abstractor {
 }
 
 impl Abstractor {
-    pub(super) fn new(p: &Scope, config: &Config) -> Result<Self, CheckpointError> {
+    pub(super) fn new(p: &CheckpointScope, config: &Config) -> Result<Self, CheckpointError> {
         let (sizes, e) = (&config.abstractor, config.decoder.dim);
         let layers = p.sub("encoder.layers");
         Ok(Self {

@@ -74,7 +74,7 @@ pub struct DecoderConfig {
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
-pub enum ConfigError {
+pub enum MplugOwl2ConfigError {
     /// The file could not be read.
     #[error("cannot read {}", path.display())]
     Io {
@@ -153,9 +153,9 @@ impl Config {
     ///
     /// # Errors
     /// The file cannot be read, is not JSON, lacks a size, or describes another network.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let io_error = |source| ConfigError::Io { path: path.to_owned(), source };
-        let malformed = |problem: String| ConfigError::Malformed { path: path.to_owned(), problem };
+    pub fn read(path: &Path) -> Result<Self, MplugOwl2ConfigError> {
+        let io_error = |source| MplugOwl2ConfigError::Io { path: path.to_owned(), source };
+        let malformed = |problem: String| MplugOwl2ConfigError::Malformed { path: path.to_owned(), problem };
         let n_bytes = std::fs::metadata(path).map_err(io_error)?.len();
         if n_bytes > MAX_FILE_BYTES {
             return Err(malformed(format!("{n_bytes} bytes are over the limit of {MAX_FILE_BYTES}")));
@@ -163,7 +163,7 @@ impl Config {
         let bytes = std::fs::read(path).map_err(io_error)?;
         // The type comes first. Another network's file lacks keys, too, but that message would say less.
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
-        let unsupported = |(key, found, expected): (&'static str, String, String)| ConfigError::Unsupported {
+        let unsupported = |(key, found, expected): (&'static str, String, String)| MplugOwl2ConfigError::Unsupported {
             path: path.to_owned(),
             key,
             found,

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::config::DecoderConfig;
 use crate::attention::attend;
-use crate::checkpoint::{CheckpointError, Scope};
+use crate::checkpoint::{CheckpointError, CheckpointScope};
 use crate::layers::{Linear, RmsNorm, products_of};
 
 /// The branch that positions take.
@@ -57,7 +57,10 @@ struct Multiway<T> {
 }
 
 impl<T> Multiway<T> {
-    fn new(p: &Scope, new: impl Fn(&Scope) -> Result<T, CheckpointError>) -> Result<Self, CheckpointError> {
+    fn new(
+        p: &CheckpointScope,
+        new: impl Fn(&CheckpointScope) -> Result<T, CheckpointError>,
+    ) -> Result<Self, CheckpointError> {
         let p = p.sub("multiway");
         Ok(Self { text: new(&p.sub(0))?, visual: new(&p.sub(1))? })
     }
@@ -142,12 +145,12 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(p: &Scope, config: &DecoderConfig) -> Result<Self, CheckpointError> {
+    fn new(p: &CheckpointScope, config: &DecoderConfig) -> Result<Self, CheckpointError> {
         let (d, m) = (config.dim, config.mlp_dim);
         let norm = |name: &str| Multiway::new(&p.sub(name), |p| RmsNorm::new(p, d, config.rms_norm_eps));
         let attn = p.sub("self_attn");
-        let linear = |p: &Scope, d_in, d_out| Ok(Linear::without_bias(p, d_in, d_out)?.fastest(p.device()));
-        let square = |p: &Scope| linear(p, d, d);
+        let linear = |p: &CheckpointScope, d_in, d_out| Ok(Linear::without_bias(p, d_in, d_out)?.fastest(p.device()));
+        let square = |p: &CheckpointScope| linear(p, d, d);
         let mlp = p.sub("mlp");
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
@@ -229,7 +232,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// Builds the language model for sequences of at most `n_positions`.
-    pub(super) fn new(p: &Scope, config: &DecoderConfig, n_positions: i64) -> Result<Self, CheckpointError> {
+    pub(super) fn new(p: &CheckpointScope, config: &DecoderConfig, n_positions: i64) -> Result<Self, CheckpointError> {
         let layers = p.sub("layers");
         Ok(Self {
             layers: (0..config.n_layers).map(|i| Layer::new(&layers.sub(i), config)).collect::<Result<_, _>>()?,

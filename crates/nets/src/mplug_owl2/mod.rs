@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, Scope};
+use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointScope};
 
 mod config;
 
-pub use config::{AbstractorConfig, Config, ConfigError, DecoderConfig, VisionConfig};
+pub use config::{AbstractorConfig, Config, DecoderConfig, MplugOwl2ConfigError, VisionConfig};
 
 mod tensors;
 
@@ -54,7 +54,7 @@ use vision::VisionTower;
 pub enum LoadError {
     /// `config.json` is unusable.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] MplugOwl2ConfigError),
     /// The tensors are unusable.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -275,7 +275,7 @@ impl MplugOwl2 {
 }
 
 /// Rows of the token table, `(n, d)`, f32. The whole table is never loaded.
-fn embed_tokens(p: &Scope, config: &Config, ids: &[i64]) -> Result<Tensor, CheckpointError> {
+fn embed_tokens(p: &CheckpointScope, config: &Config, ids: &[i64]) -> Result<Tensor, CheckpointError> {
     let sizes = &config.decoder;
     assert!(ids.iter().all(|id| (0..sizes.vocab_size).contains(id)), "ids are below the vocabulary's size");
     let table = p.checkpoint().tensor(&p.name("embed_tokens.weight"), &[sizes.vocab_size, sizes.dim])?;

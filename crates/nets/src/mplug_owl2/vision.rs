@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::config::VisionConfig;
 use crate::attention::attend;
-use crate::checkpoint::{CheckpointError, Scope};
+use crate::checkpoint::{CheckpointError, CheckpointScope};
 use crate::layers::{Activation, LayerNorm, Linear, Mlp, products_of};
 
 #[derive(Debug)]
@@ -16,7 +16,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(p: &Scope, config: &VisionConfig) -> Result<Self, CheckpointError> {
+    fn new(p: &CheckpointScope, config: &VisionConfig) -> Result<Self, CheckpointError> {
         let d = config.dim;
         Ok(Self {
             query_key_value: Linear::new(&p.sub("query_key_value"), d, 3 * d)?.fastest(p.device()),
@@ -46,7 +46,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(p: &Scope, config: &VisionConfig) -> Result<Self, CheckpointError> {
+    fn new(p: &CheckpointScope, config: &VisionConfig) -> Result<Self, CheckpointError> {
         let norm = |name: &str| LayerNorm::new(&p.sub(name), config.dim, config.layer_norm_eps);
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
@@ -80,9 +80,9 @@ pub(super) struct VisionTower {
 }
 
 impl VisionTower {
-    pub(super) fn new(p: &Scope, config: &VisionConfig) -> Result<Self, CheckpointError> {
+    pub(super) fn new(p: &CheckpointScope, config: &VisionConfig) -> Result<Self, CheckpointError> {
         let (d, patch) = (config.dim, config.patch_px);
-        let norm = |p: &Scope| LayerNorm::new(p, d, config.layer_norm_eps);
+        let norm = |p: &CheckpointScope| LayerNorm::new(p, d, config.layer_norm_eps);
         let embeddings = p.sub("embeddings");
         let layers = p.sub("encoder.layers");
         Ok(Self {

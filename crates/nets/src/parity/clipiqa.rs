@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Watched, assert_near, compare_whole, image, json, tensors, values, write};
 use crate::checkpoint::Checkpoint;
-use crate::layers::{NamedTensors, Scope};
+use crate::layers::{NamedTensors, TensorScope};
 use crate::raters::clipiqa::{ClipIqa, learned_in};
 use crate::raters::{Architecture, Prepared, Rater, RaterFile, RaterName, Stored};
 
@@ -52,7 +52,7 @@ fn clipiqa(path: &Path, weights: &NamedTensors, variant: Option<&str>) -> ClipIq
     let checkpoint = Checkpoint::open(path).expect("a checkpoint");
     let stored = Stored::find(&checkpoint, ClipIqa::LAYOUTS).expect("a layout fits");
     let sizes = ClipIqa::sizes(&stored, variant).expect("the sizes can be read");
-    ClipIqa::new(&Scope::new(weights, Device::Cpu, Kind::Float), &sizes).expect("the tensors fit")
+    ClipIqa::new(&TensorScope::new(weights, Device::Cpu, Kind::Float), &sizes).expect("the tensors fit")
 }
 
 #[test]

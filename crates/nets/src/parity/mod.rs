@@ -9,7 +9,7 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::Checkpoint;
-use crate::layers::{NamedTensors, Scope};
+use crate::layers::{NamedTensors, TensorScope};
 use crate::pixels::{IMAGENET_MEAN, IMAGENET_STD, Planes};
 use crate::raters::{Architecture, Stored};
 
@@ -76,7 +76,7 @@ fn network<N: Architecture>(weights: &NamedTensors, variant: Option<&str>) -> N 
     let checkpoint = Checkpoint::open(&path).expect("a checkpoint");
     let stored = Stored::find(&checkpoint, N::LAYOUTS).expect("a layout fits");
     let sizes = N::sizes(&stored, variant).expect("the sizes can be read");
-    N::new(&Scope::new(weights, Device::Cpu, Kind::Float), &sizes).expect("the tensors fit")
+    N::new(&TensorScope::new(weights, Device::Cpu, Kind::Float), &sizes).expect("the tensors fit")
 }
 
 /// Writes `weights` to `path`, each under the name that `stored` makes of its own.

@@ -5,7 +5,7 @@ use tch::{Device, Kind};
 
 use super::{Watched, compare_whole, json, normalised, tensors, weights_of};
 use crate::conv::halve;
-use crate::layers::{Linear, Scope};
+use crate::layers::{Linear, TensorScope};
 use crate::resnet::{ResNet, ResNetSizes, Style};
 use crate::vgg::{VGG16, Vgg};
 
@@ -22,7 +22,7 @@ fn resnet_50_agrees_with_torchvisions() {
     config_of_net["seed"] = config["seed"].clone();
     let weights = weights_of(&config_of_net);
     let _no_grad = tch::no_grad_guard();
-    let p = Scope::new(&weights, Device::Cpu, Kind::Float);
+    let p = TensorScope::new(&weights, Device::Cpu, Kind::Float);
     let sizes = ResNetSizes { width: 64, blocks: vec![3, 4, 6, 3], style: Style::Torchvision };
     let trunk = ResNet::new(&p, &sizes).expect("the tensors fit");
     let mut watched = Watched::default();
@@ -47,7 +47,7 @@ fn vgg_16_and_19_agree_with_torchvisions() {
         let mut config_of_net = config["networks"][name].clone();
         config_of_net["seed"] = config["seed"].clone();
         let weights = weights_of(&config_of_net);
-        let p = Scope::new(&weights, Device::Cpu, Kind::Float);
+        let p = TensorScope::new(&weights, Device::Cpu, Kind::Float);
         let trunk = Vgg::new(&p.sub("features"), stages, &[64, 128, 256, 512, 512]).expect("the tensors fit");
         let mut watched = Watched::default();
         let xs = trunk.forward(&pixels, &mut watched.watch());

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{self, Checkpoint, CheckpointError, Wanted};
-use super::layers::{NamedTensors, NetworkError, Parameters, Scope};
+use super::layers::{NamedTensors, NetworkError, Parameters, TensorScope};
 
 mod weights;
 
@@ -295,7 +295,7 @@ pub(crate) trait Architecture: Rater + Sized + 'static {
 }
 
 /// Builds a network of tensors under the network's own names.
-type Build = Box<dyn Fn(&Scope<'_>) -> Result<Box<dyn Rater>, NetworkError>>;
+type Build = Box<dyn Fn(&TensorScope<'_>) -> Result<Box<dyn Rater>, NetworkError>>;
 
 /// The weights of a rating network, found complete.
 pub struct RaterFile {
@@ -383,7 +383,7 @@ impl RaterFile {
         for (checkpoint, wanted) in &self.parts {
             tensors.extend(wanted.read(checkpoint)?);
         }
-        Ok((self.build)(&Scope::new(&tensors, device, Kind::Float))?)
+        Ok((self.build)(&TensorScope::new(&tensors, device, Kind::Float))?)
     }
 }
 

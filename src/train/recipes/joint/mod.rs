@@ -22,7 +22,7 @@ use crate::train::trainer::{
     Application, Batch, Course, Exported, Finished, Lesson, Loss, Pace, Recipe, RecipeError, RunData, TrainError,
     Validated, Weights, by_steps, in_words,
 };
-use crate::train::{SettingsError, TrainSettings};
+use crate::train::{TrainSettings, TrainSettingsError};
 use agiqa_nets::fusion::ProjectionMasks;
 use agiqa_nets::layers::{NamedTensors, NetworkError};
 use agiqa_nets::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
@@ -75,7 +75,7 @@ impl JointRecipe {
         let (n_frozen, n_blocks) = (self.joint.freeze_blocks, maniqa.vit_config().n_blocks);
         if n_frozen as usize > n_blocks {
             let found = format!("{n_frozen} of the {n_blocks} blocks that are read");
-            return Err(SettingsError::new("joint.freeze_blocks", found, "as many as there are, or fewer").into());
+            return Err(TrainSettingsError::new("joint.freeze_blocks", found, "as many as there are, or fewer").into());
         }
         let [semantic_dim, coherence_dim] = head_inputs::semantic_dims(&self.semantic)?;
         let dims = [semantic_dim, coherence_dim, maniqa.n_tokens()];

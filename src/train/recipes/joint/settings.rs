@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::features::{DeviceChoice, Dtype};
 use crate::train::recipes::{HeadInput, HeadKind, HeadSettings, Start};
-use crate::train::{Augment, SettingsError};
+use crate::train::{Augment, TrainSettingsError};
 use agiqa_nets::fusion::PARAMETER_NAMES;
 use agiqa_store::path_text;
 
@@ -91,17 +91,17 @@ impl JointSettings {
     ///
     /// # Errors
     /// Fails for the first value outside its range.
-    pub fn check(&self, head: &HeadSettings) -> Result<(), SettingsError> {
+    pub fn check(&self, head: &HeadSettings) -> Result<(), TrainSettingsError> {
         head.check()?;
         if head.head != HeadKind::Gated {
-            return Err(SettingsError::new(
+            return Err(TrainSettingsError::new(
                 "head",
                 head.head.as_str(),
                 "`gated`: a joint training trains no other head",
             ));
         }
         if head.start != Start::Random {
-            return Err(SettingsError::new(
+            return Err(TrainSettingsError::new(
                 "start",
                 "ridge",
                 "`random`: the columns of a joint training are not known before",
@@ -118,22 +118,22 @@ impl JointSettings {
         ];
         if let Some((name, rate)) = rates.into_iter().find(|(_, rate)| !(*rate > 0.0 && rate.is_finite())) {
             let expected = "a number above 0 (to train nothing of the transformer: `freeze_backbone`)";
-            return Err(SettingsError::new(name, rate, expected));
+            return Err(TrainSettingsError::new(name, rate, expected));
         }
         let amounts = [("joint.rating_loss", self.rating_loss), ("joint.checkpoint_minutes", self.checkpoint_minutes)];
         if let Some((name, amount)) = amounts.into_iter().find(|(_, amount)| !(0.0..=f64::MAX).contains(amount)) {
-            return Err(SettingsError::new(name, amount, "0 or more"));
+            return Err(TrainSettingsError::new(name, amount, "0 or more"));
         }
         if self.micro_batch == Some(0) {
-            return Err(SettingsError::new("joint.micro_batch", 0, "1 or more"));
+            return Err(TrainSettingsError::new("joint.micro_batch", 0, "1 or more"));
         }
         match self.side {
             Some(side) if side == 0 || !side.is_multiple_of(SIDE_STEP) => {
                 let expected = "a multiple of 56: patches of 14 pixels, attention windows of 4 patches";
-                Err(SettingsError::new("joint.side", side, expected))
+                Err(TrainSettingsError::new("joint.side", side, expected))
             }
             Some(side) if self.weights.is_some() => {
-                Err(SettingsError::new("joint.side", side, "none beside `weights`: their `config.json` says it"))
+                Err(TrainSettingsError::new("joint.side", side, "none beside `weights`: their `config.json` says it"))
             }
             Some(_) | None => Ok(()),
         }

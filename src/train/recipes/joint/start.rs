@@ -9,7 +9,7 @@ use agiqa_nets::checkpoint::{Checkpoint, CheckpointError, Wanted};
 use agiqa_nets::dinov2::{self, Dinov2Error};
 use agiqa_nets::layers::{NamedTensors, NetworkError};
 use agiqa_nets::ma_agiqa::MaAgiqaConfig;
-use agiqa_nets::maniqa::{ConfigError, ManiqaConfig};
+use agiqa_nets::maniqa::{ManiqaConfig, ManiqaConfigError};
 use agiqa_weights::WeightsError;
 
 /// The default weights, used if the settings name no folder.
@@ -33,7 +33,7 @@ pub(super) struct CannotStart(#[from] StartError);
 pub enum StartError {
     /// The sizes in `config.json`, or the sizes for the given `side`, do not form a valid network.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] ManiqaConfigError),
     /// The weights `dinov2-s14` are absent or do not match the manifest.
     #[error(transparent)]
     Weights(#[from] WeightsError),
