@@ -11,6 +11,7 @@ use super::judging::{BootstrapArgs, parse_part};
 use super::set::SetArgs;
 use agiqa_judge::evaluate::table::{self, Excluded, TableSettings};
 use agiqa_judge::evaluate::{EvaluateSettings, EvaluateStage, Report};
+use agiqa_store::stage::MaxRejects;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::Runs;
@@ -120,7 +121,8 @@ fn run_table(settings: &TableSettings, context: &Context) -> anyhow::Result<Exit
         "n_without_score": n_without_score,
         "n_without_mos": n_without_mos,
     }));
-    Ok(Exit::Rejected)
+    let is_exceeded = MaxRejects::is_exceeded(context.max_rejects, n_excluded, n_rows);
+    Ok(if is_exceeded { Exit::Rejected } else { Exit::Done })
 }
 
 fn print(report: &Report, context: &Context) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use super::exit::Exit;
 use super::weights::print_line;
 use agiqa_provenance::{PromptSource, Provenance};
 use agiqa_store::layout;
+use agiqa_store::stage::MaxRejects;
 
 /// Bytes of the largest file that is read.
 const MAX_FILE: u64 = 1 << 30;
@@ -35,7 +36,7 @@ struct Inspected<'a> {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let mut exit = Exit::Done;
+    let mut n_unread = 0;
     for path in &args.files {
         if context.interrupt.is_raised() {
             return Ok(Exit::Interrupted);
@@ -44,7 +45,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
             Ok(bytes) => bytes,
             Err(error) => {
                 context.console.warn(format!("{error:#}: it is left out"));
-                exit = Exit::Rejected;
+                n_unread += 1;
                 continue;
             }
         };
@@ -57,7 +58,8 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
             print_line(&text(path, &provenance));
         }
     }
-    Ok(exit)
+    let is_exceeded = MaxRejects::is_exceeded(context.max_rejects, n_unread, args.files.len() as u64);
+    Ok(if is_exceeded { Exit::Rejected } else { Exit::Done })
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

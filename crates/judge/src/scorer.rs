@@ -109,7 +109,7 @@ impl ScoredImages {
             }
         }
         let scored = match scorer {
-            Scorer::Run(run) => of_runs(store, records, run, &[run.clone()], Statistic::Value)?,
+            Scorer::Run(run) => of_runs(store, records, run, std::slice::from_ref(run), Statistic::Value)?,
             Scorer::Group(group) => of_runs(store, records, group, &records.of_group(store, group)?, Statistic::Mean)?,
             Scorer::Method(method) if method == GENERATOR_MEAN => {
                 let split = part.map(|(split, _)| split).ok_or(ScorerError::NoTraining)?;

@@ -7,11 +7,9 @@ use crate::{Finding, MAX_JSON, filled};
 
 /// What the texts of a file say.
 pub(crate) fn in_texts(found: &mut Found) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let invoke: [(&str, fn(&Value) -> Finding); 2] = [("invokeai_metadata", invoke_ai), ("sd-metadata", old_invoke_ai)];
-    for (key, read) in invoke {
-        findings.extend(keyed(found, key).map(|value| read(&value)));
-    }
+    let new = keyed(found, "invokeai_metadata").map(|value| invoke_ai(&value));
+    let old = keyed(found, "sd-metadata").map(|value| old_invoke_ai(&value));
+    let mut findings: Vec<Finding> = new.into_iter().chain(old).collect();
     if found.text("Software") == Some("NovelAI") {
         findings.push(novel_ai(found));
     }

@@ -38,6 +38,11 @@ impl MaxRejects {
     pub fn share(self) -> f64 {
         self.0
     }
+
+    /// Whether `n_rejected` of `n_in` rows are more than `allowed`; without a share none are allowed.
+    pub fn is_exceeded(allowed: Option<Self>, n_rejected: u64, n_in: u64) -> bool {
+        n_rejected as f64 > allowed.map_or(0.0, Self::share) * n_in as f64
+    }
 }
 
 impl std::str::FromStr for MaxRejects {
@@ -206,8 +211,7 @@ pub fn execute(stage: &dyn Stage, context: &StageContext, log: &mut RunLog) -> R
         "rows": rows,
         "elapsed_secs": started.elapsed().as_secs_f64(),
     }));
-    let allowed = context.max_rejects.map_or(0.0, MaxRejects::share) * rows.n_in as f64;
-    let has_too_many_rejects = rows.n_rejected as f64 > allowed;
+    let has_too_many_rejects = MaxRejects::is_exceeded(context.max_rejects, rows.n_rejected, rows.n_in);
     if rows.balanced() {
         Ok(Executed { outcome, rows, has_too_many_rejects })
     } else {
