@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use agiqa_nets::layers::NamedTensors;
-use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, Stage};
+use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, ManiqaTap, Mode};
 use tch::{Device, Kind, Tensor};
 
 /// Passes, after one that warms up.
@@ -58,10 +58,12 @@ fn pass(network: &Maniqa, pixels: &Tensor) -> [f64; 8] {
     };
     let _ = network.forward_observed(pixels, Mode::Evaluate, |stage, _| {
         add(match stage {
-            Stage::Taps => 0,
-            Stage::Channels { stage, .. } => 3 * stage - 2,
-            Stage::Reduced { stage } => 3 * stage - 1,
-            Stage::SwinBlock { stage, .. } | Stage::SwinLayer { stage, .. } | Stage::Swin { stage } => 3 * stage,
+            ManiqaTap::Taps => 0,
+            ManiqaTap::Channels { stage, .. } => 3 * stage - 2,
+            ManiqaTap::Reduced { stage } => 3 * stage - 1,
+            ManiqaTap::SwinBlock { stage, .. } | ManiqaTap::SwinLayer { stage, .. } | ManiqaTap::Swin { stage } => {
+                3 * stage
+            }
         });
     });
     add(7);

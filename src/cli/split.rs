@@ -8,8 +8,7 @@ use super::exit::Exit;
 use super::set::SetArgs;
 use super::{Context, path_argument};
 use crate::splits::{Fractions, SplitSettings, SplitStage};
-use agiqa_store::stage::{Stage, StageContext};
-use agiqa_store::store::run_log::RunLog;
+use agiqa_store::stage::Stage;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
 
@@ -162,7 +161,8 @@ mod tests {
     use super::*;
     use agiqa_store::console::{Console, EventFormat, Verbosity};
     use agiqa_store::interrupt::Interrupt;
-    use agiqa_store::stage::{Freshness, StageError, StageReport};
+    use agiqa_store::stage::{Freshness, StageContext, StageError, StageReport};
+    use agiqa_store::store::run_log::RunLog;
 
     /// A stage that always has something to do, and ends interrupted if `interrupted` is set.
     struct Ends {
