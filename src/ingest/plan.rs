@@ -34,13 +34,17 @@ impl Candidate {
     /// The image's file below `folder`. A name may also be the text of a path that is not UTF-8, as tables of the store
     /// write it, unless there is a file of the very name.
     pub(super) fn file(&self, folder: &Path) -> PathBuf {
-        let file = folder.join(&self.relative);
-        let meant = self.relative.to_str().map(path_of).filter(|meant| *meant != self.relative);
-        let is_inside = |meant: &PathBuf| meant.components().all(|part| matches!(part, Component::Normal(_)));
-        match meant.filter(is_inside) {
-            Some(meant) if !file.exists() => folder.join(meant),
-            _ => file,
-        }
+        file_of(folder, &self.relative)
+    }
+}
+
+fn file_of(folder: &Path, relative: &Path) -> PathBuf {
+    let file = folder.join(relative);
+    let meant = relative.to_str().map(path_of).filter(|meant| meant != relative);
+    let is_inside = |meant: &PathBuf| meant.components().all(|part| matches!(part, Component::Normal(_)));
+    match meant.filter(is_inside) {
+        Some(meant) if !file.exists() => folder.join(meant),
+        _ => file,
     }
 }
 
@@ -301,14 +305,14 @@ impl Sorter<'_> {
         Ok(Candidate { position, relative, mos, mos_std, mos_align })
     }
 
-    /// The path of a name below the image folder. A name that is there as it stands is taken as it stands; else blanks
-    /// around it are left out, and `\` separates folders. An absolute path must lie below the folder.
+    /// The path of a name below the image folder. A name that is there as it stands, or as the text of a path, is taken as
+    /// it stands; else blanks around it are left out, and `\` separates folders. An absolute path must lie below the folder.
     fn relative(&self, whole_name: &str) -> Result<PathBuf, &'static str> {
         let name = whole_name.trim();
         if let Some([_, folder]) = &self.folders
             && (name != whole_name || name.contains('\\'))
-            && folder.join(whole_name).is_file()
             && let Ok(path) = relative_path(whole_name)
+            && file_of(folder, &path).is_file()
         {
             return Ok(path);
         }

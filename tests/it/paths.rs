@@ -132,7 +132,7 @@ fn an_escaped_name_does_not_lead_out_of_the_folder() {
     dir.write("t.csv", "name,mos\n\\x2e\\x2e/secret.png,1\n\\x2e\\x2e\\x2fsecret.png,1\na.png,1\n");
     let base = ["ingest", "--adapter", "generic", "--dataset", "x", "--images", "img", "--store", "store"];
     let more = ["--column", "name=name", "--column", "mos=mos", "--mos-scale", "0..5", "--table", "t.csv"];
-    dir.agiqa(&[&base[..], &more[..]].concat()).exits(1).says("1 images, 2 rejected (2 missing)");
+    dir.agiqa(&[&base[..], &more[..]].concat()).exits(1).says("1 images, 2 rejected (2 escapes-folder)");
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn weights_that_do_not_fit_are_explained_before_anything_is_computed() {
     let cut = dir.write("cut.safetensors", &bytes[..bytes.len() - 100]);
     let _ = score(&dir, &["--method", "dbcnn", "--weights", &text(&cut)]).exits(2).says("cut short");
     let noise = dir.write("noise.pth", "no checkpoint at all");
-    let _ = score(&dir, &["--method", "dbcnn", "--weights", &text(&noise)]).exits(2).says("it starts with");
+    let _ = score(&dir, &["--method", "dbcnn", "--weights", &text(&noise)]).exits(2).says("perhaps a server's answer");
     let absent = text(&dir.path().join("absent.pth"));
     let _ = score(&dir, &["--method", "dbcnn", "--weights", &absent]).exits(2).says("absent.pth is absent");
     let variant = score(&dir, &["--method", "dbcnn", "--weights", &text(&weights), "--variant", "koniq10k"]).exits(2);

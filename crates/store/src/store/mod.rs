@@ -219,6 +219,10 @@ impl Store {
     /// Writes `bytes` to `path` unless an object already exists. Returns whether it wrote.
     pub fn put_if_absent(&self, path: &str, bytes: impl Into<Bytes>) -> Result<bool, StoreError> {
         let location = self.location(path)?;
+        // The local backend panics where it would say that a file exists in a folder whose name is not UTF-8.
+        if self.exists(path)? {
+            return Ok(false);
+        }
         let payload = PutPayload::from_bytes(bytes.into());
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.runtime.block_on(self.objects.put_opts(&location, payload, options)) {
