@@ -196,6 +196,9 @@ fn no_features(plan: &RunPlan, n_images: u64) -> PredictError {
     PredictError::NoFeatures { run: plan.record.run.clone(), n_images, semantic, quality }
 }
 
+/// The rows of an image: none of `scores` if its score is not finite, none of `gates` if the head has no gates.
+type ScoredRows = (Option<ScoreRow>, Option<GateRow>);
+
 /// A head, read from its run.
 enum Head {
     Gated(Box<TrainedHead>),
@@ -232,14 +235,13 @@ impl Head {
         Ok((Self::Kernel(scorer.map_err(|source| PredictError::Torch { run: run.clone(), source })?), sets))
     }
 
-    /// The row of each image of `columns`, `(n, d)` each, and its gates if the head has some. A row is `None` if it is not
-    /// finite.
+    /// The rows of each image of `columns`, `(n, d)` each.
     fn score(
         &self,
         image_ids: &[ImageId],
         columns: &[Tensor],
         n_threads: usize,
-    ) -> Result<Vec<(Option<ScoreRow>, Option<GateRow>)>, tch::TchError> {
+    ) -> Result<Vec<ScoredRows>, tch::TchError> {
         let row = |image_id: ImageId, score: f64, std: Option<f64>| {
             score.is_finite().then_some(ScoreRow { image_id, score, std: std.filter(|std| std.is_finite()) })
         };

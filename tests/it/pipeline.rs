@@ -544,3 +544,23 @@ fn every_pipeline_of_the_repository_can_be_planned() {
     assert!(n_planned >= 10, "{n_planned}");
     assert!(!dir.path().join("store").exists(), "nothing is changed");
 }
+
+#[test]
+fn both_heads_and_their_average_are_trained_and_reported_on_every_kind_of_split() {
+    let dir = with_features();
+    let split = "[split]\nkind = \"random\"\nseeds = [0, 1]";
+    let splits = "[[split]]\nkind = \"random\"\nseeds = [0, 1]\n\n[[split]]\nkind = \"official\"";
+    let text = PIPELINE
+        .replace(split, splits)
+        .replace("[train]", "[predict]\naverage = \"validation\"\n\n[train]\nhead = \"both\"");
+    dir.write("p.toml", &text);
+    let ran = run(&dir, &[]).exits(0).says("train small-kernel-ridge on example (3 runs)").says("scores of 3 averages");
+    for group in
+        ["small-random-", "small-kernel-ridge-random-", "small-average-random-", "small-kernel-ridge-official-20-s20-"]
+    {
+        assert!(ran.stdout.lines().any(|line| line.starts_with(group)), "no report of {group}\n{}", ran.stdout);
+    }
+    run(&dir, &[]).exits(0).says("average small-average of 6 runs: skipped");
+    dir.write("p.toml", text.replace("kind = \"official\"", "kind = \"random\"\nseed = 1"));
+    run(&dir, &["--dry-run"]).exits(2).says("duplicate split `random-1`");
+}

@@ -16,14 +16,21 @@
 //! The standard deviation of a score is σ √v(x), with v(x) = k(x, x) + λ - k_sᵀ (K_ss + λI)⁻¹ k_s (ibid., equation 2.26). σ²
 //! is the mean of the squared leave-one-out residuals, each over its own v.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
 
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::trained_head::{HeadError, Standardisation, tensors_from_bytes, tensors_to_bytes};
+use super::trained_head::Standardisation;
+
+mod file;
+
+pub use file::{Header, KernelRidge};
+
+mod solve;
+
+use solve::{BLOCK, factor, inverse_diagonal, solve};
 
 /// Images per product. The last batch is padded to it, so a score does not depend on the other images.
 const BATCH: i64 = 256;
@@ -31,34 +38,8 @@ const BATCH: i64 = 256;
 /// Values per product of a column. This bounds the memory of standardised copies in float64.
 const CHUNK: i64 = 1024;
 
-/// Rows that triangular systems are solved in at a time.
-const BLOCK: i64 = 512;
-
 /// Up to this number of support images, one thread solves the systems, so that the bits do not depend on the machine.
 const ONE_THREAD: i64 = 4096;
-
-/// What a kernel that is not positive definite may get on its diagonal, relative to the diagonal's mean.
-const JITTERS: [f64; 6] = [0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4];
-
-/// The name of the metadata of a file.
-const HEADER: &str = "agiqa.kernel_ridge";
-
-/// Everything of a kernel ridge regression but its vectors.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Header {
-    /// γ; 0 for the linear kernel.
-    pub gamma: f64,
-    /// λ, with what was added for want of precision.
-    pub lambda: f64,
-    /// Mean of the training labels.
-    pub mean: f64,
-    /// σ of the standard deviation; `None` if leave-one-out residuals do not exist.
-    pub sigma: Option<f64>,
-    /// Names of the columns.
-    pub columns: Vec<String>,
-    /// Identities of the support images.
-    pub support: Vec<String>,
-}
 
 /// The kernel between some support images and any others.
 #[derive(Debug)]
@@ -205,67 +186,6 @@ impl Kernel {
         })?;
         Ok(matrix)
     }
-}
-
-/// Lower triangular L with L Lᵀ = `matrix` + (`lambda` + jitter) I, and the jitter: 0, or the smallest that makes the
-/// matrix positive definite. The diagonal of `matrix` is changed and restored, so that there is no second copy.
-fn factor(matrix: &Tensor, lambda: f64) -> Result<(Tensor, f64), TchError> {
-    let diagonal = matrix.diagonal(0, 0, 1);
-    let unchanged = diagonal.copy();
-    let unit = unchanged.mean(Kind::Double).double_value(&[]).abs().max(f64::MIN_POSITIVE);
-    for jitter in JITTERS.map(|jitter| jitter * unit) {
-        diagonal.shallow_clone().copy_(&(&unchanged + (lambda + jitter)));
-        let factored = matrix.f_linalg_cholesky_ex(false, false);
-        diagonal.shallow_clone().copy_(&unchanged);
-        let (factor, info) = factored?;
-        if info.int64_value(&[]) == 0 {
-            return Ok((factor, jitter));
-        }
-    }
-    Err(TchError::Kind(format!(
-        "the kernel is not positive definite at strength {lambda}, nor with more on its diagonal"
-    )))
-}
-
-/// X with L X = `right`, `(n, b)`, for lower triangular `lower`, `(n, n)`; or with Lᵀ X = `right` if `is_transposed`. Only
-/// blocks of L are copied.
-fn solve(lower: &Tensor, right: &Tensor, is_transposed: bool) -> Result<Tensor, TchError> {
-    let n = lower.size()[0];
-    let solution = right.f_contiguous()?.copy();
-    let mut starts: Vec<i64> = (0..n).step_by(BLOCK as usize).collect();
-    if is_transposed {
-        starts.reverse();
-    }
-    for start in starts {
-        let width = BLOCK.min(n - start);
-        let end = start + width;
-        let mut own = solution.f_narrow(0, start, width)?;
-        let (factors, solved) = if is_transposed {
-            (lower.f_narrow(0, end, n - end)?.f_narrow(1, start, width)?.tr(), solution.f_narrow(0, end, n - end)?)
-        } else {
-            (lower.f_narrow(0, start, width)?.f_narrow(1, 0, start)?, solution.f_narrow(0, 0, start)?)
-        };
-        own = own.f_sub(&factors.f_matmul(&solved)?)?;
-        let block = lower.f_narrow(0, start, width)?.f_narrow(1, start, width)?;
-        let block = if is_transposed { block.tr() } else { block };
-        let solved = block.f_linalg_solve_triangular(&own, is_transposed, true, false)?;
-        solution.f_narrow(0, start, width)?.f_copy_(&solved)?;
-    }
-    Ok(solution)
-}
-
-/// The diagonal of (L Lᵀ)⁻¹, `(n,)`: the squared norms of the columns of L⁻¹. Column j of it is 0 above row j.
-fn inverse_diagonal(lower: &Tensor) -> Result<Tensor, TchError> {
-    let n = lower.size()[0];
-    let mut pieces = Vec::new();
-    for start in (0..n).step_by(BLOCK as usize) {
-        let below = lower.f_narrow(0, start, n - start)?.f_narrow(1, start, n - start)?;
-        let mut unit = Tensor::f_zeros([n - start, BLOCK.min(n - start)], (Kind::Double, Device::Cpu))?;
-        let _ = unit.fill_diagonal_(1.0, false);
-        let columns = solve(&below, &unit, false)?;
-        pieces.push(columns.square().f_sum_dim_intlist([0_i64].as_slice(), false, Kind::Double)?);
-    }
-    Tensor::f_cat(&pieces, 0)
 }
 
 /// A candidate of λ, judged.
@@ -514,72 +434,5 @@ impl Scorer {
             }
         })?;
         Ok(batches.concat())
-    }
-}
-
-/// A regression in a file: `head.safetensors` with `dual`, α of each support image in float64, `input.<i>.mean` and
-/// `input.<i>.scale` per column in float32, and the [`Header`] as JSON in the metadata `agiqa.kernel_ridge`. The vectors of
-/// the support images stay where they are, in the features.
-#[derive(Debug)]
-pub struct KernelRidge {
-    /// Settings and names.
-    pub header: Header,
-    /// α, `(m,)`.
-    pub dual: Tensor,
-    /// One per column.
-    pub standardisations: Vec<Standardisation>,
-}
-
-impl KernelRidge {
-    /// The bytes of `head.safetensors`.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut named = vec![("dual".to_owned(), &self.dual)];
-        for (i, Standardisation { mean, scale }) in self.standardisations.iter().enumerate() {
-            named.push((format!("input.{i}.mean"), mean));
-            named.push((format!("input.{i}.scale"), scale));
-        }
-        let header = serde_json::to_string(&self.header).expect("a header is plain data");
-        tensors_to_bytes(&named, HashMap::from([(HEADER.to_owned(), header)]))
-    }
-
-    /// Reads the bytes of `head.safetensors`.
-    ///
-    /// # Errors
-    /// The bytes are damaged, or a tensor is missing or has another shape.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, HeadError> {
-        let (mut tensors, metadata) = tensors_from_bytes(bytes)?;
-        let header = metadata.get(HEADER).ok_or_else(|| HeadError::Content(format!("no `{HEADER}` entry")))?;
-        let header: Header =
-            serde_json::from_str(header).map_err(|error| HeadError::Content(format!("`{HEADER}`: {error}")))?;
-        let mut take = |name: &str, n: Option<usize>| {
-            let tensor = tensors.remove(name).ok_or_else(|| HeadError::Content(format!("no tensor `{name}`")))?;
-            let is_wanted = tensor.dim() == 1 && n.is_none_or(|n| tensor.numel() == n);
-            let wrong = || HeadError::Content(format!("tensor `{name}`: found shape {:?}", tensor.size()));
-            if is_wanted { Ok(tensor) } else { Err(wrong()) }
-        };
-        let dual = take("dual", Some(header.support.len()))?;
-        let mut standardisations = Vec::new();
-        for i in 0..header.columns.len() {
-            let mean = take(&format!("input.{i}.mean"), None)?;
-            standardisations
-                .push(Standardisation { scale: take(&format!("input.{i}.scale"), Some(mean.numel()))?, mean });
-        }
-        Ok(Self { header, dual, standardisations })
-    }
-
-    /// The scorer over the support images' `rows`, `(m, d)` per column, in the order of the header.
-    ///
-    /// # Errors
-    /// Fails if a width is not that of the standardisation, or if memory runs short.
-    pub fn scorer(self, rows: Vec<Tensor>) -> Result<Scorer, TchError> {
-        let Self { header, dual, standardisations } = self;
-        for (rows, (standardisation, name)) in rows.iter().zip(standardisations.iter().zip(&header.columns)) {
-            if rows.size()[1] != standardisation.mean.size()[0] {
-                return Err(TchError::Kind(format!("column `{name}` has another width than in the training")));
-            }
-        }
-        let _no_grad = tch::no_grad_guard();
-        let kernel = Kernel::new(header.gamma, rows, standardisations);
-        Scorer::new(kernel, dual, header.mean, header.lambda, header.sigma)
     }
 }
