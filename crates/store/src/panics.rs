@@ -32,12 +32,18 @@ thread_local! {
     static FILE: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
 }
 
+/// Message of the panic by which a scope tells that one of its threads panicked.
+const OF_A_SCOPE: &str = "a scoped thread panicked";
+
 /// Keeps panics for [`caught`] instead of printing them. With `RUST_BACKTRACE` they are printed, too.
 pub fn keep() {
     let print = std::panic::take_hook();
     let is_verbose = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     std::panic::set_hook(Box::new(move |info| {
         let words = info.payload_as_str().unwrap_or("no message").to_owned();
+        if words == OF_A_SCOPE {
+            return;
+        }
         let file = FILE.try_with(|file| file.try_borrow().ok().and_then(|file| file.clone())).ok().flatten();
         let panicked = Panicked { file, words, place: info.location().map(ToString::to_string) };
         *LATEST.lock().unwrap_or_else(PoisonError::into_inner) = Some(panicked);
@@ -75,7 +81,7 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
             payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
         match (words, latest()) {
             // The panic of another thread, which a scope passes on without its message.
-            (Some("a scoped thread panicked") | None, Some(latest)) => latest,
+            (Some(OF_A_SCOPE) | None, Some(latest)) => latest,
             (Some(words), Some(latest)) if words == latest.words => latest,
             (words, _) => Panicked { file: None, words: words.unwrap_or("no message").to_owned(), place: None },
         }
