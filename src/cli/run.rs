@@ -147,7 +147,7 @@ fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &C
         print(&text);
         context.console.event(&tables);
     } else {
-        print(&format!("{text}{tables}"));
+        print(format!("{text}{tables}"));
     }
     Ok(())
 }

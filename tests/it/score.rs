@@ -24,7 +24,7 @@ fn checkpoint(dir: &TestDir, name: &str, layout: usize) -> PathBuf {
     let overrides = serde_json::from_value(case["overrides"].clone()).expect("changes by name");
     let tensors = synth::tensors(&shapes, case["seed"].as_u64().expect("a seed"), &overrides);
     let stored = |name: &str| case["layouts"][layout][name].as_str().expect("a stored name").to_owned();
-    let (prompts, others): (Vec<(String, Tensor)>, Vec<(String, Tensor)>) = tensors
+    let (prompts, others): (Vec<_>, Vec<(String, Tensor)>) = tensors
         .into_iter()
         .map(|(name, tensor)| (stored(&name), tensor))
         .partition(|(name, _)| name.contains("prompt"));

@@ -3,7 +3,7 @@
 //! A pickle is a program for a stack machine. Python's machine calls any function that the pickle names. This machine
 //! knows containers, plain values, and the few classes in [`Class`]. A value of any other class is an opaque
 //! [`Object::Instance`], which is passed over: NumPy's numbers, arguments, paths, whole modules. A class or function whose
-//! only use in a pickle is to run something ([`runs_code`]) is refused by name, and so is any other opcode. This machine
+//! only use in a pickle is to run something (`runs_code`) is refused by name, and so is any other opcode. This machine
 //! executes nothing and imports nothing. Each instruction makes at most one value. No instruction copies a container,
 //! and strings are borrowed from the file. Yet an instruction of one byte makes an object of a hundred bytes, so memory
 //! is counted and bounded.
@@ -567,9 +567,13 @@ impl<'a> Machine<'a> {
         let class = match function {
             Value::Class(class) => class,
             // What a function that is not on the list would give, also one that another such function gave.
-            Value::Foreign => return Ok(self.instance()),
+            Value::Foreign => {
+                self.instance();
+                return Ok(());
+            }
             Value::Object(object) if matches!(self.objects[object], Object::Instance { .. }) => {
-                return Ok(self.instance());
+                self.instance();
+                return Ok(());
             }
             _ => return Err("REDUCE of something other than a class".to_owned()),
         };

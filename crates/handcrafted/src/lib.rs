@@ -4,8 +4,8 @@
 //! images have no score: images too small for the method's blocks, and flat images, whose distributions have no samples
 //! on one side of zero.
 //!
-//! The parameter files are the authors' own and are placed by hand. [`mod@agiqa_weights::params`] lists their names,
-//! hashes and origins.
+//! The parameter files are the authors' own and are placed by hand. [`mod@agiqa_weights::manifest`] lists their
+//! names, hashes and origins.
 
 mod elementary;
 

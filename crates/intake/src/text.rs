@@ -35,8 +35,8 @@ pub(crate) fn decoded(mut bytes: Vec<u8>, label: Option<&str>) -> Result<Text, S
         let zeros = |start| head.iter().skip(start).step_by(2).filter(|byte| **byte == 0).count();
         let (even, odd) = (zeros(0), zeros(1));
         let encoding = match head.len() {
-            n if bytes.len() % 2 == 0 && odd * 4 > n && even * 8 < n => UTF_16LE,
-            n if bytes.len() % 2 == 0 && even * 4 > n && odd * 8 < n => UTF_16BE,
+            n if bytes.len().is_multiple_of(2) && odd * 4 > n && even * 8 < n => UTF_16LE,
+            n if bytes.len().is_multiple_of(2) && even * 4 > n && odd * 8 < n => UTF_16BE,
             _ => return Err("it is binary data of no known format".to_owned()),
         };
         return Ok(Text { bytes: recoded(&bytes, encoding), note: None });

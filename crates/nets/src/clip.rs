@@ -23,7 +23,7 @@ use super::vit::{Vit, VitConfig};
 pub const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 
 /// Standard deviation of red, green and blue on a scale of 0 to 1.
-pub const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+pub const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Geometry of ViT-B/16. It was trained at 224 px, so its position table has 14 × 14 entries.
 pub fn vit_b16() -> VitConfig {

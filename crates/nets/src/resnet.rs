@@ -43,7 +43,7 @@ impl ResNetSizes {
 
     /// Channels after layer `layer`, counted from 1.
     pub(crate) fn channels(&self, layer: usize) -> i64 {
-        self.width * EXPANSION << (layer - 1)
+        (self.width * EXPANSION) << (layer - 1)
     }
 }
 

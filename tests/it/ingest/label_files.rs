@@ -126,8 +126,11 @@ fn labels_of_matlab_are_columns() {
     assert_eq!(rows[2].name, "jpeg/img1.bmp");
 }
 
+/// Class, number of rows and data of a MATLAB variable.
+type Content = (u8, usize, Vec<u8>);
+
 /// A MATLAB v5 file of variables: name and content.
-fn mat(variables: &[(&str, (u8, usize, Vec<u8>))]) -> Vec<u8> {
+fn mat(variables: &[(&str, Content)]) -> Vec<u8> {
     let mut bytes = b"MATLAB 5.0 MAT-file".to_vec();
     bytes.resize(126, b' ');
     bytes.extend(b"IM");

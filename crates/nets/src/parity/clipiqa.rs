@@ -24,8 +24,8 @@ fn weights_of(config: &Value) -> NamedTensors {
     let overrides: HashMap<&String, Value> = shapes
         .keys()
         .filter_map(|name| {
-            let changes = config["overrides_mul_add"].as_array().expect("a list").iter();
-            let change = changes.filter(|change| name.ends_with(change[0].as_str().expect("a name"))).nth(0)?;
+            let mut changes = config["overrides_mul_add"].as_array().expect("a list").iter();
+            let change = changes.find(|change| name.ends_with(change[0].as_str().expect("a name")))?;
             Some((name, serde_json::json!({ "mul": change[1], "add": change[2] })))
         })
         .collect();

@@ -19,6 +19,7 @@ use super::native::Native;
 use super::{Architecture, Layout, Prepare, Rater, Stored};
 use crate::attention::attend;
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::clip::{MEAN, STD};
 use crate::conv::Watch;
 use crate::layers::{Activation, LayerNorm, Linear, Parameters};
 use crate::resnet::{ResNet, ResNetSizes, Style};
@@ -36,10 +37,6 @@ pub(crate) fn learned_in(checkpoint: &Checkpoint) -> Option<String> {
     let is_learned = |name: &&str| name.is_empty() || *name == LEARNED || name.ends_with(".prompt_learner.ctx");
     checkpoint.names().find(is_learned).map(str::to_owned)
 }
-
-/// Mean and standard deviation of CLIP's inputs.
-const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 /// Below it, no position is left after five halvings.
 const LEAST_SIDE_PX: u32 = 31;
