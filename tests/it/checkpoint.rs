@@ -320,6 +320,13 @@ fn a_whole_module_gives_the_names_of_its_state_dict() {
 }
 
 #[test]
+fn a_refusal_names_the_tensor_it_is_near() {
+    let size = Pickle::new().raw(b"}(").text("head.weight").class("torch", "Size").raw(b"((").text("x").raw(b"ttR");
+    let message = error(&archive(&size.stop(), &[]));
+    assert!(message.contains("near `head.weight`: a size that is not an integer"), "{message}");
+}
+
+#[test]
 fn files_that_stand_for_a_checkpoint_are_named_for_what_they_are() {
     let dir = TestDir::new();
     let folder = write_weights(&dir, OURS[0]);
