@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::Context;
 use super::exit::Exit;
 use super::judging::ScorerArgs;
 use super::weights::print_line;
+use super::{Context, path_argument};
 use agiqa_judge::check::{self, CheckSettings, Checked, Of, Severity};
 use agiqa_store::layout;
 use agiqa_store::store::run_log::StageRecord;
@@ -19,7 +19,7 @@ use agiqa_store::tables::PartitionName;
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Store that holds images and scores.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
     /// Dataset or corpus to check.
     #[arg(long, value_name = "NAME")]

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::exit::Exit;
 use super::judging::{BootstrapArgs, parse_part};
 use super::set::SetArgs;
-use super::{Context, path_argument};
+use super::{Context, output, path_argument};
 use agiqa_judge::compare::{CompareSettings, CompareStage};
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
@@ -72,7 +72,8 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     };
     match args.out {
         Some(path) => {
-            std::fs::write(&path, bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
+            output::replace(&path, |out| out.write_all(&bytes))
+                .with_context(|| format!("cannot write `{}`", path.display()))?;
             context.done.add_output(&path);
             context.console.info(format!("wrote {}", path.display()));
         }

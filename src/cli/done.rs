@@ -1,7 +1,6 @@
 //! The end of a command: what it did as its last event, as a summary file, and as metrics for Prometheus.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use super::output;
 use agiqa_store::store::run_log::{RowCounts, StageRecord};
 
 /// Version of the event `done`.
@@ -80,19 +80,9 @@ impl DoneArgs {
     }
 }
 
-/// Replaces the file at `path`: a reader sees the old one or the whole new one.
 fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    // Temporary files are private by default; this one becomes a file like any other.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let write = || {
-        let mut aside = builder.tempfile_in(folder)?;
-        aside.write_all(text.as_bytes())?;
-        aside.persist(path).map_err(|error| error.error).map(|_| ())
-    };
-    write().with_context(|| format!("cannot write `{}`", path.display()))
+    output::replace(path, |out| out.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// The event as metrics: one gauge a name, with the command as a label.

@@ -37,6 +37,7 @@ mod ingest;
 mod inspect;
 mod judging;
 mod methods;
+mod output;
 mod predict;
 mod query;
 mod run;

@@ -1,16 +1,17 @@
 //! `agiqa query`: SQL over the tables of a store.
 
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use agiqa_query::{Answer, Format, QueryError, WriteError};
+use agiqa_query::{Answer, Format, QueryError};
+use agiqa_store::console::Stdout;
 use agiqa_store::store::{OpenMode, Store};
 use anyhow::Context as _;
 
 use super::exit::Exit;
-use super::{Context, path_argument};
+use super::{Context, output, path_argument};
 
 /// How often a query that runs looks for a signal.
 const INTERRUPT_PERIOD: Duration = Duration::from_millis(50);
@@ -84,7 +85,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     }
     match out {
         Some(path) => {
-            write(&answer, format, &path).with_context(|| format!("cannot write `{}`", path.display()))?;
+            write(&answer, format, &path)?;
             context.done.add_output(&path);
             context.console.info(format!("wrote {}: {} rows", path.display(), answer.n_rows()));
         }
@@ -123,36 +124,16 @@ fn answered(store: Store, sql: String, context: &Context) -> anyhow::Result<Opti
 }
 
 fn print(answer: &Answer, format: Format) -> anyhow::Result<()> {
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    match answer.write(format, &mut out).and_then(|()| Ok(out.flush()?)) {
-        // Whoever closed the pipe has read enough.
-        Err(WriteError::Io(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("cannot write to stdout"),
+    let mut out = BufWriter::new(Stdout::default());
+    let written = answer.write(format, &mut out).and_then(|()| Ok(out.flush()?));
+    match written {
+        // The console tells it at the end, unless whoever closed the pipe has read enough.
+        Err(_) if out.get_ref().has_failed() => Ok(()),
+        written => written.context("cannot print the answer"),
     }
 }
 
-/// Writes the answer such that the file at `path` is the old one or the whole new one.
-pub(super) fn write(answer: &Answer, format: Format, path: &Path) -> Result<(), WriteError> {
-    // A device or pipe is written to; a file of its name would take its place.
-    if path.exists() && !path.is_file() {
-        let mut out = BufWriter::new(std::fs::OpenOptions::new().write(true).open(path)?);
-        answer.write(format, &mut out)?;
-        return Ok(out.flush()?);
-    }
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".agiqa-query-");
-    // Temporary files are private by default; this one becomes a file like any other.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let aside = builder.tempfile_in(folder)?;
-    let mut out = BufWriter::new(aside);
-    answer.write(format, &mut out)?;
-    let aside = out.into_inner().map_err(|error| error.into_error())?;
-    aside.as_file().sync_all()?;
-    aside.persist(path).map_err(|error| error.error)?;
-    Ok(())
+/// Writes the answer to the file at `path`.
+pub(super) fn write(answer: &Answer, format: Format, path: &Path) -> anyhow::Result<()> {
+    output::replace(path, |out| answer.write(format, out)).with_context(|| format!("cannot write `{}`", path.display()))
 }

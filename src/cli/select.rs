@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::Context;
 use super::exit::Exit;
 use super::judging::{BootstrapArgs, ScorerArgs, parse_part};
 use super::query;
 use super::weights::print_line;
+use super::{Context, path_argument};
 use agiqa_judge::select::{Gain, LinkKind, SelectStage, Selection};
 use agiqa_query::Answer;
 use agiqa_store::layout;
@@ -22,7 +22,7 @@ use agiqa_store::tables::splits::Part;
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Store that holds images and scores.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
     /// Dataset or corpus to select from.
     #[arg(long, value_name = "NAME")]
@@ -85,7 +85,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let selection = found.context("the stage made no selection; this is a bug of agiqa, please report it")?;
     if let Some((path, format)) = out {
         let answer = Answer::new(selection.frame()?, Vec::new());
-        query::write(&answer, format, &path).with_context(|| format!("cannot write `{}`", path.display()))?;
+        query::write(&answer, format, &path)?;
         context.done.add_output(&path);
         context.console.info(format!("wrote {}: {} rows", path.display(), answer.n_rows()));
     }

@@ -39,7 +39,7 @@ fn a_full_disk_behind_stdout_asks_for_a_retry_and_a_closed_pipe_does_not() {
     let json = [&NSS[..], &["--json"]].concat();
     dir.agiqa_with(&json, full).exits(75).says("cannot write to stdout: ");
     dir.agiqa(&json).exits(0);
-    for args in [["schemas"], ["methods"]] {
+    for args in [vec!["schemas"], vec!["methods"], vec!["query", "--store", "store", "SELECT * FROM images"]] {
         dir.agiqa_with(&args, full).exits(75).says("cannot write to stdout");
         let closed = |command: &mut Command| {
             let (reader, writer) = std::io::pipe().expect("a pipe");

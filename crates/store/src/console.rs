@@ -125,6 +125,34 @@ pub fn print(data: impl AsRef<[u8]>) {
     keep_failure(std::io::stdout().lock().write_all(data.as_ref()));
 }
 
+/// Stdout, for data that is written piece by piece. A failure ends the writing, and [`stdout_failure`] tells it.
+#[derive(Debug, Default)]
+pub struct Stdout {
+    has_failed: bool,
+}
+
+impl Stdout {
+    /// Whether writing has failed. A closed pipe is a failure here, since nobody reads what would follow.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        std::io::stdout().lock().write_all(data).map(|()| data.len()).map_err(|error| {
+            self.has_failed = true;
+            let kind = error.kind();
+            keep_failure(Err(error));
+            kind.into()
+        })
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The first failure of writing to stdout, of which all is written now. A closed pipe is none: its reader has read enough.
 pub fn stdout_failure() -> Option<std::io::Error> {
     keep_failure(std::io::stdout().lock().flush());
