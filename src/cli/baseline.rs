@@ -6,7 +6,7 @@ use super::Context;
 use super::exit::Exit;
 use super::images::ImageArgs;
 use super::set::SetArgs;
-use crate::baselines::{BaselineSettings, BaselineStage};
+use crate::baselines::BaselineSettings;
 use agiqa_handcrafted::Method;
 
 /// Arguments of `agiqa baseline`.
@@ -30,19 +30,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let (images, defaults) = (args.images, BaselineSettings::default());
-    let settings = BaselineSettings {
-        methods: if args.methods.is_empty() { defaults.methods } else { args.methods },
-        params: args.params,
-        side: args.side,
-        max_pixels: images.max_pixels.unwrap_or(defaults.max_pixels),
-        shard: images.shard,
-        retry_rejects: images.retry_rejects,
-        part_rows: images.part_rows.unwrap_or(defaults.part_rows),
-        part_secs: images.part_secs.unwrap_or(defaults.part_secs),
-    };
-    let settings = args.set.over(settings)?;
-    settings.check()?;
-    let store = images.store.clone();
-    super::run_stage("baseline", &store, &BaselineStage::new(settings, images.source()?), context)
+    let mut given = BaselineSettings { params: args.params, side: args.side, ..BaselineSettings::default() };
+    if !args.methods.is_empty() {
+        given.methods = args.methods;
+    }
+    super::run_stage("baseline", &args.images.store, &args.images.baseline(given, &args.set)?, context)
 }

@@ -66,18 +66,12 @@ pub(super) fn run(command: &str, kind: Option<FeatureKind>, args: Args, context:
         [side] if !takes_several => Some(json!(side)),
         sides => (!sides.is_empty()).then(|| json!(sides)),
     };
-    let mut options = json!({
-        "weights": args.weights.map(text_of),
-        "prompts": (!args.prompts.is_empty()).then_some(args.prompts),
-        "dtype": args.dtype,
-        "device": args.device,
-        "batch_size": args.batch_size,
-        "max_pixels": images.max_pixels,
-        "shard": images.shard,
-        "retry_rejects": images.retry_rejects,
-        "part_rows": images.part_rows,
-        "part_secs": images.part_secs,
-    });
+    let mut options = images.options();
+    options["weights"] = json!(args.weights.map(text_of));
+    options["prompts"] = json!((!args.prompts.is_empty()).then_some(args.prompts));
+    options["dtype"] = json!(args.dtype);
+    options["device"] = json!(args.device);
+    options["batch_size"] = json!(args.batch_size);
     options[if takes_several { "sides" } else { "side" }] = json!(side);
     let settings = feature_settings(args.extractor, &options, args.set.arguments())?;
     let sets = resolve(&settings)?.feature_sets();

@@ -3,7 +3,11 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+
 use super::path_argument;
+use super::set::SetArgs;
+use crate::baselines::{BaselineSettings, BaselineStage};
 use crate::engine::ImageSource;
 use agiqa_store::store::shard::Shard;
 use agiqa_store::tables::PartitionName;
@@ -39,6 +43,35 @@ pub(super) struct ImageArgs {
 }
 
 impl ImageArgs {
+    /// The options among the settings that every network takes.
+    pub(super) fn options(&self) -> Value {
+        json!({
+            "max_pixels": self.max_pixels,
+            "shard": self.shard,
+            "retry_rejects": self.retry_rejects,
+            "part_rows": self.part_rows,
+            "part_secs": self.part_secs,
+        })
+    }
+
+    /// The stage of handcrafted methods with the settings `given`, these options, and those in `set`.
+    ///
+    /// # Errors
+    /// Neither a dataset nor a folder is given, or the settings make no sense.
+    pub(super) fn baseline(&self, given: BaselineSettings, set: &SetArgs) -> anyhow::Result<BaselineStage> {
+        let settings = BaselineSettings {
+            max_pixels: self.max_pixels.unwrap_or(given.max_pixels),
+            shard: self.shard,
+            retry_rejects: self.retry_rejects,
+            part_rows: self.part_rows.unwrap_or(given.part_rows),
+            part_secs: self.part_secs.unwrap_or(given.part_secs),
+            ..given
+        };
+        let settings = set.over(settings)?;
+        settings.check()?;
+        Ok(BaselineStage::new(settings, self.source()?))
+    }
+
     /// The source of images from `--images` and `--dataset`.
     pub(super) fn source(&self) -> anyhow::Result<ImageSource> {
         match (self.images.clone(), self.dataset.clone()) {

@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use serde_json::json;
 
-use super::Context;
 use super::exit::Exit;
 use super::images::ImageArgs;
 use super::set::SetArgs;
-use crate::baselines::{BaselineSettings, BaselineStage};
+use super::{Context, path_argument};
+use crate::baselines::BaselineSettings;
 use crate::features::{DeviceChoice, ExtractorName, FeatureStage};
 use crate::pipeline::{feature_settings, rating_settings};
 use crate::ratings::RatingStage;
@@ -29,7 +29,7 @@ pub(super) struct Args {
     methods: Vec<Scorer>,
     /// Checkpoint of a network: a file, or a folder with it. With several networks, `NAME=PATH`. Repeatable. Default:
     /// the folder of the network's name in the weights folder.
-    #[arg(long = "weights", value_name = "[NAME=]PATH")]
+    #[arg(long = "weights", value_name = "[NAME=]PATH", value_parser = path_argument())]
     weights: Vec<String>,
     /// Folder with the parameter files of handcrafted methods. Default: `iqa-params` in the weights folder.
     #[arg(long, value_name = "DIR")]
@@ -102,33 +102,15 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let mut stages: Vec<Box<dyn Stage>> = Vec::new();
     let handcrafted: Vec<Method> = methods.iter().filter_map(|method| method.handcrafted()).collect();
     if !handcrafted.is_empty() {
-        let defaults = BaselineSettings::default();
-        let settings = BaselineSettings {
-            methods: handcrafted,
-            params: params.clone(),
-            max_pixels: images.max_pixels.unwrap_or(defaults.max_pixels),
-            shard: images.shard,
-            retry_rejects: images.retry_rejects,
-            part_rows: images.part_rows.unwrap_or(defaults.part_rows),
-            part_secs: images.part_secs.unwrap_or(defaults.part_secs),
-            ..defaults
-        };
-        let settings = set.over(settings)?;
-        settings.check()?;
-        stages.push(Box::new(BaselineStage::new(settings, images.source()?)));
+        let given = BaselineSettings { methods: handcrafted, params: params.clone(), ..BaselineSettings::default() };
+        stages.push(Box::new(images.baseline(given, set)?));
     }
     for (method, weights) in methods.iter().zip(weights) {
-        let options = json!({
-            "weights": weights,
-            "variant": variant,
-            "device": device,
-            "batch_size": batch_size,
-            "max_pixels": images.max_pixels,
-            "shard": images.shard,
-            "retry_rejects": images.retry_rejects,
-            "part_rows": images.part_rows,
-            "part_secs": images.part_secs,
-        });
+        let mut options = images.options();
+        options["weights"] = json!(weights);
+        options["variant"] = json!(variant);
+        options["device"] = json!(device);
+        options["batch_size"] = json!(batch_size);
         match method {
             Scorer::Handcrafted(_) => {}
             Scorer::Network(name) => {
@@ -145,8 +127,8 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     super::run_stages("score", &images.store, &stages, context)
 }
 
-/// The path of each method's weights among the arguments `given`.
-fn weights_of(methods: &[Scorer], given: &[String]) -> anyhow::Result<Vec<Option<PathBuf>>> {
+/// The path of each method's weights, as text, among the arguments `given`.
+fn weights_of(methods: &[Scorer], given: &[String]) -> anyhow::Result<Vec<Option<String>>> {
     let mut weights = vec![None; methods.len()];
     let networks: Vec<usize> = (0..methods.len()).filter(|i| methods[*i].handcrafted().is_none()).collect();
     for text in given {
@@ -166,7 +148,7 @@ fn weights_of(methods: &[Scorer], given: &[String]) -> anyhow::Result<Vec<Option
                 );
             }
         };
-        if weights[i].replace(PathBuf::from(path)).is_some() {
+        if weights[i].replace(path.to_owned()).is_some() {
             anyhow::bail!("`--weights {text}`: `{}` has weights already", methods[i].name());
         }
     }

@@ -8,6 +8,7 @@ use crate::features::{CommonSettings, FeatureSettingsError};
 use agiqa_images::DECODER_VERSION;
 use agiqa_nets::raters::{RaterError, RaterFile, RaterName};
 use agiqa_store::identity::Fingerprint;
+use agiqa_store::path_text;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 
@@ -16,6 +17,7 @@ use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 #[serde(default, deny_unknown_fields)]
 pub struct RatingOptions {
     /// File of the weights, or a folder with it. Default: the folder of the network's name in the weights folder.
+    #[serde(with = "path_text::optional")]
     pub weights: Option<PathBuf>,
     /// Variant of the network, e.g. the dataset of a head. It decides the numbers. `agiqa methods` lists the variants;
     /// the first is the default.
