@@ -62,13 +62,8 @@ impl Recipe for HeadRecipe {
     }
 
     fn fingerprint(&self, dataset: &PartitionName, settings: &TrainSettings) -> Result<Fingerprint, RecipeError> {
-        Ok(Fingerprint::builder("training")
-            .json("version", &TRAIN_VERSION)
-            .json("dataset", dataset)
-            .json("semantic", &self.semantic.fingerprint)
-            .json("quality", &self.quality.fingerprint)
-            .json("settings", &self.deciding(settings))
-            .finish())
+        let sets = [&self.semantic, &self.quality];
+        Ok(super::fingerprint_over("training", TRAIN_VERSION, dataset, sets, &self.deciding(settings)))
     }
 
     fn deciding(&self, settings: &TrainSettings) -> serde_json::Value {

@@ -95,13 +95,8 @@ impl Recipe for KernelRidgeRecipe {
     }
 
     fn fingerprint(&self, dataset: &PartitionName, settings: &TrainSettings) -> Result<Fingerprint, RecipeError> {
-        Ok(Fingerprint::builder("kernel ridge training")
-            .json("version", &VERSION)
-            .json("dataset", dataset)
-            .json("semantic", &self.semantic.fingerprint)
-            .json("quality", &self.quality.fingerprint)
-            .json("settings", &self.deciding(settings))
-            .finish())
+        let sets = [&self.semantic, &self.quality];
+        Ok(super::fingerprint_over("kernel ridge training", VERSION, dataset, sets, &self.deciding(settings)))
     }
 
     fn deciding(&self, settings: &TrainSettings) -> serde_json::Value {

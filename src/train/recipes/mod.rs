@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{TrainError, TrainSettingsError, TrainStage, Training};
+use agiqa_store::identity::Fingerprint;
 use agiqa_store::tables::features::FeatureSet;
 use agiqa_store::tables::{PartitionName, models};
 
@@ -24,6 +25,23 @@ pub use kernel_ridge::{KernelRidgeRecipe, KernelSettings};
 pub mod joint;
 
 pub use joint::{JointRecipe, JointSettings};
+
+/// Fingerprint of a training of the recipe `kind` over the columns of a semantic and a quality set.
+fn fingerprint_over(
+    kind: &str,
+    version: u32,
+    dataset: &PartitionName,
+    [semantic, quality]: [&FeatureSet; 2],
+    deciding: &serde_json::Value,
+) -> Fingerprint {
+    Fingerprint::builder(kind)
+        .json("version", &version)
+        .json("dataset", dataset)
+        .json("semantic", &semantic.fingerprint)
+        .json("quality", &quality.fingerprint)
+        .json("settings", deciding)
+        .finish()
+}
 
 /// A recipe, with its own settings.
 #[derive(Clone, Debug, PartialEq)]
