@@ -1,4 +1,4 @@
-//! The files of a folder: what may be an image, what is left out and why, and what cannot be read.
+//! The files of a folder: possible images, files that are left out with the reason, and unreadable folders.
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -83,7 +83,8 @@ const SYSTEM_NAMES: [&str; 9] = [
     "desktop.ini",
 ];
 
-/// Finds the files below `folder`. Names and links decide what is left out; `folder` itself may have any name.
+/// Finds the files below `folder`. Their names and links decide which of them are left out. `folder` itself may have any
+/// name.
 ///
 /// Links are followed. A linked folder is searched once, and not at all if it contains `folder` or lies in it.
 ///

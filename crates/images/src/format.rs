@@ -56,7 +56,8 @@ const BRANDS: [(&[u8; 4], &str); 13] = [
 ];
 
 impl Format {
-    /// The format of a file that begins with `head`, its first `HEAD_BYTES` or all of them. `None` if it is no image.
+    /// The format of a file by `head`, the file's first `HEAD_BYTES` bytes. A shorter file is its own head. `None` if the
+    /// file is not an image.
     ///
     /// Two letters begin a PNM or BMP file, and many a text, too. So the numbers that must follow them are looked at.
     pub fn of(head: &[u8]) -> Option<Self> {

@@ -1,7 +1,7 @@
 //! JPEG by libjpeg-turbo, as Pillow decodes it, except that a damaged scan ends the decoding.
 //!
 //! libjpeg warns of lost data and goes on with grey or shifted blocks. Nothing in such a picture tells which blocks are
-//! wrong, so here it is no picture. A missing end marker alone is harmless: the picture may be whole without it.
+//! wrong, so this module refuses it. A missing end marker alone is harmless: the picture may be whole without it.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
@@ -171,8 +171,8 @@ fn segments(bytes: &[u8]) -> impl Iterator<Item = Segment<'_>> {
         loop {
             at += bytes.get(at..)?.iter().position(|byte| *byte == 0xFF)? + 1;
             let marker = *bytes.get(at)?;
-            // Stuffed data, fill bytes and restarts are no segments.
-            if matches!(marker, 0x01..=0xBF | 0xC0..=0xCF | 0xDA..=0xFE) {
+            // Stuffed data, fill bytes and restarts have no length.
+            if matches!(marker, 0x01..=0xCF | 0xDA..=0xFE) {
                 let n = usize::from(u16::from_be_bytes([*bytes.get(at + 1)?, *bytes.get(at + 2)?]));
                 let content = bytes.get(at + 3..at + 1 + n.max(2))?;
                 at += 1 + n.max(2);

@@ -17,7 +17,7 @@ pub enum RowProblem {
         /// From 0.
         column: usize,
     },
-    /// It is not what the other rows are, or not JSON at all.
+    /// Its form differs from the other rows, or it is not JSON.
     #[error("expected {expected}, found {found}")]
     OtherShape { expected: &'static str, found: String },
     /// A JSON object has a key twice.
@@ -169,7 +169,7 @@ impl Cells {
         self.copied(&Self::default(), |column| !is_left_out[column])
     }
 
-    /// These columns, and behind them those of `other`, which has as many rows.
+    /// These columns, followed by the columns of `other`, which has the same number of rows.
     pub(crate) fn joined(&self, other: &Self) -> Result<Self, String> {
         self.copied(other, |_| true)
     }

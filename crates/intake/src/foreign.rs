@@ -1,4 +1,4 @@
-//! Names of files that are no tables, by their first bytes, with the next step.
+//! Names of files other than tables, by their first bytes, with the next step.
 
 pub(crate) const PARQUET: &[u8] = b"PAR1";
 

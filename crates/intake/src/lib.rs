@@ -142,7 +142,7 @@ pub struct Reading {
 /// Opens the table at `path`; `-` is standard input.
 ///
 /// # Errors
-/// The file cannot be read, is not a table, or is damaged as a whole. The error says what it is, if that is known.
+/// The file cannot be read, is not a table, or is damaged as a whole. The error names the kind of file, if it is known.
 pub fn open(path: &Path, reading: &Reading) -> Result<Table, TableError> {
     let malformed = |reason| TableError::Malformed { path: path.to_owned(), reason };
     let open_error = |source| TableError::Open { path: path.to_owned(), source };

@@ -1,5 +1,5 @@
 //! Parquet. Numbers become the shortest text that reads back as the same number. The fields of a structure are columns
-//! named `outer.inner`. Lists, maps and bytes that are no text are left out with a note.
+//! named `outer.inner`. Lists, maps, and bytes other than text are left out with a note.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
@@ -157,7 +157,7 @@ fn is_binary(data_type: &DataType) -> bool {
 }
 
 /// The array in a form that displays as text: bytes as UTF-8, numbers of 32 bits as their exact value, and times with a
-/// zone in UTC. Fails for bytes that are no text.
+/// zone in UTC. Fails if bytes are not UTF-8.
 fn texts(array: &ArrayRef) -> Result<ArrayRef, String> {
     let error = |error: arrow::error::ArrowError| error.to_string();
     match array.data_type() {

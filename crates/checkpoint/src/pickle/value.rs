@@ -111,8 +111,8 @@ impl Object<'_> {
     }
 }
 
-/// Whether a pickle names this class or function in order to run something when it is loaded. Its values are no part of any
-/// checkpoint, so the file is not to be trusted.
+/// Whether the only use of this class or function in a pickle is to run code during loading. No checkpoint holds its
+/// values, so a file that names it cannot be trusted.
 pub(super) fn runs_code(module: &str, name: &str) -> bool {
     const MODULES: [&str; 20] = [
         "asyncio",
