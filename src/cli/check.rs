@@ -99,11 +99,11 @@ fn print(found: &[Checked], context: &Context) {
             (false, Severity::Warn) => "warn",
             (false, Severity::Fail) => "FAIL",
         };
-        let of = serde_json::to_value(checked.check).unwrap_or_default();
-        let of = of.as_str().unwrap_or_default().to_owned();
+        let name = serde_json::to_value(checked.check).unwrap_or_default();
+        let name = name.as_str().unwrap_or_default().to_owned();
         let numbers = [checked.value, checked.limit].map(|value| layout::number(value, 4));
         let [value, limit] = numbers;
-        [verdict.to_owned(), of, layout::printable(&checked.scope), value, limit, layout::printable(&checked.message)]
+        [verdict.to_owned(), name, layout::printable(&checked.scope), value, limit, layout::printable(&checked.message)]
     };
     let head = ["", "check", "scope", "value", "limit", "found"].map(str::to_owned);
     let lines: Vec<[String; 6]> = std::iter::once(head).chain(found.iter().map(line)).collect();

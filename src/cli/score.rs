@@ -96,7 +96,7 @@ impl Scorer {
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Args { images, methods, params, variant, device, batch_size, set, .. } = &args;
     if let Some(twice) = methods.iter().enumerate().find(|(i, method)| methods[..*i].contains(method)) {
-        anyhow::bail!("method `{}` is named twice", twice.1.name());
+        anyhow::bail!("duplicate method `{}`", twice.1.name());
     }
     let weights = weights_of(methods, &args.weights)?;
     let mut stages: Vec<Box<dyn Stage>> = Vec::new();

@@ -327,9 +327,12 @@ fn feature_set(sets: &[FeatureSet], given: &str, kind: FeatureKind, url: &str) -
     match matching.as_slice() {
         [set] => Ok((*set).clone()),
         [] if same_kind.is_empty() => {
-            anyhow::bail!("there are no {kind_name} features in store `{url}`: run `agiqa features` first")
+            anyhow::bail!("no {kind_name} features in store `{url}`: run `agiqa features` first")
         }
-        [] => anyhow::bail!("no {kind_name} features `{given}` in store `{url}`; there are: {}", list(&same_kind)),
+        [] => anyhow::bail!(
+            "no {kind_name} features `{given}` in store `{url}`; the {kind_name} features are: {}",
+            list(&same_kind)
+        ),
         several => anyhow::bail!(
             "`{given}` may be any of several {kind_name} features in store `{url}`; name one with its fingerprint: {}",
             list(several)

@@ -49,7 +49,7 @@ pub enum FolderError {
     #[error("cannot read image folder `{}`", path.display())]
     Folder { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     /// The folder contains no image file.
-    #[error("there is no image file below `{}`{left_out}", text_of(path))]
+    #[error("no image file below `{}`{left_out}", text_of(path))]
     Empty {
         path: PathBuf,
         /// The files that are there.
@@ -81,7 +81,7 @@ pub enum FolderError {
         folder: PathBuf,
     },
     /// The dataset is not in the store.
-    #[error("store `{url}` has no images of dataset `{dataset}`; there are: {known}; `agiqa ingest` adds one")]
+    #[error("store `{url}` has no images of dataset `{dataset}`; the datasets are: {known}; `agiqa ingest` adds one")]
     NoDataset { url: String, dataset: PartitionName, known: String },
     /// The store failed.
     #[error(transparent)]

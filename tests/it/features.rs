@@ -366,7 +366,7 @@ fn settings_that_make_no_sense_are_refused_with_what_would() {
 fn a_source_without_images_is_an_error_that_names_it() {
     let dir = TestDir::new();
     std::fs::create_dir(dir.path().join("images")).expect("a folder can be made");
-    dir.agiqa(&extract(&[])).exits(2).says("there is no image file below");
+    dir.agiqa(&extract(&[])).exits(2).says("no image file below");
     dir.agiqa(&["extract", "--store", "store", "--images", "nowhere"]).exits(2).says("nowhere");
     let absent = ["extract", "--store", "store", "--dataset", "agiqa-3k"];
     dir.agiqa(&absent).exits(2).says("no images of dataset `agiqa-3k`").says("agiqa ingest");

@@ -142,7 +142,7 @@ fn a_bad_value_is_refused_with_its_line_and_what_was_expected() {
 fn tables_that_need_one_another_are_missed() {
     plan_with("[features]\nsemantic = \"dinov2-s14\"\nquality = \"dinov2-s14\"\n", "")
         .exits(2)
-        .says("there is no `[features]`");
+        .says("the pipeline has no `[features]`");
     plan_with("[split]\nkind = \"random\"\nseeds = [0, 1]\n", "").exits(2).says("`[train]` needs a `[split]` table");
 }
 

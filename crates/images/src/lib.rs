@@ -80,7 +80,7 @@ pub struct RgbImage8 {
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ImageError {
     /// The file does not exist.
-    #[error("there is no file `{}`", path.display())]
+    #[error("file `{}` does not exist", path.display())]
     Missing { path: PathBuf },
     /// The file cannot be read.
     #[error("cannot read `{}`: {source}", path.display())]

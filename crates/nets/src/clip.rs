@@ -296,9 +296,9 @@ fn config_of_shapes(checkpoint: &Checkpoint, names: &Names, prefix: &str) -> Res
     let n_blocks = checkpoint.names().filter_map(block_of).max().map_or(0, |last| last + 1);
     let (d, patch) = (patches.first().copied().unwrap_or(0), patches.last().copied().unwrap_or(0));
     let found = format!("width {d}, {n_blocks} blocks, patches of {patch} px");
-    let known = KNOWN.iter().find(|known| (known.1, known.2, known.3) == (patch, d, n_blocks));
+    let entry = KNOWN.iter().find(|entry| (entry.1, entry.2, entry.3) == (patch, d, n_blocks));
     let grid = (positions.first().copied().unwrap_or(0) - 1).max(0).isqrt();
-    let Some((.., n_heads)) = known else {
+    let Some((.., n_heads)) = entry else {
         return Err(ClipError::Geometry { path: checkpoint.path().to_owned(), found });
     };
     let (n_heads, mlp_dim) = (*n_heads, 4 * d);

@@ -49,7 +49,7 @@ pub enum StoreError {
     #[error("cannot open store folder `{}`", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     /// The store does not exist, but a command must read from it.
-    #[error("there is no store at `{url}`: name an existing one, or run a stage that writes (such as `ingest`) first")]
+    #[error("no store at `{url}`: name an existing one, or run a stage that writes (such as `ingest`) first")]
     Absent { url: String },
     /// An object could not be read, written, listed or deleted.
     #[error("cannot {action} `{path}` in store `{url}`")]

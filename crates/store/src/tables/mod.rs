@@ -215,7 +215,7 @@ impl<'a> Columns<'a> {
         self.batch.column_by_name(name).ok_or_else(|| {
             let schema = self.batch.schema();
             let names: Vec<String> = schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
-            self.part.column_error(format!("there is no column `{name}`; there are: {}", names.join(", ")))
+            self.part.column_error(format!("no column `{name}`; the columns are: {}", names.join(", ")))
         })
     }
 

@@ -28,10 +28,10 @@ pub enum RunRecordError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The run does not exist.
-    #[error("there is no finished run `{run}` in store `{url}`; there are: {}", known.join(", "))]
+    #[error("no finished run `{run}` in store `{url}`; the finished runs are: {}", known.join(", "))]
     Absent { run: PartitionName, url: String, known: Vec<String> },
     /// No run belongs to the group.
-    #[error("there is no run of group `{group}` in store `{url}`; there are: {}", groups.join(", "))]
+    #[error("no run of group `{group}` in store `{url}`; the groups are: {}", groups.join(", "))]
     NoGroup { group: PartitionName, url: String, groups: Vec<String> },
     /// This program cannot read the record.
     #[error("`{path}` in store `{url}` is not a run's record that this agiqa reads; train again")]
