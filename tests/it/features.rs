@@ -47,6 +47,34 @@ pub fn pictures(dir: &TestDir, seeds: impl IntoIterator<Item = u32>) {
     }
 }
 
+/// Bits of all vectors of the corpus after an extraction with `more`, by image.
+fn bits_with(pictures: impl Fn(&TestDir), more: &[&str]) -> std::collections::BTreeMap<String, Vec<u32>> {
+    let dir = TestDir::new();
+    pictures(&dir);
+    let base = ["extract", "--store", "store", "--images", "images", "--device", "cpu"];
+    run_two_threads(&dir, &[&base[..], more].concat());
+    crate::extract_maniqa::bits_of_features(&dir, "store")
+}
+
+#[test]
+fn vectors_of_the_smallest_images_depend_on_no_order_company_or_number_of_threads() {
+    if !has_network() {
+        return;
+    }
+    let in_order = |dir: &TestDir| pictures(dir, 0..5);
+    let shuffled =
+        |dir: &TestDir| (0..5).for_each(|i| _ = dir.write(&format!("images/{}.png", (i * 3 + 2) % 5), picture(i)));
+    let alone = |dir: &TestDir| pictures(dir, [3]);
+    for side in ["28", "56"] {
+        let more = |threads| ["--extractor", "dinov2-s14", "--side", side, "--threads", threads];
+        let expected = bits_with(in_order, &more("2"));
+        assert_eq!(expected.len(), 5);
+        for (image, bits) in [bits_with(shuffled, &more("2")), bits_with(alone, &more("1"))].iter().flatten() {
+            assert!(bits == &expected[image], "{image} at side {side}");
+        }
+    }
+}
+
 /// The settings of `dinov2-s14` at `side` pixels.
 pub fn dinov2_of_side(side: u32) -> FeatureSettings {
     let options = Dinov2Options { side: Some(side), dtype: None };
