@@ -116,6 +116,9 @@ fn print(selection: &Selection, context: &Context) {
                 .collect()
         });
     let head = ["by", "chosen", "random", "best", "gain", "best found (random)", "groups of 2 or more"];
+    if score.n_groups == 0 {
+        return context.console.info("no group has two images: nothing was chosen over anything");
+    }
     let lines: Vec<Vec<String>> = std::iter::once(head.map(str::to_owned).to_vec()).chain(lines).collect();
     print_line(layout::aligned(&lines).trim_end());
 }

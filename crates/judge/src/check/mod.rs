@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use crate::scorer::{ScoredImages, Scorer, ScorerError, range};
+use crate::scorer::{ScoredImages, Scorer, ScorerError};
 use agiqa_store::store::Store;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::Runs;
@@ -208,7 +208,7 @@ pub fn check(
     };
     let counts = counts(store, dataset, &now.scored)?;
     let known = previous.iter().chain(&test).flat_map(|night| night.scores(None)).chain(now.scores(None));
-    let scale = now.scored.scale.clone().or_else(|| range(known)).unwrap_or(0.0..=0.0);
+    let scale = now.scored.scale.clone().unwrap_or_else(|| middle(known.collect()));
     let context = Checking { now: &now, counts, scale };
     let mut found = Vec::new();
     for settings in checks {
@@ -247,6 +247,13 @@ fn counts(store: &Store, dataset: &PartitionName, scored: &ScoredImages) -> Resu
         n_unscored: (unscored.len() - n_rejected) as f64,
         n_duplicates: (scored.images.rows.len() - ids.len()) as f64,
     })
+}
+
+/// The range of all scores but the lowest and the highest hundredth: a method has outliers that would stretch a scale.
+fn middle(mut scores: Vec<f64>) -> RangeInclusive<f64> {
+    scores.sort_by(f64::total_cmp);
+    let at = |place: usize| scores.get(place).copied().unwrap_or(0.0);
+    at(scores.len() / 100)..=at(scores.len().saturating_sub(1 + scores.len() / 100))
 }
 
 /// Number, mean and variance (n − 1) of scores.
