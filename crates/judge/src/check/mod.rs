@@ -119,6 +119,18 @@ impl CheckSettings {
         Self { of, scope, max: None, min: None, max_drop: None, against, min_n: None, severity }
     }
 
+    /// What is wrong with these limits.
+    pub fn problem(&self) -> Option<&'static str> {
+        let has_limit = self.max.or(self.min).is_some();
+        match self.of {
+            Of::Images if !has_limit => Some("a check of images has no limit: give `min` or `max`"),
+            of if self.max_drop.is_some() && (of != Of::Mean || has_limit) => {
+                Some("`max_drop` is a limit of `mean`, without `min` and `max`")
+            }
+            _ => None,
+        }
+    }
+
     /// The checks that run where none are named.
     pub fn defaults() -> Vec<Self> {
         use {Of::*, Severity::*};
@@ -229,13 +241,13 @@ fn counts(store: &Store, dataset: &PartitionName, scored: &ScoredImages) -> Resu
     let ids: HashSet<_> = scored.images.rows.iter().map(|row| row.image_id).collect();
     let (mut rejected, mut unread) = (HashSet::new(), BTreeSet::new());
     for stage in stages {
-        for row in
-            rejects::read(store, stage)?.into_iter().filter(|row| row.dataset.as_deref() == Some(dataset.as_str()))
-        {
+        for row in rejects::read(store, stage)? {
             match row.image_id.filter(|id| ids.contains(id)) {
+                // What was wrong with an image on an earlier night is wrong today.
                 Some(id) => _ = rejected.insert(id),
                 // It never became a row of the table.
-                None => _ = unread.insert((row.path, row.row)),
+                None if row.dataset.as_deref() == Some(dataset.as_str()) => _ = unread.insert((row.path, row.row)),
+                None => {}
             }
         }
     }
