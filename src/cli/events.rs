@@ -42,7 +42,7 @@ const EVENTS: &[(&str, &str, &[&str])] = &[
     (
         "done",
         "every command, as its last line; also the file of `--summary`",
-        &["schema", "command", "exit_code", "error", "rows", "checks", "outputs", "elapsed_secs"],
+        &["schema", "command", "exit_code", "error", "night", "rows", "checks", "outputs", "elapsed_secs"],
     ),
 ];
 

@@ -78,7 +78,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         let average = AverageStage { name, dataset: trained_on, members, weighting, records: records.clone() };
         stages.push(Box::new(average));
     }
-    stages.insert(0, Box::new(PredictStage { runs, datasets, records }));
+    stages.insert(0, Box::new(PredictStage::new(runs, datasets, records)));
     let stages: Vec<&dyn Stage> = stages.iter().map(AsRef::as_ref).collect();
     super::run_stages("predict", &url, &stages, context)
 }

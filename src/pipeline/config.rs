@@ -21,6 +21,9 @@
 //! [evaluate]                        # settings of `agiqa evaluate`
 //! [compare]                         # settings of `agiqa compare`, and `dataset`; on each split, or on all images
 //! [[variant]]                       # a separate training: `name`, `train = { … }` over `[train]`, `test` on a dataset
+//! [score]                           # a night of a corpus: `sources`, `corpus`, `night`, and `run`, `group` or `methods`
+//! [score.extractor.clip-b16]        # settings of what scores it
+//! [[check]]                         # checks of that night, as in `agiqa check`
 //! [experiment]                      # `paper_table`: the variants in one table, next to the paper's figures
 //! ```
 //!
@@ -37,12 +40,14 @@ use super::de;
 use super::error::{ConfigError, suggestion};
 use super::overlay::read_rating_settings;
 use super::params;
+use super::score::ScoreSettings;
 use super::tree::{Entry, Node, NodeValue, Origin, Sources};
 use crate::baselines::BaselineSettings;
 use crate::ingest::IngestSettings;
 use crate::predict::Weighting;
 use crate::ratings::RatingSettings;
 use crate::splits::SplitSettings;
+use agiqa_judge::check::CheckSettings;
 use agiqa_judge::compare::CompareSettings;
 use agiqa_judge::evaluate::EvaluateSettings;
 use agiqa_judge::paper;
@@ -63,7 +68,7 @@ pub struct Pipeline {
     pub name: PartitionName,
     /// The store that its file names.
     pub store: Option<String>,
-    /// Datasets, in the order of the file, at least one.
+    /// Datasets, in the order of the file, at least one without `[score]`.
     pub datasets: Vec<IngestSettings>,
     /// Extractors of features; `None` without `[features]`.
     pub features: Option<FeaturesSection>,
@@ -85,6 +90,10 @@ pub struct Pipeline {
     pub evaluate: Option<EvaluateSettings>,
     /// Comparison of all methods; `None` without `[compare]`.
     pub compare: Option<CompareSection>,
+    /// The night to score; `None` without `[score]`.
+    pub score: Option<ScoreSettings>,
+    /// Checks of the night.
+    pub checks: Vec<CheckSettings>,
 }
 
 /// `[compare]`.
@@ -132,6 +141,8 @@ const KEYS: &[&str] = &[
     "compare",
     "variant",
     "experiment",
+    "score",
+    "check",
 ];
 
 /// Keys whose values are paths or store URLs. `*` matches any key or position.
@@ -144,6 +155,9 @@ const PATHS: &[&str] = &[
     "scorer.*.weights",
     "train.joint.weights",
     "variant.*.train.joint.weights",
+    "score.sources.*",
+    "score.extractor.*.weights",
+    "score.extractor.*.params",
     "split.train",
     "split.validation",
     "split.test",
@@ -218,6 +232,7 @@ impl Reader<'_> {
         };
         let compare = self.compare(&datasets, train.as_ref())?;
         let experiment = self.experiment(evaluate.as_ref())?;
+        let (score, checks) = self.score()?;
         Ok(Pipeline {
             name,
             store,
@@ -232,7 +247,38 @@ impl Reader<'_> {
             predict,
             evaluate,
             compare,
+            score,
+            checks,
         })
+    }
+
+    /// `[score]` and the `[[check]]` tables of its night.
+    fn score(&mut self) -> Result<(Option<ScoreSettings>, Vec<CheckSettings>), ConfigError> {
+        let checks = self.document.remove("check");
+        let Some(node) = self.document.remove("score") else {
+            return match checks {
+                Some(checks) => Err(self.wrong(checks.origin, "`[[check]]` needs `[score]`, whose night it checks")),
+                None => Ok((None, Vec::new())),
+            };
+        };
+        let settings: ScoreSettings = de::settings(self.sources, "score", &node, &[])?;
+        match settings.scored_night() {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(self.wrong(node.origin, "`[score]` needs `sources`, `corpus` and `night`")),
+            Err(error) => return Err(self.wrong(node.origin, format!("`score`: {error}"))),
+        }
+        let Some(checks) = checks else { return Ok((Some(settings), Vec::new())) };
+        let checks = match checks.value {
+            NodeValue::Array(tables) => {
+                let check = |table: &Node| {
+                    let check: CheckSettings = de::settings(self.sources, "check", table, &[])?;
+                    check.problem().map_or(Ok(check), |problem| Err(self.wrong(table.origin, problem)))
+                };
+                tables.iter().map(check).collect::<Result<Vec<_>, _>>()?
+            }
+            _ => return Err(self.wrong(checks.origin, "`check`: expected `[[check]]` tables")),
+        };
+        Ok((Some(settings), checks))
     }
 
     fn baseline(&mut self) -> Result<Option<BaselineSettings>, ConfigError> {
@@ -289,7 +335,10 @@ impl Reader<'_> {
     }
 
     fn datasets(&mut self) -> Result<Vec<IngestSettings>, ConfigError> {
-        let node = self.required("dataset", "at least one `[[dataset]]`")?;
+        if self.document.get("score").is_some() && self.document.get("dataset").is_none() {
+            return Ok(Vec::new());
+        }
+        let node = self.required("dataset", "at least one `[[dataset]]`, or `[score]`")?;
         let NodeValue::Array(items) = &node.value else {
             let problem = format!("`dataset`: expected `[[dataset]]` tables, found {}", node.kind());
             return Err(self.wrong(node.origin, problem));

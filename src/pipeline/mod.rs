@@ -25,6 +25,10 @@ mod config;
 
 pub use config::{CompareSection, ExperimentSection, FeaturesSection, Pipeline, PredictSection, TrainSection, Variant};
 
+mod score;
+
+pub use score::{FeaturesKept, MethodName, ScoreError, ScoreSettings, Scored};
+
 mod steps;
 
 pub mod plan;

@@ -66,7 +66,7 @@ impl Pipeline {
         let mut predicted = Vec::new();
         for head in heads {
             let (runs, datasets) = (head.train.plan()?.run_names()?, head.scored.clone());
-            let predict = PredictStage { runs, datasets, records: records.clone() };
+            let predict = PredictStage::new(runs, datasets, records.clone());
             let evaluate_stages = self.evaluate_stages_of(&head, &records)?;
             let next = head.train.next()?;
             let mut trained_idx = vec![steps.add_boxed(StageName::Train, head.train, &before_training)];

@@ -23,9 +23,9 @@ use super::in_order::in_order;
 use super::random::Draws;
 use crate::engine::{Failure, decode_verified};
 use agiqa_images::{DecodeLimits, RgbImage8, interpolate_bicubic};
+use agiqa_sources::Reader;
 use agiqa_store::identity::ImageId;
 use agiqa_store::interrupt::Interrupt;
-use agiqa_store::path_text::path_of;
 
 /// Images cannot be kept or read back.
 #[derive(Debug, thiserror::Error)]
@@ -125,10 +125,10 @@ impl Pictures {
             Keeper::file(n_bytes)?
         };
         let mut failures = Vec::new();
-        let limits = DecodeLimits::default();
+        let (limits, reader) = (DecodeLimits::default(), Reader::default());
         let resized = |i: usize| {
             let Location { image_id, path, .. } = &locations[i];
-            let image = decode_verified(&path_of(path), image_id, &limits)?;
+            let image = decode_verified(&reader, path, image_id, &limits)?;
             Ok(interpolate_bicubic(&image, side_px, side_px).pixels)
         };
         let ended = in_order(locations.len(), n_threads, resized, |i, resized: Result<Vec<u8>, Failure>| {

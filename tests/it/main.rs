@@ -29,6 +29,7 @@ mod metrics;
 mod mplug_owl2;
 mod mutations;
 mod networks;
+mod night;
 mod nss;
 mod paths;
 mod pipeline;
