@@ -24,6 +24,8 @@ pub mod train;
 
 pub mod predict;
 
+pub mod reproduce;
+
 pub mod pipeline;
 
 pub mod allocator;

@@ -42,11 +42,7 @@ struct Event<'a> {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let mut checks = args.config.as_deref().map_or_else(|| Ok(CheckSettings::defaults()), read)?;
-    if let Some(limit) = context.max_rejects {
-        let of_rejects = checks.iter_mut().filter(|check| check.of == Of::RejectShare);
-        of_rejects.for_each(|check| check.max = Some(limit.share()));
-    }
+    let checks = checks(args.config.as_deref(), context)?;
     let scorer = args.scorer.scorer()?;
     let store = Store::open(&args.store, OpenMode::Existing)?;
     super::with_run_log("check", &store.clone(), context, |log| {
@@ -64,6 +60,16 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         context.done.add_checks([("passed", n_passed), ("failed", n_failed), ("warned", n_warned)]);
         Ok(if n_failed > 0 { Exit::Rejected } else { Exit::Done })
     })
+}
+
+/// The checks in the file `config`, or those that run where none are named, with the limit of `--max-rejects`.
+pub(super) fn checks(config: Option<&Path>, context: &Context) -> anyhow::Result<Vec<CheckSettings>> {
+    let mut checks = config.map_or_else(|| Ok(CheckSettings::defaults()), read)?;
+    if let Some(limit) = context.max_rejects {
+        let of_rejects = checks.iter_mut().filter(|check| check.of == Of::RejectShare);
+        of_rejects.for_each(|check| check.max = Some(limit.share()));
+    }
+    Ok(checks)
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<CheckSettings>> {

@@ -22,6 +22,7 @@
 //! [compare]                         # settings of `agiqa compare`, and `dataset`; on each split, or on all images
 //! [[variant]]                       # a separate training: `name`, `train = { … }` over `[train]`, `test` on a dataset
 //! [experiment]                      # `paper_table`: the variants in one table, next to the paper's figures
+//! [report]                          # a page per run or group: `baseline`, `words`, `thumbnails`
 //! ```
 //!
 //! `features = "A+B"` (or `"A"` for both) chooses the extractors if the file has the settings of several.
@@ -85,6 +86,26 @@ pub struct Pipeline {
     pub evaluate: Option<EvaluateSettings>,
     /// Comparison of all methods; `None` without `[compare]`.
     pub compare: Option<CompareSection>,
+    /// Pages about the runs; `None` without `[report]`.
+    pub report: Option<ReportSection>,
+}
+
+/// `[report]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportSection {
+    /// The method whose errors are compared with those of the runs; `None` for the best.
+    pub baseline: Option<String>,
+    /// Words whose prompts form subsets; empty for the commonest.
+    pub words: Vec<String>,
+    /// Whether images have thumbnails.
+    pub thumbnails: bool,
+}
+
+impl Default for ReportSection {
+    fn default() -> Self {
+        Self { baseline: None, words: Vec::new(), thumbnails: true }
+    }
 }
 
 /// `[compare]`.
@@ -132,6 +153,7 @@ const KEYS: &[&str] = &[
     "compare",
     "variant",
     "experiment",
+    "report",
 ];
 
 /// Keys whose values are paths or store URLs. `*` matches any key or position.
@@ -218,6 +240,11 @@ impl Reader<'_> {
         };
         let compare = self.compare(&datasets, train.as_ref())?;
         let experiment = self.experiment(evaluate.as_ref())?;
+        let report = match self.document.remove("report") {
+            Some(node) if train.is_none() => return Err(self.wrong(node.origin, "`[report]` needs a `[train]` table")),
+            Some(node) => Some(de::settings(self.sources, "report", &node, &[])?),
+            None => None,
+        };
         Ok(Pipeline {
             name,
             store,
@@ -232,6 +259,7 @@ impl Reader<'_> {
             predict,
             evaluate,
             compare,
+            report,
         })
     }
 
