@@ -26,6 +26,8 @@ pub mod train;
 
 pub mod predict;
 
+pub mod reproduce;
+
 pub mod pipeline;
 
 pub mod allocator;

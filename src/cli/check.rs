@@ -45,8 +45,7 @@ struct Event<'a> {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let mut checks = args.config.as_deref().map_or_else(|| Ok(CheckSettings::defaults()), read)?;
-    allow_rejects(&mut checks, context);
+    let checks = checks(args.config.as_deref(), context)?;
     let scorer = args.scorer.scorer()?;
     let store = Store::open(&args.store, OpenMode::Existing)?;
     let (dataset, night) = (args.dataset.dataset()?, args.dataset.night());
@@ -101,6 +100,13 @@ pub(super) fn checked(
     log.stage(StageRecord { stage, outcome, reason, elapsed_secs: started.elapsed().as_secs_f64(), rows: None });
     context.done.add_checks([("passed", n_passed), ("failed", n_failed), ("warned", n_warned)]);
     Ok(if n_failed > 0 { Exit::Rejected } else { Exit::Done })
+}
+
+/// The checks in the file `config`, or those that run where none are named, with the limit of `--max-rejects`.
+pub(super) fn checks(config: Option<&Path>, context: &Context) -> anyhow::Result<Vec<CheckSettings>> {
+    let mut checks = config.map_or_else(|| Ok(CheckSettings::defaults()), read)?;
+    allow_rejects(&mut checks, context);
+    Ok(checks)
 }
 
 /// The checks in the file at `path`.

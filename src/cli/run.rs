@@ -1,6 +1,6 @@
 //! `agiqa run`: runs the stages of a pipeline whose inputs have changed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -33,7 +33,7 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     /// Run only this stage, on the store's current content: ingest, features, baseline, score, split, train,
-    /// predict, evaluate, compare or experiment. Repeatable.
+    /// predict, evaluate, compare, experiment or report. Repeatable.
     #[arg(long = "stage", value_name = "STAGE")]
     stages: Vec<StageName>,
 }
@@ -203,6 +203,10 @@ fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &C
         context.console.event(&tables);
     } else {
         print(format!("{text}{tables}"));
+    }
+    let has_reported = steps.iter().any(|step| step.name == StageName::Report);
+    for stage in if has_reported { pipeline.report_stages(&records)? } else { Vec::new() } {
+        super::report::say(Path::new(store.url()).join(stage.subject.html_path()), context);
     }
     Ok(())
 }

@@ -25,6 +25,7 @@
 //! [score.extractor.clip-b16]        # settings of what scores it
 //! [[check]]                         # checks of that night, as in `agiqa check`
 //! [experiment]                      # `paper_table`: the variants in one table, next to the paper's figures
+//! [report]                          # a page per run or group: `baseline`, `words`, `thumbnails`
 //! ```
 //!
 //! `features = "A+B"` (or `"A"` for both) chooses the extractors if the file has the settings of several.
@@ -94,6 +95,26 @@ pub struct Pipeline {
     pub score: Option<ScoreSettings>,
     /// Checks of the night.
     pub checks: Vec<CheckSettings>,
+    /// Pages about the runs; `None` without `[report]`.
+    pub report: Option<ReportSection>,
+}
+
+/// `[report]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportSection {
+    /// The method whose errors are compared with those of the runs; `None` for the best.
+    pub baseline: Option<String>,
+    /// Words whose prompts form subsets; empty for the commonest.
+    pub words: Vec<String>,
+    /// Whether images have thumbnails.
+    pub thumbnails: bool,
+}
+
+impl Default for ReportSection {
+    fn default() -> Self {
+        Self { baseline: None, words: Vec::new(), thumbnails: true }
+    }
 }
 
 /// `[compare]`.
@@ -143,6 +164,7 @@ const KEYS: &[&str] = &[
     "experiment",
     "score",
     "check",
+    "report",
 ];
 
 /// Keys whose values are paths or store URLs. `*` matches any key or position.
@@ -233,6 +255,11 @@ impl Reader<'_> {
         let compare = self.compare(&datasets, train.as_ref())?;
         let experiment = self.experiment(evaluate.as_ref())?;
         let (score, checks) = self.score()?;
+        let report = match self.document.remove("report") {
+            Some(node) if train.is_none() => return Err(self.wrong(node.origin, "`[report]` needs a `[train]` table")),
+            Some(node) => Some(de::settings(self.sources, "report", &node, &[])?),
+            None => None,
+        };
         Ok(Pipeline {
             name,
             store,
@@ -249,6 +276,7 @@ impl Reader<'_> {
             compare,
             score,
             checks,
+            report,
         })
     }
 

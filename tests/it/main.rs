@@ -35,6 +35,8 @@ mod paths;
 mod pipeline;
 mod predict;
 mod query;
+mod report;
+mod reproduce;
 mod resizing;
 mod schemas;
 mod score;

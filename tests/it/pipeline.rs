@@ -17,7 +17,7 @@ use crate::features::picture;
 use crate::testdir::{Ran, TestDir, reference, weights};
 
 /// A pipeline over data.example without extraction settings that matter: its features are written by [`fill_features`].
-const PIPELINE: &str = r#"name = "small"
+pub const PIPELINE: &str = r#"name = "small"
 store = "store"
 
 [params.root]
@@ -58,13 +58,13 @@ fn example() -> PartitionName {
 }
 
 /// The store that an earlier command made.
-fn open(dir: &TestDir) -> Store {
+pub fn open(dir: &TestDir) -> Store {
     Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing)
         .expect("an earlier command made it")
 }
 
 /// Runs `p.toml` with the example data as its root.
-fn run(dir: &TestDir, more: &[&str]) -> Ran {
+pub fn run(dir: &TestDir, more: &[&str]) -> Ran {
     let root = root();
     let args: Vec<&str> = ["run", "p.toml", "--set", &root].into_iter().chain(more.iter().copied()).collect();
     dir.agiqa(&args)
@@ -105,7 +105,7 @@ fn fill_features(store: &Path) {
 }
 
 /// A store in which everything up to the features is there.
-fn with_features() -> TestDir {
+pub fn with_features() -> TestDir {
     let dir = TestDir::new();
     dir.write("p.toml", PIPELINE);
     run(&dir, &["--stage", "ingest"]).exits(0);

@@ -164,7 +164,7 @@ fn of_runs(
 }
 
 /// Smallest and largest of `values`.
-fn range(values: impl Iterator<Item = f64>) -> Option<RangeInclusive<f64>> {
+pub fn range(values: impl Iterator<Item = f64>) -> Option<RangeInclusive<f64>> {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     (low <= high).then_some(low..=high)
 }

@@ -180,11 +180,21 @@ impl Night {
 }
 
 /// Counts of a dataset's images.
-struct Counts {
-    n_images: f64,
-    n_rejected: f64,
-    n_unscored: f64,
-    n_duplicates: f64,
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Counts {
+    /// Images, with files that never became a row of the table.
+    pub n_images: f64,
+    /// Images that were rejected and have no score.
+    pub n_rejected: f64,
+    /// Images that have neither score nor reject.
+    pub n_unscored: f64,
+    /// Rows whose image stands in an earlier row.
+    pub n_duplicates: f64,
+}
+
+/// Whether a stage of this name judges scores, so that its rejects are no failures of scoring.
+pub fn is_of_judging(stage: &str) -> bool {
+    matches!(stage, "select" | "evaluate")
 }
 
 /// Runs `checks` on the scores that `scorer` gave to `dataset`, against those of `previous`.
@@ -233,11 +243,15 @@ pub fn check(
     Ok(found)
 }
 
-fn counts(store: &Store, dataset: &PartitionName, scored: &ScoredImages) -> Result<Counts, ScorerError> {
+/// Counts of `dataset`, whose scores are `scored`.
+///
+/// # Errors
+/// Fails if a table cannot be read.
+pub fn counts(store: &Store, dataset: &PartitionName, scored: &ScoredImages) -> Result<Counts, ScorerError> {
     let objects = store.list("rejects")?;
     let stages = objects.iter().filter_map(|object| object.path.strip_prefix("rejects/stage=")?.split('/').next());
-    // The rejects of these stages are images that were scored, or could have been.
-    let stages: BTreeSet<&str> = stages.filter(|stage| !matches!(*stage, "select" | "evaluate")).collect();
+    // The rejects of other stages are images that were scored, or could have been.
+    let stages: BTreeSet<&str> = stages.filter(|stage| !is_of_judging(stage)).collect();
     let ids: HashSet<_> = scored.images.rows.iter().map(|row| row.image_id).collect();
     let (mut rejected, mut unread) = (HashSet::new(), BTreeSet::new());
     for stage in stages {

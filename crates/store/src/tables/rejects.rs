@@ -149,6 +149,18 @@ pub fn read(store: &Store, stage: &str) -> Result<Vec<RejectRow>, PartError> {
     Ok(rows)
 }
 
+/// The rejects of `dataset`'s images by all stages, each with its stage.
+pub fn of_dataset(store: &Store, dataset: &PartitionName) -> Result<Vec<(String, RejectRow)>, PartError> {
+    let mut rows = Vec::new();
+    for object in part::list(store, "rejects")? {
+        let stage = object.path.strip_prefix("rejects/stage=").and_then(|rest| rest.split('/').next());
+        let Some(stage) = stage.map(str::to_owned) else { continue };
+        let of_dataset = |row: &RejectRow| row.dataset.as_deref() == Some(dataset.as_str());
+        rows.extend(read_part(store, &object)?.into_iter().filter(of_dataset).map(|row| (stage.clone(), row)));
+    }
+    Ok(rows)
+}
+
 /// Drops the rejects of `stage` for these images and files that `is_of` accepts, i.e. that belong to the stage's
 /// current settings. The parts that hold such rejects are rewritten. The stage then tries these rows again. A row that
 /// still fails gets a new reject. If the stage ends before that, the dropped rows simply remain to be done.
