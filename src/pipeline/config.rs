@@ -15,7 +15,8 @@
 //! [scorer.hyperiqa]                 # settings of a rating network: `weights`, `variant`, …; a table per network
 //! [split]                           # settings of `agiqa split`; `seeds = […]` makes one split per seed; `[[split]]` tables
 //!                                   # are several kinds
-//! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`
+//! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`; a table `[train.joint]` or
+//!                                   # `[train.fine_tune]` trains a network with the head
 //! [predict]                         # `also = ["other"]`: further datasets to score; `average = "equal"` or `"validation"`:
 //!                                   # averages the runs of each split
 //! [evaluate]                        # settings of `agiqa evaluate`
@@ -176,7 +177,9 @@ const PATHS: &[&str] = &[
     "extractor.*.weights",
     "scorer.*.weights",
     "train.joint.weights",
+    "train.fine_tune.weights",
     "variant.*.train.joint.weights",
+    "variant.*.train.fine_tune.weights",
     "score.sources.*",
     "score.extractor.*.weights",
     "score.extractor.*.params",
@@ -480,8 +483,8 @@ impl Reader<'_> {
         Err(self.wrong(origin, problem))
     }
 
-    /// Refuses to score `dataset` with a head from a joint training on another dataset. The head reads f_1 from a
-    /// network that exists only after the training, so no step of the pipeline could compute these features for
+    /// Refuses to score `dataset` with a head from a joint training or a fine-tuning on another dataset. The head reads
+    /// features of a network that exists only after the training, so no step of the pipeline could compute them for
     /// `dataset`.
     fn check_scored(
         &self,
@@ -490,8 +493,18 @@ impl Reader<'_> {
         dataset: &PartitionName,
         origin: Origin,
     ) -> Result<(), ConfigError> {
-        if !train.recipe.is_joint() || *dataset == train.dataset {
+        if !train.recipe.makes_features() || *dataset == train.dataset {
             return Ok(());
+        }
+        if !train.recipe.is_joint() {
+            let problem = format!(
+                "`{path}`: a fine-tuning computes features of `{}` alone, so its head cannot score `{dataset}` within the \
+                 pipeline: leave `{dataset}` out, and once a run is trained, compute the features of `{dataset}` with \
+                 `agiqa features --weights STORE/models/run=RUN/backbone` and the extractor and sides of the run, then \
+                 score it with `agiqa predict --run RUN --dataset {dataset}`",
+                train.dataset
+            );
+            return Err(self.wrong(origin, problem));
         }
         let problem = format!(
             "`{path}`: a joint training computes f_1 of `{}` alone, so its head cannot score `{dataset}` within the \

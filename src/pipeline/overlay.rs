@@ -12,8 +12,12 @@ use super::tree::{Node, NodeValue, Origin, Sources};
 use crate::features::{CommonSettings, ExtractorName, FeatureSettings, NetworkSettings, ReadSettings};
 use crate::ratings::RatingSettings;
 use crate::train::TrainSettings;
-use crate::train::recipes::{HeadSettings, RecipeSettings};
+use crate::train::recipes::{FineTuneSettings, HeadSettings, RecipeSettings};
 use agiqa_nets::raters::RaterName;
+
+/// Keys of `[train]` whose tables choose a recipe.
+const JOINT: &str = "joint";
+const FINE_TUNE: &str = "fine_tune";
 
 /// `settings` with the `--set KEY=VALUE` arguments `set` laid over them.
 ///
@@ -104,7 +108,7 @@ pub(super) fn read_rating_settings(
 }
 
 /// The settings of a training, trainer and recipe, with the `--set KEY=VALUE` arguments `set` laid over them. Keys are
-/// the keys of `[train]`, those of a joint training begin with `joint.`.
+/// the keys of `[train]`, those of a joint training begin with `joint.`, those of a fine-tuning with `fine_tune.`.
 ///
 /// # Errors
 /// A key that the settings do not have, a value of a wrong type.
@@ -119,19 +123,18 @@ pub fn training_overlaid(
     if set.is_empty() {
         return Ok((settings, recipe));
     }
-    let (head, joint) = match &recipe {
-        RecipeSettings::Head(head) => (head, None),
-        RecipeSettings::Joint { head, joint } => (head, Some(joint)),
-    };
     let object = |json: serde_json::Result<Value>| match json.expect("settings are plain data") {
         Value::Object(fields) => fields,
         _ => serde_json::Map::new(),
     };
     let mut fields = object(serde_json::to_value(&settings));
-    fields.extend(object(serde_json::to_value(head)));
-    if let Some(joint) = joint {
-        fields.insert("joint".to_owned(), Value::Object(object(serde_json::to_value(joint))));
-    }
+    fields.extend(object(serde_json::to_value(recipe.head())));
+    let network = match &recipe {
+        RecipeSettings::Head(_) => None,
+        RecipeSettings::Joint { joint, .. } => Some((JOINT, serde_json::to_value(joint))),
+        RecipeSettings::FineTune { fine_tune, .. } => Some((FINE_TUNE, serde_json::to_value(fine_tune))),
+    };
+    fields.extend(network.map(|(key, json)| (key.to_owned(), Value::Object(object(json)))));
     let (sources, node) = tree_of(&Value::Object(fields), set)?;
     read_training(&sources, "", node, &[])
 }
@@ -146,21 +149,43 @@ pub(super) fn read_training(
     mut node: Node,
     more_keys: &[&str],
 ) -> Result<(TrainSettings, RecipeSettings), ConfigError> {
-    let joint = node.remove("joint");
+    let (joint, fine_tune) = (node.remove(JOINT), node.remove(FINE_TUNE));
+    if let (Some(_), Some(fine_tune)) = (&joint, &fine_tune) {
+        let problem = "a training is joint (`joint`) or a fine-tuning (`fine_tune`), not both";
+        return Err(ConfigError::new(sources.place(fine_tune.origin), problem));
+    }
+    if fine_tune.is_some() {
+        let (settings, head) = FineTuneSettings::defaults();
+        for json in [serde_json::to_value(settings), serde_json::to_value(head)] {
+            fill_in(&mut node, &json.expect("settings are plain data"));
+        }
+    }
     let head_keys = HeadSettings::keys();
     let head = split_off(&mut node, &head_keys);
     let more_keys: Vec<&str> =
-        head_keys.iter().map(String::as_str).chain(["joint"]).chain(more_keys.iter().copied()).collect();
+        head_keys.iter().map(String::as_str).chain([JOINT, FINE_TUNE]).chain(more_keys.iter().copied()).collect();
     let settings = de::settings(sources, path, &node, &more_keys)?;
     let head = de::settings(sources, path, &head, &[])?;
-    let recipe = match joint {
-        Some(joint) => {
-            let path = if path.is_empty() { "joint".to_owned() } else { format!("{path}.joint") };
-            RecipeSettings::Joint { head, joint: de::settings(sources, &path, &joint, &[])? }
+    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    let recipe = match (joint, fine_tune) {
+        (Some(joint), _) => RecipeSettings::Joint { head, joint: de::settings(sources, &below(JOINT), &joint, &[])? },
+        (None, Some(fine_tune)) => {
+            let fine_tune = de::settings(sources, &below(FINE_TUNE), &fine_tune, &[])?;
+            RecipeSettings::FineTune { head, fine_tune }
         }
-        None => RecipeSettings::Head(head),
+        (None, None) => RecipeSettings::Head(head),
     };
     Ok((settings, recipe))
+}
+
+/// Inserts the entries of `json` that the table lacks.
+fn fill_in(node: &mut Node, json: &Value) {
+    let origin = node.origin;
+    for (key, value) in json.as_object().into_iter().flatten() {
+        if let (None, Some(value)) = (node.get(key), node_of(origin, value)) {
+            node.insert(key, value);
+        }
+    }
 }
 
 /// Takes the entries of `keys` out of a table, as a table of their own.

@@ -8,6 +8,7 @@ use super::stage::PredictError;
 use crate::engine::Score;
 use crate::features::catching;
 use crate::train::head_inputs::{self, Columns};
+use crate::train::recipes::fine_tune;
 use agiqa_nets::fusion::Gate;
 use agiqa_nets::kernel_ridge::{KernelRidge, Scorer};
 use agiqa_nets::trained_head::{HeadError, SCORE_BATCH, Scores, TrainedHead};
@@ -33,6 +34,10 @@ impl Head {
         let run = &record.run;
         let bytes = store.get(&models::head_path(run))?;
         let wrong = |source| PredictError::Head { run: run.clone(), source };
+        if record.recipe == models::FINE_TUNE {
+            let sets = fine_tune::columns_per_side([semantic, quality])?.concat();
+            return Ok((Self::Gated(Box::new(TrainedHead::from_bytes(&bytes).map_err(wrong)?)), sets));
+        }
         if !record.is_kernel_ridge() {
             let sets = vec![head_inputs::semantic_inputs(semantic)?, head_inputs::quality_inputs(quality)?];
             return Ok((Self::Gated(Box::new(TrainedHead::from_bytes(&bytes).map_err(wrong)?)), sets));
@@ -56,8 +61,7 @@ impl Head {
     pub(super) fn score(&self, columns: &[Tensor], n_threads: usize) -> Result<Vec<Score>, tch::TchError> {
         match self {
             Self::Gated(head) => {
-                let [f_a, f_b, f_1] = columns else { unreachable!("a gated head reads three columns") };
-                let Scores { score, alpha } = score_in_parallel(head, [f_a, f_b, f_1], n_threads);
+                let Scores { score, alpha } = mean_over_sides(head, columns, n_threads);
                 let scored = score.into_iter().zip(alpha).map(|(score, alpha)| {
                     let is_finite = alpha.iter().all(|alpha| alpha.is_finite());
                     Score { value: if is_finite { score } else { f64::NAN }, std: None, gates: weights(head, alpha) }
@@ -83,6 +87,22 @@ fn weights(head: &TrainedHead, alpha: [f64; 3]) -> Option<[Option<f64>; 3]> {
     let config = &head.head.config;
     let [semantic, coherence, quality] = [0, 1, 2].map(|input| (config.dims()[input] > 0).then_some(alpha[input]));
     (config.gate != Gate::Concat).then_some([quality, semantic, coherence])
+}
+
+/// Scores over columns of one side or several, f_a, f_b and f_1 each. Scores and gates are means over the sides.
+fn mean_over_sides(head: &TrainedHead, columns: &[Tensor], n_threads: usize) -> Scores {
+    let sides = columns.chunks_exact(3);
+    let n_sides = sides.len() as f64;
+    let of_side = |side: &[Tensor]| score_in_parallel(head, [&side[0], &side[1], &side[2]], n_threads);
+    let sum = |mut sum: Scores, side: Scores| {
+        sum.score.iter_mut().zip(side.score).for_each(|(sum, score)| *sum += score);
+        let alphas = sum.alpha.iter_mut().flatten().zip(side.alpha.into_iter().flatten());
+        alphas.for_each(|(sum, alpha)| *sum += alpha);
+        sum
+    };
+    let mut mean = sides.map(of_side).reduce(sum).unwrap_or_default();
+    mean.score.iter_mut().chain(mean.alpha.iter_mut().flatten()).for_each(|value| *value /= n_sides);
+    mean
 }
 
 /// Scores on `n_threads` threads, with one torch thread each: the number of threads must not change the bits of a

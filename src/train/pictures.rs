@@ -22,7 +22,7 @@ use super::augment::{Augment, Motion};
 use super::in_order::in_order;
 use super::random::Draws;
 use crate::engine::{Failure, decode_verified};
-use agiqa_images::{DecodeLimits, RgbImage8, interpolate_bicubic};
+use agiqa_images::{DecodeLimits, RgbImage8};
 use agiqa_sources::Reader;
 use agiqa_store::identity::ImageId;
 use agiqa_store::interrupt::Interrupt;
@@ -79,6 +79,8 @@ pub struct PictureSettings {
     pub memory_mib: u32,
     /// Random changes of a training image each time it is used.
     pub augment: Augment,
+    /// The pixels of an image, resized to a square of this side.
+    pub resize: fn(&RgbImage8, u32) -> Vec<u8>,
     /// Converts a picture to the network's input.
     pub fill: Fill,
 }
@@ -117,7 +119,7 @@ impl Pictures {
         interrupt: &Interrupt,
         mut each: impl FnMut(),
     ) -> Result<Read, PicturesError> {
-        let side_px = settings.side_px;
+        let (side_px, resize) = (settings.side_px, settings.resize);
         let n_bytes = 3 * side_px as usize * side_px as usize;
         let mut keeper = if n_bytes as u64 * locations.len() as u64 <= u64::from(settings.memory_mib) << 20 {
             Keeper::Memory(Vec::with_capacity(locations.len()))
@@ -129,7 +131,7 @@ impl Pictures {
         let resized = |i: usize| {
             let Location { image_id, path, .. } = &locations[i];
             let image = decode_verified(&reader, path, image_id, &limits)?;
-            Ok(interpolate_bicubic(&image, side_px, side_px).pixels)
+            Ok(resize(&image, side_px))
         };
         let ended = in_order(locations.len(), n_threads, resized, |i, resized: Result<Vec<u8>, Failure>| {
             each();
@@ -290,7 +292,13 @@ mod tests {
             let fill: Fill = Box::new(|image, input| {
                 input.iter_mut().zip(&image.pixels).for_each(|(value, level)| *value = f32::from(*level));
             });
-            let settings = PictureSettings { side_px: 16, memory_mib: 0, augment: Augment::None, fill };
+            let settings = PictureSettings {
+                side_px: 16,
+                memory_mib: 0,
+                augment: Augment::None,
+                resize: |image, _| image.pixels.clone(),
+                fill,
+            };
             let pictures = Pictures { settings, position_of: (0..5).map(Some).collect(), kept };
             pictures.inputs(&order).expect("they can be read")
         });

@@ -77,7 +77,7 @@ fn vectors_of_the_smallest_images_depend_on_no_order_company_or_number_of_thread
 
 /// The settings of `dinov2-s14` at `side` pixels.
 pub fn dinov2_of_side(side: u32) -> FeatureSettings {
-    let options = Dinov2Options { side: Some(side), dtype: None };
+    let options = Dinov2Options { side: Some(side), ..Dinov2Options::default() };
     FeatureSettings { network: NetworkSettings::Dinov2S14(options), ..FeatureSettings::default() }
 }
 
@@ -446,7 +446,7 @@ fn fingerprints_differ_by_what_decides_the_numbers_and_by_nothing_else() {
     assert_ne!(default, bf16);
     // bf16 weights may be multiplied in f32 on a CPU: the same values have the same fingerprint, others another.
     let described = |device| {
-        let options = Dinov2Options { side: None, dtype: Some(Dtype::Bf16) };
+        let options = Dinov2Options { dtype: Some(Dtype::Bf16), ..Dinov2Options::default() };
         let common = CommonSettings { device, ..CommonSettings::default() };
         let settings = FeatureSettings { network: NetworkSettings::Dinov2S14(options), common };
         let set = feature_sets(&settings).expect("settings that make sense").semantic;

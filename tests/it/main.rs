@@ -17,6 +17,7 @@ mod evaluate_tables;
 mod experiments;
 mod extract_maniqa;
 mod features;
+mod fine_tune;
 mod folders;
 mod fusion;
 mod guards;

@@ -462,6 +462,18 @@ fn joint_pipeline() -> String {
 }
 
 #[test]
+fn a_fine_tuning_is_a_table_of_the_training_with_defaults_of_its_own() {
+    let dir = TestDir::new();
+    let plan = |table: &str, set: &[&str]| {
+        dir.write("p.toml", PIPELINE.replacen("[evaluate]", &format!("[train.fine_tune]\n{table}\n\n[evaluate]"), 1));
+        run(&dir, &[&["--dry-run"], set].concat())
+    };
+    plan("freeze_blocks = 4", &[]).exits(0).prints("train small by fine-tuning dinov2-s14 on example (2 runs)");
+    let _ = plan("freeze_block = 4", &[]).exits(2).says("in `train.fine_tune`; did you mean `freeze_blocks`?");
+    let _ = plan("", &["--set", "train.joint.side=56"]).exits(2).says("joint (`joint`) or a fine-tuning (`fine_tune`)");
+}
+
+#[test]
 fn a_joint_training_that_another_dataset_is_to_be_scored_by_is_refused_with_the_way_round() {
     let dir = TestDir::new();
     let plan = |text: String| {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::RecipeError;
 use crate::engine::ImageSource;
 use crate::train::runs::{add, n_runs_in_words};
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
@@ -10,6 +11,9 @@ use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::RunRecord;
 
+/// The stage that computes rows for a source's images with the network in a folder.
+pub type ApplicationStage = Box<dyn Fn(PathBuf, ImageSource) -> Result<Box<dyn Stage>, RecipeError>>;
+
 /// How the network of a run is applied to images.
 pub struct Application {
     /// The results of the network, for the title of the stage, e.g. `features by MANIQA`.
@@ -17,7 +21,7 @@ pub struct Application {
     /// The store's folder with the network of a run.
     pub prefix_of: fn(&PartitionName) -> String,
     /// The stage that computes rows for a source's images with the network in a folder.
-    pub stage: Box<dyn Fn(PathBuf, ImageSource) -> Box<dyn Stage>>,
+    pub stage: ApplicationStage,
 }
 
 /// A folder of a bucket cannot be copied to this machine.
@@ -87,7 +91,7 @@ impl NextStage {
             RunRecord::read(store, run)?;
             let folder = LocalFolder::new(store, &(self.application.prefix_of)(run))?;
             let source = ImageSource::Dataset(self.dataset.clone());
-            let stage = (self.application.stage)(folder.path().to_owned(), source);
+            let stage = (self.application.stage)(folder.path().to_owned(), source)?;
             if !apply(run, stage.as_ref())? {
                 break;
             }

@@ -6,6 +6,7 @@
 //! models/run=<run>/ridge_scores.json   {image_id: score} of ridge regression on the same columns, if requested
 //! models/run=<run>/maniqa/             the network of a joint training: `config.json` and `model.safetensors`,
 //!                                      which `agiqa features --extractor maniqa --weights` reads
+//! models/run=<run>/backbone/           the network of a fine-tuning, in the form that its extractor's setting `weights` reads
 //! models/run=<run>/state.safetensors   during a training: the state from which it can resume
 //! ```
 
@@ -110,6 +111,9 @@ pub const RECORD_VERSION: u32 = 2;
 /// The recipe of a run whose head is a kernel ridge regression.
 pub const KERNEL_RIDGE: &str = "kernel-ridge";
 
+/// The recipe of a run whose network was fine-tuned with its head.
+pub const FINE_TUNE: &str = "fine-tune";
+
 /// The role of the features that hold f_a and f_b.
 pub const SEMANTIC: &str = "semantic";
 
@@ -146,7 +150,7 @@ pub struct RunRecord {
     /// Fingerprint of all inputs that decide the numbers: settings, features, images, MOS, split.
     pub fingerprint: Fingerprint,
     /// Name of the recipe: `head` trains a head over columns, `kernel-ridge` fits kernel ridge regression to them, `joint`
-    /// trains MANIQA with a head.
+    /// trains MANIQA with a head, `fine-tune` an extractor's network.
     pub recipe: String,
     /// The features that the run reads.
     pub inputs: Vec<RunInput>,
@@ -203,6 +207,11 @@ pub fn maniqa_config_path(run: &PartitionName) -> String {
 /// Path of that network's weights.
 pub fn maniqa_weights_path(run: &PartitionName) -> String {
     format!("{}/model.safetensors", maniqa_prefix(run))
+}
+
+/// Folder of the network that a fine-tuning left.
+pub fn backbone_prefix(run: &PartitionName) -> String {
+    format!("{}/backbone", prefix(run))
 }
 
 /// Path of the state of an unfinished run.

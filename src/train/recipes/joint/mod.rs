@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 
+use agiqa_images::interpolate_bicubic;
 use agiqa_judge::metrics;
 use tch::{Device, Kind, Tensor};
 
@@ -143,6 +144,7 @@ impl Recipe for JointRecipe {
             side_px: u32::try_from(config.vit.img_size)?,
             memory_mib: self.joint.image_memory_mib,
             augment: self.joint.augment,
+            resize: |image, side_px| interpolate_bicubic(image, side_px, side_px).pixels,
             fill: Box::new(move |image, input| preprocessor.fill(image, input)),
         }))
     }
@@ -160,7 +162,7 @@ impl Recipe for JointRecipe {
         Some(Application {
             title: "features by MANIQA",
             prefix_of: models::maniqa_prefix,
-            stage: Box::new(move |folder, source| Box::new(FeatureStage::new(recipe.extractor(folder), source))),
+            stage: Box::new(move |folder, source| Ok(Box::new(FeatureStage::new(recipe.extractor(folder), source)))),
         })
     }
 
@@ -177,8 +179,8 @@ impl Recipe for JointRecipe {
 impl Course for JointRecipe {
     type Lesson<'a> = JointLesson<'a>;
 
-    fn warmup_steps(&self) -> u32 {
-        self.joint.warmup_steps
+    fn warmup_steps(&self, _n_steps: u64) -> u64 {
+        u64::from(self.joint.warmup_steps)
     }
 
     fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<JointLesson<'a>, RecipeError> {
