@@ -16,6 +16,8 @@
 //! [split]                           # settings of `agiqa split`; `seeds = […]` makes one split per seed; `[[split]]` tables
 //!                                   # are several kinds
 //! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`
+//! [train.joint]                     # settings of a joint training
+//! [train.rater]                     # `network` and settings of the training of a rating network, which needs no features
 //! [predict]                         # `also = ["other"]`: further datasets to score; `average = "equal"` or `"validation"`:
 //!                                   # averages the runs of each split
 //! [evaluate]                        # settings of `agiqa evaluate`
@@ -144,6 +146,8 @@ const PATHS: &[&str] = &[
     "scorer.*.weights",
     "train.joint.weights",
     "variant.*.train.joint.weights",
+    "train.rater.weights",
+    "variant.*.train.rater.weights",
     "split.train",
     "split.validation",
     "split.test",
@@ -217,7 +221,7 @@ impl Reader<'_> {
             None => None,
         };
         let compare = self.compare(&datasets, train.as_ref())?;
-        let experiment = self.experiment(evaluate.as_ref())?;
+        let experiment = self.experiment(evaluate.as_ref(), features.is_some())?;
         Ok(Pipeline {
             name,
             store,
@@ -352,8 +356,15 @@ impl Reader<'_> {
         variants.iter().map(|variant| de::settings(self.sources, "split", variant, &["seeds", "generators"])).collect()
     }
 
-    fn experiment(&mut self, evaluate: Option<&EvaluateSettings>) -> Result<Option<ExperimentSection>, ConfigError> {
+    fn experiment(
+        &mut self,
+        evaluate: Option<&EvaluateSettings>,
+        has_features: bool,
+    ) -> Result<Option<ExperimentSection>, ConfigError> {
         let Some(node) = self.document.remove("experiment") else { return Ok(None) };
+        if !has_features {
+            return Err(self.wrong(node.origin, "`[experiment]` needs a `[features]` table: it is about fusion heads"));
+        }
         let section: ExperimentSection = de::settings(self.sources, "experiment", &node, &[])?;
         if !evaluate.is_some_and(|settings| settings.parts.contains(&Part::Test)) {
             return Err(

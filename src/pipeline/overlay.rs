@@ -12,7 +12,7 @@ use super::tree::{Node, NodeValue, Origin, Sources};
 use crate::features::{CommonSettings, ExtractorName, FeatureSettings, NetworkSettings, ReadSettings};
 use crate::ratings::RatingSettings;
 use crate::train::TrainSettings;
-use crate::train::recipes::{HeadSettings, RecipeSettings};
+use crate::train::recipes::{HeadSettings, Protocol, RaterSettings, RecipeSettings};
 use agiqa_nets::raters::RaterName;
 
 /// `settings` with the `--set KEY=VALUE` arguments `set` laid over them.
@@ -100,11 +100,11 @@ pub(super) fn read_rating_settings(
     let path = format!("scorer.{name}");
     let (common, node) = common_and_own(sources, &path, node)?;
     let options = de::settings(sources, &path, &node, CommonSettings::KEYS)?;
-    Ok(RatingSettings { network: name, options, common })
+    Ok(RatingSettings { network: name, options, common, trained: None })
 }
 
 /// The settings of a training, trainer and recipe, with the `--set KEY=VALUE` arguments `set` laid over them. Keys are
-/// the keys of `[train]`, those of a joint training begin with `joint.`.
+/// the keys of `[train]`, those of a joint training begin with `joint.`, those of a rating network with `rater.`.
 ///
 /// # Errors
 /// A key that the settings do not have, a value of a wrong type.
@@ -119,18 +119,19 @@ pub fn training_overlaid(
     if set.is_empty() {
         return Ok((settings, recipe));
     }
-    let (head, joint) = match &recipe {
-        RecipeSettings::Head(head) => (head, None),
-        RecipeSettings::Joint { head, joint } => (head, Some(joint)),
-    };
     let object = |json: serde_json::Result<Value>| match json.expect("settings are plain data") {
         Value::Object(fields) => fields,
         _ => serde_json::Map::new(),
     };
     let mut fields = object(serde_json::to_value(&settings));
-    fields.extend(object(serde_json::to_value(head)));
-    if let Some(joint) = joint {
-        fields.insert("joint".to_owned(), Value::Object(object(serde_json::to_value(joint))));
+    fields.extend(recipe.head().map(|head| object(serde_json::to_value(head))).unwrap_or_default());
+    let (table, own) = match &recipe {
+        RecipeSettings::Head(_) => ("", Value::Null),
+        RecipeSettings::Joint { joint, .. } => ("joint", Value::Object(object(serde_json::to_value(joint)))),
+        RecipeSettings::Rater(rater) => ("rater", Value::Object(object(serde_json::to_value(rater)))),
+    };
+    if !own.is_null() {
+        fields.insert(table.to_owned(), own);
     }
     let (sources, node) = tree_of(&Value::Object(fields), set)?;
     read_training(&sources, "", node, &[])
@@ -146,18 +147,30 @@ pub(super) fn read_training(
     mut node: Node,
     more_keys: &[&str],
 ) -> Result<(TrainSettings, RecipeSettings), ConfigError> {
+    let below = |table: &str| if path.is_empty() { table.to_owned() } else { format!("{path}.{table}") };
     let joint = node.remove("joint");
+    if let Some(rater) = node.remove("rater") {
+        if joint.is_some() {
+            let problem = format!("`{}`: a training has either this table or `joint`", below("rater"));
+            return Err(ConfigError::new(sources.place(rater.origin), problem));
+        }
+        let has_schedule = node.get("schedule").is_some();
+        let more_keys: Vec<&str> = ["joint", "rater"].into_iter().chain(more_keys.iter().copied()).collect();
+        let mut settings: TrainSettings = de::settings(sources, path, &node, &more_keys)?;
+        let rater: RaterSettings = de::settings(sources, &below("rater"), &rater, &[])?;
+        if let Some(schedule) = Protocol::of(rater.network).schedule.filter(|_| !has_schedule) {
+            settings.schedule = schedule;
+        }
+        return Ok((settings, RecipeSettings::Rater(rater)));
+    }
     let head_keys = HeadSettings::keys();
     let head = split_off(&mut node, &head_keys);
     let more_keys: Vec<&str> =
-        head_keys.iter().map(String::as_str).chain(["joint"]).chain(more_keys.iter().copied()).collect();
+        head_keys.iter().map(String::as_str).chain(["joint", "rater"]).chain(more_keys.iter().copied()).collect();
     let settings = de::settings(sources, path, &node, &more_keys)?;
     let head = de::settings(sources, path, &head, &[])?;
     let recipe = match joint {
-        Some(joint) => {
-            let path = if path.is_empty() { "joint".to_owned() } else { format!("{path}.joint") };
-            RecipeSettings::Joint { head, joint: de::settings(sources, &path, &joint, &[])? }
-        }
+        Some(joint) => RecipeSettings::Joint { head, joint: de::settings(sources, &below("joint"), &joint, &[])? },
         None => RecipeSettings::Head(head),
     };
     Ok((settings, recipe))

@@ -34,6 +34,8 @@ mod paths;
 mod pipeline;
 mod predict;
 mod query;
+mod rater_gradients;
+mod raters;
 mod resizing;
 mod schemas;
 mod score;

@@ -139,12 +139,9 @@ impl Recipe for JointRecipe {
     fn pictures(&self) -> Result<Option<PictureSettings>, RecipeError> {
         let config = self.config()?.maniqa;
         let preprocessor = ManiqaPreprocessor::of(&config);
-        Ok(Some(PictureSettings {
-            side_px: u32::try_from(config.vit.img_size)?,
-            memory_mib: self.joint.image_memory_mib,
-            augment: self.joint.augment,
-            fill: Box::new(move |image, input| preprocessor.fill(image, input)),
-        }))
+        let (side_px, memory_mib) = (u32::try_from(config.vit.img_size)?, self.joint.image_memory_mib);
+        let fill = Box::new(move |image: &_, input: &mut [f32]| preprocessor.fill(image, input));
+        Ok(Some(PictureSettings::squares(side_px, memory_mib, self.joint.augment, fill)))
     }
 
     fn pace(&self) -> Pace {
@@ -160,7 +157,9 @@ impl Recipe for JointRecipe {
         Some(Application {
             title: "features by MANIQA",
             prefix_of: models::maniqa_prefix,
-            stage: Box::new(move |folder, source| Box::new(FeatureStage::new(recipe.extractor(folder), source))),
+            stage: Box::new(move |_, folder, source| {
+                Ok(Box::new(FeatureStage::new(recipe.extractor(folder.to_owned()), source)))
+            }),
         })
     }
 
