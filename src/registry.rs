@@ -154,6 +154,13 @@ pub const ROWS: &[Row] = &[
         needs: Needs::Published("a folder with RN50.pt and CLIP-IQA+_learned_prompts-603f3273.pth or iter_80000.pth"),
         paper_row: Some("CLIPIQA+"),
     },
+    Row {
+        name: RaterName::ResNet50.as_str(),
+        about: "a ResNet-50 with one output, the plain baseline, on StairIQA's crops",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Published("weights that `agiqa train --rater resnet50` leaves"),
+        paper_row: None,
+    },
 ];
 
 /// The networks and methods that score images.

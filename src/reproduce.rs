@@ -187,7 +187,7 @@ pub fn reproduce(
     let datasets = datasets_of(store, &stored)?;
     if !datasets.is_empty() {
         let (runs, records) = (vec![name.clone()], records.clone());
-        if !runs_to_end(&PredictStage { runs, datasets, records })? {
+        if !runs_to_end(&PredictStage::new(runs, datasets, records))? {
             return Ok(None);
         }
         items.push(compared_scores(&stored, &scores::read_of_run(&scratch, &again)?));
@@ -251,7 +251,7 @@ fn training_of(record: &RunRecord) -> Result<Box<dyn Training>, ReproduceError> 
     let runs = vec![RunSeed { split: split.clone(), seed: *seed }];
     let recipe = RecipeSettings::Head(HeadSettings { head, ..own });
     let training = TrainStage { name, dataset: dataset.clone(), runs, settings, recipe };
-    Ok(training.on(semantic.clone(), Some(quality.clone()))?)
+    Ok(training.on(Some(semantic.clone()), Some(quality.clone()))?)
 }
 
 /// What is known before the training: the code and its settings, and the features.

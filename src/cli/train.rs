@@ -12,10 +12,12 @@ use crate::features::{DeviceChoice, Dtype, JoinStage};
 use crate::pipeline::training_overlaid;
 use crate::splits::SplitStage;
 use crate::train::recipes::{
-    FineTuneSettings, HeadInput, HeadKind, HeadSettings, JointSettings, KernelSettings, RecipeSettings, Start,
+    BatchNorms, FineTuneSettings, HeadInput, HeadKind, HeadSettings, JointSettings, KernelSettings, Protocol,
+    RaterSettings, RecipeSettings, Start,
 };
 use crate::train::{Augment, KeepEpoch, Labels, Optimiser, RunSeed, Schedule, TrainSettings, TrainStage, Training};
 use agiqa_nets::fusion::Gate;
+use agiqa_nets::raters::RaterName;
 use agiqa_store::identity::Fingerprint;
 use agiqa_store::stage::Stage;
 use agiqa_store::store::{OpenMode, Store};
@@ -36,14 +38,17 @@ pub(super) struct Args {
     #[arg(long)]
     name: Option<PartitionName>,
     /// Train MANIQA together with the head, from the images. See the joint options below.
-    #[arg(long, conflicts_with = "quality", group = "network")]
+    #[arg(long, conflicts_with = "quality", groups = ["network", "fused"])]
     joint: bool,
     /// Fine-tune the network that made the features, together with the head, from the images. Options that are not given have
     /// other defaults then; see the options below, and `docs/training.md`.
-    #[arg(long, group = "network")]
+    #[arg(long, groups = ["network", "fused"])]
     fine_tune: bool,
+    /// Train a network that rates images, e.g. `hyperiqa`, from the images alone. See the options below.
+    #[arg(long, value_name = "NETWORK", group = "network", conflicts_with_all = ["features", "semantic", "quality"])]
+    rater: Option<RaterName>,
     /// Extractor of the features, `NAME` or `NAME@FINGERPRINT` (or its first digits).
-    #[arg(long, value_name = "EXTRACTOR", required_unless_present = "semantic")]
+    #[arg(long, value_name = "EXTRACTOR", required_unless_present_any = ["semantic", "rater"])]
     features: Option<String>,
     /// Extractor of f_a and f_b, if it is not the extractor in `--features`.
     #[arg(long, value_name = "EXTRACTOR")]
@@ -63,7 +68,11 @@ pub(super) struct Args {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
-    network: NetworkArgs,
+    network_settings: NetworkArgs,
+    #[command(flatten)]
+    fused_settings: FusedArgs,
+    #[command(flatten)]
+    rater_settings: RaterArgs,
     #[command(flatten)]
     set: SetArgs,
 }
@@ -92,7 +101,7 @@ struct SettingsArgs {
     /// Weight decay.
     #[arg(long)]
     weight_decay: Option<f64>,
-    /// `cosine`, `constant` or `official` (a cosine of 100 batches, as published).
+    /// `cosine`, `constant`, `steps` (times 0.9 every 10 epochs) or `official` (a cosine of 100 batches, as published).
     #[arg(long, value_parser = named::<Schedule>)]
     schedule: Option<Schedule>,
     /// Images per step.
@@ -138,38 +147,75 @@ struct SettingsArgs {
     checkpoint_epochs: Option<u32>,
 }
 
-/// Further options of a training from the images. They need `--joint` or `--fine-tune`.
+/// Options of a training from images.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Training from the images (with --joint or --fine-tune)")]
+#[command(next_help_heading = "Training from images (with --joint, --fine-tune or --rater)")]
 struct NetworkArgs {
-    /// Folder with the weights to start from. `--joint`: with `config.json` [default: ViT-S/14 on the weights `dinov2-s14`].
-    /// `--fine-tune`: of the network that made the features [default: the fetched weights].
-    #[arg(long, value_name = "DIR", requires = "network")]
+    /// First weights. Joint: a folder with `config.json` and weights [default: ViT-S/14 on the weights `dinov2-s14`].
+    /// Fine-tuning: the network that made the features [default: the fetched weights]. Rater: a checkpoint of the network or of its trunk, or a folder with its trunks [default: `imagenet` in the weights
+    /// folder].
+    #[arg(long, value_name = "PATH", requires = "network")]
     weights: Option<std::path::PathBuf>,
-    /// Side of the input, pixels. `--joint`: on `dinov2-s14`, a multiple of 56 [default: 392]. `--fine-tune`: one of the
-    /// features' sides [default: their first].
-    #[arg(long, value_name = "PX", requires = "network")]
-    side: Option<u32>,
-    /// Number type of products, `f32` or `bf16`. Weights are f32.
-    #[arg(long, requires = "network")]
-    dtype: Option<Dtype>,
     /// `auto`, `cpu` or `cuda:N`.
     #[arg(long, requires = "network")]
     device: Option<DeviceChoice>,
+    /// Number of steps over which the learning rate rises.
+    #[arg(long, value_name = "N", requires = "network", conflicts_with = "fine_tune")]
+    warmup_steps: Option<u32>,
+    /// Number of images in the network at once. A batch's gradients are summed [default: the batch].
+    #[arg(long, value_name = "N", requires = "network")]
+    micro_batch: Option<u32>,
+    /// Memory for images. Images that do not fit are kept in a file.
+    #[arg(long, value_name = "MIB", requires = "network")]
+    image_memory_mib: Option<u32>,
+    /// Minutes between two saved states within an epoch.
+    #[arg(long, value_name = "MINUTES", requires = "network")]
+    checkpoint_minutes: Option<f64>,
+}
+
+/// Further options of a rating network's training. They need `--rater`.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Training of a rating network (with --rater)")]
+struct RaterArgs {
+    /// Variant of the network, as for `agiqa score`.
+    #[arg(long, value_name = "NAME", requires = "rater")]
+    variant: Option<String>,
+    /// `train` (statistics of the batch), `eval` (stored statistics) or `frozen`.
+    #[arg(long, requires = "rater", value_parser = named::<BatchNorms>)]
+    batch_norm: Option<BatchNorms>,
+    /// Side of the random square of a training image [default: by the network's protocol].
+    #[arg(long, value_name = "PX", requires = "rater")]
+    crop: Option<u32>,
+    /// Whether training images are flipped at random [default: by the network's protocol].
+    #[arg(long, requires = "rater")]
+    flip: Option<bool>,
+}
+
+/// Further options of a training with the head. They need `--joint` or `--fine-tune`.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Training of a network with the head (with --joint or --fine-tune)")]
+struct FusedArgs {
+    /// Side of the input, pixels. `--joint`: on `dinov2-s14`, a multiple of 56 [default: 392]. `--fine-tune`: one of the
+    /// features' sides [default: their first].
+    #[arg(long, value_name = "PX", requires = "fused")]
+    side: Option<u32>,
+    /// Number type of products, `f32` or `bf16`. Weights are f32.
+    #[arg(long, requires = "fused")]
+    dtype: Option<Dtype>,
     /// `horizontal`, `flip` (without turns), `official` (flips upside down, as published) or `none`.
-    #[arg(long, requires = "network", value_parser = named::<Augment>)]
+    #[arg(long, requires = "fused", value_parser = named::<Augment>)]
     augment: Option<Augment>,
     /// Do not train the transformer.
     #[arg(long, requires = "joint")]
     freeze_backbone: bool,
     /// Number of the transformer's first blocks that are not trained.
-    #[arg(long, value_name = "N", requires = "network")]
+    #[arg(long, value_name = "N", requires = "fused")]
     freeze_blocks: Option<u32>,
     /// Factor on the learning rate of the transformer's last block.
-    #[arg(long, value_name = "FACTOR", requires = "network")]
+    #[arg(long, value_name = "FACTOR", requires = "fused")]
     backbone_rate: Option<f64>,
     /// Factor on the learning rate from each block of the transformer to the previous one.
-    #[arg(long, value_name = "FACTOR", requires = "network")]
+    #[arg(long, value_name = "FACTOR", requires = "fused")]
     layer_decay: Option<f64>,
     /// Factor on the learning rate of MANIQA's parts above the transformer.
     #[arg(long, value_name = "FACTOR", requires = "joint")]
@@ -180,12 +226,6 @@ struct NetworkArgs {
     /// Weight of the loss of MANIQA's own rating, added to the fusion's loss.
     #[arg(long, value_name = "WEIGHT", requires = "joint")]
     rating_loss: Option<f64>,
-    /// Number of steps over which the learning rate rises.
-    #[arg(long, value_name = "N", requires = "joint")]
-    warmup_steps: Option<u32>,
-    /// Number of images in the network at once. A batch's gradients are summed [default: the batch].
-    #[arg(long, value_name = "N", requires = "network")]
-    micro_batch: Option<u32>,
     /// Sides at which the fine-tuned network scores, separated by commas; a score is their mean [default: the side of
     /// training].
     #[arg(long, value_name = "PX", value_delimiter = ',', requires = "fine_tune")]
@@ -193,51 +233,73 @@ struct NetworkArgs {
     /// Whether the fine-tuned network takes the mean over an image and its mirror image [default: as the features do].
     #[arg(long, requires = "fine_tune")]
     mirror: Option<bool>,
-    /// Memory for resized images. Images that do not fit are kept in a file.
-    #[arg(long, value_name = "MIB", requires = "network")]
-    image_memory_mib: Option<u32>,
-    /// Minutes between two saved states within an epoch.
-    #[arg(long, value_name = "MINUTES", requires = "network")]
-    checkpoint_minutes: Option<f64>,
 }
 
-/// Settings whose fields are the arguments that were given, and the defaults for the others.
+/// Settings whose fields are the arguments that were given, and the defaults for the others. Fields of other arguments
+/// come from `$others`.
 macro_rules! given_or_default {
     ($settings:ident, $args:ident, $default:ident, [$($field:ident),*], $($as_given:ident),*) => {
         $settings { $($field: $args.$field.unwrap_or($default.$field),)* $($as_given: $args.$as_given),* }
     };
+    ($settings:ident, $args:ident, [$($field:ident),*], $($as_given:ident),*; $others:expr) => {{
+        let others = $others;
+        $settings {
+            $($field: $args.$field.unwrap_or(others.$field),)*
+            $($as_given: $args.$as_given,)*
+            ..others
+        }
+    }};
 }
 
-impl NetworkArgs {
+impl FusedArgs {
     #[rustfmt::skip]
-    fn joint(self) -> JointSettings {
-        let default = JointSettings::default();
+    fn joint(self, network: NetworkArgs) -> JointSettings {
+        let joint = given_or_default!(
+            JointSettings, self,
+            [dtype, augment, freeze_blocks, backbone_rate, layer_decay, quality_rate, fusion_rate, rating_loss],
+            side, freeze_backbone; JointSettings::default()
+        );
         given_or_default!(
-            JointSettings, self, default,
-            [dtype, device, augment, freeze_blocks, backbone_rate, layer_decay, quality_rate, fusion_rate, rating_loss,
-             warmup_steps, image_memory_mib, checkpoint_minutes],
-            weights, side, freeze_backbone, micro_batch
+            JointSettings, network,
+            [device, warmup_steps, image_memory_mib, checkpoint_minutes],
+            weights, micro_batch; joint
         )
     }
 
-    fn fine_tune(self) -> FineTuneSettings {
+    fn fine_tune(self, network: NetworkArgs) -> FineTuneSettings {
         let default = FineTuneSettings::default();
         FineTuneSettings {
-            weights: self.weights,
+            weights: network.weights,
             side: self.side,
             score_sides: self.score_sides,
             mirror: self.mirror,
             dtype: self.dtype,
-            device: self.device.unwrap_or(default.device),
+            device: network.device.unwrap_or(default.device),
             augment: self.augment.unwrap_or(default.augment),
             freeze_blocks: self.freeze_blocks.unwrap_or(default.freeze_blocks),
             backbone_rate: self.backbone_rate.unwrap_or(default.backbone_rate),
             layer_decay: self.layer_decay.unwrap_or(default.layer_decay),
-            micro_batch: self.micro_batch,
-            image_memory_mib: self.image_memory_mib.unwrap_or(default.image_memory_mib),
-            checkpoint_minutes: self.checkpoint_minutes.unwrap_or(default.checkpoint_minutes),
+            micro_batch: network.micro_batch,
+            image_memory_mib: network.image_memory_mib.unwrap_or(default.image_memory_mib),
+            checkpoint_minutes: network.checkpoint_minutes.unwrap_or(default.checkpoint_minutes),
             ..default
         }
+    }
+}
+
+impl RaterArgs {
+    #[rustfmt::skip]
+    fn settings(self, network: NetworkArgs, name: RaterName) -> RaterSettings {
+        let rater = given_or_default!(
+            RaterSettings, self,
+            [batch_norm],
+            variant, crop, flip; RaterSettings::of(name)
+        );
+        given_or_default!(
+            RaterSettings, network,
+            [device, warmup_steps, image_memory_mib, checkpoint_minutes],
+            weights, micro_batch; rater
+        )
     }
 }
 
@@ -267,14 +329,36 @@ impl SettingsArgs {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let Args { store, dataset, name, joint, fine_tune, features, semantic, quality, split, seeds, split_seed, .. } =
-        args;
+    let Args {
+        store,
+        dataset,
+        name,
+        joint,
+        fine_tune,
+        rater,
+        features,
+        semantic,
+        quality,
+        split,
+        seeds,
+        split_seed,
+        ..
+    } = args;
+    let has_schedule = args.settings.schedule.is_some();
     let defaults = if fine_tune { FineTuneSettings::defaults() } else { Default::default() };
-    let (settings, head) = args.settings.settings(defaults);
-    let recipe = match (joint, fine_tune) {
-        (true, _) => RecipeSettings::Joint { head, joint: args.network.joint() },
-        (false, true) => RecipeSettings::FineTune { head, fine_tune: args.network.fine_tune() },
-        (false, false) => RecipeSettings::Head(head),
+    let (mut settings, head) = args.settings.settings(defaults);
+    let network = args.network_settings;
+    let recipe = match rater {
+        Some(name) => {
+            let defaults = HeadSettings::default();
+            anyhow::ensure!(head == defaults, "a rating network has no head: leave out the options of one");
+            let schedule = Protocol::of(name).schedule.filter(|_| !has_schedule);
+            settings.schedule = schedule.unwrap_or(settings.schedule);
+            RecipeSettings::Rater(args.rater_settings.settings(network, name))
+        }
+        None if joint => RecipeSettings::Joint { head, joint: args.fused_settings.joint(network) },
+        None if fine_tune => RecipeSettings::FineTune { head, fine_tune: args.fused_settings.fine_tune(network) },
+        None => RecipeSettings::Head(head),
     };
     let (settings, recipe) = training_overlaid(settings, recipe, args.set.arguments())?;
     let store = Store::open(&store, OpenMode::Existing)?;
@@ -284,17 +368,24 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         let name = name.or_else(|| features.clone()).unwrap_or_default();
         feature_set(&sets, &of_runs, &name, kind, store.url())
     };
-    let semantic = set(semantic, FeatureKind::Semantic)?;
+    let semantic = match rater {
+        Some(_) => None,
+        None => Some(set(semantic, FeatureKind::Semantic)?),
+    };
     // If the split has a seed of its own, the training's default seed is 0.
     let default_seed = if split_seed.is_some() { 0 } else { split.default_seed() };
     let seeds = seeds.unwrap_or_else(|| Seeds(vec![default_seed]));
     let split_of = |seed: u32| split.settings(split_seed.unwrap_or(seed));
     let runs: Vec<RunSeed> =
         seeds.0.iter().map(|seed| RunSeed { split: split_of(*seed).name(), seed: *seed }).collect();
-    let name = name.unwrap_or_else(|| semantic.extractor.clone());
+    let name = match (name, &semantic, rater) {
+        (Some(name), ..) => name,
+        (None, Some(semantic), _) => semantic.extractor.clone(),
+        (None, None, rater) => PartitionName::new(rater.map_or("", RaterName::as_str))?,
+    };
     let split_seeds = split_seed.map_or_else(|| seeds.0.clone(), |seed| vec![seed]);
     let splits = split::stages(&dataset, &split, &split_seeds);
-    if joint {
+    if joint || rater.is_some() {
         let training = TrainStage { name, dataset, runs, settings, recipe }.on(semantic, None)?;
         return train(&[training], None, &splits, &store, context);
     }

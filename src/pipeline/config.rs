@@ -16,7 +16,8 @@
 //! [split]                           # settings of `agiqa split`; `seeds = […]` makes one split per seed; `[[split]]` tables
 //!                                   # are several kinds
 //! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`; a table `[train.joint]` or
-//!                                   # `[train.fine_tune]` trains a network with the head
+//!                                   # `[train.fine_tune]` trains a network with the head, and `[train.rater]`, with
+//!                                   # `network`, a network that rates images, which needs no features
 //! [predict]                         # `also = ["other"]`: further datasets to score; `average = "equal"` or `"validation"`:
 //!                                   # averages the runs of each split
 //! [evaluate]                        # settings of `agiqa evaluate`
@@ -179,6 +180,8 @@ const PATHS: &[&str] = &[
     "train.joint.weights",
     "train.fine_tune.weights",
     "variant.*.train.joint.weights",
+    "train.rater.weights",
+    "variant.*.train.rater.weights",
     "variant.*.train.fine_tune.weights",
     "score.sources.*",
     "score.extractor.*.weights",
@@ -256,7 +259,7 @@ impl Reader<'_> {
             None => None,
         };
         let compare = self.compare(&datasets, train.as_ref())?;
-        let experiment = self.experiment(evaluate.as_ref())?;
+        let experiment = self.experiment(evaluate.as_ref(), features.is_some())?;
         let (score, checks) = self.score()?;
         let report = match self.document.remove("report") {
             Some(node) if train.is_none() => return Err(self.wrong(node.origin, "`[report]` needs a `[train]` table")),
@@ -432,8 +435,15 @@ impl Reader<'_> {
         variants.iter().map(|variant| de::settings(self.sources, "split", variant, &["seeds", "generators"])).collect()
     }
 
-    fn experiment(&mut self, evaluate: Option<&EvaluateSettings>) -> Result<Option<ExperimentSection>, ConfigError> {
+    fn experiment(
+        &mut self,
+        evaluate: Option<&EvaluateSettings>,
+        has_features: bool,
+    ) -> Result<Option<ExperimentSection>, ConfigError> {
         let Some(node) = self.document.remove("experiment") else { return Ok(None) };
+        if !has_features {
+            return Err(self.wrong(node.origin, "`[experiment]` needs a `[features]` table: it is about fusion heads"));
+        }
         let section: ExperimentSection = de::settings(self.sources, "experiment", &node, &[])?;
         if !evaluate.is_some_and(|settings| settings.parts.contains(&Part::Test)) {
             return Err(

@@ -12,12 +12,14 @@ use super::tree::{Node, NodeValue, Origin, Sources};
 use crate::features::{CommonSettings, ExtractorName, FeatureSettings, NetworkSettings, ReadSettings};
 use crate::ratings::RatingSettings;
 use crate::train::TrainSettings;
-use crate::train::recipes::{FineTuneSettings, HeadSettings, RecipeSettings};
+use crate::train::recipes::{FineTuneSettings, HeadSettings, Protocol, RaterSettings, RecipeSettings};
 use agiqa_nets::raters::RaterName;
 
 /// Keys of `[train]` whose tables choose a recipe.
 const JOINT: &str = "joint";
 const FINE_TUNE: &str = "fine_tune";
+const RATER: &str = "rater";
+const RECIPES: [&str; 3] = [JOINT, FINE_TUNE, RATER];
 
 /// `settings` with the `--set KEY=VALUE` arguments `set` laid over them.
 ///
@@ -104,11 +106,12 @@ pub(super) fn read_rating_settings(
     let path = format!("scorer.{name}");
     let (common, node) = common_and_own(sources, &path, node)?;
     let options = de::settings(sources, &path, &node, CommonSettings::KEYS)?;
-    Ok(RatingSettings { network: name, options, common })
+    Ok(RatingSettings { network: name, options, common, trained: None })
 }
 
 /// The settings of a training, trainer and recipe, with the `--set KEY=VALUE` arguments `set` laid over them. Keys are
-/// the keys of `[train]`, those of a joint training begin with `joint.`, those of a fine-tuning with `fine_tune.`.
+/// the keys of `[train]`; those of a joint training begin with `joint.`, those of a fine-tuning with `fine_tune.`, those of
+/// a rating network with `rater.`.
 ///
 /// # Errors
 /// A key that the settings do not have, a value of a wrong type.
@@ -128,11 +131,12 @@ pub fn training_overlaid(
         _ => serde_json::Map::new(),
     };
     let mut fields = object(serde_json::to_value(&settings));
-    fields.extend(object(serde_json::to_value(recipe.head())));
+    fields.extend(recipe.head().map(|head| object(serde_json::to_value(head))).unwrap_or_default());
     let network = match &recipe {
         RecipeSettings::Head(_) => None,
         RecipeSettings::Joint { joint, .. } => Some((JOINT, serde_json::to_value(joint))),
         RecipeSettings::FineTune { fine_tune, .. } => Some((FINE_TUNE, serde_json::to_value(fine_tune))),
+        RecipeSettings::Rater(rater) => Some((RATER, serde_json::to_value(rater))),
     };
     fields.extend(network.map(|(key, json)| (key.to_owned(), Value::Object(object(json)))));
     let (sources, node) = tree_of(&Value::Object(fields), set)?;
@@ -149,10 +153,24 @@ pub(super) fn read_training(
     mut node: Node,
     more_keys: &[&str],
 ) -> Result<(TrainSettings, RecipeSettings), ConfigError> {
-    let (joint, fine_tune) = (node.remove(JOINT), node.remove(FINE_TUNE));
-    if let (Some(_), Some(fine_tune)) = (&joint, &fine_tune) {
-        let problem = "a training is joint (`joint`) or a fine-tuning (`fine_tune`), not both";
-        return Err(ConfigError::new(sources.place(fine_tune.origin), problem));
+    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    let tables = RECIPES.map(|key| node.remove(key));
+    if let Some((table, key)) =
+        tables.iter().zip(RECIPES).filter_map(|(table, key)| Some((table.as_ref()?, key))).nth(1)
+    {
+        let problem = format!("`{}`: a training has one of the tables `{}`", below(key), RECIPES.join("`, `"));
+        return Err(ConfigError::new(sources.place(table.origin), problem));
+    }
+    let [joint, fine_tune, rater] = tables;
+    let more_keys: Vec<&str> = RECIPES.into_iter().chain(more_keys.iter().copied()).collect();
+    if let Some(rater) = rater {
+        let has_schedule = node.get("schedule").is_some();
+        let mut settings: TrainSettings = de::settings(sources, path, &node, &more_keys)?;
+        let rater: RaterSettings = de::settings(sources, &below(RATER), &rater, &[])?;
+        if let Some(schedule) = Protocol::of(rater.network).schedule.filter(|_| !has_schedule) {
+            settings.schedule = schedule;
+        }
+        return Ok((settings, RecipeSettings::Rater(rater)));
     }
     if fine_tune.is_some() {
         let (settings, head) = FineTuneSettings::defaults();
@@ -162,11 +180,9 @@ pub(super) fn read_training(
     }
     let head_keys = HeadSettings::keys();
     let head = split_off(&mut node, &head_keys);
-    let more_keys: Vec<&str> =
-        head_keys.iter().map(String::as_str).chain([JOINT, FINE_TUNE]).chain(more_keys.iter().copied()).collect();
+    let more_keys: Vec<&str> = head_keys.iter().map(String::as_str).chain(more_keys).collect();
     let settings = de::settings(sources, path, &node, &more_keys)?;
     let head = de::settings(sources, path, &head, &[])?;
-    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     let recipe = match (joint, fine_tune) {
         (Some(joint), _) => RecipeSettings::Joint { head, joint: de::settings(sources, &below(JOINT), &joint, &[])? },
         (None, Some(fine_tune)) => {

@@ -10,7 +10,7 @@ use crate::predict::{AverageStage, PredictStage};
 use crate::ratings::RatingStage;
 use crate::splits::{SplitSettings, SplitStage};
 use crate::train::recipes::{HeadKind, RecipeSettings};
-use crate::train::{RunSeed, TrainError, TrainStage, Training};
+use crate::train::{NextStage, RunSeed, TrainError, TrainStage, Training};
 use agiqa_judge::compare::CompareStage;
 use agiqa_judge::evaluate::EvaluateStage;
 use agiqa_judge::experiment::{ExperimentStage, ExperimentVariant, NO_FUSION};
@@ -75,12 +75,17 @@ impl Pipeline {
             let mut trained_idx = vec![steps.add_boxed(StageName::Train, head.train, &before_training)];
             // The network of a training is applied under the same name, so that `--stage train` makes all that scores need.
             if let Some(next) = next {
+                let next = NextStage { datasets: head.scored, ..next };
                 trained_idx.push(steps.add(StageName::Train, next, &trained_idx.clone()));
             }
-            let predict_idx = steps.add(StageName::Predict, predict, &trained_idx);
-            predicted.push(predict_idx);
+            // A rating network has scored the images when it was applied.
+            let scored_idx = match head.recipe.reads_columns() {
+                true => vec![steps.add(StageName::Predict, predict, &trained_idx)],
+                false => trained_idx,
+            };
+            predicted.extend(&scored_idx);
             for evaluate in evaluate_stages {
-                evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &[predict_idx]));
+                evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &scored_idx));
             }
         }
         if let Some(average) = averages {
@@ -185,7 +190,8 @@ impl Pipeline {
         let mut variants = Vec::new();
         for head in self.heads()? {
             for (run, _) in head.train.plan()?.groups()? {
-                let settings = head.recipe.head();
+                // A rating network fuses nothing, so it has no row of the table.
+                let Some(settings) = head.recipe.head() else { continue };
                 let is_kernel_ridge = settings.head == HeadKind::KernelRidge;
                 variants.push(ExperimentVariant {
                     name: format!("{}{}", head.variant, if is_kernel_ridge { " (kernel ridge)" } else { "" }),
@@ -244,7 +250,10 @@ impl Pipeline {
 
     /// The trainings: one per variant and kind of head.
     fn heads(&self) -> Result<Vec<Head>, TrainError> {
-        let (Some(features), Some(train)) = (&self.features, &self.train) else { return Ok(Vec::new()) };
+        let Some(train) = &self.train else { return Ok(Vec::new()) };
+        let features = self.features.as_ref();
+        let semantic = features.map(|features| features.semantic_set.clone());
+        let quality = features.and_then(|features| features.quality_set.clone());
         let heads =
             |variant: String, name: PartitionName, train: &TrainSection, scored: Vec<_>, tested: PartitionName| {
                 let TrainSection { dataset, settings, recipe, .. } = train.clone();
@@ -253,7 +262,7 @@ impl Pipeline {
                     let (name, dataset, runs) = (name.clone(), dataset.clone(), runs.clone());
                     let training =
                         TrainStage { name, dataset, runs, settings: settings.clone(), recipe: recipe.clone() };
-                    let train = training.on(features.semantic_set.clone(), features.quality_set.clone())?;
+                    let train = training.on(semantic.clone(), quality.clone())?;
                     let (variant, scored, tested) = (variant.clone(), scored.clone(), tested.clone());
                     Ok::<_, TrainError>(Head { variant, train, recipe, scored, tested })
                 };

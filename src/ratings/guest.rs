@@ -12,6 +12,7 @@ use crate::engine::{
 use crate::features::{CommonSettings, catching};
 use agiqa_images::RgbImage8;
 use agiqa_nets::raters::{Prepare, Prepared, Rater, RaterName, Unfit};
+use agiqa_nets::trained_head::LabelScale;
 use agiqa_store::tables::scores::ScoreSet;
 
 /// Default number of images per batch on a CPU. Several crops of one image fill its threads.
@@ -45,6 +46,7 @@ impl Guest for RatingGuest {
             preprocessor: Arc::new(Pictures(rater.preprocessor())),
             rater,
             device,
+            labels: self.settings.trained.as_ref().map(|trained| trained.labels),
             batch_size: common.batch_size.map_or(preset, std::num::NonZeroUsize::get),
         })))
     }
@@ -78,6 +80,8 @@ struct RatingNetwork {
     rater: Box<dyn Rater>,
     preprocessor: Arc<Pictures>,
     device: Device,
+    /// From ratings to the MOS scale, for trained weights.
+    labels: Option<LabelScale>,
     batch_size: usize,
 }
 
@@ -88,7 +92,12 @@ impl RatingNetwork {
         let shape: Vec<i64> = std::iter::once(-1).chain(batch.shape.iter().copied()).collect();
         let inputs = Tensor::from_slice(batch.values.as_f32()).view(shape.as_slice()).to_device(self.device);
         let ratings = self.rater.rate(&inputs).narrow(0, 0, batch.n_images as i64);
-        Vec::try_from(ratings.to_device(Device::Cpu).to_kind(Kind::Double)).expect("one number per image")
+        let ratings = Vec::<f64>::try_from(ratings.to_device(Device::Cpu).to_kind(Kind::Double));
+        let mut ratings = ratings.expect("one number per image");
+        if let Some(LabelScale { scale, offset }) = self.labels {
+            ratings.iter_mut().for_each(|rating| *rating = *rating * scale + offset);
+        }
+        ratings
     }
 }
 
@@ -116,7 +125,10 @@ impl GuestSettings for RatingSettings {
     fn words(&self) -> GuestWords {
         GuestWords {
             stage: "score",
-            title: format!("score {}", self.network),
+            title: match &self.trained {
+                Some(trained) => format!("score {} by {}", self.network, trained.set.scorer),
+                None => format!("score {}", self.network),
+            },
             unit: "images",
             done: "images have scores",
             lacking: "images lack scores",

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{CommonSettings, FeatureSettingsError};
 use agiqa_images::DECODER_VERSION;
 use agiqa_nets::raters::{RaterError, RaterFile, RaterName};
+use agiqa_nets::trained_head::LabelScale;
 use agiqa_store::identity::Fingerprint;
 use agiqa_store::path_text;
 use agiqa_store::tables::PartitionName;
@@ -33,6 +34,17 @@ pub struct RatingSettings {
     pub options: RatingOptions,
     /// Settings that every network takes.
     pub common: CommonSettings,
+    /// The run that trained the weights; `None` for published weights.
+    pub trained: Option<TrainedRater>,
+}
+
+/// A run that trained a rating network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainedRater {
+    /// The scores of the run.
+    pub set: ScoreSet,
+    /// From ratings to the MOS scale.
+    pub labels: LabelScale,
 }
 
 /// What keeps a rating stage as a whole from working.
@@ -98,6 +110,9 @@ impl RatingSettings {
 
     /// The score set of the ratings that `file` gives. Reads the file to hash it.
     pub(super) fn score_set(&self, file: &RaterFile) -> Result<ScoreSet, RatingError> {
+        if let Some(trained) = &self.trained {
+            return Ok(trained.set.clone());
+        }
         let network = self.network;
         let description = Description {
             method: network,

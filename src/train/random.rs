@@ -5,7 +5,6 @@
 use rand_mt::Mt64;
 use tch::Tensor;
 
-use super::augment::{Augment, Motion};
 use agiqa_nets::fusion::FusionConfig;
 
 /// The purpose of a draw; part of its generator's key.
@@ -70,9 +69,9 @@ impl Draws {
         order
     }
 
-    /// The random motion of training image `index` in epoch `epoch`.
-    pub fn motion(self, augment: Augment, epoch: u64, index: u64) -> Motion {
-        augment.draw(&mut self.generator(Purpose::Motion, epoch, index))
+    /// The generator of the random changes of training image `index` in epoch `epoch`.
+    pub(super) fn of_motion(self, epoch: u64, index: u64) -> Mt64 {
+        self.generator(Purpose::Motion, epoch, index)
     }
 
     /// Top, left and side of the square that step `step` cuts out of images of `side` pixels. Its side is at least the

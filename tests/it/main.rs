@@ -36,6 +36,8 @@ mod paths;
 mod pipeline;
 mod predict;
 mod query;
+mod rater_gradients;
+mod raters;
 mod report;
 mod reproduce;
 mod resizing;

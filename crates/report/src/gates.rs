@@ -62,15 +62,18 @@ pub(crate) struct Gates {
     pub(crate) steps: Vec<GateLine>,
 }
 
+/// An image: its generator, score and weights.
+type Gated<'a> = (Option<&'a str>, f64, Weights);
+
 /// The gates of images, each with its generator, score and weights; `None` without images.
-pub(crate) fn gates(mut images: Vec<(Option<&str>, f64, Weights)>) -> Option<Gates> {
+pub(crate) fn gates(mut images: Vec<Gated>) -> Option<Gates> {
     images.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let line = |of: String, images: &[(Option<&str>, f64, Weights)]| {
+    let line = |of: String, images: &[Gated]| {
         let of_input = |index: usize| images.iter().filter_map(|image| image.2[index]).collect::<Vec<_>>();
         let score = crate::mean(&images.iter().map(|image| image.1).collect::<Vec<_>>()).unwrap_or_default();
         GateLine { of, n: images.len(), score, weights: [0, 1, 2].map(|index| crate::mean(&of_input(index))) }
     };
-    let mut of_generator: BTreeMap<&str, Vec<(Option<&str>, f64, Weights)>> = BTreeMap::new();
+    let mut of_generator: BTreeMap<&str, Vec<Gated>> = BTreeMap::new();
     images.iter().for_each(|image| of_generator.entry(image.0.unwrap_or("unknown")).or_default().push(*image));
     let generators = of_generator.into_iter().map(|(generator, images)| line(generator.to_owned(), &images)).collect();
     let n_per_step = images.len().div_ceil(N_STEPS).max(1);

@@ -144,7 +144,8 @@ pub(crate) fn image_columns(path: &Path, wanted: &[String]) -> Result<Option<Vec
     let schema = builder.schema();
     let may_hold: Vec<String> =
         schema.fields().iter().filter(|field| may_hold_images(field)).map(|field| field.name().clone()).collect();
-    let available = || schema.fields().iter().map(|field| format!("`{}` ({})", field.name(), field.data_type())).collect();
+    let available =
+        || schema.fields().iter().map(|field| format!("`{}` ({})", field.name(), field.data_type())).collect();
     for column in wanted {
         if !may_hold.contains(column) {
             let hint = agiqa_suggest::question(column, may_hold.iter().map(String::as_str));

@@ -196,19 +196,19 @@ impl Named {
         let kind = if head.starts_with(b"PAR1") {
             match cells::image_columns(&path, &image_columns)? {
                 Some(columns) => Kind::Cells(columns),
-                None => Kind::List(List::open(&path)?),
+                None => Kind::List(Box::new(List::open(&path)?)),
             }
         } else if archive::is_tar(&head) {
             Kind::Tar
         } else if agiqa_images::is_image(&path, &head) {
             Kind::Image
         } else {
-            Kind::List(List::open(&path).map_err(|error| match error {
+            Kind::List(Box::new(List::open(&path).map_err(|error| match error {
                 SourceError::List(source @ TableError::Malformed { .. }) => {
                     SourceError::Unknown { path: path.clone(), source }
                 }
                 other => other,
-            })?)
+            })?))
         };
         Ok(Source { path, metadata, kind })
     }
@@ -216,7 +216,7 @@ impl Named {
 
 enum Kind {
     Folder,
-    List(List),
+    List(Box<List>),
     Tar,
     Cells(Vec<String>),
     Image,

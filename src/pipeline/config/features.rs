@@ -136,6 +136,11 @@ impl Reader<'_> {
             [] => vec![train],
             variants => variants.iter().map(|variant| &variant.train).collect(),
         };
+        let trainings: Vec<&TrainSection> =
+            trainings.into_iter().filter(|train| train.recipe.reads_columns()).collect();
+        if trainings.is_empty() {
+            return Ok(());
+        }
         let n_joint = trainings.iter().filter(|train| train.recipe.is_joint()).count();
         let problem = match &features.quality_set {
             None if n_joint < trainings.len() => {

@@ -187,7 +187,7 @@ impl Lesson for HeadLesson<'_> {
         store.put(&models::head_path(&self.data.run), self.network(&tensors)?.to_bytes())?;
         let HeadRecipe { semantic, quality, settings } = self.recipe;
         let ridge = if settings.ridge { Some(self.ridge(store)?) } else { None };
-        Ok(Exported { semantic: semantic.clone(), quality: quality.clone(), ridge, kernel_ridge: None })
+        Ok(Exported { inputs: models::fusion_inputs(semantic, quality), ridge, kernel_ridge: None })
     }
 }
 

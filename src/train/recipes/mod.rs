@@ -32,6 +32,10 @@ pub mod fine_tune;
 
 pub use fine_tune::{FineTuneRecipe, FineTuneSettings};
 
+mod rater;
+
+pub use rater::{BatchNorms, Protocol, RaterRecipe, RaterSettings, rater_application};
+
 /// Factor on the learning rate of the transformer's parameter `name`: `last` in the last of the `n_blocks` blocks that are
 /// read, and `decay` times less in each block before it; 0 in the first `n_frozen` blocks and, if blocks are frozen, before
 /// them.
@@ -83,14 +87,22 @@ pub enum RecipeSettings {
         /// Settings of MANIQA.
         joint: JointSettings,
     },
+    /// A network that rates images, from the images.
+    Rater(RaterSettings),
 }
 
 impl RecipeSettings {
-    /// Settings of the head.
-    pub fn head(&self) -> &HeadSettings {
+    /// Settings of the head; `None` for a network without one.
+    pub fn head(&self) -> Option<&HeadSettings> {
         match self {
-            Self::Head(head) | Self::Joint { head, .. } | Self::FineTune { head, .. } => head,
+            Self::Head(head) | Self::Joint { head, .. } | Self::FineTune { head, .. } => Some(head),
+            Self::Rater(_) => None,
         }
+    }
+
+    /// Whether cached columns are read.
+    pub fn reads_columns(&self) -> bool {
+        self.head().is_some()
     }
 
     /// The recipes to train one by one: both heads, or the only one.
@@ -106,7 +118,7 @@ impl RecipeSettings {
     /// Whether MANIQA is trained with the head.
     pub fn is_joint(&self) -> bool {
         match self {
-            Self::Head(_) | Self::FineTune { .. } => false,
+            Self::Head(_) | Self::FineTune { .. } | Self::Rater(_) => false,
             Self::Joint { .. } => true,
         }
     }
@@ -114,7 +126,7 @@ impl RecipeSettings {
     /// Whether each run leaves a network of its own, which has computed features of the training's dataset alone.
     pub fn makes_features(&self) -> bool {
         match self {
-            Self::Head(_) => false,
+            Self::Head(_) | Self::Rater(_) => false,
             Self::Joint { .. } | Self::FineTune { .. } => true,
         }
     }
@@ -128,21 +140,28 @@ impl RecipeSettings {
             Self::Head(head) => head.check(),
             Self::Joint { head, joint } => joint.check(head),
             Self::FineTune { head, fine_tune } => fine_tune.check(head),
+            Self::Rater(rater) => rater.check(),
         }
     }
 }
 
 impl TrainStage<RecipeSettings> {
     /// The stage that trains this recipe, which is not both heads. The runs of a kernel ridge regression have a name of
-    /// their own, and there is one per split. `quality` is the feature set with f_1, for a recipe that reads a cached one.
+    /// their own, and there is one per split. `semantic` is the feature set with f_a and f_b, `quality` that with f_1, for
+    /// a recipe that reads cached ones.
     ///
     /// # Errors
-    /// Fails if `quality` is `None` but the recipe reads one.
-    pub fn on(self, semantic: FeatureSet, quality: Option<FeatureSet>) -> Result<Box<dyn Training>, TrainError> {
+    /// Fails if a set is `None` but the recipe reads one.
+    pub fn on(
+        self,
+        semantic: Option<FeatureSet>,
+        quality: Option<FeatureSet>,
+    ) -> Result<Box<dyn Training>, TrainError> {
         let Self { name, dataset, runs, settings, recipe } = self;
         Ok(match recipe {
             RecipeSettings::Head(head) => {
-                let quality = quality.ok_or(TrainError::NoQuality)?;
+                let (semantic, quality) =
+                    (semantic.ok_or(TrainError::NoSemantic)?, quality.ok_or(TrainError::NoQuality)?);
                 if head.head == HeadKind::KernelRidge {
                     let name = PartitionName::new(&format!("{name}-{}", models::KERNEL_RIDGE))?;
                     let mut seen = BTreeSet::new();
@@ -155,11 +174,17 @@ impl TrainStage<RecipeSettings> {
             }
             RecipeSettings::FineTune { head, fine_tune } => {
                 let quality = quality.ok_or(TrainError::NoQuality)?;
+                let semantic = semantic.ok_or(TrainError::NoSemantic)?;
                 let recipe = FineTuneRecipe { semantic, quality, head, settings: fine_tune };
                 Box::new(TrainStage { name, dataset, runs, settings, recipe })
             }
             RecipeSettings::Joint { head, joint } => {
+                let semantic = semantic.ok_or(TrainError::NoSemantic)?;
                 let recipe = JointRecipe { semantic, head, joint };
+                Box::new(TrainStage { name, dataset, runs, settings, recipe })
+            }
+            RecipeSettings::Rater(rater) => {
+                let recipe = RaterRecipe { settings: rater };
                 Box::new(TrainStage { name, dataset, runs, settings, recipe })
             }
         })

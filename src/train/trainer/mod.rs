@@ -18,7 +18,7 @@ use agiqa_store::stage::StageContext;
 use agiqa_store::store::Store;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::features::FeatureSet;
-use agiqa_store::tables::models::{KernelRidgeRecord, RidgeRecord};
+use agiqa_store::tables::models::{KernelRidgeRecord, RidgeRecord, RunInput};
 use agiqa_store::tables::splits::Part;
 
 mod error;
@@ -127,6 +127,11 @@ pub trait Course: Recipe {
         0
     }
 
+    /// The scale of the labels in training.
+    fn label_scale(&self, data: &RunData<'_>) -> LabelScale {
+        data.label_scale()
+    }
+
     /// The run that learns from `data`.
     fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<Self::Lesson<'a>, RecipeError>;
 }
@@ -149,6 +154,12 @@ pub trait Lesson {
     /// How the optimiser treats the run's parameters.
     fn tuning(&self) -> Tuning {
         Tuning::default()
+    }
+
+    /// Whether the network itself changes a parameter in each step, as a batch norm does its statistics. Its rate is 0.
+    fn moves(&self, parameter: &str) -> bool {
+        let _ = parameter;
+        false
     }
 
     /// The device to train on.
@@ -200,8 +211,10 @@ pub struct Batch {
     pub rows: Vec<i64>,
     /// Labels on the scale of training, `(b,)`, on the CPU.
     pub targets: Tensor,
-    /// `(b, 3, side, side)` on the CPU, for a recipe that reads pictures.
+    /// `(b, ..)` on the CPU, for a recipe that reads pictures, if their inputs have one shape.
     pub pixels: Option<Tensor>,
+    /// The input of each image on the CPU, if their shapes differ.
+    pub varied: Vec<Tensor>,
 }
 
 /// A network's results on the validation part.
@@ -216,12 +229,10 @@ pub struct Validated {
 }
 
 /// The outputs of a run that its record names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Exported {
-    /// The semantic features that its head reads.
-    pub semantic: FeatureSet,
-    /// The quality features that its head reads.
-    pub quality: FeatureSet,
+    /// The features that its head reads; empty for a network that reads images alone.
+    pub inputs: Vec<RunInput>,
     /// Ridge regression on the same columns, if requested.
     pub ridge: Option<RidgeRecord>,
     /// Kernel ridge regression, if it is the head.
@@ -281,7 +292,11 @@ impl RunData<'_> {
 
     /// Labels of the training rows on that scale, `(n_train,)`.
     pub fn targets(&self) -> Tensor {
-        let LabelScale { scale, offset } = self.label_scale();
+        self.targets_on(self.label_scale())
+    }
+
+    /// Labels of the training rows on a scale, `(n_train,)`.
+    fn targets_on(&self, LabelScale { scale, offset }: LabelScale) -> Tensor {
         let targets: Vec<f32> = self.train_mos.iter().map(|mos| ((mos - offset) / scale) as f32).collect();
         Tensor::from_slice(&targets)
     }

@@ -12,7 +12,8 @@ use super::{Batch, Course, Exported, Lesson, Pace, RecipeError, RunData, TrainEr
 use crate::features::catching;
 use crate::train::KeepEpoch;
 use crate::train::in_order::in_order;
-use crate::train::pictures::PicturesError;
+use crate::train::pictures::{PicturesError, stacked};
+use agiqa_nets::raters::Prepared;
 use agiqa_store::console::Progress;
 use agiqa_store::stage::StageContext;
 use agiqa_store::tables::models::{self, EpochRecord};
@@ -51,7 +52,7 @@ pub fn by_steps<C: Course>(
     let run = Run {
         pace: recipe.pace(),
         n_warmup_steps: recipe.warmup_steps(n_steps),
-        targets: data.targets(),
+        targets: data.targets_on(recipe.label_scale(data)),
         lesson: &lesson,
         data,
         context,
@@ -118,8 +119,7 @@ impl<L: Lesson> Run<'_, L> {
         }
         let saved = resumed.as_ref().map(|(saved, _)| saved);
         let (lesson, settings) = (self.lesson, self.data.settings);
-        let (tuning, device) = (lesson.tuning(), lesson.device());
-        let weights = Weights::new(&tensors, |name| lesson.rate(name), tuning, device, settings, saved);
+        let weights = Weights::new(&tensors, lesson, settings, saved);
         if matches!(self.pace, Pace::InTurn { .. }) {
             let (n_tensors, n_values) = weights.n_trained();
             let (millions, device) = (n_values as f64 / 1e6, lesson.device());
@@ -141,7 +141,7 @@ impl<L: Lesson> Run<'_, L> {
     fn learning_rate(&self, step: u64) -> f64 {
         let settings = self.data.settings;
         let n_steps = self.n_steps_per_epoch() * u64::from(settings.epochs);
-        let rate = settings.schedule.learning_rate(settings.learning_rate, step, n_steps);
+        let rate = settings.schedule.learning_rate(settings.learning_rate, step, n_steps, settings.epochs);
         let n_warmup = self.n_warmup_steps;
         if step < n_warmup { rate * (step + 1) as f64 / (n_warmup + 1) as f64 } else { rate }
     }
@@ -188,7 +188,7 @@ impl<L: Lesson> Run<'_, L> {
         let order = data.draws.order(epoch, self.n_train());
         let n_done = (weights.n_steps() - epoch * self.n_steps_per_epoch()) as usize;
         let batches: Vec<&[i64]> = order.chunks(data.settings.batch_size as usize).skip(n_done).collect();
-        let mut train_on = |i: usize, inputs: Option<Vec<f32>>| {
+        let mut train_on = |i: usize, inputs: Option<Vec<Prepared>>| {
             if self.context.interrupt.is_raised() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -207,7 +207,7 @@ impl<L: Lesson> Run<'_, L> {
                 // Tensors cannot be shared with other threads.
                 let (draws, train_rows) = (data.draws, data.part(Part::Train));
                 let inputs = |i: usize| pictures.training_inputs(draws, epoch, train_rows, batches[i]);
-                in_order(batches.len(), data.n_threads, inputs, |i, inputs: Result<Vec<f32>, PicturesError>| {
+                in_order(batches.len(), data.n_threads, inputs, |i, inputs: Result<Vec<Prepared>, PicturesError>| {
                     train_on(i, Some(inputs?))
                 })?
             }
@@ -240,7 +240,7 @@ impl<L: Lesson> Run<'_, L> {
         weights: &mut Weights,
         position: &mut Position,
         positions: &[i64],
-        inputs: Option<Vec<f32>>,
+        inputs: Option<Vec<Prepared>>,
     ) -> Result<(), TrainError> {
         let (data, step) = (self.data, weights.n_steps());
         let train_rows = data.part(Part::Train);
@@ -248,8 +248,11 @@ impl<L: Lesson> Run<'_, L> {
         let learning_rate = self.learning_rate(step);
         let sum = self.catching(step + 1, || {
             let targets = self.targets.index_select(0, &Tensor::from_slice(positions));
-            let pixels = inputs.as_ref().map(|inputs| data.pictures().tensor(inputs));
-            let batch = Batch { step, learning_rate, rows: rows.clone(), targets, pixels };
+            let inputs = inputs.unwrap_or_default();
+            let pixels = stacked(&inputs);
+            let one = |input: &Prepared| Tensor::from_slice(&input.values).view(input.shape.as_slice());
+            let varied = if pixels.is_some() { Vec::new() } else { inputs.iter().map(one).collect() };
+            let batch = Batch { step, learning_rate, rows: rows.clone(), targets, pixels, varied };
             self.lesson.step(network, weights, &batch)
         })??;
         if !sum.is_finite() {

@@ -90,7 +90,7 @@ impl<R: Recipe> TrainStage<R> {
     ) -> Result<Option<Read>, TrainError> {
         let Some(settings) = self.recipe.pictures()? else { return Ok(None) };
         let memory_mib = settings.memory_mib;
-        let title = format!("images at {} px", settings.side_px);
+        let title = "read images";
         let progress = context.console.progress(title, "images", locations.len() as u64);
         let (n_rows, each) = (data.columns.image_ids.len(), || progress.add(1));
         let read = Pictures::read(locations, n_rows, settings, context.n_threads, &context.interrupt, each)?;

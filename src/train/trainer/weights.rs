@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Batch, Tuning};
+use super::{Batch, Lesson};
 use crate::train::TrainSettings;
 use crate::train::optimiser::{Adam, AdamState, Gradient, Rule};
 use agiqa_nets::layers::NamedTensors;
@@ -23,6 +23,8 @@ pub struct Weights {
     /// Trained parameters require gradients.
     parameters: NamedTensors,
     groups: Vec<Group>,
+    /// Parameters that the network itself changes.
+    moving: Vec<String>,
     device: Device,
     /// Largest norm of the gradient of all parameters together.
     gradient_norm: Option<f64>,
@@ -33,7 +35,7 @@ pub struct Weights {
 pub(super) struct SavedWeights {
     /// Number of steps done.
     pub(super) n_steps: u64,
-    /// Trained parameters, both their moments, and their averages if they exist, named `<role>:<parameter>`.
+    /// Changed parameters, both moments of trained ones, and their averages if they exist, named `<role>:<parameter>`.
     pub(super) tensors: NamedTensors,
 }
 
@@ -51,21 +53,23 @@ pub struct Loss {
 }
 
 impl Weights {
-    /// Parameters that start as `initial`, or as they were `saved`. A parameter with a `rate` of 0 is not trained.
+    /// Parameters that start as `initial`, or as they were `saved`. A parameter with a rate of 0 is not trained.
     pub(super) fn new(
         initial: &NamedTensors,
-        rate: impl Fn(&str) -> f64,
-        tuning: Tuning,
-        device: Device,
+        lesson: &impl Lesson,
         settings: &TrainSettings,
         saved: Option<&SavedWeights>,
     ) -> Self {
         let _no_grad = tch::no_grad_guard();
         let mut parameters = NamedTensors::new();
+        let (tuning, device, mut moving) = (lesson.tuning(), lesson.device(), Vec::new());
         let mut by_rate: BTreeMap<(u64, bool), (f64, Vec<String>)> = BTreeMap::new();
         for (name, initial) in initial.iter().collect::<BTreeMap<_, _>>() {
             let tensor = saved.and_then(|saved| saved.tensors.get(&named(PARAMETER, name))).unwrap_or(initial);
-            let rate = rate(name);
+            let rate = lesson.rate(name);
+            if lesson.moves(name) {
+                moving.push(name.clone());
+            }
             // The tensor is copied, because the initial tensor may be a view of a file or another run's tensor.
             let copy = tensor.to_device(device).to_kind(Kind::Float).contiguous().copy();
             // A parameter of an input that an ablation does not read has no values and needs no gradient.
@@ -97,7 +101,7 @@ impl Weights {
             Group { rate, names, adam }
         };
         let groups = by_rate.into_iter().map(group).collect();
-        Self { parameters, groups, device, gradient_norm: tuning.gradient_norm }
+        Self { parameters, groups, moving, device, gradient_norm: tuning.gradient_norm }
     }
 
     /// All parameters.
@@ -189,13 +193,14 @@ impl Weights {
         let _no_grad = tch::no_grad_guard();
         // The sum is finite only if all values are, and fetching one value is faster than making a mask.
         let sum = |name: &String| self.parameters[name].detach().square().sum(Kind::Double).double_value(&[]);
-        self.trained_names().map(sum).all(f64::is_finite)
+        self.trained_names().chain(&self.moving).map(sum).all(f64::is_finite)
     }
 
-    /// Trained parameters for validation and for keeping: the averages, if weights are averaged. They are copies.
+    /// Changed parameters for validation and for keeping: the averages, if weights are averaged. They are copies.
     pub(super) fn evaluated(&self) -> NamedTensors {
         let _no_grad = tch::no_grad_guard();
-        let mut tensors = NamedTensors::new();
+        let moving = self.moving.iter();
+        let mut tensors: NamedTensors = moving.map(|name| (name.clone(), self.parameters[name].copy())).collect();
         for Group { names, adam, .. } in &self.groups {
             let [_, _, average] = adam.state();
             for (i, name) in names.iter().enumerate() {
@@ -217,13 +222,14 @@ impl Weights {
 
     /// All values that a resumed training needs in addition to the initial parameters. Tensors are shared.
     pub(super) fn saved(&self) -> SavedWeights {
-        let mut tensors = NamedTensors::new();
+        let parameter = |name: &String| (named(PARAMETER, name), self.parameters[name].detach());
+        let mut tensors: NamedTensors = self.moving.iter().map(parameter).collect();
         for Group { names, adam, .. } in &self.groups {
             for (role, values) in ADAM_ROLES.into_iter().zip(adam.state()) {
                 let values = values.iter().map(Tensor::shallow_clone);
                 tensors.extend(names.iter().map(|name| named(role, name)).zip(values));
             }
-            tensors.extend(names.iter().map(|name| (named(PARAMETER, name), self.parameters[name].detach())));
+            tensors.extend(names.iter().map(parameter));
         }
         SavedWeights { n_steps: self.n_steps(), tensors }
     }

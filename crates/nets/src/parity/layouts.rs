@@ -124,7 +124,7 @@ fn pictures_that_are_too_small_too_large_or_too_thin_are_refused() {
         let least = match name {
             RaterName::Dbcnn => 16,
             RaterName::ClipIqa | RaterName::ClipIqaPlus => 31,
-            RaterName::HyperIqa | RaterName::StairIqa | RaterName::Baid | RaterName::Musiq => 1,
+            RaterName::HyperIqa | RaterName::StairIqa | RaterName::Baid | RaterName::Musiq | RaterName::ResNet50 => 1,
         };
         if least > 1 {
             assert!(matches!(refused(&grey(400, least - 1)), Some(Unfit::TooSmall { .. })), "{name}");

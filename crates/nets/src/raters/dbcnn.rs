@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tch::Tensor;
 
 use super::native::Native;
+use super::start::{self, Learned, S_CNN, Trunk};
 use super::{Architecture, Layout, Prepare, Rater, Stored};
 use crate::checkpoint::CheckpointError;
 use crate::conv::{Conv, Kernel, Watch};
@@ -81,6 +82,20 @@ impl Architecture for Dbcnn {
     }
 }
 
+impl Learned for Dbcnn {
+    const TRUNKS: &'static [(&'static str, &'static Trunk)] = &[("features1.", &start::VGG16), ("features2.", &S_CNN)];
+
+    const DRAWN: &'static [&'static str] = &["fc."];
+
+    fn on(trunks: &[Stored<'_>], _variant: Option<&str>) -> Result<Sizes, CheckpointError> {
+        let mut distortion = [0; N_CONVS];
+        for (i, channels) in distortion.iter_mut().enumerate() {
+            [*channels, ..] = trunks[1].shape::<4>(&format!("{}.weight", 3 * i))?;
+        }
+        Ok(Sizes { content: vgg::channels(&trunks[0], "", VGG16)?, distortion })
+    }
+}
+
 impl Dbcnn {
     /// # Shapes
     /// - pixels: `(b, 3, h, w)`, normalised, each side at least 16
@@ -103,7 +118,7 @@ impl Dbcnn {
         watch("bilinear", &products); // (b, c, d)
         let roots = (products.flatten(1, -1) + ROOT_EPS).sqrt_(); // (b, c d)
         watch("sqrt", &roots);
-        let norms = roots.norm_scalaropt_dim(2.0, [1_i64].as_slice(), true).clamp_min_(NORM_EPS);
+        let norms = roots.norm_scalaropt_dim(2.0, [1_i64].as_slice(), true).clamp_min(NORM_EPS);
         let scaled = roots / norms;
         watch("normalized_l2", &scaled);
         self.output.forward(&scaled).flatten(0, -1)

@@ -20,6 +20,10 @@ mod weights;
 
 pub(crate) use weights::{Layout, Stored};
 
+mod start;
+
+pub use start::{RaterStart, StartError, Trunk};
+
 use weights::Listing;
 
 mod native;
@@ -28,6 +32,7 @@ pub(crate) mod clipiqa;
 pub(crate) mod dbcnn;
 pub(crate) mod hyperiqa;
 pub(crate) mod musiq;
+pub(crate) mod resnet50;
 pub(crate) mod saan;
 pub(crate) mod stairiqa;
 
@@ -35,6 +40,7 @@ use clipiqa::ClipIqa;
 use dbcnn::Dbcnn;
 use hyperiqa::HyperIqa;
 use musiq::Musiq;
+use resnet50::ResNet50;
 use saan::Saan;
 use stairiqa::StairIqa;
 
@@ -92,12 +98,22 @@ pub enum RaterName {
     ClipIqa,
     /// CLIPIQA+, with learned prompts.
     ClipIqaPlus,
+    /// A plain ResNet-50 with one output.
+    ResNet50,
 }
 
 impl RaterName {
     /// Every rating network.
-    pub const ALL: &[Self] =
-        &[Self::HyperIqa, Self::Dbcnn, Self::StairIqa, Self::Baid, Self::Musiq, Self::ClipIqa, Self::ClipIqaPlus];
+    pub const ALL: &[Self] = &[
+        Self::HyperIqa,
+        Self::Dbcnn,
+        Self::StairIqa,
+        Self::Baid,
+        Self::Musiq,
+        Self::ClipIqa,
+        Self::ClipIqaPlus,
+        Self::ResNet50,
+    ];
 
     /// The name in commands and store paths.
     pub const fn as_str(self) -> &'static str {
@@ -109,6 +125,7 @@ impl RaterName {
             Self::Musiq => "musiq",
             Self::ClipIqa => "clipiqa",
             Self::ClipIqaPlus => "clipiqa-plus",
+            Self::ResNet50 => "resnet50",
         }
     }
 
@@ -116,7 +133,7 @@ impl RaterName {
     pub const fn code_version(self) -> u32 {
         match self {
             Self::HyperIqa | Self::Dbcnn | Self::StairIqa | Self::Baid | Self::Musiq => 1,
-            Self::ClipIqa | Self::ClipIqaPlus => 1,
+            Self::ClipIqa | Self::ClipIqaPlus | Self::ResNet50 => 1,
         }
     }
 
@@ -126,7 +143,7 @@ impl RaterName {
             Self::StairIqa => stairiqa::VARIANTS,
             Self::Musiq => musiq::VARIANTS,
             Self::ClipIqa => clipiqa::VARIANTS,
-            Self::HyperIqa | Self::Dbcnn | Self::Baid | Self::ClipIqaPlus => &[],
+            Self::HyperIqa | Self::Dbcnn | Self::Baid | Self::ClipIqaPlus | Self::ResNet50 => &[],
         }
     }
 
@@ -145,6 +162,11 @@ impl RaterName {
         }
     }
 
+    /// Whether its ratings lie between 0 and 1 whatever its weights are.
+    pub const fn is_bounded(self) -> bool {
+        matches!(self, Self::Baid | Self::ClipIqa | Self::ClipIqaPlus)
+    }
+
     const fn layouts(self) -> &'static [Layout] {
         match self {
             Self::HyperIqa => HyperIqa::LAYOUTS,
@@ -153,6 +175,7 @@ impl RaterName {
             Self::Baid => Saan::LAYOUTS,
             Self::Musiq => Musiq::LAYOUTS,
             Self::ClipIqa | Self::ClipIqaPlus => ClipIqa::LAYOUTS,
+            Self::ResNet50 => ResNet50::LAYOUTS,
         }
     }
 }
@@ -228,6 +251,22 @@ pub trait Prepare: Send + Sync {
     /// # Errors
     /// The network cannot rate an image of this size.
     fn prepare(&self, image: &RgbImage8) -> Result<Prepared, Unfit>;
+
+    /// The picture as training keeps it, resized where [`Self::prepare`] begins so, which then makes the same input of it.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    fn kept(&self, image: RgbImage8) -> Result<RgbImage8, Unfit> {
+        Ok(image)
+    }
+
+    /// The input that is all of `crop`, neither resized nor cut.
+    ///
+    /// # Errors
+    /// The network cannot rate a picture of this size.
+    fn whole(&self, crop: &RgbImage8) -> Result<Prepared, Unfit> {
+        self.prepare(crop)
+    }
 }
 
 /// One image as an input.
@@ -318,6 +357,7 @@ impl RaterFile {
             RaterName::Musiq => Self::of::<Musiq>(name, variant, path),
             RaterName::ClipIqa => Self::of::<ClipIqa>(name, variant, path),
             RaterName::ClipIqaPlus => Self::of_clipiqa_plus(path),
+            RaterName::ResNet50 => Self::of::<ResNet50>(name, variant, path),
         }
     }
 
@@ -393,7 +433,12 @@ fn build_of<N: Architecture>(sizes: N::Sizes) -> Build {
 
 /// Names and shapes of all tensors that a network of `sizes` reads.
 pub(crate) fn parameters<N: Architecture>(sizes: &N::Sizes) -> BTreeMap<String, Vec<i64>> {
+    listed::<N>(sizes).0
+}
+
+/// Names and shapes of all tensors that a network of `sizes` reads, and such a network without values.
+fn listed<N: Architecture>(sizes: &N::Sizes) -> (BTreeMap<String, Vec<i64>>, N) {
     let listing = Listing::default();
-    let Ok(_) = N::new(&listing, sizes);
-    listing.into_parameters()
+    let Ok(network) = N::new(&listing, sizes);
+    (listing.into_parameters(), network)
 }

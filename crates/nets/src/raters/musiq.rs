@@ -21,6 +21,7 @@ use std::sync::Arc;
 use agiqa_images::RgbImage8;
 use tch::{Kind, Tensor};
 
+use super::start::{self, Learned, Trunk};
 use super::{Architecture, Layout, Prepare, Prepared, Rater, Stored, Unfit};
 use crate::attention::attend;
 use crate::checkpoint::CheckpointError;
@@ -83,7 +84,9 @@ pub(crate) enum Style {
 /// column of zeros goes to the bottom and the right.
 #[derive(Debug)]
 struct StandardConv {
+    /// As stored if it is trained, else standardised.
     weight: Tensor,
+    style: Style,
     padding: [i64; 4],
     stride: i64,
 }
@@ -92,17 +95,26 @@ impl StandardConv {
     fn new<P: Parameters>(p: &P, channels: [i64; 2], side: i64, stride: i64, style: Style) -> Result<Self, P::Error> {
         let [d_in, d_out] = channels;
         let weight = p.tensor("weight", &[d_out, d_in, side, side], Kind::Float)?;
-        let over = [1_i64, 2, 3];
-        let centred = &weight - weight.mean_dim(over.as_slice(), true, Kind::Float);
-        let weight = &centred / (centred.std_dim(over.as_slice(), style == Style::Pyiqa, true) + STD_EPS);
+        let weight = if weight.requires_grad() { weight } else { standardised(&weight, style) };
         let (before, after) = same_padding(side, stride);
-        Ok(Self { weight, padding: [before, after, before, after], stride })
+        Ok(Self { weight, style, padding: [before, after, before, after], stride })
     }
 
     fn forward(&self, xs: &Tensor) -> Tensor {
         let padded = xs.constant_pad_nd(self.padding);
-        padded.conv2d(&self.weight, None::<Tensor>, self.stride, 0, 1, 1)
+        let weight = match self.weight.requires_grad() {
+            true => standardised(&self.weight, self.style),
+            false => self.weight.shallow_clone(),
+        };
+        padded.conv2d(&weight, None::<Tensor>, self.stride, 0, 1, 1)
     }
+}
+
+/// `weight` with mean 0 and deviation 1 per output channel.
+fn standardised(weight: &Tensor, style: Style) -> Tensor {
+    let over = [1_i64, 2, 3];
+    let centred = weight - weight.mean_dim(over.as_slice(), true, Kind::Float);
+    &centred / (centred.std_dim(over.as_slice(), style == Style::Pyiqa, true) + STD_EPS)
 }
 
 /// Zeros before and after an axis whose length is a multiple of `stride`.
@@ -259,6 +271,20 @@ impl Architecture for Musiq {
             },
             sizes: sizes.clone(),
         })
+    }
+}
+
+impl Learned for Musiq {
+    const TRUNKS: &'static [(&'static str, &'static Trunk)] = &[("", &start::MUSIQ)];
+
+    const DRAWN: &'static [&'static str] = &["head."];
+
+    fn on(trunks: &[Stored<'_>], variant: Option<&str>) -> Result<Sizes, CheckpointError> {
+        Self::sizes(&trunks[0], variant).map(Self::with_one_output)
+    }
+
+    fn with_one_output(sizes: Sizes) -> Sizes {
+        Sizes { n_classes: 1, ..sizes }
     }
 }
 

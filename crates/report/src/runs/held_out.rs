@@ -105,11 +105,14 @@ pub(super) fn read(
     Ok(HeldOuts { images, of, baseline: is_scored.then_some(found) })
 }
 
+/// A method's name and its scores by image.
+type NamedScores = (String, HashMap<ImageId, f64>);
+
 /// The method or rating with the greatest value of `judge`; none if it is undefined for all.
 fn best_method(
     store: &Store,
     judge: impl Fn(&HashMap<ImageId, f64>) -> Option<f64>,
-) -> Result<Option<(String, HashMap<ImageId, f64>)>, ReportError> {
+) -> Result<Option<NamedScores>, ReportError> {
     let mut best: Option<(f64, String, HashMap<ImageId, f64>)> = None;
     for set in ScoreSet::list(store)? {
         let mut scores = set.read(store)?;

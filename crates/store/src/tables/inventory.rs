@@ -48,6 +48,7 @@ pub const COLUMNS: &[Column] = &[
 
 /// What a file is.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every file is an image")]
 pub enum State {
     /// An image.
     Image(ImageFile),

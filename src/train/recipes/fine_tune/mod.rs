@@ -20,7 +20,7 @@ use super::fusion::{HeadColumns, HeadSettings, Start};
 use super::linear_start::{LinearStart, initial_head};
 use crate::features::{Backbone, FeatureSettings, FeatureStage, feature_sets};
 use crate::train::head_inputs::{self, HeadInputsError};
-use crate::train::pictures::PictureSettings;
+use crate::train::pictures::{PictureSettings, Squares};
 use crate::train::trainer::{
     Application, Batch, Course, Exported, Finished, Lesson, LocalFolder, Loss, Pace, Recipe, RecipeError, RunData,
     TrainError, Tuning, Validated, Weights, by_steps,
@@ -179,13 +179,13 @@ impl Recipe for FineTuneRecipe {
 
     fn pictures(&self) -> Result<Option<PictureSettings>, RecipeError> {
         let backbone = self.backbone()?;
-        Ok(Some(PictureSettings {
+        let squares = Squares {
             side_px: backbone.side_px(),
-            memory_mib: self.settings.image_memory_mib,
             augment: self.settings.augment,
             resize: backbone.resize(),
             fill: backbone.fill(),
-        }))
+        };
+        Ok(Some(PictureSettings::squares(self.settings.image_memory_mib, squares)))
     }
 
     fn pace(&self) -> Pace {
@@ -201,9 +201,9 @@ impl Recipe for FineTuneRecipe {
         Some(Application {
             title: "features by the fine-tuned network",
             prefix_of: models::backbone_prefix,
-            stage: Box::new(move |folder, source| {
+            stage: Box::new(move |_, folder, source| {
                 let backbone = recipe.backbone()?;
-                Ok(Box::new(FeatureStage::new(recipe.extractor(&backbone, folder), source)))
+                Ok(Box::new(FeatureStage::new(recipe.extractor(&backbone, folder.to_owned()), source)))
             }),
         })
     }
@@ -431,7 +431,7 @@ impl Lesson for FineTuneLesson<'_> {
         store.put(&models::head_path(run), self.head(&tensors).to_bytes())?;
         let folder = LocalFolder::new(store, &prefix)?;
         let features = feature_sets(&self.recipe.extractor(&self.backbone, folder.path().to_owned()))?;
-        Ok(Exported { semantic: features.semantic, quality: features.quality, ridge: None, kernel_ridge: None })
+        Ok(Exported { inputs: models::fusion_inputs(&features.semantic, &features.quality), ..Exported::default() })
     }
 }
 

@@ -18,7 +18,7 @@ use crate::features::maniqa::{ManiqaOptions, ManiqaPreprocessor};
 use crate::features::{CommonSettings, FeatureSettings, FeatureStage, NetworkSettings};
 use crate::train::head_inputs;
 use crate::train::initial::initial;
-use crate::train::pictures::PictureSettings;
+use crate::train::pictures::{PictureSettings, Squares};
 use crate::train::trainer::{
     Application, Batch, Course, Exported, Finished, Lesson, Loss, Pace, Recipe, RecipeError, RunData, TrainError,
     Validated, Weights, by_steps, in_words,
@@ -140,13 +140,13 @@ impl Recipe for JointRecipe {
     fn pictures(&self) -> Result<Option<PictureSettings>, RecipeError> {
         let config = self.config()?.maniqa;
         let preprocessor = ManiqaPreprocessor::of(&config);
-        Ok(Some(PictureSettings {
+        let squares = Squares {
             side_px: u32::try_from(config.vit.img_size)?,
-            memory_mib: self.joint.image_memory_mib,
             augment: self.joint.augment,
             resize: |image, side_px| interpolate_bicubic(image, side_px, side_px).pixels,
             fill: Box::new(move |image, input| preprocessor.fill(image, input)),
-        }))
+        };
+        Ok(Some(PictureSettings::squares(self.joint.image_memory_mib, squares)))
     }
 
     fn pace(&self) -> Pace {
@@ -162,7 +162,9 @@ impl Recipe for JointRecipe {
         Some(Application {
             title: "features by MANIQA",
             prefix_of: models::maniqa_prefix,
-            stage: Box::new(move |folder, source| Ok(Box::new(FeatureStage::new(recipe.extractor(folder), source)))),
+            stage: Box::new(move |_, folder, source| {
+                Ok(Box::new(FeatureStage::new(recipe.extractor(folder.to_owned()), source)))
+            }),
         })
     }
 
