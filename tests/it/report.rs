@@ -164,7 +164,7 @@ fn hostile_prompts_are_text_and_the_difference_to_an_earlier_night_is_shown() {
     let night = |shift: f64| -> Vec<Invented> {
         let image = |index: usize| Invented {
             prompt: Some(prompts[index % prompts.len()]),
-            generator: if index % 3 == 0 { "\"><img src=x>" } else { "g" },
+            generator: if index.is_multiple_of(3) { "\"><img src=x>" } else { "g" },
             mos: 1.0,
             niqe: Some(((index as f64) * 0.618_033_988_75).fract() + shift),
         };
