@@ -75,9 +75,9 @@ fn crate_format(format: &str) -> ImageFormat {
     }
 }
 
-/// What the decoder can read of the file `bytes`, and the palette that its values then are places in.
-fn readable<'a>(bytes: &'a [u8], format: &str) -> Result<(Cow<'a, [u8]>, tiff::Palette), ImageError> {
-    if format == "tiff" { tiff::prepared(bytes) } else { Ok((bytes.into(), None)) }
+/// What the decoder can read of the file `bytes`, and what its values then mean.
+fn readable<'a>(bytes: &'a [u8], format: &str) -> Result<(Cow<'a, [u8]>, tiff::Values), ImageError> {
+    if format == "tiff" { tiff::prepared(bytes) } else { Ok((bytes.into(), tiff::Values::Colours)) }
 }
 
 /// The words of a caught panic.
@@ -137,7 +137,7 @@ fn decode_other(
             }
         }
     };
-    let (bytes, palette) = readable(bytes, format)?;
+    let (bytes, values) = readable(bytes, format)?;
     let mut reader = ImageReader::with_format(Cursor::new(&*bytes), crate_format(format));
     // The widest pixel is four 32-bit floats. The rest is for metadata, which can be a decompression bomb, too.
     let mut allocations = image::Limits::default();
@@ -149,9 +149,12 @@ fn decode_other(
     if width_px == 0 || height_px == 0 {
         return Err(ImageError::Damaged { format, reason: format!("{width_px} × {height_px} pixels") });
     }
-    let pixels = match (palette, DynamicImage::from_decoder(decoder).map_err(crate_error)?) {
-        (Some(palette), DynamicImage::ImageLuma8(places)) => {
+    let pixels = match (values, DynamicImage::from_decoder(decoder).map_err(crate_error)?) {
+        (tiff::Values::Places(palette), DynamicImage::ImageLuma8(places)) => {
             places.as_raw().iter().flat_map(|place| palette[usize::from(*place)]).collect()
+        }
+        (tiff::Values::Premultiplied, image @ (DynamicImage::ImageRgba8(_) | DynamicImage::ImageRgba16(_))) => {
+            tiff::divided_by_alpha(image.to_rgba8().as_raw())
         }
         (_, image) => rgb8_of(image, format)?,
     };

@@ -1,4 +1,4 @@
-//! What the decoder of TIFF lacks: palettes of 8 bits, and a word for a layout on which it panics.
+//! What the decoder of TIFF lacks: palettes of 8 bits, premultiplied colours, and a word for layouts that it misreads.
 
 use std::borrow::Cow;
 
@@ -9,32 +9,49 @@ const FORMAT: &str = "tiff";
 /// Tags, and the values of some.
 const BITS_PER_SAMPLE: u16 = 258;
 const PHOTOMETRIC: u16 = 262;
+const FILL_ORDER: u16 = 266;
 const SAMPLES_PER_PIXEL: u16 = 277;
 const PLANAR_CONFIGURATION: u16 = 284;
 const COLOR_MAP: u16 = 320;
 const TILE_WIDTH: u16 = 322;
+const EXTRA_SAMPLES: u16 = 338;
 const GREY: u16 = 1;
 const PALETTE: u16 = 3;
 const PLANAR: u16 = 2;
+const LOWEST_BIT_FIRST: u16 = 2;
+const ASSOCIATED_ALPHA: u16 = 1;
 
 /// Number of colours of a palette for 8 bits.
 const N_COLOURS: usize = 256;
 
-/// The colour of each grey value, if the values are places in a palette.
-pub(crate) type Palette = Option<Vec<[u8; 3]>>;
+/// What the decoder's values mean.
+pub(crate) enum Values {
+    Colours,
+    /// Grey values are places in this palette.
+    Places(Vec<[u8; 3]>),
+    /// Colours are multiplied by their alpha.
+    Premultiplied,
+}
 
 /// Makes a file readable: places in a palette become grey values, with the palette apart.
 ///
 /// # Errors
-/// The first picture lies in tiles of one channel each, on which the decoder panics.
-pub(crate) fn prepared(bytes: &[u8]) -> Result<(Cow<'_, [u8]>, Palette), ImageError> {
-    let as_it_is = (bytes.into(), None);
+/// The first picture lies in tiles of one channel each, on which the decoder panics, or has the bits of its bytes reversed,
+/// which the decoder does not look at.
+pub(crate) fn prepared(bytes: &[u8]) -> Result<(Cow<'_, [u8]>, Values), ImageError> {
+    let as_it_is = (bytes.into(), Values::Colours);
     let Some(directory) = Directory::first(bytes) else { return Ok(as_it_is) };
     let value = |tag| directory.short(tag);
-    if value(TILE_WIDTH).is_some() && value(PLANAR_CONFIGURATION) == Some(PLANAR) && value(SAMPLES_PER_PIXEL) > Some(1)
-    {
-        let reason = "its tiles hold one channel each; save it with the channels of a pixel together".to_owned();
-        return Err(ImageError::Unsupported { format: FORMAT, reason });
+    let unsupported = |reason: &str| Err(ImageError::Unsupported { format: FORMAT, reason: reason.to_owned() });
+    let is_planar = value(PLANAR_CONFIGURATION) == Some(PLANAR) && value(SAMPLES_PER_PIXEL) > Some(1);
+    if is_planar && value(TILE_WIDTH).is_some() {
+        return unsupported("its tiles hold one channel each; save it with the channels of a pixel together");
+    }
+    if value(FILL_ORDER) == Some(LOWEST_BIT_FIRST) {
+        return unsupported("the bits of its bytes are in reverse order; save it with the highest bit first");
+    }
+    if value(EXTRA_SAMPLES) == Some(ASSOCIATED_ALPHA) {
+        return Ok((bytes.into(), Values::Premultiplied));
     }
     let is_palette = value(PHOTOMETRIC) == Some(PALETTE) && value(SAMPLES_PER_PIXEL).unwrap_or(1) == 1;
     if !is_palette || value(BITS_PER_SAMPLE) != Some(8) {
@@ -46,7 +63,7 @@ pub(crate) fn prepared(bytes: &[u8]) -> Result<(Cow<'_, [u8]>, Palette), ImageEr
     let mut bytes = bytes.to_vec();
     let grey = if directory.is_big_endian { GREY.to_be_bytes() } else { GREY.to_le_bytes() };
     bytes[at..at + 2].copy_from_slice(&grey);
-    Ok((bytes.into(), Some(palette)))
+    Ok((bytes.into(), Values::Places(palette)))
 }
 
 /// The first directory of a file, of 32-bit offsets. A BigTIFF has none here.
@@ -106,4 +123,14 @@ impl<'a> Directory<'a> {
         let high = |i: usize| Some((self.u16_at(start + 2 * i)? >> 8) as u8);
         (0..N_COLOURS).map(|i| Some([high(i)?, high(i + N_COLOURS)?, high(i + 2 * N_COLOURS)?])).collect()
     }
+}
+
+/// Colours without the alpha that they are multiplied by, as in Pillow's `RGBa` to `RGBA`.
+pub(crate) fn divided_by_alpha(rgba: &[u8]) -> Vec<u8> {
+    let colour = |value: u8, alpha: u8| match alpha {
+        0 => value,
+        alpha => (255 * u32::from(value) / u32::from(alpha)).min(255) as u8,
+    };
+    let (pixels, _) = rgba.as_chunks::<4>();
+    pixels.iter().flat_map(|[r, g, b, alpha]| [r, g, b].map(|value| colour(*value, *alpha))).collect()
 }

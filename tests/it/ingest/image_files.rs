@@ -380,6 +380,24 @@ fn a_palette_of_a_tiff_is_looked_up() {
     assert_eq!(pixels(&bytes), [0, 0, 0, 200, 100, 66, 7, 3, 2]);
 }
 
+/// A TIFF of one pixel of 8 bits a channel, with further tags.
+fn pixel_tiff(pixel: &[u8], more: &[(u16, u16, u32, u32)]) -> Vec<u8> {
+    let n = pixel.len() as u32;
+    let entries =
+        [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, if n == 1 { 1 } else { 2 })];
+    let (place, length) = ([(273, 4, 1, 200), (277, 3, 1, n)], [(279, 4, 1, n)]);
+    let mut entries = [&entries[..], &place, &length, more].concat();
+    entries.sort_unstable();
+    tiff_of(&entries, pixel)
+}
+
+#[test]
+fn colours_of_a_tiff_are_divided_by_the_alpha_that_they_are_multiplied_by() {
+    assert_eq!(pixels(&pixel_tiff(&[10, 50, 100, 100], &[(338, 3, 1, 1)])), [25, 127, 255]);
+    assert_eq!(pixels(&pixel_tiff(&[10, 50, 100, 100], &[(338, 3, 1, 2)])), [10, 50, 100]);
+    assert_eq!(pixels(&pixel_tiff(&[10, 50, 100, 0], &[(338, 3, 1, 1)])), [10, 50, 100]);
+}
+
 /// A TIFF of one tile for each of three channels.
 fn planar_tiles() -> Vec<u8> {
     let sides = [(256, 3, 1, 16), (257, 3, 1, 16), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 2), (277, 3, 1, 3)];
@@ -407,6 +425,7 @@ fn floats_of_another_scale_and_formats_that_are_not_read_are_unsupported() {
         ("h.tif", tiff([0.0, 100.0, 255.0]), "a float value of 100: expected 0 to 1"),
         ("i.tif", tiff([0.0, f32::NAN, 1.0]), "a float value of NaN: expected 0 to 1"),
         ("j.tif", planar_tiles(), "its tiles hold one channel each"),
+        ("k.tif", pixel_tiff(&[7], &[(266, 3, 1, 2)]), "the bits of its bytes are in reverse order"),
     ];
     let mut rows = "name,mos\n".to_owned();
     for (name, bytes, _) in &files {
@@ -414,7 +433,7 @@ fn floats_of_another_scale_and_formats_that_are_not_read_are_unsupported() {
         rows += &format!("{name},1\n");
     }
     dir.write("t.csv", rows);
-    ingest(&dir, "t.csv", &[]).exits(1).says("0 images, 10 rejected (10 unsupported)");
+    ingest(&dir, "t.csv", &[]).exits(1).says("0 images, 11 rejected (11 unsupported)");
     for reject in written(&dir).1 {
         let name = reject.path.as_deref().unwrap_or_default();
         let (_, _, words) = files.iter().find(|(other, ..)| *other == name).expect("one of them");
