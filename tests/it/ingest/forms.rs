@@ -94,9 +94,11 @@ fn delimiters_are_recognised_or_given() {
     gives_three(CSV.replace('\n', ",\n").replacen(",\n", "\n", 1), &[]);
     gives_three(format!("Pilot study 2024\n{CSV}"), &[]).says("taken for a title");
     let dir = with_three_images();
+    dir.write("colons.csv", CSV.replace(',', ":"));
+    ingest(&dir, "colons.csv", &[]).exits(2).says("; if another character divides the cells, give it with `--delimiter`");
     dir.write("t.csv", CSV);
     ingest(&dir, "t.csv", &["--delimiter", "comma or so"]).exits(2).says("`semicolon`");
-    ingest(&dir, "t.csv", &["--delimiter", ";"]).exits(2).says("there are: `name,mos`; if another");
+    ingest(&dir, "t.csv", &["--delimiter", ";"]).exits(2).says("there are: `name,mos`");
 }
 
 #[test]
