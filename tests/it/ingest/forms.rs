@@ -95,7 +95,9 @@ fn delimiters_are_recognised_or_given() {
     gives_three(format!("Pilot study 2024\n{CSV}"), &[]).says("taken for a title");
     let dir = with_three_images();
     dir.write("colons.csv", CSV.replace(',', ":"));
-    ingest(&dir, "colons.csv", &[]).exits(2).says("; if another character divides the cells, give it with `--delimiter`");
+    ingest(&dir, "colons.csv", &[])
+        .exits(2)
+        .says("; if another character divides the cells, give it with `--delimiter`");
     dir.write("t.csv", CSV);
     ingest(&dir, "t.csv", &["--delimiter", "comma or so"]).exits(2).says("`semicolon`");
     ingest(&dir, "t.csv", &["--delimiter", ";"]).exits(2).says("there are: `name,mos`");
