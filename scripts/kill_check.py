@@ -48,7 +48,8 @@ def check(base, args, statements, n_kills):
         while n_killed < n_kills:
             shutil.rmtree(store)
             shutil.copytree(base, store)
-            child = subprocess.Popen([AGIQA, *args, "--store", store, "--quiet"], stderr=subprocess.DEVNULL)
+            streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            child = subprocess.Popen([AGIQA, *args, "--store", store, "--quiet"], **streams)
             time.sleep(random.uniform(0, duration))
             child.send_signal(signal.SIGKILL)
             n_killed += child.wait() == -signal.SIGKILL

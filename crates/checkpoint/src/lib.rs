@@ -42,13 +42,22 @@ pub mod safetensors;
 
 pub mod shards;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// Reads the tensors of one checkpoint file. Its content decides the format: safetensors or PyTorch's zip.
 ///
 /// # Errors
-/// The file has neither format, or is damaged.
+/// The file has neither format, or is damaged. A reader that panics on it gives an error that names the file, too.
 pub fn read_file(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTensor)>, CheckpointError> {
+    catch_unwind(AssertUnwindSafe(|| read_by_content(path, source))).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let problem = format!("the reader gave up: {}", words.unwrap_or("no message"));
+        Err(CheckpointError::Damaged { path: path.to_owned(), problem })
+    })
+}
+
+fn read_by_content(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTensor)>, CheckpointError> {
     let head = source.read(path, 0, source.n_bytes().min(other::HEAD_BYTES as u64) as usize)?;
     match head[..] {
         [b'P', b'K', 3, 4, ..] => pytorch::read(path, source),

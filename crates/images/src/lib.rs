@@ -27,6 +27,7 @@ mod interpolate;
 mod jpeg;
 mod pillow;
 mod resize;
+mod tiff;
 
 pub use decode::{decode, probe};
 pub use folder::{FindError, Found, LeftOut, Reason, find};

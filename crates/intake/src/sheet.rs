@@ -147,10 +147,8 @@ impl Sheet {
         }
         if let Some(stray) = &self.stray {
             let n = self.n_stray;
-            let cells = if n == 1 { "cell lies" } else { "cells lie" };
-            self.cells.notes.push(format!(
-                "{n} {cells} outside of the table's columns and count for nothing, the first is {stray}"
-            ));
+            let cells = if n == 1 { "cell is" } else { "cells are" };
+            self.cells.notes.push(format!("{n} {cells} ignored, outside of the table's columns; the first is {stray}"));
         }
         Ok(self.cells)
     }

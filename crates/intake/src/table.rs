@@ -201,6 +201,8 @@ impl Table {
             hint = "; the table has no header: give the number of a column".to_owned();
         } else if self.looks_like_data(0..columns.len()) {
             hint = self.header_hint();
+        } else if self.cells.places == Places::Lines && columns.len() == 1 && columns[0].contains(wanted) {
+            hint = "; if another character divides the cells, give it with `--delimiter`".to_owned();
         }
         hint.push_str(&self.cells.elsewhere);
         TableError::MissingColumn {
