@@ -64,7 +64,7 @@ fn open(dir: &TestDir) -> Store {
 }
 
 /// Runs `p.toml` with the example data as its root.
-fn run(dir: &TestDir, more: &[&str]) -> Ran {
+pub(crate) fn run(dir: &TestDir, more: &[&str]) -> Ran {
     let root = root();
     let args: Vec<&str> = ["run", "p.toml", "--set", &root].into_iter().chain(more.iter().copied()).collect();
     dir.agiqa(&args)
@@ -105,7 +105,7 @@ fn fill_features(store: &Path) {
 }
 
 /// A store in which everything up to the features is there.
-fn with_features() -> TestDir {
+pub(crate) fn with_features() -> TestDir {
     let dir = TestDir::new();
     dir.write("p.toml", PIPELINE);
     run(&dir, &["--stage", "ingest"]).exits(0);
