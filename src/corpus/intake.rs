@@ -57,6 +57,9 @@ pub(super) struct Intake<'a> {
     pending: Pending,
     pub(super) rows: RowCounts,
     pub(super) left_out: Vec<LeftOut>,
+    /// Whether the present container has members that the inventory has under another one, as with other columns of
+    /// images. It is then listed each time.
+    has_others: bool,
     /// Entries that name the address of an earlier one.
     pub(super) n_repeated: u64,
     /// Files that have changed since the night recorded them.
@@ -100,6 +103,7 @@ impl<'a> Intake<'a> {
             pending: Pending::default(),
             rows: RowCounts::default(),
             left_out: Vec::new(),
+            has_others: false,
             n_repeated: 0,
             n_changed: 0,
             n_opened: 0,
@@ -149,7 +153,7 @@ impl<'a> Intake<'a> {
     /// Writes the row that says that all members of a container are in the inventory.
     pub(super) fn complete(&mut self, uri: String, version: String) -> Result<(), CorpusError> {
         self.work_off()?;
-        if self.context.interrupt.is_raised() {
+        if self.context.interrupt.is_raised() || std::mem::take(&mut self.has_others) {
             return Ok(());
         }
         let first_night = self.settings.night.night.to_string();
@@ -204,13 +208,15 @@ impl<'a> Intake<'a> {
                 self.reject(None, &entry.uri, entry.row, problem.kind, &problem.message);
             } else if let Some(place) = place {
                 places.push(place);
-                known.push(entry);
+                known.push(Taken { entry, container });
             } else {
                 unknown.push(Taken { entry, container });
             }
         }
         for (position, row) in self.known.read_rows(&self.context.store, &places)? {
-            let entry = std::mem::take(&mut known[position]);
+            let Taken { entry, container } = &mut known[position];
+            self.has_others |= container.is_some() && row.container != *container;
+            let entry = std::mem::take(entry);
             self.emit(row, entry, true);
         }
         self.flush_if_due()?;

@@ -313,3 +313,20 @@ impl Job<'_> {
         Ok(rows.len() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_hold_whole_parts_and_cut_a_part_only_if_it_is_larger_than_a_piece() {
+        let ids: Vec<ImageId> = (0..12_u8).map(|i| ImageId::of_bytes(&[i])).collect();
+        let parts = [0, 0, 0, 1, 1, 2, 2, 2, 2, 2, 2, 3];
+        let part_of = |id: &ImageId| ids.iter().position(|other| other == id).map(|at| parts[at]);
+        let sizes = |n: usize| by_parts(&ids, n, part_of).iter().map(|piece| piece.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(5), [5, 5, 2]);
+        assert_eq!(sizes(4), [3, 2, 4, 3]);
+        assert_eq!(sizes(12), [12]);
+        assert_eq!(sizes(1), [1; 12]);
+    }
+}

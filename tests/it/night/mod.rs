@@ -14,6 +14,10 @@ mod bad_input;
 
 mod nights;
 
+mod pipeline;
+
+mod runs;
+
 mod sources;
 
 /// Scores `sources` as the night `night` of the corpus `gen` by BRISQUE.

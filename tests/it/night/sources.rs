@@ -128,6 +128,11 @@ fn cells_of_a_parquet_file_are_images_as_bytes_or_as_hugging_faces_structure() {
     dir.write("two.parquet", parquet(vec![("chosen", bytes()), ("rejected", bytes())]));
     score(&dir, "n4", &["two.parquet"], &[]).exits(2).says("--image-column").says("`chosen` (Binary)");
     score(&dir, "n4", &["two.parquet"], &["--image-column", "chosen,rejected"]).exits(0).says("80 images");
+    // A column alone after both, and both again: each night has the images that it asks for.
+    for (night, columns, n) in [("n6", "chosen", 40), ("n7", "chosen,rejected", 80), ("n8", "rejected", 40)] {
+        let ran = score(&dir, night, &["two.parquet"], &["--image-column", columns]).exits(0);
+        ran.says(&format!("{n} images, 0 files opened"));
+    }
     score(&dir, "n5", &["two.parquet"], &["--image-column", "chosn"]).exits(2).says("did you mean `chosen`?");
 }
 
