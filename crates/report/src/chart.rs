@@ -231,7 +231,7 @@ impl Plot {
         for tick in ticks {
             let y = self.py(tick);
             drawing = drawing.add(rule(LEFT, y, WIDTH - RIGHT, y));
-            drawing = drawing.add(label(LEFT - 4.0, y + 3.5, "end", format!("{tick:.digits$}")));
+            drawing = drawing.add(label(LEFT - 4.0, (y + 3.5).min(HEIGHT - BOTTOM), "end", format!("{tick:.digits$}")));
         }
         let (middle_x, middle_y) = ((LEFT + WIDTH - RIGHT) / 2.0, (TOP + HEIGHT - BOTTOM) / 2.0);
         drawing = drawing.add(label(middle_x, HEIGHT - 8.0, "middle", &self.x.name));
