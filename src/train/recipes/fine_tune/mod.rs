@@ -231,7 +231,7 @@ impl Course for FineTuneRecipe {
         let columns = HeadColumns::new(data, &self.head, config);
         let linear = match self.head.start {
             Start::Random => None,
-            Start::Ridge => Some(LinearStart::of(data, &columns)?),
+            Start::Ridge => Some(LinearStart::of(data, &columns, self.head.shrinkage)?),
         };
         let device = self.settings.device.device()?;
         Ok(FineTuneLesson {
