@@ -168,9 +168,7 @@ impl Recipe for FineTuneRecipe {
 
     fn columns(&self) -> Result<Vec<FeatureSet>, RecipeError> {
         let backbone = self.backbone()?;
-        let names = backbone.columns();
-        let sets = head_inputs::named_columns([&self.semantic, &self.quality], names)?;
-        Ok(sets)
+        Ok(head_inputs::named_columns([&self.semantic, &self.quality], backbone.columns())?)
     }
 
     fn advice(&self, dataset: &PartitionName) -> String {
