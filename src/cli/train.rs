@@ -134,6 +134,9 @@ struct SettingsArgs {
     /// Start of the gated head: `random`, or `ridge`, whose scores stay a fixed part.
     #[arg(long, value_parser = named::<Start>)]
     start: Option<Start>,
+    /// Factor on the strength of the regression of a ridge start.
+    #[arg(long, value_name = "FACTOR")]
+    shrinkage: Option<f64>,
     /// Width of the kernel of kernel ridge regression; 0 for a linear kernel.
     #[arg(long)]
     gamma: Option<f64>,
@@ -322,7 +325,7 @@ impl SettingsArgs {
         );
         let head = given_or_default!(
             HeadSettings, self, of_head,
-            [head, inputs, gate, width, input_dropout, dropout, standardise, ridge, start, kernel],
+            [head, inputs, gate, width, input_dropout, dropout, standardise, ridge, start, shrinkage, kernel],
         );
         (settings, head)
     }

@@ -171,6 +171,10 @@ fn settings_that_do_not_fit_the_network_are_refused_with_what_fits() {
         features(&dir, &["--set", set]).exits(2).says(says);
     }
     features(&dir, &["--side", "20", "--dtype", "f16"]).exits(2).says("f16 is computed on CUDA devices only");
+    std::fs::remove_file(dir.path().join("clip/config.json")).expect("it was written");
+    let refused =
+        features(&dir, &["--side", "20"]).exits(2).says("patches of 4 px is none of the sizes that are known");
+    let _ = refused.says("ViT-L/14: width 1024, 24 blocks, patches of 14 px");
 }
 
 #[test]

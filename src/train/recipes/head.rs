@@ -99,7 +99,7 @@ impl Course for HeadRecipe {
         let columns = HeadColumns::new(data, &self.settings, config);
         let linear = match self.settings.start {
             Start::Random => None,
-            Start::Ridge => Some(LinearStart::of(data, &columns)?),
+            Start::Ridge => Some(LinearStart::of(data, &columns, self.settings.shrinkage)?),
         };
         let validation_rows = Tensor::from_slice(data.part(Part::Validation));
         let validation = columns.raw.iter().map(|column| column.index_select(0, &validation_rows)).collect();

@@ -15,9 +15,6 @@ use agiqa_store::tables::splits::Part;
 /// Candidates of the ridge regression that a training starts from. Leave-one-out chooses.
 const STRENGTHS: [f64; 6] = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2];
 
-/// Factor on the chosen strength: a regression that shrinks more leaves the network more to learn.
-const SHRINKAGE: f64 = 10.0;
-
 /// Images per product of the linear term.
 const BATCH: usize = 1024;
 
@@ -32,9 +29,9 @@ pub(super) struct LinearStart {
 }
 
 impl LinearStart {
-    /// Fits to the training part of `data`.
-    pub(super) fn of(data: &RunData<'_>, columns: &HeadColumns<'_>) -> Result<Self, RidgeError> {
-        let fitted = catching(|| Self::fit(data, columns)).and_then(std::convert::identity);
+    /// Fits to the training part of `data`, with `shrinkage` times the strength that leave-one-out chooses.
+    pub(super) fn of(data: &RunData<'_>, columns: &HeadColumns<'_>, shrinkage: f64) -> Result<Self, RidgeError> {
+        let fitted = catching(|| Self::fit(data, columns, shrinkage)).and_then(std::convert::identity);
         fitted.map_err(|source| RidgeError { run: data.run.clone(), source })
     }
 
@@ -43,7 +40,7 @@ impl LinearStart {
         self.weights.each_ref().map(Tensor::shallow_clone)
     }
 
-    fn fit(data: &RunData<'_>, columns: &HeadColumns<'_>) -> Result<Self, TchError> {
+    fn fit(data: &RunData<'_>, columns: &HeadColumns<'_>, shrinkage: f64) -> Result<Self, TchError> {
         let train_rows = Tensor::from_slice(data.part(Part::Train));
         // A column that the head does not read has no values.
         let read = || columns.raw.iter().zip(&columns.standardisations).filter(|(column, _)| column.size()[1] > 0);
@@ -53,7 +50,7 @@ impl LinearStart {
         let go_on = || true;
         let stopped = || TchError::Kind("it was stopped".to_owned());
         let chosen = kernel.fit(&targets, &STRENGTHS, 1, &go_on)?.ok_or_else(stopped)?;
-        let shrunk = kernel.fit(&targets, &[SHRINKAGE * chosen.lambda()], 1, &go_on)?.ok_or_else(stopped)?;
+        let shrunk = kernel.fit(&targets, &[shrinkage * chosen.lambda()], 1, &go_on)?.ok_or_else(stopped)?;
         let mut fitted = kernel.linear_weights(&shrunk.dual)?.into_iter();
         let weights = [0, 1, 2].map(|i: usize| match columns.raw[i].size()[1] {
             0 => Tensor::zeros([0], (Kind::Float, Device::Cpu)),

@@ -168,9 +168,7 @@ impl Recipe for FineTuneRecipe {
 
     fn columns(&self) -> Result<Vec<FeatureSet>, RecipeError> {
         let backbone = self.backbone()?;
-        let names = backbone.columns();
-        let sets = head_inputs::named_columns([&self.semantic, &self.quality], names)?;
-        Ok(sets)
+        Ok(head_inputs::named_columns([&self.semantic, &self.quality], backbone.columns())?)
     }
 
     fn advice(&self, dataset: &PartitionName) -> String {
@@ -231,7 +229,7 @@ impl Course for FineTuneRecipe {
         let columns = HeadColumns::new(data, &self.head, config);
         let linear = match self.head.start {
             Start::Random => None,
-            Start::Ridge => Some(LinearStart::of(data, &columns)?),
+            Start::Ridge => Some(LinearStart::of(data, &columns, self.head.shrinkage)?),
         };
         let device = self.settings.device.device()?;
         Ok(FineTuneLesson {
