@@ -67,7 +67,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let (raters, others): (Vec<_>, Vec<_>) = known.iter().partition(|record| record.recipe == models::RATER);
     if !others.is_empty() {
         let (runs, datasets) = (others.iter().map(|record| record.run.clone()).collect(), datasets.clone());
-        stages.push(Box::new(PredictStage { runs, datasets, records: records.clone() }));
+        stages.push(Box::new(PredictStage::new(runs, datasets, records.clone())));
     }
     for record in raters {
         let (name, application) = (record.run.clone(), rater_application(DeviceChoice::Auto));

@@ -1,16 +1,19 @@
 //! `agiqa run`: runs the stages of a pipeline whose inputs have changed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::check;
 use super::exit::Exit;
 use super::{Context, path_argument, set_argument};
 use crate::pipeline::plan::{self, Action, StageName, Step};
-use crate::pipeline::{Pipeline, summary};
+use crate::pipeline::{Pipeline, ScoreSettings, Scored, summary};
+use agiqa_judge::scorer::Scorer;
 use agiqa_store::console::print;
-use agiqa_store::stage::Stage;
+use agiqa_store::stage::{Stage, StageContext};
+use agiqa_store::store::run_log::RunLog;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::models::Runs;
 
@@ -30,7 +33,7 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     /// Run only this stage, on the store's current content: ingest, features, baseline, score, split, train,
-    /// predict, evaluate, compare or experiment. Repeatable.
+    /// predict, evaluate, compare, experiment or report. Repeatable.
     #[arg(long = "stage", value_name = "STAGE")]
     stages: Vec<StageName>,
 }
@@ -43,12 +46,19 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let steps = pipeline.steps()?;
     let left_out: Vec<&StageName> =
         args.stages.iter().filter(|stage| !steps.iter().any(|step| step.name == **stage)).collect();
+    let left_out: Vec<&StageName> =
+        left_out.into_iter().filter(|stage| **stage != StageName::Score || pipeline.score.is_none()).collect();
     if let Some(stage) = left_out.first() {
         anyhow::bail!("`{}` has no stage `{stage}`: its table is missing there", args.pipeline.display());
     }
     let steps = plan::select(steps, &args.stages);
+    let wants_score = args.stages.is_empty() || args.stages.contains(&StageName::Score);
     if args.dry_run {
         let store = Store::open(store_url, OpenMode::AbsentIsEmpty)?;
+        let mut steps = steps;
+        if let Some(score) = pipeline.score.as_ref().filter(|_| wants_score) {
+            steps.extend(score_steps(score, &store, steps.len())?);
+        }
         return dry_run(&pipeline, &steps, &store, context);
     }
     let store = Store::open(store_url, OpenMode::CreateIfMissing)?;
@@ -62,13 +72,58 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     super::with_run_log("run", &store.clone(), context, |log| {
         let stage_context = context.on(store);
         let stages: Vec<&dyn Stage> = steps.iter().map(|step| step.stage.as_ref()).collect();
-        let exit = super::execute_all(&stages, &stage_context, log)?;
+        let mut exit = super::execute_all(&stages, &stage_context, log)?;
         if exit == Exit::Interrupted {
             return Ok(exit);
+        }
+        if let Some(score) = pipeline.score.as_ref().filter(|_| wants_score) {
+            exit = exit.and(score_night(&pipeline, score, &stage_context, context, log)?);
+            if exit == Exit::Interrupted || steps.is_empty() {
+                return Ok(exit);
+            }
         }
         print_results(&pipeline, &steps, &stage_context.store, context)?;
         Ok(exit)
     })
+}
+
+/// The steps of `[score]`, each after all `n_before` earlier steps and those of its own.
+fn score_steps(score: &ScoreSettings, store: &Store, n_before: usize) -> anyhow::Result<Vec<Step>> {
+    let Some(settings) = score.scored_night()? else { return Ok(Vec::new()) };
+    let stages = score.stages(store, &Runs::default(), Scored::Night(settings))?;
+    let step = |(index, stage)| Step { name: StageName::Score, stage, after: (0..n_before + index).collect() };
+    Ok(stages.into_iter().enumerate().map(step).collect())
+}
+
+/// Scores the night of `[score]` and runs its checks. The stages are made now, because an earlier stage of the pipeline may
+/// have trained what scores.
+fn score_night(
+    pipeline: &Pipeline,
+    score: &ScoreSettings,
+    stage_context: &StageContext,
+    context: &Context,
+    log: &mut RunLog,
+) -> anyhow::Result<Exit> {
+    let (store, records) = (&stage_context.store, Runs::default());
+    let Some(settings) = score.scored_night()? else { return Ok(Exit::Done) };
+    let night = settings.night.clone();
+    context.done.set_night(&night.corpus, &night.night);
+    let stages = score.stages(store, &records, Scored::Night(settings))?;
+    let stages: Vec<&dyn Stage> = stages.iter().map(AsRef::as_ref).collect();
+    let mut exit = super::execute_all(&stages, stage_context, log)?;
+    if exit == Exit::Interrupted || pipeline.checks.is_empty() {
+        return Ok(exit);
+    }
+    let mut scorers: Vec<Scorer> =
+        score.methods.iter().map(|method| Scorer::Method(method.as_str().to_owned())).collect();
+    scorers.extend(score.run.clone().map(Scorer::Run).or_else(|| score.group.clone().map(Scorer::Group)));
+    let mut checks = pipeline.checks.clone();
+    check::allow_rejects(&mut checks, context);
+    for scorer in &scorers {
+        let against = check::before(store, &night, scorer)?;
+        exit = exit.and(check::checked(store, &night.dataset()?, against.as_ref(), scorer, &checks, context, log)?);
+    }
+    Ok(exit)
 }
 
 fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context) -> anyhow::Result<Exit> {
@@ -148,6 +203,10 @@ fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &C
         context.console.event(&tables);
     } else {
         print(format!("{text}{tables}"));
+    }
+    let has_reported = steps.iter().any(|step| step.name == StageName::Report);
+    for stage in if has_reported { pipeline.report_stages(&records)? } else { Vec::new() } {
+        super::report::say(Path::new(store.url()).join(stage.subject.html_path()), context);
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! `dinov2-s14`: a DINOv2 ViT-S/14. Its pooled activations fill both tables in one pass.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::extractor::{Precision, column, described_set, guarded, values};
+use super::extractor::{Precision, column, described_set, guarded, hash_of_files, values};
 use super::pixels::normalised;
 use super::pooling::{Pool, Statistic, pool};
 use super::{
@@ -14,8 +16,10 @@ use super::{
 use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
 use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
 use agiqa_nets::dinov2;
+use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::pixels::{IMAGENET_MEAN, IMAGENET_STD};
 use agiqa_nets::vit::{Tap, Vit};
+use agiqa_store::path_text;
 use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 
 const NAME: ExtractorName = ExtractorName::Dinov2S14;
@@ -45,6 +49,14 @@ const CPU_BATCH_SIZE: usize = 2;
 /// Default number of images per batch on a GPU, which needs much parallel work.
 const GPU_BATCH_SIZE: usize = 32;
 
+/// Least number of tokens of an image of a batch. Images of fewer are run one by one: in products of few rows, the last bits of
+/// an image may depend on its place in the batch and on the number of threads.
+const LEAST_BATCH_TOKENS: i64 = 64;
+
+/// Least number of tokens of a call, zeros included. MKL divides the sums of a product of 15 rows or fewer among threads, and
+/// then the last bits depend on how many threads it takes.
+const LEAST_CALL_TOKENS: i64 = 20;
+
 const RESIZE: ResizeFilter = ResizeFilter::Bicubic;
 
 // Chosen by ridge regression on AGIQA-3K among some 80 lists (mean SRCC over 10 random splits). Class token, mean and
@@ -64,6 +76,10 @@ const F_1: &[Pool] = &[Pool::of(Tap::Hidden(3), Statistic::LogStd), Pool::of(Tap
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dinov2Options {
+    /// Folder of another ViT-S/14 with the official names of tensors, as a fine-tuning leaves it; default: the fetched
+    /// weights.
+    #[serde(with = "path_text::optional", skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
     /// Side of the square that images are resized to, pixels. It decides the numbers. Default: 392.
     pub side: Option<u32>,
     /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
@@ -73,7 +89,8 @@ pub struct Dinov2Options {
 /// Checked settings of the extractor.
 #[derive(Clone, Debug)]
 pub struct Dinov2Settings {
-    side_px: u32,
+    folder: Option<PathBuf>,
+    pub(super) side_px: u32,
     precision: Precision,
     device: DeviceChoice,
     batch_size: Option<usize>,
@@ -110,13 +127,30 @@ impl Dinov2Settings {
             );
             return Err(FeatureSettingsError::Value { key: "side", found: side_px.to_string(), problem }.into());
         }
+        let weights_blake3 = match &options.weights {
+            None => agiqa_weights::content_hash(NAME.as_str())?,
+            Some(folder) => {
+                let checkpoint = dinov2::open(folder).map_err(load_error)?;
+                hash_of_files(NAME, &checkpoint.files().map(Path::to_owned).collect::<Vec<_>>())?
+            }
+        };
         Ok(Self {
+            folder: options.weights.clone(),
             side_px,
             precision: Precision::of(options.dtype.unwrap_or_default(), common.device),
             device: common.device,
             batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
-            weights_blake3: agiqa_weights::content_hash(NAME.as_str())?,
+            weights_blake3,
         })
+    }
+
+    /// The weights under timm's names, in f32 on the CPU.
+    pub(super) fn tensors(&self) -> Result<NamedTensors, ExtractError> {
+        let tensors = match &self.folder {
+            None => dinov2::tensors_of(&agiqa_weights::locate(NAME.as_str())?),
+            Some(folder) => dinov2::open(folder).and_then(|checkpoint| dinov2::tensors_of_checkpoint(&checkpoint)),
+        };
+        tensors.map_err(load_error)
     }
 
     fn set(&self, kind: FeatureKind, columns: &[(&str, &[Pool])]) -> FeatureSet {
@@ -134,6 +168,49 @@ impl Dinov2Settings {
         let pooled_column = |(name, list): &(&str, &[Pool])| column(name, list.iter().map(width).sum());
         described_set(NAME, kind, &description, columns.iter().map(pooled_column).collect())
     }
+}
+
+fn load_error(source: impl std::error::Error + Send + Sync + 'static) -> ExtractError {
+    ExtractError::Load { extractor: NAME, source: Box::new(source) }
+}
+
+/// f_a, f_b and f_1 of a batch, `(b, d)` each.
+///
+/// # Shapes
+/// - pixels: `(b, 3, s, s)`, f32, normalised
+pub(super) fn pooled(
+    network: &Vit,
+    pixels: &Tensor,
+    multipliers: impl Fn(usize, usize) -> Option<Tensor>,
+) -> [Tensor; 3] {
+    let columns = [F_A, F_B, F_1];
+    let mut found: HashMap<Pool, Tensor> = HashMap::new();
+    network.forward_dropping(pixels, &taps(columns), multipliers, |tap, activation| {
+        let of_tap = columns.into_iter().flatten().filter(|one| one.tap == tap);
+        found.extend(of_tap.map(|one| (*one, pool(&activation.to_kind(Kind::Float), one.statistic))));
+    });
+    columns.map(|pools| Tensor::cat(&pools.iter().map(|one| &found[one]).collect::<Vec<_>>(), -1))
+}
+
+/// Number of blocks that the columns read.
+pub(super) fn n_blocks() -> usize {
+    let block_of = |tap: &Tap| match *tap {
+        Tap::Block(i) | Tap::Hidden(i) => i + 1,
+        Tap::Embedding | Tap::FinalNorm => 0,
+    };
+    taps([F_A, F_B, F_1]).iter().map(block_of).max().unwrap_or(0)
+}
+
+fn taps(columns: [&[Pool]; 3]) -> Vec<Tap> {
+    let mut taps: Vec<Tap> = columns.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
+    taps.sort();
+    taps.dedup();
+    taps
+}
+
+/// Resizes to a square, ignoring the aspect ratio.
+pub(super) fn resized(image: &RgbImage8, side_px: u32) -> RgbImage8 {
+    agiqa_images::resize(image, side_px, side_px, RESIZE)
 }
 
 /// Number of values that a pool contributes to its column.
@@ -156,9 +233,8 @@ impl ExtractorKind for Dinov2Settings {
         let device = self.device.device()?;
         let dtype = self.precision.dtype;
         dtype.check_on(device)?;
-        let path = agiqa_weights::locate(NAME.as_str())?;
-        let network = dinov2::load(&path, device, dtype.kind())
-            .map_err(|source| ExtractError::Load { extractor: NAME, source: source.into() })?;
+        let network = Vit::for_features(&dinov2::vit_s14(), self.tensors()?, device, dtype.kind());
+        let network = network.map_err(load_error)?;
         Ok(Loaded::Network(Box::new(Dinov2Extractor {
             network,
             device,
@@ -175,8 +251,7 @@ struct Squares {
 
 impl Preprocessor for Squares {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
-        let resized = agiqa_images::resize(image, self.side_px, self.side_px, RESIZE);
-        Ok(normalised(&resized, IMAGENET_MEAN, IMAGENET_STD))
+        Ok(normalised(&resized(image, self.side_px), IMAGENET_MEAN, IMAGENET_STD))
     }
 }
 
@@ -189,33 +264,43 @@ struct Dinov2Extractor {
 }
 
 impl Dinov2Extractor {
+    /// Number of tokens of an image: its patches and the class token.
+    fn n_tokens(&self) -> u32 {
+        let grid = self.preprocessor.side_px / PATCH_PX;
+        1 + grid * grid
+    }
+
     /// The features of a batch. Panics if torch fails, as tch's methods do.
     fn features(&self, inputs: &[f32], n_images: usize) -> Vec<OutputRows> {
         let _no_grad = tch::no_grad_guard();
         let (b, side) = (self.batch_size as i64, i64::from(self.preprocessor.side_px));
-        let pixels = Tensor::from_slice(inputs).reshape([b, 3, side, side]).to_device(self.device);
+        let pixels = Tensor::from_slice(inputs).reshape([b, 3, side, side]);
         let columns = [F_A, F_B, F_1];
-        let mut taps: Vec<Tap> = columns.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
-        taps.sort();
-        taps.dedup();
+        let taps = taps(columns);
         // Per column, pool and image: `(d,)`. Each activation is pooled at once, so that memory holds one at a time.
         let mut pooled = columns.map(|pools| vec![vec![Vec::new(); n_images]; pools.len()]);
-        self.network.forward_taps(&pixels, &taps, |tap, activation| {
-            for image_idx in 0..n_images {
-                let tokens = activation.select(0, image_idx as i64).to_kind(Kind::Float); // (1 + n, d)
-                for (pools, pooled) in columns.iter().zip(&mut pooled) {
-                    for (one, pooled) in pools.iter().zip(pooled).filter(|(one, _)| one.tap == tap) {
-                        pooled[image_idx] = values(&pool(&tokens, one.statistic));
+        let n_tokens = i64::from(self.n_tokens());
+        let n_per_call = if n_tokens < LEAST_BATCH_TOKENS { 1 } else { b };
+        for first in (0..n_images).step_by(n_per_call as usize) {
+            let n_padding = ((LEAST_CALL_TOKENS - 1) / n_tokens + 1 - n_per_call).max(0);
+            let padding = Tensor::zeros([n_padding, 3, side, side], (Kind::Float, Device::Cpu));
+            let call = Tensor::cat(&[pixels.narrow(0, first as i64, n_per_call), padding], 0).to_device(self.device);
+            self.network.forward_taps(&call, &taps, |tap, activation| {
+                for (place, image_idx) in (first..n_images.min(first + n_per_call as usize)).enumerate() {
+                    let tokens = activation.select(0, place as i64).to_kind(Kind::Float); // (1 + n, d)
+                    for (pools, pooled) in columns.iter().zip(&mut pooled) {
+                        for (one, pooled) in pools.iter().zip(pooled).filter(|(one, _)| one.tap == tap) {
+                            pooled[image_idx] = values(&pool(&tokens, one.statistic));
+                        }
                     }
                 }
-            }
-        });
+            });
+        }
         let vectors = pooled.map(|pooled| {
             let row = |image_idx: usize| pooled.iter().flat_map(move |pool| pool[image_idx].iter().copied());
             (0..n_images).flat_map(row).collect::<Vec<f32>>()
         });
-        let grid = self.preprocessor.side_px / PATCH_PX;
-        let n_tokens = 1 + grid * grid;
+        let n_tokens = self.n_tokens();
         let [f_a, f_b, f_1] = vectors;
         let rows = |columns| OutputRows::Vectors { columns, n_tokens };
         vec![rows(vec![f_a, f_b]), rows(vec![f_1])]
@@ -249,7 +334,8 @@ mod tests {
         let sets = |products| {
             let precision = Precision { dtype: Dtype::Bf16, products };
             let (device, weights_blake3) = (DeviceChoice::Cpu, "of some weights".to_owned());
-            let settings = Dinov2Settings { side_px: SIDE_PX, precision, device, batch_size: None, weights_blake3 };
+            let settings =
+                Dinov2Settings { folder: None, side_px: SIDE_PX, precision, device, batch_size: None, weights_blake3 };
             settings.feature_sets()
         };
         let (native, widened) = (sets(None), sets(Some(Dtype::F32)));

@@ -32,6 +32,11 @@ pub mod maniqa;
 pub mod mplug_owl2;
 pub mod nss;
 
+mod backbone;
+
+pub(crate) use backbone::Backbone;
+pub use backbone::BackboneError;
+
 mod join;
 
 pub use join::{JoinError, JoinStage};

@@ -15,15 +15,19 @@
 //! [scorer.hyperiqa]                 # settings of a rating network: `weights`, `variant`, …; a table per network
 //! [split]                           # settings of `agiqa split`; `seeds = […]` makes one split per seed; `[[split]]` tables
 //!                                   # are several kinds
-//! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`
-//! [train.joint]                     # settings of a joint training
-//! [train.rater]                     # `network` and settings of the training of a rating network, which needs no features
+//! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`; a table `[train.joint]` or
+//!                                   # `[train.fine_tune]` trains a network with the head, `[train.rater]` a network that
+//!                                   # rates images and needs no `[features]`
 //! [predict]                         # `also = ["other"]`: further datasets to score; `average = "equal"` or `"validation"`:
 //!                                   # averages the runs of each split
 //! [evaluate]                        # settings of `agiqa evaluate`
 //! [compare]                         # settings of `agiqa compare`, and `dataset`; on each split, or on all images
 //! [[variant]]                       # a separate training: `name`, `train = { … }` over `[train]`, `test` on a dataset
+//! [score]                           # a night of a corpus: `sources`, `corpus`, `night`, and `run`, `group` or `methods`
+//! [score.extractor.clip-b16]        # settings of what scores it
+//! [[check]]                         # checks of that night, as in `agiqa check`
 //! [experiment]                      # `paper_table`: the variants in one table, next to the paper's figures
+//! [report]                          # a page per run or group: `baseline`, `words`, `thumbnails`
 //! ```
 //!
 //! `features = "A+B"` (or `"A"` for both) chooses the extractors if the file has the settings of several.
@@ -39,12 +43,14 @@ use super::de;
 use super::error::{ConfigError, suggestion};
 use super::overlay::read_rating_settings;
 use super::params;
+use super::score::ScoreSettings;
 use super::tree::{Entry, Node, NodeValue, Origin, Sources};
 use crate::baselines::BaselineSettings;
 use crate::ingest::IngestSettings;
 use crate::predict::Weighting;
 use crate::ratings::RatingSettings;
 use crate::splits::SplitSettings;
+use agiqa_judge::check::CheckSettings;
 use agiqa_judge::compare::CompareSettings;
 use agiqa_judge::evaluate::EvaluateSettings;
 use agiqa_judge::paper;
@@ -65,7 +71,7 @@ pub struct Pipeline {
     pub name: PartitionName,
     /// The store that its file names.
     pub store: Option<String>,
-    /// Datasets, in the order of the file, at least one.
+    /// Datasets, in the order of the file, at least one without `[score]`.
     pub datasets: Vec<IngestSettings>,
     /// Extractors of features; `None` without `[features]`.
     pub features: Option<FeaturesSection>,
@@ -87,6 +93,30 @@ pub struct Pipeline {
     pub evaluate: Option<EvaluateSettings>,
     /// Comparison of all methods; `None` without `[compare]`.
     pub compare: Option<CompareSection>,
+    /// The night to score; `None` without `[score]`.
+    pub score: Option<ScoreSettings>,
+    /// Checks of the night.
+    pub checks: Vec<CheckSettings>,
+    /// Pages about the runs; `None` without `[report]`.
+    pub report: Option<ReportSection>,
+}
+
+/// `[report]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportSection {
+    /// The method whose errors are compared with those of the runs; `None` for the best.
+    pub baseline: Option<String>,
+    /// Words whose prompts form subsets; empty for the commonest.
+    pub words: Vec<String>,
+    /// Whether images have thumbnails.
+    pub thumbnails: bool,
+}
+
+impl Default for ReportSection {
+    fn default() -> Self {
+        Self { baseline: None, words: Vec::new(), thumbnails: true }
+    }
 }
 
 /// `[compare]`.
@@ -134,6 +164,9 @@ const KEYS: &[&str] = &[
     "compare",
     "variant",
     "experiment",
+    "score",
+    "check",
+    "report",
 ];
 
 /// Keys whose values are paths or store URLs. `*` matches any key or position.
@@ -145,9 +178,14 @@ const PATHS: &[&str] = &[
     "extractor.*.weights",
     "scorer.*.weights",
     "train.joint.weights",
+    "train.fine_tune.weights",
     "variant.*.train.joint.weights",
     "train.rater.weights",
     "variant.*.train.rater.weights",
+    "variant.*.train.fine_tune.weights",
+    "score.sources.*",
+    "score.extractor.*.weights",
+    "score.extractor.*.params",
     "split.train",
     "split.validation",
     "split.test",
@@ -222,6 +260,12 @@ impl Reader<'_> {
         };
         let compare = self.compare(&datasets, train.as_ref())?;
         let experiment = self.experiment(evaluate.as_ref(), features.is_some())?;
+        let (score, checks) = self.score()?;
+        let report = match self.document.remove("report") {
+            Some(node) if train.is_none() => return Err(self.wrong(node.origin, "`[report]` needs a `[train]` table")),
+            Some(node) => Some(de::settings(self.sources, "report", &node, &[])?),
+            None => None,
+        };
         Ok(Pipeline {
             name,
             store,
@@ -236,7 +280,39 @@ impl Reader<'_> {
             predict,
             evaluate,
             compare,
+            score,
+            checks,
+            report,
         })
+    }
+
+    /// `[score]` and the `[[check]]` tables of its night.
+    fn score(&mut self) -> Result<(Option<ScoreSettings>, Vec<CheckSettings>), ConfigError> {
+        let checks = self.document.remove("check");
+        let Some(node) = self.document.remove("score") else {
+            return match checks {
+                Some(checks) => Err(self.wrong(checks.origin, "`[[check]]` needs `[score]`, whose night it checks")),
+                None => Ok((None, Vec::new())),
+            };
+        };
+        let settings: ScoreSettings = de::settings(self.sources, "score", &node, &[])?;
+        match settings.scored_night() {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(self.wrong(node.origin, "`[score]` needs `sources`, `corpus` and `night`")),
+            Err(error) => return Err(self.wrong(node.origin, format!("`score`: {error}"))),
+        }
+        let Some(checks) = checks else { return Ok((Some(settings), Vec::new())) };
+        let checks = match checks.value {
+            NodeValue::Array(tables) => {
+                let check = |table: &Node| {
+                    let check: CheckSettings = de::settings(self.sources, "check", table, &[])?;
+                    check.problem().map_or(Ok(check), |problem| Err(self.wrong(table.origin, problem)))
+                };
+                tables.iter().map(check).collect::<Result<Vec<_>, _>>()?
+            }
+            _ => return Err(self.wrong(checks.origin, "`check`: expected `[[check]]` tables")),
+        };
+        Ok((Some(settings), checks))
     }
 
     fn baseline(&mut self) -> Result<Option<BaselineSettings>, ConfigError> {
@@ -293,7 +369,10 @@ impl Reader<'_> {
     }
 
     fn datasets(&mut self) -> Result<Vec<IngestSettings>, ConfigError> {
-        let node = self.required("dataset", "at least one `[[dataset]]`")?;
+        if self.document.get("score").is_some() && self.document.get("dataset").is_none() {
+            return Ok(Vec::new());
+        }
+        let node = self.required("dataset", "at least one `[[dataset]]`, or `[score]`")?;
         let NodeValue::Array(items) = &node.value else {
             let problem = format!("`dataset`: expected `[[dataset]]` tables, found {}", node.kind());
             return Err(self.wrong(node.origin, problem));
@@ -414,8 +493,8 @@ impl Reader<'_> {
         Err(self.wrong(origin, problem))
     }
 
-    /// Refuses to score `dataset` with a head from a joint training on another dataset. The head reads f_1 from a
-    /// network that exists only after the training, so no step of the pipeline could compute these features for
+    /// Refuses to score `dataset` with a head from a joint training or a fine-tuning on another dataset. The head reads
+    /// features of a network that exists only after the training, so no step of the pipeline could compute them for
     /// `dataset`.
     fn check_scored(
         &self,
@@ -424,8 +503,18 @@ impl Reader<'_> {
         dataset: &PartitionName,
         origin: Origin,
     ) -> Result<(), ConfigError> {
-        if !train.recipe.is_joint() || *dataset == train.dataset {
+        if !train.recipe.makes_features() || *dataset == train.dataset {
             return Ok(());
+        }
+        if !train.recipe.is_joint() {
+            let problem = format!(
+                "`{path}`: a fine-tuning computes features of `{}` alone, so its head cannot score `{dataset}` within the \
+                 pipeline: leave `{dataset}` out, and once a run is trained, compute the features of `{dataset}` with \
+                 `agiqa features --weights STORE/models/run=RUN/backbone` and the extractor and sides of the run, then \
+                 score it with `agiqa predict --run RUN --dataset {dataset}`",
+                train.dataset
+            );
+            return Err(self.wrong(origin, problem));
         }
         let problem = format!(
             "`{path}`: a joint training computes f_1 of `{}` alone, so its head cannot score `{dataset}` within the \

@@ -12,8 +12,13 @@ use super::tree::{Node, NodeValue, Origin, Sources};
 use crate::features::{CommonSettings, ExtractorName, FeatureSettings, NetworkSettings, ReadSettings};
 use crate::ratings::RatingSettings;
 use crate::train::TrainSettings;
-use crate::train::recipes::{HeadSettings, Protocol, RaterSettings, RecipeSettings};
+use crate::train::recipes::{FineTuneSettings, HeadSettings, Protocol, RaterSettings, RecipeSettings};
 use agiqa_nets::raters::RaterName;
+
+/// Keys of `[train]` whose tables choose a recipe.
+const JOINT: &str = "joint";
+const FINE_TUNE: &str = "fine_tune";
+const RATER: &str = "rater";
 
 /// `settings` with the `--set KEY=VALUE` arguments `set` laid over them.
 ///
@@ -104,7 +109,8 @@ pub(super) fn read_rating_settings(
 }
 
 /// The settings of a training, trainer and recipe, with the `--set KEY=VALUE` arguments `set` laid over them. Keys are
-/// the keys of `[train]`, those of a joint training begin with `joint.`, those of a rating network with `rater.`.
+/// the keys of `[train]`, those of a joint training begin with `joint.`, those of a fine-tuning with `fine_tune.`, those of
+/// a rating network with `rater.`.
 ///
 /// # Errors
 /// A key that the settings do not have, a value of a wrong type.
@@ -125,14 +131,13 @@ pub fn training_overlaid(
     };
     let mut fields = object(serde_json::to_value(&settings));
     fields.extend(recipe.head().map(|head| object(serde_json::to_value(head))).unwrap_or_default());
-    let (table, own) = match &recipe {
-        RecipeSettings::Head(_) => ("", Value::Null),
-        RecipeSettings::Joint { joint, .. } => ("joint", Value::Object(object(serde_json::to_value(joint)))),
-        RecipeSettings::Rater(rater) => ("rater", Value::Object(object(serde_json::to_value(rater)))),
+    let network = match &recipe {
+        RecipeSettings::Head(_) => None,
+        RecipeSettings::Joint { joint, .. } => Some((JOINT, serde_json::to_value(joint))),
+        RecipeSettings::FineTune { fine_tune, .. } => Some((FINE_TUNE, serde_json::to_value(fine_tune))),
+        RecipeSettings::Rater(rater) => Some((RATER, serde_json::to_value(rater))),
     };
-    if !own.is_null() {
-        fields.insert(table.to_owned(), own);
-    }
+    fields.extend(network.map(|(key, json)| (key.to_owned(), Value::Object(object(json)))));
     let (sources, node) = tree_of(&Value::Object(fields), set)?;
     read_training(&sources, "", node, &[])
 }
@@ -147,33 +152,54 @@ pub(super) fn read_training(
     mut node: Node,
     more_keys: &[&str],
 ) -> Result<(TrainSettings, RecipeSettings), ConfigError> {
-    let below = |table: &str| if path.is_empty() { table.to_owned() } else { format!("{path}.{table}") };
-    let joint = node.remove("joint");
-    if let Some(rater) = node.remove("rater") {
-        if joint.is_some() {
-            let problem = format!("`{}`: a training has either this table or `joint`", below("rater"));
-            return Err(ConfigError::new(sources.place(rater.origin), problem));
-        }
+    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    let networks = [JOINT, FINE_TUNE, RATER].map(|key| node.remove(key));
+    if let [_, second, ..] = networks.iter().flatten().collect::<Vec<_>>()[..] {
+        let problem =
+            "a training is joint (`joint`), a fine-tuning (`fine_tune`) or of a rating network (`rater`), not several";
+        return Err(ConfigError::new(sources.place(second.origin), problem));
+    }
+    let [joint, fine_tune, rater] = networks;
+    let network_keys = || [JOINT, FINE_TUNE, RATER].into_iter().chain(more_keys.iter().copied());
+    if let Some(rater) = rater {
         let has_schedule = node.get("schedule").is_some();
-        let more_keys: Vec<&str> = ["joint", "rater"].into_iter().chain(more_keys.iter().copied()).collect();
-        let mut settings: TrainSettings = de::settings(sources, path, &node, &more_keys)?;
-        let rater: RaterSettings = de::settings(sources, &below("rater"), &rater, &[])?;
+        let mut settings: TrainSettings = de::settings(sources, path, &node, &network_keys().collect::<Vec<_>>())?;
+        let rater: RaterSettings = de::settings(sources, &below(RATER), &rater, &[])?;
         if let Some(schedule) = Protocol::of(rater.network).schedule.filter(|_| !has_schedule) {
             settings.schedule = schedule;
         }
         return Ok((settings, RecipeSettings::Rater(rater)));
     }
+    if fine_tune.is_some() {
+        let (settings, head) = FineTuneSettings::defaults();
+        for json in [serde_json::to_value(settings), serde_json::to_value(head)] {
+            fill_in(&mut node, &json.expect("settings are plain data"));
+        }
+    }
     let head_keys = HeadSettings::keys();
     let head = split_off(&mut node, &head_keys);
-    let more_keys: Vec<&str> =
-        head_keys.iter().map(String::as_str).chain(["joint", "rater"]).chain(more_keys.iter().copied()).collect();
+    let more_keys: Vec<&str> = head_keys.iter().map(String::as_str).chain(network_keys()).collect();
     let settings = de::settings(sources, path, &node, &more_keys)?;
     let head = de::settings(sources, path, &head, &[])?;
-    let recipe = match joint {
-        Some(joint) => RecipeSettings::Joint { head, joint: de::settings(sources, &below("joint"), &joint, &[])? },
-        None => RecipeSettings::Head(head),
+    let recipe = match (joint, fine_tune) {
+        (Some(joint), _) => RecipeSettings::Joint { head, joint: de::settings(sources, &below(JOINT), &joint, &[])? },
+        (None, Some(fine_tune)) => {
+            let fine_tune = de::settings(sources, &below(FINE_TUNE), &fine_tune, &[])?;
+            RecipeSettings::FineTune { head, fine_tune }
+        }
+        (None, None) => RecipeSettings::Head(head),
     };
     Ok((settings, recipe))
+}
+
+/// Inserts the entries of `json` that the table lacks.
+fn fill_in(node: &mut Node, json: &Value) {
+    let origin = node.origin;
+    for (key, value) in json.as_object().into_iter().flatten() {
+        if let (None, Some(value)) = (node.get(key), node_of(origin, value)) {
+            node.insert(key, value);
+        }
+    }
 }
 
 /// Takes the entries of `keys` out of a table, as a table of their own.

@@ -28,6 +28,8 @@ pub enum StageName {
     Compare,
     /// Turns metrics of variants into `experiments`.
     Experiment,
+    /// Turns the tables about runs into a page.
+    Report,
 }
 
 impl StageName {
@@ -43,6 +45,7 @@ impl StageName {
         Self::Evaluate,
         Self::Compare,
         Self::Experiment,
+        Self::Report,
     ];
 
     /// The stage's name in text.
@@ -58,6 +61,7 @@ impl StageName {
             Self::Evaluate => "evaluate",
             Self::Compare => "compare",
             Self::Experiment => "experiment",
+            Self::Report => "report",
         }
     }
 }

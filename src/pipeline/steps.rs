@@ -1,6 +1,6 @@
 //! Turns a pipeline's settings into stages, in the order of the data, each with the stages that it depends on.
 
-use super::config::{FeaturesSection, Pipeline, TrainSection, Variant};
+use super::config::{FeaturesSection, Pipeline, ReportSection, TrainSection, Variant};
 use super::plan::{StageName, Step};
 use crate::baselines::BaselineStage;
 use crate::engine::ImageSource;
@@ -14,6 +14,9 @@ use crate::train::{NextStage, RunSeed, TrainError, TrainStage, Training};
 use agiqa_judge::compare::CompareStage;
 use agiqa_judge::evaluate::EvaluateStage;
 use agiqa_judge::experiment::{ExperimentStage, ExperimentVariant, NO_FUSION};
+use agiqa_judge::scorer::Scorer;
+use agiqa_report::runs::RunsSettings;
+use agiqa_report::{ReportStage, Subject};
 use agiqa_store::stage::Stage;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::Runs;
@@ -66,13 +69,14 @@ impl Pipeline {
         let mut predicted = Vec::new();
         for head in heads {
             let (runs, datasets) = (head.train.plan()?.run_names()?, head.scored.clone());
-            let predict = PredictStage { runs, datasets, records: records.clone() };
+            let predict = PredictStage::new(runs, datasets, records.clone());
             let evaluate_stages = self.evaluate_stages_of(&head, &records)?;
             let next = head.train.next()?;
             let mut trained_idx = vec![steps.add_boxed(StageName::Train, head.train, &before_training)];
             // The network of a training is applied under the same name, so that `--stage train` makes all that scores need.
             if let Some(next) = next {
-                let next = NextStage { datasets: head.scored, ..next };
+                let datasets = if head.recipe.reads_columns() { next.datasets.clone() } else { head.scored };
+                let next = NextStage { datasets, ..next };
                 trained_idx.push(steps.add(StageName::Train, next, &trained_idx.clone()));
             }
             // A rating network has scored the images when it was applied.
@@ -98,6 +102,10 @@ impl Pipeline {
         }
         if let Some(experiment) = self.experiment_stage()? {
             steps.add(StageName::Experiment, experiment, &evaluate_idx);
+        }
+        let before_reporting = steps.all();
+        for report in self.report_stages(&records)? {
+            steps.add(StageName::Report, report, &before_reporting);
         }
         Ok(steps.0)
     }
@@ -204,6 +212,29 @@ impl Pipeline {
             semantic: features.semantic_set.clone(),
             quality: features.quality_set.clone(),
         }))
+    }
+
+    /// One page per group of runs, and per run without a group; empty without `[report]`.
+    ///
+    /// # Errors
+    /// A run's name becomes too long.
+    pub fn report_stages(&self, records: &Runs) -> Result<Vec<ReportStage>, TrainError> {
+        let Some(ReportSection { baseline, words, thumbnails }) = &self.report else { return Ok(Vec::new()) };
+        let heads = self.heads()?;
+        let mut groups = Vec::new();
+        for head in &heads {
+            groups.extend(head.train.plan()?.groups()?);
+        }
+        if let Some(average) = self.averages(&heads, records)? {
+            groups.extend(average.groups()?);
+        }
+        let stage = |(name, runs): (PartitionName, Vec<PartitionName>)| {
+            let scorer = if runs == [name.clone()] { Scorer::Run(name) } else { Scorer::Group(name) };
+            let (baseline, words) = (baseline.clone(), words.clone());
+            let subject = Subject::Runs(RunsSettings { scorer, baseline, words, has_thumbnails: *thumbnails });
+            ReportStage { subject, records: records.clone() }
+        };
+        Ok(groups.into_iter().map(stage).collect())
     }
 
     /// Names of the runs, each with the name of its variant, or of the pipeline if it has no variants.

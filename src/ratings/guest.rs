@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::settings::{RatingError, RatingSettings};
 use crate::engine::{
     Batch, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Loaded, Network, Output, OutputRows,
-    Preprocessor, Task, Unusable, Values, Work,
+    Preprocessor, Score, Task, Unusable, Values, Work,
 };
 use crate::features::{CommonSettings, catching};
 use agiqa_images::RgbImage8;
@@ -117,7 +117,7 @@ impl Network for RatingNetwork {
     fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
         let ratings = catching(|| self.ratings(batch));
         let failed = |source| RatingError::Torch { network: self.network, action: "rating a batch", source };
-        Ok(vec![OutputRows::Scores(ratings.map_err(failed)?)])
+        Ok(vec![OutputRows::Scores(ratings.map_err(failed)?.into_iter().map(Score::from).collect())])
     }
 }
 

@@ -15,7 +15,6 @@ use tch::{Device, Kind, Tensor};
 use super::Optimiser;
 
 const BETA_1: f64 = 0.9;
-const BETA_2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
 /// Values per block. With gradient, moments and one temporary, a block takes five times this: 1 MiB, which fits a
@@ -25,6 +24,19 @@ const BLOCK_VALUES: i64 = 48 << 10;
 /// Steps between two updates of the average of weights. The decay of one update equals the decay of as many single
 /// steps.
 const AVERAGE_EVERY: u64 = 4;
+
+/// How parameters follow their gradients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// Adam or AdamW.
+    pub kind: Optimiser,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Decay per step of the moving average of the parameters; 0 for no average.
+    pub average_decay: f64,
+    /// β₂, the decay of the second moments.
+    pub beta_2: f64,
+}
 
 /// The source of a parameter's gradient.
 #[derive(Debug)]
@@ -57,9 +69,7 @@ struct Block {
 /// Optimiser state of a list of parameters. The parameters are updated in place.
 #[derive(Debug)]
 pub struct Adam {
-    kind: Optimiser,
-    weight_decay: f64,
-    average_decay: f64,
+    rule: Rule,
     n_steps: u64,
     parameters: Vec<Tensor>,
     first: Vec<Tensor>,
@@ -84,26 +94,20 @@ pub struct AdamState {
 impl Adam {
     /// An optimiser of `parameters` (f32, contiguous, without gradient) that has not stepped yet.
     ///
-    /// If `average_decay` is above 0, the optimiser also keeps a moving average of the parameters.
-    pub fn new(kind: Optimiser, weight_decay: f64, average_decay: f64, parameters: &[&Tensor]) -> Self {
+    /// With an average, the optimiser also keeps a moving average of the parameters.
+    pub fn new(rule: Rule, parameters: &[&Tensor]) -> Self {
         let zeros = || parameters.iter().map(|parameter| parameter.zeros_like()).collect();
-        let average = if average_decay > 0.0 {
+        let average = if rule.average_decay > 0.0 {
             parameters.iter().map(|parameter| parameter.copy()).collect()
         } else {
             Vec::new()
         };
         let state = AdamState { n_steps: 0, first: zeros(), second: zeros(), average };
-        Self::resume(kind, weight_decay, average_decay, parameters, state)
+        Self::resume(rule, parameters, state)
     }
 
     /// An optimiser that continues from `state`.
-    pub fn resume(
-        kind: Optimiser,
-        weight_decay: f64,
-        average_decay: f64,
-        parameters: &[&Tensor],
-        state: AdamState,
-    ) -> Self {
+    pub fn resume(rule: Rule, parameters: &[&Tensor], state: AdamState) -> Self {
         let AdamState { n_steps, first, second, average } = state;
         let parameters: Vec<Tensor> = parameters.iter().map(|parameter| parameter.shallow_clone()).collect();
         let mut cuts = Vec::new();
@@ -146,7 +150,7 @@ impl Adam {
                 }
             })
             .collect();
-        Self { kind, weight_decay, average_decay, n_steps, parameters, first, second, average, blocks }
+        Self { rule, n_steps, parameters, first, second, average, blocks }
     }
 
     /// Number of steps done.
@@ -162,16 +166,17 @@ impl Adam {
     /// One step at learning rate `learning_rate` (above 0), with one gradient per parameter.
     pub fn step(&mut self, learning_rate: f64, gradients: &[Gradient<'_>]) {
         assert_eq!(gradients.len(), self.parameters.len(), "one gradient per parameter");
+        let Rule { kind, weight_decay, average_decay, beta_2 } = self.rule;
         self.n_steps += 1;
         let t = self.n_steps as f64;
         let correction_1 = 1.0 - BETA_1.powf(t);
-        let root_correction_2 = (1.0 - BETA_2.powf(t)).sqrt();
+        let root_correction_2 = (1.0 - beta_2.powf(t)).sqrt();
         // p -= lr / c₁ * m / (√v / r + ε)  =  p += m / ((√v + ε r) * s),  s = -c₁ / (lr r)
         let shift = EPSILON * root_correction_2;
         let factor = -correction_1 / (learning_rate * root_correction_2);
         let average_weight = self.n_steps.is_multiple_of(AVERAGE_EVERY).then(|| {
             let n_updates = (self.n_steps / AVERAGE_EVERY) as f64;
-            let decay = self.average_decay.powi(AVERAGE_EVERY as i32);
+            let decay = average_decay.powi(AVERAGE_EVERY as i32);
             1.0 - decay.min((1.0 + n_updates) / (10.0 + n_updates))
         });
         for block in &mut self.blocks {
@@ -182,20 +187,20 @@ impl Adam {
                 }
                 Gradient::Whole(whole) => gradient.copy_(&whole.narrow(0, *start, *n_rows)),
             }
-            if self.weight_decay > 0.0 {
-                match self.kind {
+            if weight_decay > 0.0 {
+                match kind {
                     Optimiser::Adam => {
-                        let _ = values.mul_scalar_out(temporary, self.weight_decay);
+                        let _ = values.mul_scalar_out(temporary, weight_decay);
                         let _ = gradient.g_add_(temporary);
                     }
                     Optimiser::Adamw => {
-                        let _ = values.g_mul_scalar_(1.0 - learning_rate * self.weight_decay);
+                        let _ = values.g_mul_scalar_(1.0 - learning_rate * weight_decay);
                     }
                 }
             }
             let _ = first.lerp_(gradient, 1.0 - BETA_1);
             let _ = gradient.square_();
-            let _ = second.lerp_(gradient, 1.0 - BETA_2);
+            let _ = second.lerp_(gradient, 1.0 - beta_2);
             let _ = second.sqrt_out(temporary);
             let _ = temporary.g_add_scalar_(shift);
             let _ = temporary.g_mul_scalar_(factor);

@@ -24,11 +24,11 @@ use super::augment::{Augment, Motion};
 use super::in_order::in_order;
 use super::random::Draws;
 use crate::engine::{Failure, decode_verified};
-use agiqa_images::{DecodeLimits, RgbImage8, interpolate_bicubic};
+use agiqa_images::{DecodeLimits, RgbImage8};
 use agiqa_nets::raters::Prepared;
+use agiqa_sources::Reader;
 use agiqa_store::identity::ImageId;
 use agiqa_store::interrupt::Interrupt;
-use agiqa_store::path_text::path_of;
 
 /// Images cannot be kept or read back.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +74,9 @@ pub(super) struct Location {
 /// Fills a network's input, three planes, from a picture with the right side.
 pub type Fill = Box<dyn Fn(&RgbImage8, &mut [f32]) + Send + Sync>;
 
+/// The pixels of a picture, resized to a square of a side.
+pub type Resize = fn(&RgbImage8, u32) -> Vec<u8>;
+
 /// How a recipe sees a picture.
 pub trait View: Send + Sync {
     /// The picture in the form that is kept, for example resized. An error says why the picture cannot be used.
@@ -98,10 +101,10 @@ pub struct PictureSettings {
 }
 
 impl PictureSettings {
-    /// Pictures resized to squares of `side_px` pixels, changed by `augment` in training, which `fill` converts to the
-    /// network's input.
-    pub fn squares(side_px: u32, memory_mib: u32, augment: Augment, fill: Fill) -> Self {
-        Self { memory_mib, view: Box::new(Squares { side_px, augment, fill }) }
+    /// Pictures that `resize` makes squares of `side_px` pixels, changed by `augment` in training, which `fill` converts to
+    /// the network's input.
+    pub fn squares(side_px: u32, memory_mib: u32, augment: Augment, resize: Resize, fill: Fill) -> Self {
+        Self { memory_mib, view: Box::new(Squares { side_px, augment, resize, fill }) }
     }
 }
 
@@ -109,6 +112,7 @@ impl PictureSettings {
 struct Squares {
     side_px: u32,
     augment: Augment,
+    resize: Resize,
     fill: Fill,
 }
 
@@ -125,7 +129,8 @@ impl Squares {
 
 impl View for Squares {
     fn kept(&self, image: RgbImage8) -> Result<RgbImage8, Failure> {
-        Ok(interpolate_bicubic(&image, self.side_px, self.side_px))
+        let pixels = (self.resize)(&image, self.side_px);
+        Ok(RgbImage8 { width_px: self.side_px, height_px: self.side_px, pixels })
     }
 
     fn moved(&self, kept: &RgbImage8, generator: &mut Mt64) -> Prepared {
@@ -185,10 +190,10 @@ impl Pictures {
     ) -> Result<Read, PicturesError> {
         let mut keeper = Keeper::new(u64::from(settings.memory_mib) << 20);
         let mut failures = Vec::new();
-        let limits = DecodeLimits::default();
+        let (limits, reader) = (DecodeLimits::default(), Reader::default());
         let resized = |i: usize| {
             let Location { image_id, path, .. } = &locations[i];
-            let image = decode_verified(&path_of(path), image_id, &limits)?;
+            let image = decode_verified(&reader, path, image_id, &limits)?;
             let named = |failure: Failure| Failure { message: format!("`{path}`: {}", failure.message), ..failure };
             settings.view.kept(image).map_err(named)
         };
@@ -371,7 +376,7 @@ mod tests {
             let fill: Fill = Box::new(|image, input| {
                 input.iter_mut().zip(&image.pixels).for_each(|(value, level)| *value = f32::from(*level));
             });
-            let settings = PictureSettings::squares(16, 0, Augment::Horizontal, fill);
+            let settings = PictureSettings::squares(16, 0, Augment::Horizontal, |image, _| image.pixels.clone(), fill);
             let kept = keeper.finish().expect("it is whole");
             let pictures = Pictures { settings, position_of: (0..5).map(Some).collect(), kept };
             assert_eq!(pictures.in_memory(), memory == 5 * n_bytes);

@@ -130,7 +130,7 @@ fn several_methods_score_in_one_command() {
 
     let _ = score(&dir, &["--method", "dbcnn,baid", "--weights", &dbcnn]).exits(2).says("dbcnn=PATH or baid=PATH");
     let _ = score(&dir, &["--method", "brisque", "--weights", &dbcnn]).exits(2).says("no network is among the methods");
-    let _ = score(&dir, &["--method", "dbcnn,dbcnn"]).exits(2).says("named twice");
+    let _ = score(&dir, &["--method", "dbcnn,dbcnn"]).exits(2).says("duplicate method `dbcnn`");
     let _ = score(&dir, &["--method", "hyperiq"]).exits(2).says("did you mean `hyperiqa`?");
 }
 

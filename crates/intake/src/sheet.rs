@@ -30,7 +30,7 @@ pub(crate) fn read(bytes: &[u8], reading: &Reading) -> Result<Cells, String> {
     let names = || format!("`{}`", sheets.join("`, `"));
     let candidates = match &reading.sheet {
         Some(sheet) if sheets.contains(sheet) => std::slice::from_ref(sheet),
-        Some(sheet) => return Err(format!("there is no sheet `{sheet}`; there are: {}", names())),
+        Some(sheet) => return Err(format!("no sheet `{sheet}`; the sheets are: {}", names())),
         None => sheets.as_slice(),
     };
     let mut chosen = None;

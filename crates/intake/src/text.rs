@@ -19,7 +19,7 @@ pub(crate) struct Text {
 /// The label is unknown, or the bytes are not text.
 pub(crate) fn decoded(mut bytes: Vec<u8>, label: Option<&str>) -> Result<Text, String> {
     if let Some(label) = label {
-        let unknown = || format!("`{label}` is no known encoding; known are utf-8, utf-16le, windows-1252, gbk, …");
+        let unknown = || format!("unknown encoding `{label}`; known are utf-8, utf-16le, windows-1252, gbk, …");
         let encoding = Encoding::for_label(label.as_bytes()).ok_or_else(unknown)?;
         return Ok(Text { bytes: recoded(&bytes, encoding), note: None });
     }

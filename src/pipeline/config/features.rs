@@ -69,7 +69,7 @@ impl Reader<'_> {
         let Some(node) = self.document.remove("features") else {
             return match extractors.entries().first() {
                 Some(entry) => {
-                    Err(self.wrong(entry.key_origin, "an extractor is set up, but there is no `[features]`"))
+                    Err(self.wrong(entry.key_origin, "an extractor has settings, but the pipeline has no `[features]`"))
                 }
                 None => Ok(None),
             };

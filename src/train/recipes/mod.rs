@@ -12,6 +12,8 @@ mod fusion;
 
 pub use fusion::{HeadInput, HeadKind, HeadSettings, Start};
 
+mod linear_start;
+
 mod ridge;
 
 mod head;
@@ -29,6 +31,25 @@ pub use joint::{JointRecipe, JointSettings};
 mod rater;
 
 pub use rater::{BatchNorms, Protocol, RaterRecipe, RaterSettings, rater_application};
+
+pub mod fine_tune;
+
+pub use fine_tune::{FineTuneRecipe, FineTuneSettings};
+
+/// Factor on the learning rate of the transformer's parameter `name`: `last` in the last of the `n_blocks` blocks that are
+/// read, and `decay` times less in each block before it; 0 in the first `n_frozen` blocks and, if blocks are frozen, before
+/// them.
+fn rate_in_transformer(name: &str, n_blocks: usize, n_frozen: usize, last: f64, decay: f64) -> f64 {
+    let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    let n_above = match block {
+        // Nothing reads a block above the last.
+        Some(block) if block < n_frozen || block >= n_blocks => return 0.0,
+        Some(block) => n_blocks - 1 - block,
+        None if n_frozen > 0 => return 0.0,
+        None => n_blocks,
+    };
+    last * decay.powi(n_above as i32)
+}
 
 /// Fingerprint of a training of the recipe `kind` over the columns of a semantic and a quality set.
 fn fingerprint_over(
@@ -52,6 +73,13 @@ fn fingerprint_over(
 pub enum RecipeSettings {
     /// Heads over cached columns: the fusion head, kernel ridge regression, or both.
     Head(HeadSettings),
+    /// The network of an extractor with the fusion head, from the images.
+    FineTune {
+        /// Settings of the head.
+        head: HeadSettings,
+        /// Settings of the network and its training.
+        fine_tune: FineTuneSettings,
+    },
     /// MANIQA with the fusion head, from the images.
     Joint {
         /// Settings of the head.
@@ -67,7 +95,7 @@ impl RecipeSettings {
     /// Settings of the head; `None` for a network without one.
     pub fn head(&self) -> Option<&HeadSettings> {
         match self {
-            Self::Head(head) | Self::Joint { head, .. } => Some(head),
+            Self::Head(head) | Self::Joint { head, .. } | Self::FineTune { head, .. } => Some(head),
             Self::Rater(_) => None,
         }
     }
@@ -90,8 +118,16 @@ impl RecipeSettings {
     /// Whether MANIQA is trained with the head.
     pub fn is_joint(&self) -> bool {
         match self {
-            Self::Head(_) | Self::Rater(_) => false,
+            Self::Head(_) | Self::FineTune { .. } | Self::Rater(_) => false,
             Self::Joint { .. } => true,
+        }
+    }
+
+    /// Whether each run leaves a network of its own, which has computed features of the training's dataset alone.
+    pub fn makes_features(&self) -> bool {
+        match self {
+            Self::Head(_) | Self::Rater(_) => false,
+            Self::Joint { .. } | Self::FineTune { .. } => true,
         }
     }
 
@@ -104,6 +140,7 @@ impl RecipeSettings {
             Self::Head(head) => head.check(),
             Self::Joint { head, joint } => joint.check(head),
             Self::Rater(rater) => rater.check(),
+            Self::FineTune { head, fine_tune } => fine_tune.check(head),
         }
     }
 }
@@ -133,6 +170,12 @@ impl TrainStage<RecipeSettings> {
                     return Ok(Box::new(TrainStage { name, dataset, runs, settings, recipe }));
                 }
                 let recipe = HeadRecipe { semantic, quality, settings: head };
+                Box::new(TrainStage { name, dataset, runs, settings, recipe })
+            }
+            RecipeSettings::FineTune { head, fine_tune } => {
+                let (semantic, quality) =
+                    (semantic.ok_or(TrainError::NoSemantic)?, quality.ok_or(TrainError::NoQuality)?);
+                let recipe = FineTuneRecipe { semantic, quality, head, settings: fine_tune };
                 Box::new(TrainStage { name, dataset, runs, settings, recipe })
             }
             RecipeSettings::Joint { head, joint } => {

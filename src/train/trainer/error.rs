@@ -77,6 +77,6 @@ pub enum TrainError {
     #[error("where f_1 comes from is missing: only a joint training makes its own")]
     NoQuality,
     /// The training has no runs.
-    #[error("no split and seed is given, so there is nothing to train")]
+    #[error("no split and no seed is given, so no run would be trained")]
     NoRuns,
 }

@@ -121,8 +121,9 @@ pub trait Course: Recipe {
     where
         Self: 'a;
 
-    /// Steps over which the learning rate rises to the schedule's value.
-    fn warmup_steps(&self) -> u32 {
+    /// Steps, of `n_steps`, over which the learning rate rises to the schedule's value.
+    fn warmup_steps(&self, n_steps: u64) -> u64 {
+        let _ = n_steps;
         0
     }
 
@@ -156,6 +157,11 @@ pub trait Lesson {
         false
     }
 
+    /// How the optimiser treats the run's parameters.
+    fn tuning(&self) -> Tuning {
+        Tuning::default()
+    }
+
     /// The device to train on.
     fn device(&self) -> Device {
         Device::Cpu
@@ -175,6 +181,24 @@ pub trait Lesson {
     /// Writes the files that the run leaves: its head, and its network if the next stage applies it. `tensors` are all
     /// parameters of the kept epoch, on the CPU.
     fn export(&self, tensors: NamedTensors, store: &Store) -> Result<Exported, RecipeError>;
+}
+
+/// What a kind of training chooses about the optimiser.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tuning {
+    /// β₂ of Adam.
+    pub beta_2: f64,
+    /// Whether biases, norms and other vectors decay as matrices do.
+    pub decay_vectors: bool,
+    /// Largest norm of the gradient of all parameters together, for steps by autograd; a longer gradient is shortened.
+    pub gradient_norm: Option<f64>,
+}
+
+impl Default for Tuning {
+    /// PyTorch's defaults.
+    fn default() -> Self {
+        Self { beta_2: 0.999, decay_vectors: true, gradient_norm: None }
+    }
 }
 
 /// Images of one step.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::engine::ImageSource;
-use crate::train::plan::{add, n_runs_in_words};
+use crate::train::runs::{add, n_runs_in_words};
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::Store;
 use agiqa_store::store::run_log::RowCounts;

@@ -47,10 +47,11 @@ pub fn by_steps<C: Course>(
     progress: &Progress,
 ) -> Result<Option<Finished>, TrainError> {
     let lesson = recipe.lesson(data)?;
+    let n_steps = n_steps_per_epoch(data) * u64::from(data.settings.epochs);
     let now = Instant::now();
     let run = Run {
         pace: recipe.pace(),
-        n_warmup_steps: u64::from(recipe.warmup_steps()),
+        n_warmup_steps: recipe.warmup_steps(n_steps),
         targets: data.targets_on(recipe.label_scale(data)),
         lesson: &lesson,
         data,
@@ -134,7 +135,7 @@ impl<L: Lesson> Run<'_, L> {
     }
 
     fn n_steps_per_epoch(&self) -> u64 {
-        self.n_train().div_ceil(self.data.settings.batch_size as usize) as u64
+        n_steps_per_epoch(self.data)
     }
 
     fn learning_rate(&self, step: u64) -> f64 {
@@ -338,6 +339,10 @@ impl<L: Lesson> Run<'_, L> {
         train_log::write(store, &data.run, &log, self.data.fingerprint)?;
         Ok(Finished { exported, chosen_by, best_epoch, epochs })
     }
+}
+
+fn n_steps_per_epoch(data: &RunData<'_>) -> u64 {
+    data.train_mos.len().div_ceil(data.settings.batch_size as usize) as u64
 }
 
 /// A metric for people.

@@ -8,7 +8,7 @@ use super::selection::is_constant;
 use super::shared::{Planned, Shared};
 use super::{NextStage, Pace, Recipe, RunData, TrainError, in_words};
 use crate::train::TrainSettings;
-use crate::train::plan::{RunPlan, RunSeed, StoredInputs, add, distinct, n_runs_in_words, row_counts};
+use crate::train::runs::{RunPlan, RunSeed, StoredInputs, add, distinct, n_runs_in_words, row_counts};
 use agiqa_store::console::Progress;
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::Store;

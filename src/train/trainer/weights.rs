@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Batch, Lesson};
 use crate::train::TrainSettings;
-use crate::train::optimiser::{Adam, AdamState, Gradient};
+use crate::train::optimiser::{Adam, AdamState, Gradient, Rule};
 use agiqa_nets::layers::NamedTensors;
 
 /// Parameters that share a learning rate.
@@ -26,6 +26,8 @@ pub struct Weights {
     /// Parameters that the network itself changes.
     moving: Vec<String>,
     device: Device,
+    /// Largest norm of the gradient of all parameters together.
+    gradient_norm: Option<f64>,
 }
 
 /// All values that training changes. A resumed training needs them in addition to the initial parameters.
@@ -60,8 +62,8 @@ impl Weights {
     ) -> Self {
         let _no_grad = tch::no_grad_guard();
         let mut parameters = NamedTensors::new();
-        let (device, mut moving) = (lesson.device(), Vec::new());
-        let mut by_rate: BTreeMap<u64, (f64, Vec<String>)> = BTreeMap::new();
+        let (device, tuning, mut moving) = (lesson.device(), lesson.tuning(), Vec::new());
+        let mut by_rate: BTreeMap<(u64, bool), (f64, Vec<String>)> = BTreeMap::new();
         for (name, initial) in initial.iter().collect::<BTreeMap<_, _>>() {
             let tensor = saved.and_then(|saved| saved.tensors.get(&named(PARAMETER, name))).unwrap_or(initial);
             let rate = lesson.rate(name);
@@ -74,15 +76,18 @@ impl Weights {
             let is_trained = rate > 0.0 && copy.numel() > 0;
             parameters.insert(name.clone(), if is_trained { copy.set_requires_grad(true) } else { copy });
             if is_trained {
-                by_rate.entry(rate.to_bits()).or_insert((rate, Vec::new())).1.push(name.clone());
+                let decays = tuning.decay_vectors || initial.dim() > 1;
+                by_rate.entry((rate.to_bits(), decays)).or_insert((rate, Vec::new())).1.push(name.clone());
             }
         }
         let TrainSettings { optimiser, weight_decay, weight_average, .. } = *settings;
-        let group = |(rate, names): (f64, Vec<String>)| {
+        let group = |((_, decays), (rate, names)): ((u64, bool), (f64, Vec<String>))| {
+            let weight_decay = if decays { weight_decay } else { 0.0 };
+            let rule = Rule { kind: optimiser, weight_decay, average_decay: weight_average, beta_2: tuning.beta_2 };
             let values: Vec<Tensor> = names.iter().map(|name| parameters[name].detach()).collect();
             let values: Vec<&Tensor> = values.iter().collect();
             let adam = match saved {
-                None => Adam::new(optimiser, weight_decay, weight_average, &values),
+                None => Adam::new(rule, &values),
                 Some(SavedWeights { n_steps, tensors }) => {
                     let placed = |role| {
                         let placed = |name: &String| Some(tensors.get(&named(role, name))?.to_device(device));
@@ -90,13 +95,13 @@ impl Weights {
                     };
                     let [first, second, average] = ADAM_ROLES.map(placed);
                     let state = AdamState { n_steps: *n_steps, first, second, average };
-                    Adam::resume(optimiser, weight_decay, weight_average, &values, state)
+                    Adam::resume(rule, &values, state)
                 }
             };
             Group { rate, names, adam }
         };
-        let groups = by_rate.into_values().map(group).collect();
-        Self { parameters, groups, moving, device }
+        let groups = by_rate.into_iter().map(group).collect();
+        Self { parameters, groups, moving, device, gradient_norm: tuning.gradient_norm }
     }
 
     /// All parameters.
@@ -157,13 +162,27 @@ impl Weights {
             }
             (minimised / n_images as f64).backward();
         }
-        let mut gradients: NamedTensors =
-            self.trained_names().map(|name| (name.clone(), self.parameters[name].grad())).collect();
+        let _no_grad = tch::no_grad_guard();
+        // A parameter that the loss does not depend on has no gradient.
+        let gradient = |name: &String| {
+            let parameter = &self.parameters[name];
+            let gradient = parameter.grad();
+            (name.clone(), if gradient.defined() { gradient } else { parameter.zeros_like() })
+        };
+        let mut gradients: NamedTensors = self.trained_names().map(gradient).collect();
         if total.is_finite() {
+            if let Some(largest) = self.gradient_norm {
+                // In the order of names, so that a sum rounds alike in each session.
+                let squares = gradients.iter().collect::<BTreeMap<_, _>>().into_values();
+                let squares: Vec<Tensor> = squares.map(|gradient| gradient.square().sum(Kind::Double)).collect();
+                let norm = Tensor::stack(&squares, 0).sum(Kind::Double).double_value(&[]).sqrt();
+                if norm > largest {
+                    gradients.values_mut().for_each(|gradient| drop(gradient.g_mul_scalar_(largest / norm)));
+                }
+            }
             self.update(batch.learning_rate, |name| Gradient::Whole(gradients[name].shallow_clone()));
         }
-        let _no_grad = tch::no_grad_guard();
-        for gradient in gradients.values_mut().filter(|gradient| gradient.defined()) {
+        for gradient in gradients.values_mut() {
             let _ = gradient.zero_();
         }
         total

@@ -76,7 +76,7 @@ fn encodings_are_recognised_or_named() {
     assert_eq!(prompt(b"\xC3\xA8", &["--encoding", "gbk"]).0, "猫");
     let dir = with_three_images();
     dir.write("t.csv", CSV);
-    ingest(&dir, "t.csv", &["--encoding", "klingon"]).exits(2).says("`klingon` is no known encoding");
+    ingest(&dir, "t.csv", &["--encoding", "klingon"]).exits(2).says("unknown encoding `klingon`");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn delimiters_are_recognised_or_given() {
     let dir = with_three_images();
     dir.write("t.csv", CSV);
     ingest(&dir, "t.csv", &["--delimiter", "comma or so"]).exits(2).says("`semicolon`");
-    ingest(&dir, "t.csv", &["--delimiter", ";"]).exits(2).says("there are: `name,mos`");
+    ingest(&dir, "t.csv", &["--delimiter", ";"]).exits(2).says("the columns are: `name,mos`");
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn two_columns_of_one_name_are_refused_with_their_positions() {
     ingest(&dir, "t.csv", &[]).exits(2).says("more than one column `mos`: column 2, column 4");
     ingest(&dir, "t.csv", &["--column", "prompt=x"]).exits(2);
     dir.write("t.jsonl", "{\"name\":\"a.png\",\"mos\":1,\"mos\":9}\n{\"name\":\"b.jpg\",\"mos\":2}\n");
-    ingest(&dir, "t.jsonl", &[]).exits(1).says("(line 1): the key `mos` is there twice");
+    ingest(&dir, "t.jsonl", &[]).exits(1).says("(line 1): duplicate key `mos`");
 }
 
 #[test]

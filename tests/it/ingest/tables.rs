@@ -173,7 +173,7 @@ fn a_missing_column_names_those_there_are_and_the_nearest() {
     dir.write("t.csv", "name,MOS,prompt\na.png,1,x\n");
     ingest(&dir, "t.csv", &[])
         .exits(2)
-        .says("table `t.csv` has no column `mos`; there are: `name`, `MOS`, `prompt`; did you mean `MOS`?");
+        .says("table `t.csv` has no column `mos`; the columns are: `name`, `MOS`, `prompt`; did you mean `MOS`?");
 }
 
 #[test]

@@ -75,7 +75,7 @@ pub enum RaterError {
 
 fn expected_variants(name: RaterName) -> String {
     match name.variants() {
-        [] => "none, because there is one only".to_owned(),
+        [] => "none, because it has a single one".to_owned(),
         variants => variants.join(", "),
     }
 }

@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 
+use agiqa_images::interpolate_bicubic;
 use agiqa_judge::metrics;
 use tch::{Device, Kind, Tensor};
 
@@ -140,8 +141,9 @@ impl Recipe for JointRecipe {
         let config = self.config()?.maniqa;
         let preprocessor = ManiqaPreprocessor::of(&config);
         let (side_px, memory_mib) = (u32::try_from(config.vit.img_size)?, self.joint.image_memory_mib);
+        let resize = |image: &_, side_px| interpolate_bicubic(image, side_px, side_px).pixels;
         let fill = Box::new(move |image: &_, input: &mut [f32]| preprocessor.fill(image, input));
-        Ok(Some(PictureSettings::squares(side_px, memory_mib, self.joint.augment, fill)))
+        Ok(Some(PictureSettings::squares(side_px, memory_mib, self.joint.augment, resize, fill)))
     }
 
     fn pace(&self) -> Pace {
@@ -176,8 +178,8 @@ impl Recipe for JointRecipe {
 impl Course for JointRecipe {
     type Lesson<'a> = JointLesson<'a>;
 
-    fn warmup_steps(&self) -> u32 {
-        self.joint.warmup_steps
+    fn warmup_steps(&self, _n_steps: u64) -> u64 {
+        u64::from(self.joint.warmup_steps)
     }
 
     fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<JointLesson<'a>, RecipeError> {

@@ -159,8 +159,8 @@ impl Recipe for RaterRecipe {
 impl Course for RaterRecipe {
     type Lesson<'a> = RaterLesson<'a>;
 
-    fn warmup_steps(&self) -> u32 {
-        self.settings.warmup_steps
+    fn warmup_steps(&self, _n_steps: u64) -> u64 {
+        u64::from(self.settings.warmup_steps)
     }
 
     fn label_scale(&self, data: &RunData<'_>) -> LabelScale {

@@ -209,8 +209,8 @@ impl MappedColumns {
     fn find(table: &Table, mapping: &Mapping, adapter: Adapter) -> Result<Self, IngestError> {
         let find = |key: &'static str, column: &str| {
             // An adapter may know several names of a column.
-            let there = column.split('|').find(|column| table.column(column).is_ok()).unwrap_or(column);
-            let first = column.split('|').next().filter(|_| there == column).unwrap_or(there);
+            let present = column.split('|').find(|column| table.column(column).is_ok()).unwrap_or(column);
+            let first = column.split('|').next().filter(|_| present == column).unwrap_or(present);
             table.column(first).map_err(|source| IngestError::Column { key, source })
         };
         let optional = |key, column: &Option<String>| column.as_ref().map(|column| find(key, column)).transpose();
