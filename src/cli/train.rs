@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[arg(long)]
     name: Option<PartitionName>,
     /// Train MANIQA together with the head, from the images. See the joint options below.
-    #[arg(long, conflicts_with = "quality", groups = ["network", "fused"])]
+    #[arg(long, conflicts_with = "quality", group = "network")]
     joint: bool,
     /// Fine-tune the network that made the features, together with the head, from the images. Options that are not given have
     /// other defaults then; see the options below, and `docs/training.md`.
@@ -68,9 +68,7 @@ pub(super) struct Args {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
-    network_settings: NetworkArgs,
-    #[command(flatten)]
-    fused_settings: FusedArgs,
+    network: NetworkArgs,
     #[command(flatten)]
     rater_settings: RaterArgs,
     #[command(flatten)]
@@ -150,25 +148,63 @@ struct SettingsArgs {
     checkpoint_epochs: Option<u32>,
 }
 
-/// Options of a training from images.
+/// Further options of a training from the images. They need `--joint`, `--fine-tune` or `--rater`.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Training from images (with --joint, --fine-tune or --rater)")]
+#[command(next_help_heading = "Training from the images (with --joint, --fine-tune or --rater)")]
 struct NetworkArgs {
-    /// First weights. Joint: a folder with `config.json` and weights [default: ViT-S/14 on the weights `dinov2-s14`].
-    /// Fine-tuning: the network that made the features [default: the fetched weights]. Rater: a checkpoint of the network or of its trunk, or a folder with its trunks [default: `imagenet` in the weights
-    /// folder].
+    /// Folder with the weights to start from. `--joint`: with `config.json` [default: ViT-S/14 on the weights `dinov2-s14`].
+    /// `--fine-tune`: of the network that made the features [default: the fetched weights]. `--rater`: a checkpoint of the
+    /// network or of its trunk, or a folder with its trunks [default: `imagenet` in the weights folder].
     #[arg(long, value_name = "PATH", requires = "network")]
     weights: Option<std::path::PathBuf>,
+    /// Side of the input, pixels. `--joint`: on `dinov2-s14`, a multiple of 56 [default: 392]. `--fine-tune`: one of the
+    /// features' sides [default: their first].
+    #[arg(long, value_name = "PX", requires = "network", conflicts_with = "rater")]
+    side: Option<u32>,
+    /// Number type of products, `f32` or `bf16`. Weights are f32.
+    #[arg(long, requires = "network", conflicts_with = "rater")]
+    dtype: Option<Dtype>,
     /// `auto`, `cpu` or `cuda:N`.
     #[arg(long, requires = "network")]
     device: Option<DeviceChoice>,
+    /// `horizontal`, `flip` (without turns), `official` (flips upside down, as published) or `none`.
+    #[arg(long, requires = "network", conflicts_with = "rater", value_parser = named::<Augment>)]
+    augment: Option<Augment>,
+    /// Do not train the transformer.
+    #[arg(long, requires = "joint")]
+    freeze_backbone: bool,
+    /// Number of the transformer's first blocks that are not trained.
+    #[arg(long, value_name = "N", requires = "network", conflicts_with = "rater")]
+    freeze_blocks: Option<u32>,
+    /// Factor on the learning rate of the transformer's last block.
+    #[arg(long, value_name = "FACTOR", requires = "network", conflicts_with = "rater")]
+    backbone_rate: Option<f64>,
+    /// Factor on the learning rate from each block of the transformer to the previous one.
+    #[arg(long, value_name = "FACTOR", requires = "network", conflicts_with = "rater")]
+    layer_decay: Option<f64>,
+    /// Factor on the learning rate of MANIQA's parts above the transformer.
+    #[arg(long, value_name = "FACTOR", requires = "joint")]
+    quality_rate: Option<f64>,
+    /// Factor on the learning rate of the fusion.
+    #[arg(long, value_name = "FACTOR", requires = "joint")]
+    fusion_rate: Option<f64>,
+    /// Weight of the loss of MANIQA's own rating, added to the fusion's loss.
+    #[arg(long, value_name = "WEIGHT", requires = "joint")]
+    rating_loss: Option<f64>,
     /// Number of steps over which the learning rate rises.
     #[arg(long, value_name = "N", requires = "network", conflicts_with = "fine_tune")]
     warmup_steps: Option<u32>,
     /// Number of images in the network at once. A batch's gradients are summed [default: the batch].
     #[arg(long, value_name = "N", requires = "network")]
     micro_batch: Option<u32>,
-    /// Memory for images. Images that do not fit are kept in a file.
+    /// Sides at which the fine-tuned network scores, separated by commas; a score is their mean [default: the side of
+    /// training].
+    #[arg(long, value_name = "PX", value_delimiter = ',', requires = "fine_tune")]
+    score_sides: Vec<u32>,
+    /// Whether the fine-tuned network takes the mean over an image and its mirror image [default: as the features do].
+    #[arg(long, requires = "fine_tune")]
+    mirror: Option<bool>,
+    /// Memory for resized images. Images that do not fit are kept in a file.
     #[arg(long, value_name = "MIB", requires = "network")]
     image_memory_mib: Option<u32>,
     /// Minutes between two saved states within an epoch.
@@ -194,115 +230,42 @@ struct RaterArgs {
     flip: Option<bool>,
 }
 
-/// Further options of a training with the head. They need `--joint` or `--fine-tune`.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Training of a network with the head (with --joint or --fine-tune)")]
-struct FusedArgs {
-    /// Side of the input, pixels. `--joint`: on `dinov2-s14`, a multiple of 56 [default: 392]. `--fine-tune`: one of the
-    /// features' sides [default: their first].
-    #[arg(long, value_name = "PX", requires = "fused")]
-    side: Option<u32>,
-    /// Number type of products, `f32` or `bf16`. Weights are f32.
-    #[arg(long, requires = "fused")]
-    dtype: Option<Dtype>,
-    /// `horizontal`, `flip` (without turns), `official` (flips upside down, as published) or `none`.
-    #[arg(long, requires = "fused", value_parser = named::<Augment>)]
-    augment: Option<Augment>,
-    /// Do not train the transformer.
-    #[arg(long, requires = "joint")]
-    freeze_backbone: bool,
-    /// Number of the transformer's first blocks that are not trained.
-    #[arg(long, value_name = "N", requires = "fused")]
-    freeze_blocks: Option<u32>,
-    /// Factor on the learning rate of the transformer's last block.
-    #[arg(long, value_name = "FACTOR", requires = "fused")]
-    backbone_rate: Option<f64>,
-    /// Factor on the learning rate from each block of the transformer to the previous one.
-    #[arg(long, value_name = "FACTOR", requires = "fused")]
-    layer_decay: Option<f64>,
-    /// Factor on the learning rate of MANIQA's parts above the transformer.
-    #[arg(long, value_name = "FACTOR", requires = "joint")]
-    quality_rate: Option<f64>,
-    /// Factor on the learning rate of the fusion.
-    #[arg(long, value_name = "FACTOR", requires = "joint")]
-    fusion_rate: Option<f64>,
-    /// Weight of the loss of MANIQA's own rating, added to the fusion's loss.
-    #[arg(long, value_name = "WEIGHT", requires = "joint")]
-    rating_loss: Option<f64>,
-    /// Sides at which the fine-tuned network scores, separated by commas; a score is their mean [default: the side of
-    /// training].
-    #[arg(long, value_name = "PX", value_delimiter = ',', requires = "fine_tune")]
-    score_sides: Vec<u32>,
-    /// Whether the fine-tuned network takes the mean over an image and its mirror image [default: as the features do].
-    #[arg(long, requires = "fine_tune")]
-    mirror: Option<bool>,
-}
-
-/// Settings whose fields are the arguments that were given, and the defaults for the others. Fields of other arguments
-/// come from `$others`.
+/// Settings whose fields are the arguments that were given, and the defaults for the others.
 macro_rules! given_or_default {
     ($settings:ident, $args:ident, $default:ident, [$($field:ident),*], $($as_given:ident),*) => {
         $settings { $($field: $args.$field.unwrap_or($default.$field),)* $($as_given: $args.$as_given),* }
     };
-    ($settings:ident, $args:ident, [$($field:ident),*], $($as_given:ident),*; $others:expr) => {{
-        let others = $others;
-        $settings {
-            $($field: $args.$field.unwrap_or(others.$field),)*
-            $($as_given: $args.$as_given,)*
-            ..others
-        }
-    }};
 }
 
 impl FusedArgs {
     #[rustfmt::skip]
-    fn joint(self, network: NetworkArgs) -> JointSettings {
-        let joint = given_or_default!(
-            JointSettings, self,
-            [dtype, augment, freeze_blocks, backbone_rate, layer_decay, quality_rate, fusion_rate, rating_loss],
-            side, freeze_backbone; JointSettings::default()
-        );
+    fn joint(self) -> JointSettings {
+        let default = JointSettings::default();
         given_or_default!(
-            JointSettings, network,
-            [device, warmup_steps, image_memory_mib, checkpoint_minutes],
-            weights, micro_batch; joint
+            JointSettings, self, default,
+            [dtype, device, augment, freeze_blocks, backbone_rate, layer_decay, quality_rate, fusion_rate, rating_loss,
+             warmup_steps, image_memory_mib, checkpoint_minutes],
+            weights, side, freeze_backbone, micro_batch
         )
-    }
-
-    fn fine_tune(self, network: NetworkArgs) -> FineTuneSettings {
-        let default = FineTuneSettings::default();
-        FineTuneSettings {
-            weights: network.weights,
-            side: self.side,
-            score_sides: self.score_sides,
-            mirror: self.mirror,
-            dtype: self.dtype,
-            device: network.device.unwrap_or(default.device),
-            augment: self.augment.unwrap_or(default.augment),
-            freeze_blocks: self.freeze_blocks.unwrap_or(default.freeze_blocks),
-            backbone_rate: self.backbone_rate.unwrap_or(default.backbone_rate),
-            layer_decay: self.layer_decay.unwrap_or(default.layer_decay),
-            micro_batch: network.micro_batch,
-            image_memory_mib: network.image_memory_mib.unwrap_or(default.image_memory_mib),
-            checkpoint_minutes: network.checkpoint_minutes.unwrap_or(default.checkpoint_minutes),
-            ..default
-        }
     }
 }
 
 impl RaterArgs {
-    #[rustfmt::skip]
-    fn settings(self, network: NetworkArgs, name: RaterName) -> RaterSettings {
-        let rater = given_or_default!(
-            RaterSettings, self,
-            [batch_norm],
-            variant, crop, flip; RaterSettings::of(name)
-        );
-        given_or_default!(
-            RaterSettings, network,
-            [device, warmup_steps, image_memory_mib, checkpoint_minutes],
-            weights, micro_batch; rater
-        )
+    fn settings(self, name: RaterName, network: NetworkArgs) -> RaterSettings {
+        let default = RaterSettings::of(name);
+        RaterSettings {
+            network: name,
+            weights: network.weights,
+            variant: self.variant,
+            device: network.device.unwrap_or(default.device),
+            batch_norm: self.batch_norm.unwrap_or(default.batch_norm),
+            crop: self.crop,
+            flip: self.flip,
+            micro_batch: network.micro_batch,
+            warmup_steps: network.warmup_steps.unwrap_or(default.warmup_steps),
+            image_memory_mib: network.image_memory_mib.unwrap_or(default.image_memory_mib),
+            checkpoint_minutes: network.checkpoint_minutes.unwrap_or(default.checkpoint_minutes),
+        }
     }
 }
 
@@ -332,36 +295,24 @@ impl SettingsArgs {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let Args {
-        store,
-        dataset,
-        name,
-        joint,
-        fine_tune,
-        rater,
-        features,
-        semantic,
-        quality,
-        split,
-        seeds,
-        split_seed,
-        ..
-    } = args;
-    let has_schedule = args.settings.schedule.is_some();
-    let defaults = if fine_tune { FineTuneSettings::defaults() } else { Default::default() };
-    let (mut settings, head) = args.settings.settings(defaults);
-    let network = args.network_settings;
-    let recipe = match rater {
-        Some(name) => {
-            let defaults = HeadSettings::default();
-            anyhow::ensure!(head == defaults, "a rating network has no head: leave out the options of one");
-            let schedule = Protocol::of(name).schedule.filter(|_| !has_schedule);
-            settings.schedule = schedule.unwrap_or(settings.schedule);
-            RecipeSettings::Rater(args.rater_settings.settings(network, name))
+    let Args { store, dataset, name, joint, fine_tune, features, semantic, quality, split, seeds, split_seed, .. } =
+        args;
+    let rater = args.rater;
+    let defaults = match rater.and_then(|name| Protocol::of(name).schedule) {
+        _ if fine_tune => FineTuneSettings::defaults(),
+        Some(schedule) => (TrainSettings { schedule, ..TrainSettings::default() }, HeadSettings::default()),
+        None => Default::default(),
+    };
+    let (settings, head) = args.settings.settings(defaults);
+    let recipe = match (joint, fine_tune, rater) {
+        (true, ..) => RecipeSettings::Joint { head, joint: args.network.joint() },
+        (false, true, _) => RecipeSettings::FineTune { head, fine_tune: args.network.fine_tune() },
+        (false, false, Some(name)) => {
+            let has_options = head != HeadSettings::default();
+            anyhow::ensure!(!has_options, "a rating network has no head: leave out the options of one");
+            RecipeSettings::Rater(args.rater_settings.settings(name, args.network))
         }
-        None if joint => RecipeSettings::Joint { head, joint: args.fused_settings.joint(network) },
-        None if fine_tune => RecipeSettings::FineTune { head, fine_tune: args.fused_settings.fine_tune(network) },
-        None => RecipeSettings::Head(head),
+        (false, false, None) => RecipeSettings::Head(head),
     };
     let (settings, recipe) = training_overlaid(settings, recipe, args.set.arguments())?;
     let store = Store::open(&store, OpenMode::Existing)?;
@@ -381,10 +332,10 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let split_of = |seed: u32| split.settings(split_seed.unwrap_or(seed));
     let runs: Vec<RunSeed> =
         seeds.0.iter().map(|seed| RunSeed { split: split_of(*seed).name(), seed: *seed }).collect();
-    let name = match (name, &semantic, rater) {
-        (Some(name), ..) => name,
-        (None, Some(semantic), _) => semantic.extractor.clone(),
-        (None, None, rater) => PartitionName::new(rater.map_or("", RaterName::as_str))?,
+    let name = match (name, &semantic) {
+        (Some(name), _) => name,
+        (None, Some(semantic)) => semantic.extractor.clone(),
+        (None, None) => PartitionName::new(rater.map_or("", RaterName::as_str))?,
     };
     let split_seeds = split_seed.map_or_else(|| seeds.0.clone(), |seed| vec![seed]);
     let splits = split::stages(&dataset, &split, &split_seeds);

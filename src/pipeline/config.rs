@@ -16,8 +16,8 @@
 //! [split]                           # settings of `agiqa split`; `seeds = […]` makes one split per seed; `[[split]]` tables
 //!                                   # are several kinds
 //! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`; a table `[train.joint]` or
-//!                                   # `[train.fine_tune]` trains a network with the head, and `[train.rater]`, with
-//!                                   # `network`, a network that rates images, which needs no features
+//!                                   # `[train.fine_tune]` trains a network with the head, `[train.rater]` a network that
+//!                                   # rates images and needs no `[features]`
 //! [predict]                         # `also = ["other"]`: further datasets to score; `average = "equal"` or `"validation"`:
 //!                                   # averages the runs of each split
 //! [evaluate]                        # settings of `agiqa evaluate`

@@ -19,7 +19,6 @@ use agiqa_nets::raters::RaterName;
 const JOINT: &str = "joint";
 const FINE_TUNE: &str = "fine_tune";
 const RATER: &str = "rater";
-const RECIPES: [&str; 3] = [JOINT, FINE_TUNE, RATER];
 
 /// `settings` with the `--set KEY=VALUE` arguments `set` laid over them.
 ///
@@ -110,7 +109,7 @@ pub(super) fn read_rating_settings(
 }
 
 /// The settings of a training, trainer and recipe, with the `--set KEY=VALUE` arguments `set` laid over them. Keys are
-/// the keys of `[train]`; those of a joint training begin with `joint.`, those of a fine-tuning with `fine_tune.`, those of
+/// the keys of `[train]`, those of a joint training begin with `joint.`, those of a fine-tuning with `fine_tune.`, those of
 /// a rating network with `rater.`.
 ///
 /// # Errors
@@ -154,18 +153,17 @@ pub(super) fn read_training(
     more_keys: &[&str],
 ) -> Result<(TrainSettings, RecipeSettings), ConfigError> {
     let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-    let tables = RECIPES.map(|key| node.remove(key));
-    if let Some((table, key)) =
-        tables.iter().zip(RECIPES).filter_map(|(table, key)| Some((table.as_ref()?, key))).nth(1)
-    {
-        let problem = format!("`{}`: a training has one of the tables `{}`", below(key), RECIPES.join("`, `"));
-        return Err(ConfigError::new(sources.place(table.origin), problem));
+    let networks = [JOINT, FINE_TUNE, RATER].map(|key| node.remove(key));
+    if let [_, second, ..] = networks.iter().flatten().collect::<Vec<_>>()[..] {
+        let problem =
+            "a training is joint (`joint`), a fine-tuning (`fine_tune`) or of a rating network (`rater`), not several";
+        return Err(ConfigError::new(sources.place(second.origin), problem));
     }
-    let [joint, fine_tune, rater] = tables;
-    let more_keys: Vec<&str> = RECIPES.into_iter().chain(more_keys.iter().copied()).collect();
+    let [joint, fine_tune, rater] = networks;
+    let network_keys = || [JOINT, FINE_TUNE, RATER].into_iter().chain(more_keys.iter().copied());
     if let Some(rater) = rater {
         let has_schedule = node.get("schedule").is_some();
-        let mut settings: TrainSettings = de::settings(sources, path, &node, &more_keys)?;
+        let mut settings: TrainSettings = de::settings(sources, path, &node, &network_keys().collect::<Vec<_>>())?;
         let rater: RaterSettings = de::settings(sources, &below(RATER), &rater, &[])?;
         if let Some(schedule) = Protocol::of(rater.network).schedule.filter(|_| !has_schedule) {
             settings.schedule = schedule;
@@ -180,7 +178,7 @@ pub(super) fn read_training(
     }
     let head_keys = HeadSettings::keys();
     let head = split_off(&mut node, &head_keys);
-    let more_keys: Vec<&str> = head_keys.iter().map(String::as_str).chain(more_keys).collect();
+    let more_keys: Vec<&str> = head_keys.iter().map(String::as_str).chain(network_keys()).collect();
     let settings = de::settings(sources, path, &node, &more_keys)?;
     let head = de::settings(sources, path, &head, &[])?;
     let recipe = match (joint, fine_tune) {

@@ -75,7 +75,8 @@ impl Pipeline {
             let mut trained_idx = vec![steps.add_boxed(StageName::Train, head.train, &before_training)];
             // The network of a training is applied under the same name, so that `--stage train` makes all that scores need.
             if let Some(next) = next {
-                let next = NextStage { datasets: head.scored, ..next };
+                let datasets = if head.recipe.reads_columns() { next.datasets.clone() } else { head.scored };
+                let next = NextStage { datasets, ..next };
                 trained_idx.push(steps.add(StageName::Train, next, &trained_idx.clone()));
             }
             // A rating network has scored the images when it was applied.

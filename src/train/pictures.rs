@@ -74,6 +74,9 @@ pub(super) struct Location {
 /// Fills a network's input, three planes, from a picture with the right side.
 pub type Fill = Box<dyn Fn(&RgbImage8, &mut [f32]) + Send + Sync>;
 
+/// The pixels of a picture, resized to a square of a side.
+pub type Resize = fn(&RgbImage8, u32) -> Vec<u8>;
+
 /// How a recipe sees a picture.
 pub trait View: Send + Sync {
     /// The picture in the form that is kept, for example resized. An error says why the picture cannot be used.
@@ -98,22 +101,19 @@ pub struct PictureSettings {
 }
 
 impl PictureSettings {
-    /// Pictures in squares.
-    pub fn squares(memory_mib: u32, squares: Squares) -> Self {
-        Self { memory_mib, view: Box::new(squares) }
+    /// Pictures that `resize` makes squares of `side_px` pixels, changed by `augment` in training, which `fill` converts to
+    /// the network's input.
+    pub fn squares(side_px: u32, memory_mib: u32, augment: Augment, resize: Resize, fill: Fill) -> Self {
+        Self { memory_mib, view: Box::new(Squares { side_px, augment, resize, fill }) }
     }
 }
 
 /// Pictures in squares.
-pub struct Squares {
-    /// Side of the square that images are resized to, pixels.
-    pub side_px: u32,
-    /// Random changes of a training image each time it is used.
-    pub augment: Augment,
-    /// The pixels of an image, resized to a square of this side.
-    pub resize: fn(&RgbImage8, u32) -> Vec<u8>,
-    /// Converts a picture to the network's input.
-    pub fill: Fill,
+struct Squares {
+    side_px: u32,
+    augment: Augment,
+    resize: Resize,
+    fill: Fill,
 }
 
 impl Squares {
@@ -376,10 +376,7 @@ mod tests {
             let fill: Fill = Box::new(|image, input| {
                 input.iter_mut().zip(&image.pixels).for_each(|(value, level)| *value = f32::from(*level));
             });
-            let settings = PictureSettings::squares(
-                0,
-                Squares { side_px: 16, augment: Augment::Horizontal, resize: |image, _| image.pixels.clone(), fill },
-            );
+            let settings = PictureSettings::squares(16, 0, Augment::Horizontal, |image, _| image.pixels.clone(), fill);
             let kept = keeper.finish().expect("it is whole");
             let pictures = Pictures { settings, position_of: (0..5).map(Some).collect(), kept };
             assert_eq!(pictures.in_memory(), memory == 5 * n_bytes);

@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::synth;
 use crate::testdir::{TestDir, shared};
+use agiqa_synth::reference_file;
 
 /// A network with its weights, ready to learn.
 struct Student {
@@ -102,15 +103,19 @@ impl Student {
         learning.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
 
-    fn pass(&self, by_batch: bool) -> Pass {
-        let phase = Phase::Learning { by_batch, drops: false };
-        let network = self.start.network(&self.tensors, Device::Cpu, phase).expect("the tensors fit");
+    /// The mean squared error of the network of `tensors`.
+    fn loss(&self, tensors: &NamedTensors, phase: Phase) -> Tensor {
+        let network = self.start.network(tensors, Device::Cpu, phase).expect("the tensors fit");
         let has_one_shape = self.inputs.iter().all(|input| input.size() == self.inputs[0].size());
         let ratings = match has_one_shape {
             true => network.rate(&Tensor::stack(&self.inputs, 0)),
             false => Tensor::cat(&self.inputs.iter().map(|xs| network.rate(&xs.unsqueeze(0))).collect::<Vec<_>>(), 0),
         };
-        let loss = (ratings - &self.targets).square().mean(Kind::Float);
+        (ratings - &self.targets).square().mean(Kind::Float)
+    }
+
+    fn pass(&self, by_batch: bool) -> Pass {
+        let loss = self.loss(&self.tensors, Phase::Learning { by_batch, drops: false });
         loss.backward();
         let learning = self.learning();
         let gradients = learning.iter().map(|(name, tensor)| (name.clone(), tensor.grad().copy())).collect();
@@ -329,4 +334,31 @@ fn saan_learns_as_the_authors_code() {
     let expected = read(&folder.join("expected.safetensors"));
     let gradients = read(&folder.join("gradients.safetensors"));
     compare_variants(RaterName::Baid, &train, &weights(&config), &expected["input.u8"], &gradients, 1e-4);
+}
+
+/// Small networks, whose weights everybody has.
+#[test]
+fn networks_rate_alike_in_both_phases_and_a_step_along_the_gradient_does_what_it_predicts() {
+    let cases: Value = serde_json::from_slice(&reference_file("raters.json")).expect("it is JSON");
+    let side = 224_i64;
+    let levels = Tensor::arange(2 * side * side * 3, (Kind::Int64, Device::Cpu)).remainder(251);
+    let levels = levels.to_kind(Kind::Uint8).view([2, side, side, 3]);
+    for name in RaterStart::NETWORKS.iter().filter(|name| cases.get(name.as_str()).is_some()) {
+        let student = Student::new(*name, &weights(&cases[name.as_str()]), &levels, &serde_json::json!([0.3, 0.7]));
+        let Pass { loss, gradients } = student.pass(false);
+        let _no_grad = tch::no_grad_guard();
+        let fixed: NamedTensors = student.tensors.iter().map(|(name, xs)| (name.clone(), xs.detach())).collect();
+        let rated = student.loss(&fixed, Phase::Rating).double_value(&[]);
+        assert_near(&format!("{name}, rating"), rated, loss, 1e-4);
+        // A thousandth of the loss, to first order.
+        let square = gradients.values().map(|xs| l2(xs).powi(2)).sum::<f64>();
+        let step = 1e-3 * loss / square;
+        let moved = |(name, xs): (&String, &Tensor)| match gradients.get(name) {
+            Some(gradient) => (name.clone(), xs - gradient * step),
+            None => (name.clone(), xs.shallow_clone()),
+        };
+        let moved: NamedTensors = fixed.iter().map(moved).collect();
+        let fall = rated - student.loss(&moved, Phase::Rating).double_value(&[]);
+        assert_near(&format!("{name}, fall"), fall, 1e-3 * loss, 0.2);
+    }
 }

@@ -28,6 +28,10 @@ pub mod joint;
 
 pub use joint::{JointRecipe, JointSettings};
 
+mod rater;
+
+pub use rater::{BatchNorms, Protocol, RaterRecipe, RaterSettings, rater_application};
+
 pub mod fine_tune;
 
 pub use fine_tune::{FineTuneRecipe, FineTuneSettings};
@@ -139,8 +143,8 @@ impl RecipeSettings {
         match self {
             Self::Head(head) => head.check(),
             Self::Joint { head, joint } => joint.check(head),
-            Self::FineTune { head, fine_tune } => fine_tune.check(head),
             Self::Rater(rater) => rater.check(),
+            Self::FineTune { head, fine_tune } => fine_tune.check(head),
         }
     }
 }
@@ -173,8 +177,8 @@ impl TrainStage<RecipeSettings> {
                 Box::new(TrainStage { name, dataset, runs, settings, recipe })
             }
             RecipeSettings::FineTune { head, fine_tune } => {
-                let quality = quality.ok_or(TrainError::NoQuality)?;
-                let semantic = semantic.ok_or(TrainError::NoSemantic)?;
+                let (semantic, quality) =
+                    (semantic.ok_or(TrainError::NoSemantic)?, quality.ok_or(TrainError::NoQuality)?);
                 let recipe = FineTuneRecipe { semantic, quality, head, settings: fine_tune };
                 Box::new(TrainStage { name, dataset, runs, settings, recipe })
             }

@@ -151,15 +151,15 @@ pub trait Lesson {
         1.0
     }
 
-    /// How the optimiser treats the run's parameters.
-    fn tuning(&self) -> Tuning {
-        Tuning::default()
-    }
-
     /// Whether the network itself changes a parameter in each step, as a batch norm does its statistics. Its rate is 0.
     fn moves(&self, parameter: &str) -> bool {
         let _ = parameter;
         false
+    }
+
+    /// How the optimiser treats the run's parameters.
+    fn tuning(&self) -> Tuning {
+        Tuning::default()
     }
 
     /// The device to train on.

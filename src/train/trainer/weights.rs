@@ -62,7 +62,7 @@ impl Weights {
     ) -> Self {
         let _no_grad = tch::no_grad_guard();
         let mut parameters = NamedTensors::new();
-        let (tuning, device, mut moving) = (lesson.tuning(), lesson.device(), Vec::new());
+        let (device, tuning, mut moving) = (lesson.device(), lesson.tuning(), Vec::new());
         let mut by_rate: BTreeMap<(u64, bool), (f64, Vec<String>)> = BTreeMap::new();
         for (name, initial) in initial.iter().collect::<BTreeMap<_, _>>() {
             let tensor = saved.and_then(|saved| saved.tensors.get(&named(PARAMETER, name))).unwrap_or(initial);

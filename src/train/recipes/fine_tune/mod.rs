@@ -177,13 +177,9 @@ impl Recipe for FineTuneRecipe {
 
     fn pictures(&self) -> Result<Option<PictureSettings>, RecipeError> {
         let backbone = self.backbone()?;
-        let squares = Squares {
-            side_px: backbone.side_px(),
-            augment: self.settings.augment,
-            resize: backbone.resize(),
-            fill: backbone.fill(),
-        };
-        Ok(Some(PictureSettings::squares(self.settings.image_memory_mib, squares)))
+        let (side_px, memory_mib) = (backbone.side_px(), self.settings.image_memory_mib);
+        let (augment, resize) = (self.settings.augment, backbone.resize());
+        Ok(Some(PictureSettings::squares(side_px, memory_mib, augment, resize, backbone.fill())))
     }
 
     fn pace(&self) -> Pace {
@@ -429,7 +425,8 @@ impl Lesson for FineTuneLesson<'_> {
         store.put(&models::head_path(run), self.head(&tensors).to_bytes())?;
         let folder = LocalFolder::new(store, &prefix)?;
         let features = feature_sets(&self.recipe.extractor(&self.backbone, folder.path().to_owned()))?;
-        Ok(Exported { inputs: models::fusion_inputs(&features.semantic, &features.quality), ..Exported::default() })
+        let inputs = models::fusion_inputs(&features.semantic, &features.quality);
+        Ok(Exported { inputs, ..Exported::default() })
     }
 }
 

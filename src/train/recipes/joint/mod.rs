@@ -140,13 +140,10 @@ impl Recipe for JointRecipe {
     fn pictures(&self) -> Result<Option<PictureSettings>, RecipeError> {
         let config = self.config()?.maniqa;
         let preprocessor = ManiqaPreprocessor::of(&config);
-        let squares = Squares {
-            side_px: u32::try_from(config.vit.img_size)?,
-            augment: self.joint.augment,
-            resize: |image, side_px| interpolate_bicubic(image, side_px, side_px).pixels,
-            fill: Box::new(move |image, input| preprocessor.fill(image, input)),
-        };
-        Ok(Some(PictureSettings::squares(self.joint.image_memory_mib, squares)))
+        let (side_px, memory_mib) = (u32::try_from(config.vit.img_size)?, self.joint.image_memory_mib);
+        let resize = |image: &_, side_px| interpolate_bicubic(image, side_px, side_px).pixels;
+        let fill = Box::new(move |image: &_, input: &mut [f32]| preprocessor.fill(image, input));
+        Ok(Some(PictureSettings::squares(side_px, memory_mib, self.joint.augment, resize, fill)))
     }
 
     fn pace(&self) -> Pace {
