@@ -42,7 +42,7 @@ pub(super) struct Args {
     joint: bool,
     /// Fine-tune the network that made the features, together with the head, from the images. Options that are not given have
     /// other defaults then; see the options below, and `docs/training.md`.
-    #[arg(long, groups = ["network", "fused"])]
+    #[arg(long, group = "network")]
     fine_tune: bool,
     /// Train a network that rates images, e.g. `hyperiqa`, from the images alone. See the options below.
     #[arg(long, value_name = "NETWORK", group = "network", conflicts_with_all = ["features", "semantic", "quality"])]
@@ -237,7 +237,7 @@ macro_rules! given_or_default {
     };
 }
 
-impl FusedArgs {
+impl NetworkArgs {
     #[rustfmt::skip]
     fn joint(self) -> JointSettings {
         let default = JointSettings::default();
@@ -247,6 +247,26 @@ impl FusedArgs {
              warmup_steps, image_memory_mib, checkpoint_minutes],
             weights, side, freeze_backbone, micro_batch
         )
+    }
+
+    fn fine_tune(self) -> FineTuneSettings {
+        let default = FineTuneSettings::default();
+        FineTuneSettings {
+            weights: self.weights,
+            side: self.side,
+            score_sides: self.score_sides,
+            mirror: self.mirror,
+            dtype: self.dtype,
+            device: self.device.unwrap_or(default.device),
+            augment: self.augment.unwrap_or(default.augment),
+            freeze_blocks: self.freeze_blocks.unwrap_or(default.freeze_blocks),
+            backbone_rate: self.backbone_rate.unwrap_or(default.backbone_rate),
+            layer_decay: self.layer_decay.unwrap_or(default.layer_decay),
+            micro_batch: self.micro_batch,
+            image_memory_mib: self.image_memory_mib.unwrap_or(default.image_memory_mib),
+            checkpoint_minutes: self.checkpoint_minutes.unwrap_or(default.checkpoint_minutes),
+            ..default
+        }
     }
 }
 

@@ -28,10 +28,6 @@ pub mod joint;
 
 pub use joint::{JointRecipe, JointSettings};
 
-mod rater;
-
-pub use rater::{BatchNorms, Protocol, RaterRecipe, RaterSettings, rater_application};
-
 pub mod fine_tune;
 
 pub use fine_tune::{FineTuneRecipe, FineTuneSettings};

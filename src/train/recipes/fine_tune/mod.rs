@@ -20,7 +20,7 @@ use super::fusion::{HeadColumns, HeadSettings, Start};
 use super::linear_start::{LinearStart, initial_head};
 use crate::features::{Backbone, FeatureSettings, FeatureStage, feature_sets};
 use crate::train::head_inputs::{self, HeadInputsError};
-use crate::train::pictures::{PictureSettings, Squares};
+use crate::train::pictures::PictureSettings;
 use crate::train::trainer::{
     Application, Batch, Course, Exported, Finished, Lesson, LocalFolder, Loss, Pace, Recipe, RecipeError, RunData,
     TrainError, Tuning, Validated, Weights, by_steps,

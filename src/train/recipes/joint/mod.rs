@@ -18,7 +18,7 @@ use crate::features::maniqa::{ManiqaOptions, ManiqaPreprocessor};
 use crate::features::{CommonSettings, FeatureSettings, FeatureStage, NetworkSettings};
 use crate::train::head_inputs;
 use crate::train::initial::initial;
-use crate::train::pictures::{PictureSettings, Squares};
+use crate::train::pictures::PictureSettings;
 use crate::train::trainer::{
     Application, Batch, Course, Exported, Finished, Lesson, Loss, Pace, Recipe, RecipeError, RunData, TrainError,
     Validated, Weights, by_steps, in_words,
