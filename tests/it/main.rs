@@ -33,6 +33,7 @@ mod nss;
 mod paths;
 mod pipeline;
 mod predict;
+mod qalign;
 mod query;
 mod resizing;
 mod schemas;

@@ -18,7 +18,7 @@ fn cases() -> Value {
 }
 
 /// Writes the checkpoint of the network `name` in its layout number `layout`. Returns its file, or the folder of several.
-fn checkpoint(dir: &TestDir, name: &str, layout: usize) -> PathBuf {
+pub fn checkpoint(dir: &TestDir, name: &str, layout: usize) -> PathBuf {
     let case = &cases()[name];
     let shapes = serde_json::from_value(case["shapes"].clone()).expect("names and shapes");
     let overrides = serde_json::from_value(case["overrides"].clone()).expect("changes by name");

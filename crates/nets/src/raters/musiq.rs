@@ -21,9 +21,11 @@ use std::sync::Arc;
 use agiqa_images::RgbImage8;
 use tch::{Kind, Tensor};
 
+pub(super) use super::musiq_npz::NPZ_LANDMARK;
+use super::musiq_npz::arranged;
 use super::{Architecture, Layout, Prepare, Prepared, Rater, Stored, Unfit};
 use crate::attention::attend;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::conv::Watch;
 use crate::layers::{Activation, LayerNorm, Linear, Mlp, Parameters};
 use crate::pixels::Planes;
@@ -201,6 +203,13 @@ impl Architecture for Musiq {
     type Sizes = Sizes;
 
     const LAYOUTS: &'static [Layout] = &[Layout::plain("transformer_encoder.posembed_input.position_emb")];
+
+    fn adopt(checkpoint: Checkpoint) -> Result<Checkpoint, CheckpointError> {
+        match checkpoint.contains(NPZ_LANDMARK) {
+            true => checkpoint.rearranged(arranged),
+            false => Ok(checkpoint),
+        }
+    }
 
     fn sizes(stored: &Stored, variant: Option<&str>) -> Result<Sizes, CheckpointError> {
         let block = |i: usize| format!("transformer_encoder.transformer.encoderblock_{i}.mlp.fc1.weight");
