@@ -53,6 +53,9 @@ const STD_EPS: f64 = 1e-5;
 /// Number of heads of the published networks. Shapes do not tell it.
 const N_HEADS: i64 = 6;
 
+/// Greatest number of patches that are embedded at once. It limits the memory: 300 MB for the widest layer.
+const MAX_PATCHES: i64 = 1024;
+
 /// The first convolution and the pool each halve a patch.
 const HALVED: i64 = 4;
 
@@ -282,7 +285,13 @@ impl Musiq {
         let d_pixels = 3 * side * side;
         let patches = tokens.narrow(1, 0, d_pixels).reshape([-1, 3, side, side]);
         let index = |i: i64| tokens.select(1, d_pixels + i).to_kind(Kind::Int64);
-        let embedded = self.embed(&patches, watch); // (n, d)
+        let embedded = match patches.size()[0] > MAX_PATCHES {
+            true => {
+                let parts = patches.split(MAX_PATCHES, 0);
+                Tensor::cat(&parts.iter().map(|part| self.embed(part, &mut |_, _| {})).collect::<Vec<_>>(), 0)
+            }
+            false => self.embed(&patches, watch), // (n, d)
+        };
         watch("embedding", &embedded);
         let places = self.positions.index_select(0, &index(0)) + self.scales.index_select(0, &index(1));
         let mut xs = Tensor::cat(&[self.class_token.shallow_clone(), (embedded + places).unsqueeze(0)], 1);
