@@ -27,6 +27,8 @@ pub use config::{CompareSection, ExperimentSection, FeaturesSection, Pipeline, P
 
 mod steps;
 
+pub mod absent;
+
 pub mod plan;
 
 pub mod summary;

@@ -45,6 +45,7 @@ mod setup;
 mod splits;
 mod store;
 mod synth;
+mod table1;
 mod tables;
 mod train;
 mod version1;

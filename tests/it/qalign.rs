@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 use crate::mplug_owl2::{SAFETENSORS, write_weights};
+use crate::score::write_png;
 use crate::synth::fill;
 use crate::testdir::{Ran, TestDir, reference};
 
@@ -183,6 +184,8 @@ fn a_folder_that_does_not_fit_is_explained() {
         .map(|(name, xs)| (name.clone(), xs.shallow_clone()))
         .collect();
     let dir = prepared(&headless);
+    let verify = ["weights", "verify", "qalign", "--weights", "weights"];
+    let _ = dir.agiqa(&verify).exits(1).prints("damaged").says("`lm_head.weight`");
     let _ = score(&dir, &[]).exits(2).says("tensors are missing: `lm_head.weight`");
     let wrong = score(&dir, &["--variant", "beauty"]).exits(2);
     let _ = wrong.says("`qalign` has no variant `beauty`: expected quality, quality-0-1, quality-eval");
@@ -191,10 +194,20 @@ fn a_folder_that_does_not_fit_is_explained() {
 
     // Half of a download.
     let dir = prepared(&tensors);
+    let _ = dir.agiqa(&verify).exits(0).prints("present");
     let path = dir.path().join("weights").join(SAFETENSORS);
     let bytes = std::fs::read(&path).expect("it was written");
     std::fs::write(&path, &bytes[..bytes.len() / 2]).expect("it can be written");
     let _ = score(&dir, &[]).exits(2).says("cut short");
+}
+
+#[test]
+fn an_image_whose_square_is_too_large_is_a_reject() {
+    let dir = prepared(&weights());
+    write_png(&dir, "thin.png", 8193, 1, vec![90; 8193 * 3]);
+    let _ = score(&dir, &[]).exits(1).says("4 of 5 images have scores, 1 rejected");
+    let rejects = dir.agiqa(&["query", "--store", "store", "SELECT kind, message FROM rejects"]).exits(0);
+    let _ = rejects.prints("too-large").prints("over the limit of 67108864");
 }
 
 #[test]

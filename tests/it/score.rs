@@ -41,7 +41,7 @@ pub fn checkpoint(dir: &TestDir, name: &str, layout: usize) -> PathBuf {
 }
 
 /// Writes a picture as PNG and returns its identity.
-fn write_png(dir: &TestDir, name: &str, width: u32, height: u32, pixels: Vec<u8>) -> ImageId {
+pub fn write_png(dir: &TestDir, name: &str, width: u32, height: u32, pixels: Vec<u8>) -> ImageId {
     let image = image::RgbImage::from_raw(width, height, pixels).expect("RGB");
     let mut bytes = std::io::Cursor::new(Vec::new());
     image.write_to(&mut bytes, image::ImageFormat::Png).expect("PNG can be encoded");
