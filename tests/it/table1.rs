@@ -13,7 +13,7 @@ fn run(dir: &TestDir, more: &[&str]) -> Ran {
     let _ = std::os::unix::fs::symlink(format!("{example}/images"), dir.path().join("root/images"));
     let pipeline = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/table1.toml");
     let root = format!("root={}", dir.path().join("root").display());
-    let mut args = vec!["run", pipeline, "--store", "store", "--set", &root];
+    let mut args = vec!["run", pipeline, "--store", "store", "--set", &root, "--set", "compare.bootstrap.resamples=20"];
     args.extend_from_slice(more);
     dir.agiqa_with(&args, |command| {
         command.env("AGIQA_WEIGHTS", dir.path().join("none"));
