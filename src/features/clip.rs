@@ -146,7 +146,7 @@ impl ClipSettings {
             None => (clip::vit_b16(), agiqa_weights::content_hash(NAME.as_str())?),
             Some(folder) => {
                 let checkpoint = ClipCheckpoint::open(folder).map_err(load_error)?;
-                let hash = hash_of_files(NAME, &checkpoint.files())?;
+                let hash = hash_of_files(&checkpoint.files()).map_err(load_error)?;
                 (checkpoint.config, hash)
             }
         };

@@ -131,7 +131,8 @@ impl Dinov2Settings {
             None => agiqa_weights::content_hash(NAME.as_str())?,
             Some(folder) => {
                 let checkpoint = dinov2::open(folder).map_err(load_error)?;
-                hash_of_files(NAME, &checkpoint.files().map(Path::to_owned).collect::<Vec<_>>())?
+                let files: Vec<PathBuf> = checkpoint.files().map(Path::to_owned).collect();
+                hash_of_files(&files).map_err(load_error)?
             }
         };
         Ok(Self {

@@ -19,7 +19,7 @@ mod extractor;
 
 pub use extractor::{ExtractError, ExtractorKind, FeaturePair, FeatureSets, feature_sets, resolve};
 
-pub(crate) use extractor::catching;
+pub(crate) use extractor::{Precision, catching, hash_of_files};
 
 pub mod pooling;
 

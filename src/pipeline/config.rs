@@ -3,6 +3,7 @@
 //! ```toml
 //! name = "example"                  # names its runs
 //! store = "../.demo"                # the store of the tables; --store overrides it
+//! skip_absent_weights = true        # leaves steps without weights out, instead of failing
 //!
 //! [params.root]                     # a value that the user gives with --set root=…; used as ${root}
 //! type = "path"
@@ -21,7 +22,8 @@
 //! [predict]                         # `also = ["other"]`: further datasets to score; `average = "equal"` or `"validation"`:
 //!                                   # averages the runs of each split
 //! [evaluate]                        # settings of `agiqa evaluate`
-//! [compare]                         # settings of `agiqa compare`, and `dataset`; on each split, or on all images
+//! [compare]                         # settings of `agiqa compare`, and `dataset`; on each split, or on all images;
+//!                                   # `paper_table = 1` ends with the paper's Table 1, missing methods included
 //! [[variant]]                       # a separate training: `name`, `train = { … }` over `[train]`, `test` on a dataset
 //! [score]                           # a night of a corpus: `sources`, `corpus`, `night`, and `run`, `group` or `methods`
 //! [score.extractor.clip-b16]        # settings of what scores it
@@ -94,6 +96,8 @@ pub struct Pipeline {
     pub evaluate: Option<EvaluateSettings>,
     /// Comparison of all methods; `None` without `[compare]`.
     pub compare: Option<CompareSection>,
+    /// Whether steps whose weights are absent are left out, with those that need their results, instead of being errors.
+    pub skip_absent_weights: bool,
     /// The night to score; `None` without `[score]`.
     pub score: Option<ScoreSettings>,
     /// Checks of the night.
@@ -127,6 +131,8 @@ pub struct CompareSection {
     pub dataset: PartitionName,
     /// Part of the split, and intervals.
     pub settings: CompareSettings,
+    /// Whether the comparison ends with the paper's Table 1, missing methods included.
+    pub has_table1: bool,
 }
 
 /// `[experiment]`.
@@ -163,6 +169,7 @@ const KEYS: &[&str] = &[
     "predict",
     "evaluate",
     "compare",
+    "skip_absent_weights",
     "variant",
     "experiment",
     "score",
@@ -208,7 +215,7 @@ impl Pipeline {
         let source = sources.add_file(path, &text);
         let mut document = Node::parse(&sources, source, &text)?;
         params::check_names(&sources, &document, KEYS)?;
-        params::apply(&mut sources, &mut document, set, &["name", "store", "features"])?;
+        params::apply(&mut sources, &mut document, set, &["name", "store", "features", "skip_absent_weights"])?;
         for key in PATHS {
             resolve_paths(&sources, &mut document, &key.split('.').collect::<Vec<_>>());
         }
@@ -233,6 +240,10 @@ impl Reader<'_> {
         let store = match self.document.remove("store") {
             Some(node) => Some(de::settings(self.sources, "store", &node, &[])?),
             None => None,
+        };
+        let skip_absent_weights = match self.document.remove("skip_absent_weights") {
+            Some(node) => de::settings(self.sources, "skip_absent_weights", &node, &[])?,
+            None => false,
         };
         let datasets = self.datasets()?;
         let features = self.features()?;
@@ -284,6 +295,7 @@ impl Reader<'_> {
             score,
             checks,
             report,
+            skip_absent_weights,
         })
     }
 
@@ -336,8 +348,18 @@ impl Reader<'_> {
                 return Err(self.wrong(node.origin, "`[compare]` needs `dataset`: the pipeline has several"));
             }
         };
-        let settings = de::settings(self.sources, "compare", &node, &["dataset"])?;
-        Ok(Some(CompareSection { dataset, settings }))
+        let has_table1 = match node.remove("paper_table") {
+            None => false,
+            Some(table) => match de::settings::<u32>(self.sources, "compare.paper_table", &table, &[])? {
+                1 => true,
+                other => {
+                    let problem = format!("`compare.paper_table = {other}`: expected 1, the paper's table of methods");
+                    return Err(self.wrong(table.origin, problem));
+                }
+            },
+        };
+        let settings = de::settings(self.sources, "compare", &node, &["dataset", "paper_table"])?;
+        Ok(Some(CompareSection { dataset, settings, has_table1 }))
     }
 
     fn datasets(&mut self) -> Result<Vec<IngestSettings>, ConfigError> {

@@ -33,6 +33,8 @@ pub use score::{FeaturesKept, MethodName, ScoreError, ScoreSettings, Scored};
 
 mod steps;
 
+pub mod absent;
+
 pub mod plan;
 
 pub mod summary;

@@ -2,7 +2,7 @@
 
 use super::config::{FeaturesSection, Pipeline, ReportSection, TrainSection, Variant};
 use super::plan::{StageName, Step};
-use crate::baselines::BaselineStage;
+use crate::baselines::{BaselineSettings, BaselineStage};
 use crate::engine::ImageSource;
 use crate::features::{FeatureSettings, FeatureStage};
 use crate::ingest::{IngestStage, Rerun};
@@ -44,15 +44,23 @@ impl Pipeline {
             }
         }
         if let Some(settings) = &self.baseline {
-            for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
-                let source = ImageSource::Dataset(dataset.dataset.clone());
-                steps.add(StageName::Baseline, BaselineStage::new(settings.clone(), source), &[ingest_idx]);
+            // Where absent parameters are passed over, each method is a step of its own.
+            let methods = settings.methods.iter().map(|method| vec![*method]);
+            let groups = if self.skip_absent_weights { methods.collect() } else { vec![settings.methods.clone()] };
+            for methods in groups {
+                for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
+                    let source = ImageSource::Dataset(dataset.dataset.clone());
+                    let settings = BaselineSettings { methods: methods.clone(), ..settings.clone() };
+                    let idx = steps.add(StageName::Baseline, BaselineStage::new(settings, source), &[ingest_idx]);
+                    steps.0[idx].scorer = methods.first().filter(|_| methods.len() == 1).map(|method| method.as_str());
+                }
             }
         }
         for settings in &self.scorers {
             for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
                 let source = ImageSource::Dataset(dataset.dataset.clone());
-                steps.add(StageName::Score, RatingStage::new(settings.clone(), source), &[ingest_idx]);
+                let idx = steps.add(StageName::Score, RatingStage::new(settings.clone(), source), &[ingest_idx]);
+                steps.0[idx].scorer = Some(settings.network.as_str());
             }
         }
         let heads = self.heads()?;
@@ -335,7 +343,7 @@ impl Steps {
     }
 
     fn add_boxed(&mut self, name: StageName, stage: Box<dyn Stage>, after: &[usize]) -> usize {
-        self.0.push(Step { name, stage, after: after.to_vec() });
+        self.0.push(Step { name, stage, after: after.to_vec(), scorer: None });
         self.0.len() - 1
     }
 

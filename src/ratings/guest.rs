@@ -35,9 +35,11 @@ impl Guest for RatingGuest {
     fn load(&self) -> Result<Loaded, GuestError> {
         let (network, common) = (self.settings.network, &self.settings.common);
         let device = common.device.device()?;
+        let dtype = self.settings.options.dtype.unwrap_or_default();
+        dtype.check_on(device)?;
         let file = self.settings.file()?;
         // Most of tch panics if memory is short.
-        let loaded = catching(|| file.load(device));
+        let loaded = catching(|| file.load(device, dtype.kind()));
         let loaded = loaded.map_err(|source| RatingError::Torch { network, action: "loading", source })?;
         let rater = loaded.map_err(|source| RatingError::Load { network, source })?;
         let preset = if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE };

@@ -18,7 +18,7 @@ fn cases() -> Value {
 }
 
 /// Writes the checkpoint of the network `name` in its layout number `layout`. Returns its file, or the folder of several.
-fn checkpoint(dir: &TestDir, name: &str, layout: usize) -> PathBuf {
+pub fn checkpoint(dir: &TestDir, name: &str, layout: usize) -> PathBuf {
     let case = &cases()[name];
     let shapes = serde_json::from_value(case["shapes"].clone()).expect("names and shapes");
     let overrides = serde_json::from_value(case["overrides"].clone()).expect("changes by name");
@@ -41,7 +41,7 @@ fn checkpoint(dir: &TestDir, name: &str, layout: usize) -> PathBuf {
 }
 
 /// Writes a picture as PNG and returns its identity.
-fn write_png(dir: &TestDir, name: &str, width: u32, height: u32, pixels: Vec<u8>) -> ImageId {
+pub fn write_png(dir: &TestDir, name: &str, width: u32, height: u32, pixels: Vec<u8>) -> ImageId {
     let image = image::RgbImage::from_raw(width, height, pixels).expect("RGB");
     let mut bytes = std::io::Cursor::new(Vec::new());
     image.write_to(&mut bytes, image::ImageFormat::Png).expect("PNG can be encoded");

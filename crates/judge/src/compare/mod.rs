@@ -29,6 +29,8 @@ mod report;
 
 pub use report::ComparisonReport;
 
+pub mod table1;
+
 use methods::{LeftOut, MethodScores};
 
 /// Must be raised when the same inputs and settings give other rows.

@@ -21,10 +21,12 @@ use std::sync::Arc;
 use agiqa_images::RgbImage8;
 use tch::{Kind, Tensor};
 
+pub(super) use super::musiq_npz::NPZ_LANDMARK;
+use super::musiq_npz::arranged;
 use super::start::{self, Learned, Trunk};
 use super::{Architecture, Layout, Prepare, Prepared, Rater, Stored, Unfit};
 use crate::attention::attend;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::conv::Watch;
 use crate::layers::{Activation, LayerNorm, Linear, Mlp, Parameters};
 use crate::pixels::Planes;
@@ -51,6 +53,9 @@ const STD_EPS: f64 = 1e-5;
 
 /// Number of heads of the published networks. Shapes do not tell it.
 const N_HEADS: i64 = 6;
+
+/// Greatest number of patches that are embedded at once. It limits the memory: 300 MB for the widest layer.
+const MAX_PATCHES: i64 = 1024;
 
 /// The first convolution and the pool each halve a patch.
 const HALVED: i64 = 4;
@@ -214,6 +219,13 @@ impl Architecture for Musiq {
 
     const LAYOUTS: &'static [Layout] = &[Layout::plain("transformer_encoder.posembed_input.position_emb")];
 
+    fn adopt(checkpoint: Checkpoint) -> Result<Checkpoint, CheckpointError> {
+        match checkpoint.contains(NPZ_LANDMARK) {
+            true => checkpoint.rearranged(arranged),
+            false => Ok(checkpoint),
+        }
+    }
+
     fn sizes(stored: &Stored, variant: Option<&str>) -> Result<Sizes, CheckpointError> {
         let block = |i: usize| format!("transformer_encoder.transformer.encoderblock_{i}.mlp.fc1.weight");
         let [root, ..] = stored.shape::<4>("conv_root.weight")?;
@@ -299,7 +311,13 @@ impl Musiq {
         let d_pixels = 3 * side * side;
         let patches = tokens.narrow(1, 0, d_pixels).reshape([-1, 3, side, side]);
         let index = |i: i64| tokens.select(1, d_pixels + i).to_kind(Kind::Int64);
-        let embedded = self.embed(&patches, watch); // (n, d)
+        let embedded = match patches.size()[0] > MAX_PATCHES {
+            true => {
+                let parts = patches.split(MAX_PATCHES, 0);
+                Tensor::cat(&parts.iter().map(|part| self.embed(part, &mut |_, _| {})).collect::<Vec<_>>(), 0)
+            }
+            false => self.embed(&patches, watch), // (n, d)
+        };
         watch("embedding", &embedded);
         let places = self.positions.index_select(0, &index(0)) + self.scales.index_select(0, &index(1));
         let mut xs = Tensor::cat(&[self.class_token.shallow_clone(), (embedded + places).unsqueeze(0)], 1);

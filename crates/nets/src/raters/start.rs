@@ -187,7 +187,9 @@ impl RaterStart {
             RaterName::Baid => Self::of::<Saan>(name, variant, weights, folder),
             RaterName::Musiq => Self::of::<Musiq>(name, variant, weights, folder),
             RaterName::ResNet50 => Self::of::<ResNet50>(name, variant, weights, folder),
-            RaterName::ClipIqa | RaterName::ClipIqaPlus => Err(StartError::NotTrained { network: name }),
+            RaterName::ClipIqa | RaterName::ClipIqaPlus | RaterName::QAlign => {
+                Err(StartError::NotTrained { network: name })
+            }
         }
     }
 

@@ -84,7 +84,7 @@ pub fn rater_application(device: DeviceChoice) -> Application {
     let stage = move |record: &RunRecord, folder: &Path, source: ImageSource| {
         let text = std::fs::read(folder.join(models::RATER_DESCRIPTION))?;
         let Description { network, variant, scale, offset } = serde_json::from_slice(&text)?;
-        let options = RatingOptions { weights: Some(folder.join(models::RATER_WEIGHTS)), variant };
+        let options = RatingOptions { weights: Some(folder.join(models::RATER_WEIGHTS)), variant, dtype: None };
         let trained = TrainedRater { set: ScoreSet::of_run(record), labels: LabelScale { scale, offset } };
         let common = CommonSettings { device, ..CommonSettings::default() };
         let settings = RatingSettings { network, options, common, trained: Some(trained) };

@@ -98,7 +98,9 @@ impl Protocol {
             RaterName::Dbcnn => (Some(448), true, None),
             // ResNet-50 learns as StairIQA does, so that the two differ in the network alone.
             RaterName::StairIqa | RaterName::ResNet50 => (Some(320), false, Some(Schedule::Steps)),
-            RaterName::Baid | RaterName::Musiq | RaterName::ClipIqa | RaterName::ClipIqaPlus => (None, true, None),
+            RaterName::Baid | RaterName::Musiq => (None, true, None),
+            // These are not trained here.
+            RaterName::ClipIqa | RaterName::ClipIqaPlus | RaterName::QAlign => (None, true, None),
         };
         Self { crop, flip, schedule }
     }
