@@ -318,6 +318,13 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let Args { store, dataset, name, joint, fine_tune, features, semantic, quality, split, seeds, split_seed, .. } =
         args;
     let rater = args.rater;
+    // Clap asks for no option that another one excludes.
+    let RaterArgs { variant, batch_norm, crop, flip } = &args.rater_settings;
+    let has_options = variant.is_some() || batch_norm.is_some() || crop.is_some() || flip.is_some();
+    anyhow::ensure!(
+        rater.is_some() || !has_options,
+        "`--variant`, `--batch-norm`, `--crop` and `--flip` need `--rater NETWORK`"
+    );
     let defaults = match rater.and_then(|name| Protocol::of(name).schedule) {
         _ if fine_tune => FineTuneSettings::defaults(),
         Some(schedule) => (TrainSettings { schedule, ..TrainSettings::default() }, HeadSettings::default()),

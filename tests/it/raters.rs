@@ -247,7 +247,7 @@ fn settings_that_do_not_fit_are_refused() {
     let _ = fixture.train(&["--crop", "64"]).exits(2).says("expected none");
     let base = ["train", "--store", "store", "--dataset", "d"];
     let of = |more: &[&str]| fixture.dir.agiqa(&[&base[..], more].concat());
-    let _ = of(&["--rater", "clipiqa"]).exits(2).says("others are not trained here");
+    let _ = of(&["--rater", "clipiqa"]).exits(2).says("is not trained here");
     let other = of(&["--rater", "musiq", "--weights", "start.safetensors"]).exits(2);
     let _ = other.says("is not a checkpoint of `musiq`").says("it looks like baid");
     let _ = of(&["--features", "x", "--variant", "y"]).exits(2).says("--rater");
