@@ -15,8 +15,8 @@ use agiqa_judge::scorer::Scorer;
 use agiqa_store::layout;
 use agiqa_store::store::run_log::{RunLog, StageRecord};
 use agiqa_store::store::{OpenMode, Store};
-use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::night_scores::ScoredNight;
+use agiqa_store::tables::{PartitionName, images};
 
 /// Arguments of `agiqa check`.
 #[derive(clap::Args)]
@@ -69,13 +69,21 @@ pub(super) fn allow_rejects(checks: &mut [CheckSettings], context: &Context) {
 
 /// The night before `night` that `scorer` has scored.
 pub(super) fn before(store: &Store, night: &Night, scorer: &Scorer) -> anyhow::Result<Option<PartitionName>> {
+    Ok(earlier(store, night, scorer)?.pop())
+}
+
+/// The nights before `night` that `scorer` has scored and that are still there, oldest first.
+pub(super) fn earlier(store: &Store, night: &Night, scorer: &Scorer) -> anyhow::Result<Vec<PartitionName>> {
     let name = match scorer {
         Scorer::Run(name) | Scorer::Group(name) => name.clone(),
         Scorer::Method(text) => text.split('@').next().unwrap_or(text).parse()?,
     };
     let nights = ScoredNight::nights(store, &name, &night.corpus)?;
-    let label = nights.into_iter().rfind(|label| *label < night.night);
-    Ok(label.map(|label| Night { night: label, ..night.clone() }.dataset()).transpose()?)
+    let earlier = nights.into_iter().filter(|label| *label < night.night);
+    let datasets =
+        earlier.map(|label| Night { night: label, ..night.clone() }.dataset()).collect::<Result<Vec<_>, _>>()?;
+    let there = images::datasets(store)?;
+    Ok(datasets.into_iter().filter(|dataset| there.contains(dataset)).collect())
 }
 
 /// Runs `checks` over `dataset`, prints them and records them in `log`.

@@ -29,7 +29,7 @@ impl BootstrapArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct DatasetArgs {
     /// Dataset.
-    #[arg(long, value_name = "NAME", required_unless_present = "corpus", conflicts_with = "corpus")]
+    #[arg(long, value_name = "NAME", conflicts_with = "corpus")]
     dataset: Option<PartitionName>,
     /// Corpus whose night it is about.
     #[arg(long, value_name = "NAME", requires = "night")]
@@ -43,6 +43,11 @@ impl DatasetArgs {
     /// The night, if it is one.
     pub(super) fn night(&self) -> Option<Night> {
         Some(Night { corpus: self.corpus.clone()?, night: self.night.clone()? })
+    }
+
+    /// Whether images are named.
+    pub(super) fn is_given(&self) -> bool {
+        self.dataset.is_some() || self.corpus.is_some()
     }
 
     /// The name of the dataset.

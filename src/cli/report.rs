@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::exit::Exit;
-use super::judging::ScorerArgs;
+use super::judging::{DatasetArgs, ScorerArgs};
 use super::{Context, check, output, path_argument};
+use crate::corpus::Night;
+use agiqa_judge::check::CheckSettings;
+use agiqa_judge::scorer::Scorer;
 use agiqa_report::night::NightSettings;
 use agiqa_report::runs::RunsSettings;
 use agiqa_report::{ReportStage, Subject};
@@ -23,21 +26,22 @@ pub(super) struct Args {
     store: String,
     #[command(flatten)]
     scorer: ScorerArgs,
-    /// Dataset or corpus whose scores the page is about. Without it, the page is about the training of the run or group.
-    #[arg(long, value_name = "NAME")]
-    dataset: Option<PartitionName>,
-    /// Earlier nights, oldest first, separated by commas. Scores are compared with the last.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "dataset")]
+    /// Without a dataset or a night, the page is about the training of the run or group.
+    #[command(flatten)]
+    dataset: DatasetArgs,
+    /// Earlier datasets, or labels of the corpus' nights, oldest first, separated by commas. Scores are compared with the last.
+    /// Default: the corpus' last 30 nights before.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     against: Vec<PartitionName>,
     /// File with the `[[check]]` tables of the night. Default: see docs/operating.md.
-    #[arg(long, value_name = "FILE", requires = "dataset")]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Method whose errors are compared with those of the runs. Default: the method with the greatest SRCC, or else
     /// generator-mean.
-    #[arg(long, value_name = "METHOD", conflicts_with = "dataset")]
+    #[arg(long, value_name = "METHOD", conflicts_with_all = ["dataset", "corpus"])]
     baseline: Option<String>,
     /// Words whose prompts form subsets, separated by commas. Default: the commonest words.
-    #[arg(long, value_name = "WORDS", value_delimiter = ',', conflicts_with = "dataset")]
+    #[arg(long, value_name = "WORDS", value_delimiter = ',', conflicts_with_all = ["dataset", "corpus"])]
     words: Vec<String>,
     /// Number of the best and of the worst images of a night that are shown.
     #[arg(long, value_name = "N", default_value_t = N_SHOWN, value_parser = clap::value_parser!(u16).range(..=25))]
@@ -53,20 +57,50 @@ pub(super) struct Args {
 /// Default number of the best and of the worst images.
 const N_SHOWN: u16 = 12;
 
+/// Earlier nights of a corpus that a page shows.
+const N_NIGHTS: usize = 30;
+
+/// The page of a night by `scorer`, as `[report]` of a pipeline makes it.
+pub(super) fn night_stage(
+    store: &Store,
+    night: &Night,
+    scorer: &Scorer,
+    checks: Vec<CheckSettings>,
+    has_thumbnails: bool,
+) -> anyhow::Result<ReportStage> {
+    let (dataset, against) = (night.dataset()?, earlier(store, night, scorer)?);
+    let n_shown = N_SHOWN.into();
+    let settings = NightSettings { dataset, scorer: scorer.clone(), against, checks, n_shown, has_thumbnails };
+    Ok(ReportStage { subject: Subject::Night(settings), records: Runs::default() })
+}
+
+fn earlier(store: &Store, night: &Night, scorer: &Scorer) -> anyhow::Result<Vec<PartitionName>> {
+    let mut nights = check::earlier(store, night, scorer)?;
+    Ok(nights.split_off(nights.len().saturating_sub(N_NIGHTS)))
+}
+
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let (scorer, has_thumbnails) = (args.scorer.scorer()?, !args.no_thumbnails);
-    let subject = match args.dataset {
-        Some(dataset) => Subject::Night(NightSettings {
-            dataset,
-            scorer,
-            against: args.against,
-            checks: check::checks(args.config.as_deref(), context)?,
-            n_shown: args.images.into(),
-            has_thumbnails,
-        }),
-        None => Subject::Runs(RunsSettings { scorer, baseline: args.baseline, words: args.words, has_thumbnails }),
-    };
+    anyhow::ensure!(
+        args.dataset.is_given() || (args.against.is_empty() && args.config.is_none()),
+        "`--against` and `--config` are about a night: give `--dataset`, or `--corpus` and `--night`"
+    );
     let store = Store::open(&args.store, OpenMode::Existing)?;
+    let subject = if args.dataset.is_given() {
+        let against = match args.dataset.night() {
+            None => args.against,
+            Some(night) if args.against.is_empty() => earlier(&store, &night, &scorer)?,
+            Some(night) => {
+                let dataset = |label: PartitionName| Night { night: label, ..night.clone() }.dataset();
+                args.against.into_iter().map(dataset).collect::<Result<_, _>>()?
+            }
+        };
+        let checks = check::checks(args.config.as_deref(), context)?;
+        let (dataset, n_shown) = (args.dataset.dataset()?, args.images.into());
+        Subject::Night(NightSettings { dataset, scorer, against, checks, n_shown, has_thumbnails })
+    } else {
+        Subject::Runs(RunsSettings { scorer, baseline: args.baseline, words: args.words, has_thumbnails })
+    };
     let stage = ReportStage { subject, records: Runs::default() };
     let Some(path) = args.out else {
         let exit = super::run_stage("report", &args.store, &stage, context)?;

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::check;
 use super::exit::Exit;
 use super::{Context, path_argument, set_argument};
+use super::{check, report};
 use crate::pipeline::absent::{self, LeftOut};
 use crate::pipeline::plan::{self, Action, StageName, Step};
 use crate::pipeline::{Pipeline, ScoreSettings, Scored, summary};
 use crate::registry;
+use agiqa_judge::check::CheckSettings;
 use agiqa_judge::compare::ComparisonReport;
 use agiqa_judge::compare::table1::Table1;
 use agiqa_judge::scorer::Scorer;
@@ -121,7 +122,7 @@ fn score_night(
     let stages = score.stages(store, &records, Scored::Night(settings))?;
     let stages: Vec<&dyn Stage> = stages.iter().map(AsRef::as_ref).collect();
     let mut exit = super::execute_all(&stages, stage_context, log)?;
-    if exit == Exit::Interrupted || pipeline.checks.is_empty() {
+    if exit == Exit::Interrupted {
         return Ok(exit);
     }
     let mut scorers: Vec<Scorer> =
@@ -130,8 +131,16 @@ fn score_night(
     let mut checks = pipeline.checks.clone();
     check::allow_rejects(&mut checks, context);
     for scorer in &scorers {
-        let against = check::before(store, &night, scorer)?;
-        exit = exit.and(check::checked(store, &night.dataset()?, against.as_ref(), scorer, &checks, context, log)?);
+        if !checks.is_empty() {
+            let against = check::before(store, &night, scorer)?;
+            exit = exit.and(check::checked(store, &night.dataset()?, against.as_ref(), scorer, &checks, context, log)?);
+        }
+        if let Some(section) = &pipeline.report {
+            let checks = if checks.is_empty() { CheckSettings::defaults() } else { checks.clone() };
+            let stage = report::night_stage(store, &night, scorer, checks, section.thumbnails)?;
+            super::execute(&stage, stage_context, log)?;
+            report::say(Path::new(store.url()).join(stage.subject.html_path()), context);
+        }
     }
     Ok(exit)
 }
@@ -294,7 +303,7 @@ fn print_results(
     }
     let has_reported = steps.iter().any(|step| step.name == StageName::Report);
     for stage in if has_reported { pipeline.report_stages(&records)? } else { Vec::new() } {
-        super::report::say(Path::new(store.url()).join(stage.subject.html_path()), context);
+        report::say(Path::new(store.url()).join(stage.subject.html_path()), context);
     }
     Ok(())
 }

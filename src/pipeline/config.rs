@@ -102,7 +102,7 @@ pub struct Pipeline {
     pub score: Option<ScoreSettings>,
     /// Checks of the night.
     pub checks: Vec<CheckSettings>,
-    /// Pages about the runs; `None` without `[report]`.
+    /// Pages about the runs and the night; `None` without `[report]`.
     pub report: Option<ReportSection>,
 }
 
@@ -274,7 +274,9 @@ impl Reader<'_> {
         let experiment = self.experiment(evaluate.as_ref(), features.is_some())?;
         let (score, checks) = self.score()?;
         let report = match self.document.remove("report") {
-            Some(node) if train.is_none() => return Err(self.wrong(node.origin, "`[report]` needs a `[train]` table")),
+            Some(node) if train.is_none() && score.is_none() => {
+                return Err(self.wrong(node.origin, "`[report]` needs a `[train]` or a `[score]` table"));
+            }
             Some(node) => Some(de::settings(self.sources, "report", &node, &[])?),
             None => None,
         };

@@ -121,9 +121,9 @@ pub(crate) fn panel(gates: Option<&Gates>, n_most: usize) -> Panel {
     }
     let cells = |line: &GateLine| {
         let numbers = [Some(line.score)].into_iter().chain(line.weights).map(|value| layout::number(value, 4));
-        [line.of.clone(), line.n.to_string()].into_iter().chain(numbers).collect::<Vec<_>>()
+        [crate::excerpt(&line.of, 80), line.n.to_string()].into_iter().chain(numbers).collect::<Vec<_>>()
     };
-    let lines: Vec<Vec<String>> = generators.iter().chain(steps).map(cells).collect();
+    let lines: Vec<Vec<String>> = steps.iter().chain(generators).take(500).map(cells).collect();
     let head = ["images", "n", "mean score", INPUTS[0], INPUTS[1], INPUTS[2]];
     panel.add(charts([rows.html(), plot.html()])).add(folded("gate weights", &head, &lines))
 }

@@ -107,8 +107,9 @@ pub(crate) fn folded(caption: &str, head: &[&str], rows: &[Vec<String>]) -> Html
     el("details").add(el("summary").text(format!("Numbers: {caption}"))).add(table(caption, head, rows))
 }
 
+/// Whether `text` is a number, with its deviation or interval.
 fn is_number(text: &str) -> bool {
-    text == agiqa_store::layout::NONE || text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '−'))
+    text == agiqa_store::layout::NONE || text.chars().all(|c| c.is_ascii_digit() || " .,-+±[]".contains(c))
 }
 
 /// Images with what is known of each; `about` gives the lines below an image.

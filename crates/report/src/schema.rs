@@ -2,8 +2,11 @@
 
 use serde_json::{Value, json};
 
+/// Keys of an object, each with what its value is.
+type Keys = &'static [(&'static str, &'static str)];
+
 /// Keys that both pages have.
-const BOTH: &[(&str, &str)] = &[
+const BOTH: Keys = &[
     ("page", "`night` or `runs`"),
     ("schema", "version of this form"),
     ("agiqa_version", "version of the program"),
@@ -14,7 +17,7 @@ const BOTH: &[(&str, &str)] = &[
     ),
 ];
 
-const NIGHT: &[(&str, &str)] = &[
+const NIGHT: Keys = &[
     ("dataset", "the night"),
     ("scorer", "run, group or method whose scores are shown; higher is better"),
     ("against", "the night that scores are compared with; null on a first night"),
@@ -26,10 +29,10 @@ const NIGHT: &[(&str, &str)] = &[
     ("rejects", "number and examples of each stage and kind"),
     ("best", "the images with the highest scores"),
     ("worst", "the images with the lowest scores"),
-    ("selection", "what choosing the best image of each prompt is worth; null if no prompt has two images"),
+    ("selection", "what choosing the best image of each prompt or `group_id` is worth; null if none has two images"),
 ];
 
-const RUNS: &[(&str, &str)] = &[
+const RUNS: Keys = &[
     ("name", "the run or group"),
     ("dataset", "the dataset that it was trained on"),
     ("runs", "one entry per run"),
@@ -45,21 +48,17 @@ const RUNS: &[(&str, &str)] = &[
     ("provenance", "fingerprints, hashes, features and settings of each run"),
 ];
 
-/// Keys of each page.
-fn pages() -> [(&'static str, &'static [(&'static str, &'static str)]); 2] {
-    [("night", NIGHT), ("runs", RUNS)]
-}
-
 /// Name and text of the file.
 pub fn document() -> (String, String) {
-    let keys = |own: &[(&str, &str)]| -> Value {
+    let keys = |own: Keys| -> Value {
         BOTH.iter()
             .chain(own)
             .map(|(key, doc)| ((*key).to_owned(), json!(doc)))
             .collect::<serde_json::Map<_, _>>()
             .into()
     };
-    let pages: serde_json::Map<_, _> = pages().into_iter().map(|(page, own)| (page.to_owned(), keys(own))).collect();
+    let pages: serde_json::Map<_, _> =
+        [("night", NIGHT), ("runs", RUNS)].map(|(page, own)| (page.to_owned(), keys(own))).into_iter().collect();
     let document = json!({ "schema_version": crate::SCHEMA, "path": "reports/…/report.json", "pages": pages });
     let text = serde_json::to_string_pretty(&document).expect("a list of names is plain data");
     ("report.json".to_owned(), text + "\n")

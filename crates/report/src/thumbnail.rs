@@ -1,13 +1,12 @@
 //! Images of a page: small pictures inside it, if the files can still be read.
 
-use std::path::Path;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use image::codecs::jpeg::JpegEncoder;
 use serde::Serialize;
 
 use agiqa_images::{DecodeLimits, ResizeFilter, decode, resize};
+use agiqa_sources::{Place, Reader};
 use agiqa_store::identity::ImageId;
 use agiqa_store::tables::images::ImageRow;
 
@@ -71,7 +70,7 @@ impl Shown {
 
 /// `None` if the file is gone, has other content now, or cannot be decoded.
 fn thumbnail(row: &ImageRow) -> Option<Thumbnail> {
-    let bytes = agiqa_images::read(Path::new(&row.path)).ok()?;
+    let bytes = Reader::default().read(&Place::parse(&row.path)).ok()?;
     if ImageId::of_bytes(&bytes) != row.image_id {
         return None;
     }

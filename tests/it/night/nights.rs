@@ -93,6 +93,37 @@ fn a_night_can_be_selected_from_and_checked_against_the_one_before() {
 }
 
 #[test]
+fn the_page_of_a_night_compares_it_with_all_before_and_shows_members_of_archives() {
+    let dir = TestDir::new();
+    for (label, seeds) in [("n1", 0..4_u32), ("n2", 4..9), ("n3", 9..12)] {
+        let members: Vec<(String, Vec<u8>)> =
+            seeds.map(|seed| (format!("{seed}.png"), picture(seed, 120, 120))).collect();
+        let members: Vec<(&str, Vec<u8>)> =
+            members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+        dir.write(&format!("{label}.tar"), tar(&members));
+        score(&dir, label, &[&format!("{label}.tar")], &[]).exits(0);
+    }
+    let report = |night: &str, more: &[&str]| -> serde_json::Value {
+        let args = [
+            "report", "--store", "store", "--corpus", "gen", "--night", night, "--method", "brisque", "--out", "n.html",
+        ];
+        dir.agiqa(&[&args[..], more].concat()).exits(0);
+        serde_json::from_slice(&std::fs::read(dir.path().join("n.json")).expect("numbers")).expect("JSON")
+    };
+    let nights = |json: &serde_json::Value| -> Vec<(String, u64)> {
+        let line = |line: &serde_json::Value| Some((line["night"].as_str()?.to_owned(), line["n"].as_u64()?));
+        json["nights"].as_array().into_iter().flatten().filter_map(line).collect()
+    };
+    let all = [("gen.n1", 4), ("gen.n2", 5), ("gen.n3", 3)].map(|(night, n)| (night.to_owned(), n));
+    let json = report("n3", &[]);
+    assert_eq!((nights(&json), &json["against"]), (all.to_vec(), &"gen.n2".into()));
+    let html = std::fs::read_to_string(dir.path().join("n.html")).expect("a page");
+    assert_eq!(html.matches("data:image/jpeg;base64,").count(), 6, "three images, as best and as worst");
+    assert_eq!(nights(&report("n3", &["--against", "n1"])), [all[0].clone(), all[2].clone()]);
+    assert_eq!(report("n1", &[])["against"], serde_json::Value::Null);
+}
+
+#[test]
 fn the_last_event_names_the_night() {
     let dir = TestDir::new();
     pictures(&dir, "out", 0..1);

@@ -275,8 +275,9 @@ pub fn counts(store: &Store, dataset: &PartitionName, scored: &ScoredImages) -> 
     })
 }
 
-/// The range of all scores but the lowest and the highest hundredth: a method has outliers that would stretch a scale.
-fn middle(mut scores: Vec<f64>) -> RangeInclusive<f64> {
+/// The range of all `scores` but the lowest and the highest hundredth: a method has outliers that would stretch a scale. It is
+/// the scale where the scorer has learned from no MOS.
+pub fn middle(mut scores: Vec<f64>) -> RangeInclusive<f64> {
     scores.sort_by(f64::total_cmp);
     let at = |place: usize| scores.get(place).copied().unwrap_or(0.0);
     at(scores.len() / 100)..=at(scores.len().saturating_sub(1 + scores.len() / 100))

@@ -1,8 +1,9 @@
 //! The page of a night: are the scores of a dataset as they should be, and what do its best and worst images look like?
 //!
-//! Reads `images`, `scores`, `gates`, `rejects`, and the same of earlier nights. A night is a dataset, as in `agiqa check`.
+//! Reads `images`, `scores`, `gates`, `rejects`, and the same of earlier nights. A night is a dataset, or the dataset that a
+//! corpus' night is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -12,7 +13,7 @@ use crate::{Report, ReportError, mean, quantiles, sorted};
 use agiqa_judge::check::drift::{Drift, Histogram};
 use agiqa_judge::check::{self, CheckSettings, Checked, Counts};
 use agiqa_judge::metrics::BootstrapSettings;
-use agiqa_judge::scorer::{ScoredImages, Scorer, range};
+use agiqa_judge::scorer::{ScoredImages, Scorer};
 use agiqa_judge::select::{Gain, Ranked, gain, ranked};
 use agiqa_store::store::Store;
 use agiqa_store::tables::models::Runs;
@@ -131,7 +132,7 @@ struct RejectKind {
     examples: Vec<String>,
 }
 
-/// What choosing the best image of each prompt is worth.
+/// What choosing the best image of each group is worth.
 #[derive(Clone, Debug, Serialize)]
 struct Choice {
     by: &'static str,
@@ -148,7 +149,7 @@ struct Choice {
 /// One group's choice.
 #[derive(Clone, Debug, Serialize)]
 struct ChoiceLine {
-    prompt: String,
+    group: String,
     chosen: String,
     score: f64,
     margin: Option<f64>,
@@ -185,8 +186,8 @@ impl Read {
 
     /// The scale of `self` and `before` together, as `agiqa check` has it.
     fn histograms(&self, before: Option<&Self>) -> (f64, Histogram, Option<Histogram>) {
-        let known = || before.into_iter().flat_map(|night| &night.scores).chain(&self.scores).copied();
-        let scale = self.scored.scale.clone().or_else(|| range(known())).unwrap_or(0.0..=0.0);
+        let known = || before.into_iter().flat_map(|night| &night.scores).chain(&self.scores).copied().collect();
+        let scale = self.scored.scale.clone().unwrap_or_else(|| check::middle(known()));
         let of = |night: &Self| Histogram::of(night.scores.iter().copied(), &scale);
         (*scale.start(), of(self), before.map(of))
     }
@@ -230,7 +231,7 @@ pub(crate) fn report(store: &Store, settings: &NightSettings, records: &Runs) ->
         rejects: reject_kinds(store, &settings.dataset, settings.against.last())?,
         best: shown(true),
         worst: shown(false),
-        selection: choice(&now),
+        selection: choice(&now, "prompt").or_else(|| choice(&now, "group_id")),
         gates: gates::gates(weighed.collect()),
     };
     Ok(Report::new(view::html(&night), &night, now.scores.len()))
@@ -349,16 +350,20 @@ fn shown(
     rows.into_iter().take(settings.n_shown).map(one).collect()
 }
 
-/// What choosing the best image of each prompt is worth; `None` if no prompt has two images.
-fn choice(now: &Read) -> Option<Choice> {
+/// What choosing the best of the images with one value of the column `by` is worth; `None` if no value has two images.
+fn choice(now: &Read, by: &'static str) -> Option<Choice> {
     let images = &now.scored.images.rows;
+    let values = now.scored.images.column_text(by)?;
     let mut groups: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut candidates = Vec::new();
+    let (mut candidates, mut seen) = (Vec::new(), HashSet::new());
     for &row in &now.scored.rows {
-        let prompt = images[row].prompt.as_deref().map(str::trim).filter(|prompt| !prompt.is_empty());
-        if let (Some(prompt), Some(score)) = (prompt, now.scored.score(row)) {
+        let value = values[row].as_deref().map(str::trim).filter(|value| !value.is_empty());
+        // A copy of an image is no further candidate.
+        if let (Some(value), Some(score)) = (value, now.scored.score(row))
+            && seen.insert((images[row].image_id, value))
+        {
             let n_groups = groups.len();
-            candidates.push((*groups.entry(prompt).or_insert(n_groups), row, score));
+            candidates.push((*groups.entry(value).or_insert(n_groups), row, score));
         }
     }
     let ranked = ranked(candidates, |row| (images[row].image_id, &images[row].name));
@@ -372,14 +377,14 @@ fn choice(now: &Read) -> Option<Choice> {
     let mut clearest = chosen.clone();
     clearest.sort_by(|a, b| b.margin.unwrap_or_default().total_cmp(&a.margin.unwrap_or_default()));
     let line = |ranked: &&Ranked| ChoiceLine {
-        prompt: crate::excerpt(images[ranked.row].prompt.as_deref().unwrap_or_default(), 120),
+        group: crate::excerpt(values[ranked.row].as_deref().unwrap_or_default(), 120),
         chosen: crate::excerpt(&images[ranked.row].name, 80),
         score: ranked.score,
         margin: ranked.margin,
         n_candidates: ranked.n_candidates,
     };
     Some(Choice {
-        by: "prompt",
+        by,
         n_groups: chosen.len(),
         gain: gain(&ranked, 1, |ranked| Some(ranked.score), &bootstrap),
         gain_mos: gain(&ranked, 1, |ranked| images[ranked.row].mos, &bootstrap),

@@ -123,7 +123,7 @@ fn distribution(night: &Night) -> Panel {
     let panel = Panel::new("scores", "Scores", &note).add(charts([histogram.html(), cumulative.html()]));
     match (&night.drift, &night.against) {
         (Some(drift), Some(against)) => panel.add(difference(drift, against.as_str())),
-        _ => panel.add(none("There is nothing to compare with: name earlier nights with `--against`.")),
+        _ => panel.add(none("There is nothing to compare with: this is the first night, or no earlier one was named.")),
     }
 }
 
@@ -255,7 +255,9 @@ fn selection(choice: Option<&Choice>) -> Panel {
         "Best of each prompt",
         "What choosing the best image of each prompt by score is worth.",
     );
-    let Some(choice) = choice else { return panel.add(none("No prompt has two images, so there is no choice.")) };
+    let Some(choice) = choice else {
+        return panel.add(none("No prompt and no `group_id` has two images, so there is no choice."));
+    };
     let row = |name: &str, gain: &agiqa_judge::select::Gain| {
         let means = [gain.chosen, gain.random, gain.best].map(|value| number(value, 3));
         let gained = layout::with_interval(gain.gain, 3);
@@ -269,18 +271,18 @@ fn selection(choice: Option<&Choice>) -> Panel {
         _ => String::new(),
     };
     let note = format!(
-        "{} prompts have a choice. Margins to the next image: 10 % below {p10}, median {p50}, 10 % above {p90}.{uncertain}",
-        choice.n_groups
+        "{} groups ({}) have a choice. Margins to the next image: 10 % below {p10}, median {p50}, 10 % above {p90}.{uncertain}",
+        choice.n_groups, choice.by
     );
     let example = |line: &super::ChoiceLine| {
         let [score, margin] = [Some(line.score), line.margin].map(|value| number(value, 3));
-        vec![line.prompt.clone(), line.chosen.clone(), score, margin, line.n_candidates.to_string()]
+        vec![line.group.clone(), line.chosen.clone(), score, margin, line.n_candidates.to_string()]
     };
     let examples: Vec<Vec<String>> = choice.examples.iter().map(example).collect();
-    let head = ["by", "prompts", "chosen", "random", "best", "gain over random"];
+    let head = ["by", "groups", "chosen", "random", "best", "gain over random"];
     panel.add(crate::html::el("p").text(note)).add(table("gain", &head, &rows)).add(table(
         "the clearest choices",
-        &["prompt", "chosen", "score", "margin", "images"],
+        &[choice.by, "chosen", "score", "margin", "images"],
         &examples,
     ))
 }

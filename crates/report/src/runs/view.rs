@@ -1,6 +1,7 @@
 //! The page of runs as HTML.
 
-use super::{Group, PaperTable, Provenance, Scatter, Subset};
+use super::tables::{PaperLine, PaperTable};
+use super::{Group, Provenance, Scatter, Subset};
 use crate::chart::{Axis, Mark, Plot, Rows, Series};
 use crate::gates;
 use crate::html::{Html, el};
@@ -233,7 +234,7 @@ fn most_wrong(group: &Group) -> Panel {
 fn tables(tables: &[PaperTable]) -> Panel {
     let note = "This store's numbers next to the paper's: SRCC, PLCC, KRCC and RMSE on test parts.";
     let one = |found: &PaperTable| {
-        let row = |line: &super::PaperLine| {
+        let row = |line: &PaperLine| {
             let ours = (0..N_PAPER).map(|index| with_deviation(line.ours[index], line.ours_std[index], 4));
             let paper = line.paper.map(|value| number(value, 4));
             std::iter::once(crate::excerpt(&line.method, 100)).chain(ours).chain(paper).collect()
