@@ -1,18 +1,22 @@
 //! `dinov2-s14`: a DINOv2 ViT-S/14. Its pooled activations fill both tables in one pass.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::extractor::{Precision, column, described_set, guarded, values};
-use super::pixels::normalised;
+use super::extractor::{Precise, Precision, column, columns_of, described_set, device_memory, guarded};
 use super::pooling::{Pool, Statistic, pool};
 use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
 };
-use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
+use crate::engine::{
+    Batch, BatchSize, DeviceMemory, GuestError, Input, Launched, Loaded, Network, OutputRows, Preprocessor, Unusable,
+    Values,
+};
 use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
+use agiqa_nets::device::{Normalisation, placed};
 use agiqa_nets::dinov2;
 use agiqa_nets::pixels::{IMAGENET_MEAN, IMAGENET_STD};
 use agiqa_nets::vit::{Tap, Vit};
@@ -43,7 +47,7 @@ const MAX_SIDE_PX: u32 = 1036;
 const CPU_BATCH_SIZE: usize = 2;
 
 /// Default number of images per batch on a GPU, which needs much parallel work.
-const GPU_BATCH_SIZE: usize = 32;
+const GPU_BATCH_SIZE: usize = 128;
 
 const RESIZE: ResizeFilter = ResizeFilter::Bicubic;
 
@@ -66,7 +70,7 @@ const F_1: &[Pool] = &[Pool::of(Tap::Hidden(3), Statistic::LogStd), Pool::of(Tap
 pub struct Dinov2Options {
     /// Side of the square that images are resized to, pixels. It decides the numbers. Default: 392.
     pub side: Option<u32>,
-    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
+    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32` on a CPU, `f16` on a GPU.
     pub dtype: Option<Dtype>,
 }
 
@@ -74,7 +78,7 @@ pub struct Dinov2Options {
 #[derive(Clone, Debug)]
 pub struct Dinov2Settings {
     side_px: u32,
-    precision: Precision,
+    precise: Precise,
     device: DeviceChoice,
     batch_size: Option<usize>,
     weights_blake3: String,
@@ -112,7 +116,7 @@ impl Dinov2Settings {
         }
         Ok(Self {
             side_px,
-            precision: Precision::of(options.dtype.unwrap_or_default(), common.device),
+            precise: Precise::new(NAME, options.dtype, common.device),
             device: common.device,
             batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
             weights_blake3: agiqa_weights::content_hash(NAME.as_str())?,
@@ -128,7 +132,7 @@ impl Dinov2Settings {
             decoder_version: DECODER_VERSION,
             resize: "bicubic",
             side_px: self.side_px,
-            precision: self.precision,
+            precision: self.precise.precision,
             columns: columns.iter().map(|(name, list)| ((*name).to_owned(), pools(list))).collect(),
         };
         let pooled_column = |(name, list): &(&str, &[Pool])| column(name, list.iter().map(width).sum());
@@ -154,7 +158,7 @@ impl ExtractorKind for Dinov2Settings {
 
     fn load(&self) -> Result<Loaded, ExtractError> {
         let device = self.device.device()?;
-        let dtype = self.precision.dtype;
+        let dtype = self.precise.precision.dtype;
         dtype.check_on(device)?;
         let path = agiqa_weights::locate(NAME.as_str())?;
         let network = dinov2::load(&path, device, dtype.kind())
@@ -162,13 +166,18 @@ impl ExtractorKind for Dinov2Settings {
         Ok(Loaded::Network(Box::new(Dinov2Extractor {
             network,
             device,
-            batch_size: self.batch_size.unwrap_or(if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE }),
+            batch_size: BatchSize::of(
+                self.batch_size,
+                if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE },
+            ),
+            normalisation: Normalisation::new(IMAGENET_MEAN, IMAGENET_STD, device),
+            notes: self.precise.note.iter().cloned().collect(),
             preprocessor: Arc::new(Squares { side_px: self.side_px }),
         })))
     }
 }
 
-/// Resizes to a square, ignoring the aspect ratio, and normalises as in the network's training.
+/// Resizes to a square, ignoring the aspect ratio. The network normalises on its device.
 struct Squares {
     side_px: u32,
 }
@@ -176,7 +185,8 @@ struct Squares {
 impl Preprocessor for Squares {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
         let resized = agiqa_images::resize(image, self.side_px, self.side_px, RESIZE);
-        Ok(normalised(&resized, IMAGENET_MEAN, IMAGENET_STD))
+        let side = i64::from(self.side_px);
+        Ok(Input { values: Values::U8(resized.pixels), shape: vec![side, side, 3] })
     }
 }
 
@@ -184,41 +194,46 @@ impl Preprocessor for Squares {
 struct Dinov2Extractor {
     network: Vit,
     device: Device,
-    batch_size: usize,
+    batch_size: BatchSize,
+    normalisation: Normalisation,
+    notes: Vec<String>,
     preprocessor: Arc<Squares>,
 }
 
+/// The columns, in the order of their vectors.
+const COLUMNS: [&[Pool]; 3] = [F_A, F_B, F_1];
+
 impl Dinov2Extractor {
-    /// The features of a batch. Panics if torch fails, as tch's methods do.
-    fn features(&self, inputs: &[f32], n_images: usize) -> Vec<OutputRows> {
+    /// The columns of a batch side by side, `(b or n, Σ d)`. Panics if torch fails, as tch's methods do.
+    fn features(&self, batch: &Batch<'_>) -> Result<Tensor, tch::TchError> {
         let _no_grad = tch::no_grad_guard();
-        let (b, side) = (self.batch_size as i64, i64::from(self.preprocessor.side_px));
-        let pixels = Tensor::from_slice(inputs).reshape([b, 3, side, side]).to_device(self.device);
-        let columns = [F_A, F_B, F_1];
-        let mut taps: Vec<Tap> = columns.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
+        let pixels = placed(batch.values.as_u8(), &batch.whole_shape(), self.device)?; // (b, s, s, 3)
+        let pixels = self.normalisation.forward(&pixels); // (b, 3, s, s)
+        let mut taps: Vec<Tap> = COLUMNS.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
         taps.sort();
         taps.dedup();
-        // Per column, pool and image: `(d,)`. Each activation is pooled at once, so that memory holds one at a time.
-        let mut pooled = columns.map(|pools| vec![vec![Vec::new(); n_images]; pools.len()]);
+        // Each activation is pooled at once, so that memory holds one at a time.
+        let mut pooled: HashMap<Pool, Tensor> = HashMap::new();
         self.network.forward_taps(&pixels, &taps, |tap, activation| {
-            for image_idx in 0..n_images {
-                let tokens = activation.select(0, image_idx as i64).to_kind(Kind::Float); // (1 + n, d)
-                for (pools, pooled) in columns.iter().zip(&mut pooled) {
-                    for (one, pooled) in pools.iter().zip(pooled).filter(|(one, _)| one.tap == tap) {
-                        pooled[image_idx] = values(&pool(&tokens, one.statistic));
-                    }
-                }
-            }
+            let of_tap = COLUMNS.iter().flat_map(|pools| pools.iter()).filter(|one| one.tap == tap);
+            pooled.extend(of_tap.map(|one| (*one, self.pooled(activation, one.statistic, batch.n_images))));
         });
-        let vectors = pooled.map(|pooled| {
-            let row = |image_idx: usize| pooled.iter().flat_map(move |pool| pool[image_idx].iter().copied());
-            (0..n_images).flat_map(row).collect::<Vec<f32>>()
-        });
-        let grid = self.preprocessor.side_px / PATCH_PX;
-        let n_tokens = 1 + grid * grid;
-        let [f_a, f_b, f_1] = vectors;
-        let rows = |columns| OutputRows::Vectors { columns, n_tokens };
-        vec![rows(vec![f_a, f_b]), rows(vec![f_1])]
+        let in_order: Vec<&Tensor> = COLUMNS.iter().flat_map(|pools| pools.iter()).map(|one| &pooled[one]).collect();
+        Ok(Tensor::cat(&in_order, 1))
+    }
+
+    /// A statistic of each image: of all at once on a GPU. On a CPU it is computed image by image, so that the order of
+    /// summation does not depend on the size of the batch.
+    ///
+    /// # Shapes
+    /// - activation: `(b, 1 + n, d)`
+    /// - returns: `(b, d)`, or `(n_images, d)` on a CPU
+    fn pooled(&self, activation: &Tensor, statistic: Statistic, n_images: usize) -> Tensor {
+        if self.device != Device::Cpu {
+            return pool(&activation.to_kind(Kind::Float), statistic);
+        }
+        let one = |image_idx: usize| pool(&activation.select(0, image_idx as i64).to_kind(Kind::Float), statistic);
+        Tensor::stack(&(0..n_images).map(one).collect::<Vec<_>>(), 0)
     }
 }
 
@@ -227,7 +242,7 @@ impl Network for Dinov2Extractor {
         self.preprocessor.clone()
     }
 
-    fn batch_size(&self) -> usize {
+    fn batch_size(&self) -> BatchSize {
         self.batch_size
     }
 
@@ -235,8 +250,23 @@ impl Network for Dinov2Extractor {
         self.device == Device::Cpu
     }
 
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
-        Ok(guarded(NAME, batch.n_images, || self.features(batch.values.as_f32(), batch.n_images))?)
+    fn memory(&self) -> Option<DeviceMemory> {
+        device_memory(self.device)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+
+    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
+        let matrix = guarded(NAME, batch.n_images, || self.features(batch))?;
+        let widths = COLUMNS.map(|pools| pools.iter().map(width).sum::<usize>()).to_vec();
+        let n_tokens = 1 + (self.preprocessor.side_px / PATCH_PX).pow(2);
+        let rows = move |mut columns: Vec<Vec<f32>>| {
+            let quality = columns.split_off(2);
+            [columns, quality].map(|columns| OutputRows::Vectors { columns, n_tokens }).into()
+        };
+        Ok(columns_of(NAME, &matrix, batch.n_images, widths, rows)?)
     }
 }
 
@@ -249,7 +279,8 @@ mod tests {
         let sets = |products| {
             let precision = Precision { dtype: Dtype::Bf16, products };
             let (device, weights_blake3) = (DeviceChoice::Cpu, "of some weights".to_owned());
-            let settings = Dinov2Settings { side_px: SIDE_PX, precision, device, batch_size: None, weights_blake3 };
+            let precise = Precise { precision, note: None };
+            let settings = Dinov2Settings { side_px: SIDE_PX, precise, device, batch_size: None, weights_blake3 };
             settings.feature_sets()
         };
         let (native, widened) = (sets(None), sets(Some(Dtype::F32)));

@@ -11,19 +11,20 @@
 mod settings;
 
 pub use settings::{
-    CommonSettings, DeviceChoice, Dtype, ExtractorName, FeatureSettings, FeatureSettingsError, NetworkSettings,
-    ReadSettings, cpu_has_bf16,
+    CommonSettings, ExtractorName, FeatureSettings, FeatureSettingsError, NetworkSettings, ReadSettings,
 };
+
+mod device;
+
+pub use device::{DeviceChoice, Dtype, cpu_has_bf16};
 
 mod extractor;
 
 pub use extractor::{ExtractError, ExtractorKind, FeaturePair, FeatureSets, feature_sets, resolve};
 
-pub(crate) use extractor::catching;
+pub(crate) use extractor::{catching, device_memory};
 
 pub mod pooling;
-
-mod pixels;
 
 pub mod clip;
 pub mod dinov2;

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::Batch;
 use crate::train::TrainSettings;
 use crate::train::optimiser::{Adam, AdamState, Gradient};
+use agiqa_nets::device::sent;
 use agiqa_nets::layers::NamedTensors;
 
 /// Parameters that share a learning rate.
@@ -46,6 +47,16 @@ pub struct Loss {
     pub squared_errors: Tensor,
     /// The quantity to minimise, summed over images; `None` if it equals `squared_errors`.
     pub minimised: Option<Tensor>,
+}
+
+/// The loss of one step: the sum of the squared errors of the scores before it.
+#[derive(Debug)]
+pub enum StepLoss {
+    /// The sum itself.
+    Known(f64),
+    /// The sum on a GPU, `()`, f64. The trainer fetches the sums of several steps at once, because a fetch waits for all
+    /// work of the GPU.
+    OnDevice(Tensor),
 }
 
 impl Weights {
@@ -114,17 +125,27 @@ impl Weights {
     }
 
     /// One step of the optimiser. `gradient` gives the gradient of a trained parameter by name.
-    pub fn update<'g>(&mut self, learning_rate: f64, mut gradient: impl FnMut(&str) -> Gradient<'g>) {
+    pub fn update<'g>(&mut self, learning_rate: f64, gradient: impl FnMut(&str) -> Gradient<'g>) {
+        self.update_unless(learning_rate, None, gradient);
+    }
+
+    /// As [`Self::update`]. If `skipped` holds 1, nothing is updated on a GPU.
+    fn update_unless<'g>(
+        &mut self,
+        learning_rate: f64,
+        skipped: Option<&Tensor>,
+        mut gradient: impl FnMut(&str) -> Gradient<'g>,
+    ) {
         let _no_grad = tch::no_grad_guard();
         for Group { rate, names, adam } in &mut self.groups {
             let gradients: Vec<Gradient<'g>> = names.iter().map(|name| gradient(name)).collect();
-            adam.step(learning_rate * *rate, &gradients);
+            adam.step_unless(learning_rate * *rate, &gradients, skipped);
         }
     }
 
     /// One step by autograd on a batch, in parts of up to `micro_batch` images whose gradients are summed. `loss` gets
-    /// a function that cuts a part out of a tensor over the batch and places it on the device. Returns the sum of the
-    /// squared errors.
+    /// a function that cuts a part out of a tensor over the batch and places it on the device. A GPU is given the whole
+    /// step without a wait.
     ///
     /// Dropout is drawn from libtorch's generator, seeded by `seed` for the first part, `seed + 1` for the second, and
     /// so on. If the loss is not finite, the result is not finite either, and nothing is updated.
@@ -134,34 +155,50 @@ impl Weights {
         micro_batch: Option<u32>,
         seed: u64,
         loss: impl Fn(&dyn Fn(&Tensor) -> Tensor) -> Loss,
-    ) -> f64 {
+    ) -> StepLoss {
         let n_images = batch.rows.len() as i64;
         let n_part = micro_batch.map_or(n_images, |size| i64::from(size).min(n_images));
-        let mut total = 0.0;
+        let on_cpu = self.device == Device::Cpu;
+        let (mut known, mut on_device) = (0.0, Tensor::zeros([], (Kind::Double, self.device)));
         for (i, start) in (0..n_images).step_by(n_part as usize).enumerate() {
             // The sign does not matter to a generator.
             tch::manual_seed(seed.wrapping_add(i as u64) as i64);
-            let part = |xs: &Tensor| xs.narrow(0, start, n_part.min(n_images - start)).to_device(self.device);
+            let part = |xs: &Tensor| {
+                let part = xs.narrow(0, start, n_part.min(n_images - start));
+                sent(&part, self.device).expect("libtorch places the tensor")
+            };
             let Loss { squared_errors, minimised } = loss(&part);
-            total += squared_errors.double_value(&[]);
+            if on_cpu {
+                known += squared_errors.double_value(&[]);
+            } else {
+                on_device = on_device + squared_errors.detach();
+            }
             let minimised = minimised.unwrap_or(squared_errors);
-            let value = minimised.double_value(&[]);
-            if !value.is_finite() {
-                total = value;
-                break;
+            if on_cpu {
+                let value = minimised.double_value(&[]);
+                if !value.is_finite() {
+                    known = value;
+                    break;
+                }
+            } else {
+                // Nothing, or not a number if the minimised quantity is none.
+                on_device = on_device + minimised.detach() * 0.0;
             }
             (minimised / n_images as f64).backward();
         }
         let mut gradients: NamedTensors =
             self.trained_names().map(|name| (name.clone(), self.parameters[name].grad())).collect();
-        if total.is_finite() {
-            self.update(batch.learning_rate, |name| Gradient::Whole(gradients[name].shallow_clone()));
+        let skipped = (!on_cpu).then(|| on_device.isfinite().logical_not().to_kind(Kind::Float));
+        if known.is_finite() {
+            self.update_unless(batch.learning_rate, skipped.as_ref(), |name| {
+                Gradient::Whole(gradients[name].shallow_clone())
+            });
         }
         let _no_grad = tch::no_grad_guard();
         for gradient in gradients.values_mut().filter(|gradient| gradient.defined()) {
             let _ = gradient.zero_();
         }
-        total
+        if on_cpu { StepLoss::Known(known) } else { StepLoss::OnDevice(on_device) }
     }
 
     /// Whether every trained value is a number.
