@@ -25,6 +25,8 @@ pub struct Weights {
     parameters: NamedTensors,
     groups: Vec<Group>,
     device: Device,
+    /// Whether losses stay on the device until the trainer fetches several at once.
+    keeps_losses: bool,
 }
 
 /// All values that training changes. A resumed training needs them in addition to the initial parameters.
@@ -102,7 +104,7 @@ impl Weights {
             Group { rate, names, adam }
         };
         let groups = by_rate.into_values().map(group).collect();
-        Self { parameters, groups, device }
+        Self { parameters, groups, device, keeps_losses: device != Device::Cpu }
     }
 
     /// All parameters.
@@ -158,7 +160,7 @@ impl Weights {
     ) -> StepLoss {
         let n_images = batch.rows.len() as i64;
         let n_part = micro_batch.map_or(n_images, |size| i64::from(size).min(n_images));
-        let on_cpu = self.device == Device::Cpu;
+        let keeps = self.keeps_losses;
         let (mut known, mut on_device) = (0.0, Tensor::zeros([], (Kind::Double, self.device)));
         for (i, start) in (0..n_images).step_by(n_part as usize).enumerate() {
             // The sign does not matter to a generator.
@@ -168,27 +170,26 @@ impl Weights {
                 sent(&part, self.device).expect("libtorch places the tensor")
             };
             let Loss { squared_errors, minimised } = loss(&part);
-            if on_cpu {
-                known += squared_errors.double_value(&[]);
+            if keeps {
+                let minimised = minimised.as_ref().unwrap_or(&squared_errors).detach();
+                // The second term is 0, or not a number if the minimised quantity is none.
+                on_device = on_device + squared_errors.detach() + minimised * 0.0;
             } else {
-                on_device = on_device + squared_errors.detach();
+                known += squared_errors.double_value(&[]);
             }
             let minimised = minimised.unwrap_or(squared_errors);
-            if on_cpu {
+            if !keeps {
                 let value = minimised.double_value(&[]);
                 if !value.is_finite() {
                     known = value;
                     break;
                 }
-            } else {
-                // Nothing, or not a number if the minimised quantity is none.
-                on_device = on_device + minimised.detach() * 0.0;
             }
             (minimised / n_images as f64).backward();
         }
         let mut gradients: NamedTensors =
             self.trained_names().map(|name| (name.clone(), self.parameters[name].grad())).collect();
-        let skipped = (!on_cpu).then(|| on_device.isfinite().logical_not().to_kind(Kind::Float));
+        let skipped = keeps.then(|| on_device.isfinite().logical_not().to_kind(Kind::Float));
         if known.is_finite() {
             self.update_unless(batch.learning_rate, skipped.as_ref(), |name| {
                 Gradient::Whole(gradients[name].shallow_clone())
@@ -198,7 +199,7 @@ impl Weights {
         for gradient in gradients.values_mut().filter(|gradient| gradient.defined()) {
             let _ = gradient.zero_();
         }
-        if on_cpu { StepLoss::Known(known) } else { StepLoss::OnDevice(on_device) }
+        if keeps { StepLoss::OnDevice(on_device) } else { StepLoss::Known(known) }
     }
 
     /// Whether every trained value is a number.
@@ -248,4 +249,37 @@ impl Weights {
 
 fn named(role: &str, parameter: &str) -> String {
     format!("{role}:{parameter}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One step of a line through three points, in parts of two images; the second target is `target`.
+    fn step(keeps_losses: bool, target: f32) -> (StepLoss, Tensor) {
+        let initial = NamedTensors::from([("w".to_owned(), Tensor::from_slice(&[0.5_f32]))]);
+        let mut weights = Weights::new(&initial, |_| 1.0, Device::Cpu, &TrainSettings::default(), None);
+        weights.keeps_losses = keeps_losses;
+        let targets = Tensor::from_slice(&[1.0_f32, target, 3.0]);
+        let xs = Tensor::from_slice(&[1.0_f32, 2.0, 3.0]);
+        let batch = Batch { step: 0, learning_rate: 0.1, rows: vec![0, 1, 2], targets, pixels: None };
+        let w = weights.parameters()["w"].shallow_clone();
+        let loss = weights.step_by_autograd(&batch, Some(2), 1, |part| {
+            let errors = part(&xs) * &w - part(&batch.targets);
+            Loss { squared_errors: errors.square().sum(Kind::Float), minimised: None }
+        });
+        (loss, w.detach())
+    }
+
+    #[test]
+    fn a_loss_that_stays_on_the_device_is_that_of_the_same_step() {
+        let (StepLoss::Known(known), w) = step(false, 2.0) else { panic!("it is fetched") };
+        let (StepLoss::OnDevice(kept), same_w) = step(true, 2.0) else { panic!("it is kept") };
+        assert_eq!((known, kept.double_value(&[])), (0.25 + 1.0 + 2.25, known));
+        assert!(w == same_w && w.double_value(&[0]) != 0.5, "both steps are done");
+        let (StepLoss::OnDevice(kept), _) = step(true, f32::NAN) else { panic!("it is kept") };
+        assert!(!kept.double_value(&[]).is_finite());
+        let (StepLoss::Known(known), w) = step(false, f32::NAN) else { panic!("it is fetched") };
+        assert!(!known.is_finite() && w.double_value(&[0]) == 0.5, "nothing is updated");
+    }
 }
