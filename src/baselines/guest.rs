@@ -40,7 +40,7 @@ impl PerImage for Scorers {
         let image = resized.as_ref().unwrap_or(image);
         let score = |task: &usize| {
             let (method, scorer) = &self.scorers[*task];
-            let scored = scorer.score(image).map(|score| vec![OutputRows::Scores(vec![score])]);
+            let scored = scorer.score(image).map(|score| vec![OutputRows::Scores(vec![score.into()])]);
             scored.map_err(|error| Unusable { kind: error.kind(), message: format!("no {method} score: {error}") })
         };
         tasks.iter().map(score).collect()

@@ -63,7 +63,7 @@ pub enum BaselineError {
     #[error("no method is named: expected some of brisque, niqe, ilniqe")]
     NoMethods,
     /// The same method is named twice.
-    #[error("method `{0}` is named twice")]
+    #[error("duplicate method `{0}`")]
     MethodTwice(Method),
     /// A side that makes no sense.
     #[error("`side = {found}`: expected {} to {} pixels", SIDES_PX.start(), SIDES_PX.end())]

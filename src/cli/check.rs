@@ -6,14 +6,17 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::exit::Exit;
-use super::judging::ScorerArgs;
+use super::judging::{DatasetArgs, ScorerArgs};
 use super::weights::print_line;
 use super::{Context, path_argument};
+use crate::corpus::Night;
 use agiqa_judge::check::{self, CheckSettings, Checked, Of, Severity};
+use agiqa_judge::scorer::Scorer;
 use agiqa_store::layout;
-use agiqa_store::store::run_log::StageRecord;
+use agiqa_store::store::run_log::{RunLog, StageRecord};
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::night_scores::ScoredNight;
 
 /// Arguments of `agiqa check`.
 #[derive(clap::Args)]
@@ -21,12 +24,12 @@ pub(super) struct Args {
     /// Store that holds images and scores.
     #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
-    /// Dataset or corpus to check.
-    #[arg(long, value_name = "NAME")]
-    dataset: PartitionName,
+    #[command(flatten)]
+    dataset: DatasetArgs,
     #[command(flatten)]
     scorer: ScorerArgs,
-    /// Dataset to compare with, such as last night's. Without it, comparisons pass and say so.
+    /// Dataset to compare with; of a corpus, label of a night. Default: the latest night before, if the corpus has one that
+    /// was scored. Without anything to compare with, comparisons pass and say so.
     #[arg(long, value_name = "NAME")]
     against: Option<PartitionName>,
     /// File with `[[check]]` tables. Other tables in it are left to other commands. Default: see docs/operating.md.
@@ -42,30 +45,71 @@ struct Event<'a> {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let mut checks = args.config.as_deref().map_or_else(|| Ok(CheckSettings::defaults()), read)?;
+    let checks = checks(args.config.as_deref(), context)?;
+    let scorer = args.scorer.scorer()?;
+    let store = Store::open(&args.store, OpenMode::Existing)?;
+    let (dataset, night) = (args.dataset.dataset()?, args.dataset.night());
+    let against = match (night, args.against) {
+        (Some(night), Some(label)) => Some(Night { night: label, ..night }.dataset()?),
+        (Some(night), None) => before(&store, &night, &scorer)?,
+        (None, against) => against,
+    };
+    super::with_run_log("check", &store.clone(), context, |log| {
+        checked(&store, &dataset, against.as_ref(), &scorer, &checks, context, log)
+    })
+}
+
+/// `--max-rejects` is the limit of the checks of rejects.
+pub(super) fn allow_rejects(checks: &mut [CheckSettings], context: &Context) {
     if let Some(limit) = context.max_rejects {
         let of_rejects = checks.iter_mut().filter(|check| check.of == Of::RejectShare);
         of_rejects.for_each(|check| check.max = Some(limit.share()));
     }
-    let scorer = args.scorer.scorer()?;
-    let store = Store::open(&args.store, OpenMode::Existing)?;
-    super::with_run_log("check", &store.clone(), context, |log| {
-        let started = std::time::Instant::now();
-        let found = check::check(&store, &args.dataset, args.against.as_ref(), &scorer, &checks)?;
-        print(&found, context);
-        let failed =
-            |severity: Severity| found.iter().filter(|check| !check.passed && check.severity == severity).count();
-        let (n_failed, n_warned) = (failed(Severity::Fail), failed(Severity::Warn));
-        let n_passed = found.len() - n_failed - n_warned;
-        let reason = format!("{n_passed} checks passed, {n_failed} failed, {n_warned} warned");
-        context.console.info(format!("check {}: {reason}", args.dataset));
-        let (stage, outcome) = (format!("check {}", args.dataset), "ran".to_owned());
-        log.stage(StageRecord { stage, outcome, reason, elapsed_secs: started.elapsed().as_secs_f64(), rows: None });
-        context.done.add_checks([("passed", n_passed), ("failed", n_failed), ("warned", n_warned)]);
-        Ok(if n_failed > 0 { Exit::Rejected } else { Exit::Done })
-    })
 }
 
+/// The night before `night` that `scorer` has scored.
+pub(super) fn before(store: &Store, night: &Night, scorer: &Scorer) -> anyhow::Result<Option<PartitionName>> {
+    let name = match scorer {
+        Scorer::Run(name) | Scorer::Group(name) => name.clone(),
+        Scorer::Method(text) => text.split('@').next().unwrap_or(text).parse()?,
+    };
+    let nights = ScoredNight::nights(store, &name, &night.corpus)?;
+    let label = nights.into_iter().rfind(|label| *label < night.night);
+    Ok(label.map(|label| Night { night: label, ..night.clone() }.dataset()).transpose()?)
+}
+
+/// Runs `checks` over `dataset`, prints them and records them in `log`.
+pub(super) fn checked(
+    store: &Store,
+    dataset: &PartitionName,
+    against: Option<&PartitionName>,
+    scorer: &Scorer,
+    checks: &[CheckSettings],
+    context: &Context,
+    log: &mut RunLog,
+) -> anyhow::Result<Exit> {
+    let started = std::time::Instant::now();
+    let found = check::check(store, dataset, against, scorer, checks)?;
+    print(&found, context);
+    let failed = |severity: Severity| found.iter().filter(|check| !check.passed && check.severity == severity).count();
+    let (n_failed, n_warned) = (failed(Severity::Fail), failed(Severity::Warn));
+    let n_passed = found.len() - n_failed - n_warned;
+    let reason = format!("{n_passed} checks passed, {n_failed} failed, {n_warned} warned");
+    context.console.info(format!("check {dataset}: {reason}"));
+    let (stage, outcome) = (format!("check {dataset}"), "ran".to_owned());
+    log.stage(StageRecord { stage, outcome, reason, elapsed_secs: started.elapsed().as_secs_f64(), rows: None });
+    context.done.add_checks([("passed", n_passed), ("failed", n_failed), ("warned", n_warned)]);
+    Ok(if n_failed > 0 { Exit::Rejected } else { Exit::Done })
+}
+
+/// The checks in the file `config`, or those that run where none are named, with the limit of `--max-rejects`.
+pub(super) fn checks(config: Option<&Path>, context: &Context) -> anyhow::Result<Vec<CheckSettings>> {
+    let mut checks = config.map_or_else(|| Ok(CheckSettings::defaults()), read)?;
+    allow_rejects(&mut checks, context);
+    Ok(checks)
+}
+
+/// The checks in the file at `path`.
 fn read(path: &Path) -> anyhow::Result<Vec<CheckSettings>> {
     #[derive(serde::Deserialize)]
     struct File {
@@ -77,13 +121,10 @@ fn read(path: &Path) -> anyhow::Result<Vec<CheckSettings>> {
     let File { check } = toml::from_str(&text).with_context(name)?;
     anyhow::ensure!(!check.is_empty(), "`{}` has no table `[[check]]`", path.display());
     for check in &check {
-        let CheckSettings { of, max, min, .. } = check.get_ref();
         let line = 1 + text[..check.span().start].matches('\n').count();
-        let place = format!("`{}`, line {line}", path.display());
-        let needs_limit = *of == Of::Images && max.or(*min).is_none();
-        anyhow::ensure!(!needs_limit, "{place}: a check of images has no limit: give `min` or `max`");
-        let has_drop = check.get_ref().max_drop.is_some() && (*of != Of::Mean || max.or(*min).is_some());
-        anyhow::ensure!(!has_drop, "{place}: `max_drop` is a limit of `mean`, without `min` and `max`");
+        if let Some(problem) = check.get_ref().problem() {
+            anyhow::bail!("`{}`, line {line}: {problem}", path.display());
+        }
     }
     Ok(check.into_iter().map(toml::Spanned::into_inner).collect())
 }
@@ -99,11 +140,11 @@ fn print(found: &[Checked], context: &Context) {
             (false, Severity::Warn) => "warn",
             (false, Severity::Fail) => "FAIL",
         };
-        let of = serde_json::to_value(checked.check).unwrap_or_default();
-        let of = of.as_str().unwrap_or_default().to_owned();
+        let name = serde_json::to_value(checked.check).unwrap_or_default();
+        let name = name.as_str().unwrap_or_default().to_owned();
         let numbers = [checked.value, checked.limit].map(|value| layout::number(value, 4));
         let [value, limit] = numbers;
-        [verdict.to_owned(), of, layout::printable(&checked.scope), value, limit, layout::printable(&checked.message)]
+        [verdict.to_owned(), name, layout::printable(&checked.scope), value, limit, layout::printable(&checked.message)]
     };
     let head = ["", "check", "scope", "value", "limit", "found"].map(str::to_owned);
     let lines: Vec<[String; 6]> = std::iter::once(head).chain(found.iter().map(line)).collect();

@@ -208,7 +208,9 @@ fn print(report: &Report) {
             format!("{} free, {}{access}", gigabytes(disk.free_bytes), disk.path.display()),
         );
     }
-    for state in &report.weights {
+    // Published checkpoints are many, and nobody has all of them.
+    let is_shown = |state: &&State| state.state != "absent" || state.file.is_none();
+    for state in report.weights.iter().filter(is_shown) {
         line("weights", state.line());
     }
     let absent: Vec<_> = agiqa_weights::manifest().iter().filter(|weights| !weights.is_in(&weights.folder())).collect();

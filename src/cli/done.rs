@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::output;
 use agiqa_store::store::run_log::{RowCounts, StageRecord};
+use agiqa_store::tables::PartitionName;
 
 /// Version of the event `done`.
 const SCHEMA: u32 = 1;
@@ -34,6 +35,7 @@ struct Counts {
     rows: RowCounts,
     checks: BTreeMap<&'static str, usize>,
     outputs: Vec<String>,
+    night: Option<String>,
 }
 
 impl Done {
@@ -49,6 +51,11 @@ impl Done {
         self.counts().checks.extend(checks);
     }
 
+    /// Names the night that the command is about.
+    pub(super) fn set_night(&self, corpus: &PartitionName, night: &PartitionName) {
+        self.counts().night = Some(format!("{corpus}.{night}"));
+    }
+
     /// Adds a file or folder that the command wrote for its user.
     pub(super) fn add_output(&self, path: &Path) {
         self.counts().outputs.push(path.display().to_string());
@@ -58,7 +65,7 @@ impl Done {
     pub(super) fn event(&self, run_id: &str, command: &str, code: u8, error: Option<String>, secs: f64) -> Value {
         let counts = self.counts();
         json!({
-            "type": "done", "schema": SCHEMA, "run_id": run_id, "command": command, "exit_code": code, "error": error,
+            "type": "done", "schema": SCHEMA, "run_id": run_id, "command": command, "exit_code": code, "error": error, "night": counts.night,
             "rows": counts.rows, "checks": counts.checks, "outputs": counts.outputs, "elapsed_secs": secs,
         })
     }

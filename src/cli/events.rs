@@ -17,6 +17,7 @@ const EVENTS: &[(&str, &str, &[&str])] = &[
     ("excluded", "`evaluate --table`", &["n_rows", "n_excluded", "n_without_score", "n_without_mos"]),
     ("selection", "`select`", &["scorer", "top", "uncertain_below", "score", "mos"]),
     ("check", "`check`", &["check", "scope", "value", "limit", "passed", "severity", "message"]),
+    ("reproduced", "`reproduce`", &["run", "same", "items"]),
     (
         "inspected",
         "`inspect`",
@@ -46,7 +47,7 @@ const EVENTS: &[(&str, &str, &[&str])] = &[
     (
         "done",
         "every command, as its last line; also the file of `--summary`",
-        &["schema", "command", "exit_code", "error", "rows", "checks", "outputs", "elapsed_secs"],
+        &["schema", "command", "exit_code", "error", "night", "rows", "checks", "outputs", "elapsed_secs"],
     ),
 ];
 

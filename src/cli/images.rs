@@ -20,7 +20,7 @@ pub(super) struct ImageArgs {
     pub(super) store: String,
     /// Ingested dataset whose images to use. With `--images`, it is the name of the corpus that the folder becomes
     /// (default: the folder's own name).
-    #[arg(long, value_name = "NAME", required_unless_present = "images")]
+    #[arg(long, value_name = "NAME")]
     dataset: Option<PartitionName>,
     /// Folder of images to use instead of an ingested dataset. It needs no MOS.
     #[arg(long, value_name = "DIR")]

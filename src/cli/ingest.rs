@@ -72,7 +72,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let mut columns = ColumnNames::default();
     for (key, column) in args.columns {
         let slot = columns.slot(&key).with_context(|| unknown_key(&key))?;
-        anyhow::ensure!(slot.is_none(), "`--column {key}=…` is given twice");
+        anyhow::ensure!(slot.is_none(), "duplicate `--column {key}=…`");
         *slot = Some(column);
     }
     let mut derive = BTreeMap::new();

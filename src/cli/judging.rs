@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 
+use crate::corpus::Night;
 use agiqa_judge::metrics::BootstrapSettings;
 use agiqa_judge::scorer::Scorer;
 use agiqa_store::tables::PartitionName;
@@ -21,6 +22,36 @@ pub(super) struct BootstrapArgs {
 impl BootstrapArgs {
     pub(super) fn settings(self) -> BootstrapSettings {
         BootstrapSettings { resamples: self.resamples, seed: self.seed }
+    }
+}
+
+/// The images: a dataset, or a night of a corpus.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct DatasetArgs {
+    /// Dataset.
+    #[arg(long, value_name = "NAME", required_unless_present = "corpus", conflicts_with = "corpus")]
+    dataset: Option<PartitionName>,
+    /// Corpus whose night it is about.
+    #[arg(long, value_name = "NAME", requires = "night")]
+    corpus: Option<PartitionName>,
+    /// Label of the night.
+    #[arg(long, value_name = "LABEL", requires = "corpus")]
+    night: Option<PartitionName>,
+}
+
+impl DatasetArgs {
+    /// The night, if it is one.
+    pub(super) fn night(&self) -> Option<Night> {
+        Some(Night { corpus: self.corpus.clone()?, night: self.night.clone()? })
+    }
+
+    /// The name of the dataset.
+    pub(super) fn dataset(&self) -> anyhow::Result<PartitionName> {
+        match (&self.dataset, self.night()) {
+            (Some(dataset), _) => Ok(dataset.clone()),
+            (None, Some(night)) => Ok(night.dataset()?),
+            (None, None) => anyhow::bail!("give `--dataset`, or `--corpus` and `--night`"),
+        }
     }
 }
 

@@ -40,6 +40,8 @@ mod methods;
 mod output;
 mod predict;
 mod query;
+mod report;
+mod reproduce;
 mod run;
 mod schemas;
 mod score;
@@ -112,6 +114,10 @@ enum Command {
     Select(select::Args),
     /// Check a dataset's rejects and scores, and compare them with another's.
     Check(check::Args),
+    /// Write a page about a night's scores, or about a run or group of runs.
+    Report(report::Args),
+    /// Train a run again from its record and say whether its scores and metrics are the same bytes.
+    Reproduce(reproduce::Args),
     /// Ask the store's tables in SQL.
     Query(query::Args),
     /// Print what generators wrote into image files: prompts, seeds, models, marks.
@@ -241,6 +247,8 @@ fn run_command(cli: Cli, console: Console, done: Done) -> anyhow::Result<Exit> {
         Command::Compare(args) => compare::run(args, &context),
         Command::Select(args) => select::run(args, &context),
         Command::Check(args) => check::run(args, &context),
+        Command::Report(args) => report::run(args, &context),
+        Command::Reproduce(args) => reproduce::run(args, &context),
         Command::Query(args) => query::run(args, &context),
         Command::Inspect(args) => inspect::run(args, &context),
         Command::Weights(args) => weights::run(args, &context),

@@ -1,4 +1,4 @@
-//! `agiqa predict`: scores images with trained heads.
+//! `agiqa predict`: scores images with trained heads and trained rating networks.
 
 use std::sync::Arc;
 
@@ -6,13 +6,15 @@ use super::exit::Exit;
 use super::set::SetArgs;
 use super::train::named;
 use super::{Context, path_argument};
+use crate::features::DeviceChoice;
 use crate::pipeline::PredictSection;
 use crate::predict::{AverageStage, PredictStage, Weighting};
-use crate::train::Member;
+use crate::train::recipes::rater_application;
+use crate::train::{Member, NextStage};
 use agiqa_store::stage::Stage;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::models::{RunRecord, Runs};
+use agiqa_store::tables::models::{self, RunRecord, Runs};
 
 /// Arguments of `agiqa predict`.
 #[derive(clap::Args)]
@@ -20,7 +22,7 @@ pub(super) struct Args {
     /// Store that holds runs, images and features, and receives the scores.
     #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
-    /// Run whose head scores. Repeatable.
+    /// Run whose head or network scores. Repeatable.
     #[arg(long, value_name = "RUN", required_unless_present("group"))]
     run: Vec<PartitionName>,
     /// Group whose runs score. Repeatable.
@@ -61,6 +63,17 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     }
     datasets.extend(also);
     let mut stages: Vec<Box<dyn Stage>> = Vec::new();
+    // A trained rating network reads the images, and every other run reads columns.
+    let (raters, others): (Vec<_>, Vec<_>) = known.iter().partition(|record| record.recipe == models::RATER);
+    if !others.is_empty() {
+        let (runs, datasets) = (others.iter().map(|record| record.run.clone()).collect(), datasets.clone());
+        stages.push(Box::new(PredictStage::new(runs, datasets, records.clone())));
+    }
+    for record in raters {
+        let (name, application) = (record.run.clone(), rater_application(DeviceChoice::Auto));
+        let datasets = if datasets.is_empty() { vec![record.dataset.clone()] } else { datasets.clone() };
+        stages.push(Box::new(NextStage { runs: vec![name.clone()], name, datasets, application }));
+    }
     if let Some(name) = average {
         let trained_on = known[0].dataset.clone();
         if let Some(other) = known.iter().find(|record| record.dataset != trained_on) {
@@ -75,10 +88,8 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
             Member { run: run.clone(), group: group.clone(), split: split.clone() }
         };
         let (members, weighting) = (known.iter().map(member).collect(), weighting.unwrap_or_default());
-        let average = AverageStage { name, dataset: trained_on, members, weighting, records: records.clone() };
-        stages.push(Box::new(average));
+        stages.push(Box::new(AverageStage { name, dataset: trained_on, members, weighting, records }));
     }
-    stages.insert(0, Box::new(PredictStage { runs, datasets, records }));
     let stages: Vec<&dyn Stage> = stages.iter().map(AsRef::as_ref).collect();
     super::run_stages("predict", &url, &stages, context)
 }

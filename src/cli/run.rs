@@ -1,16 +1,23 @@
 //! `agiqa run`: runs the stages of a pipeline whose inputs have changed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::check;
 use super::exit::Exit;
 use super::{Context, path_argument, set_argument};
+use crate::pipeline::absent::{self, LeftOut};
 use crate::pipeline::plan::{self, Action, StageName, Step};
-use crate::pipeline::{Pipeline, summary};
+use crate::pipeline::{Pipeline, ScoreSettings, Scored, summary};
+use crate::registry;
+use agiqa_judge::compare::ComparisonReport;
+use agiqa_judge::compare::table1::Table1;
+use agiqa_judge::scorer::Scorer;
 use agiqa_store::console::print;
-use agiqa_store::stage::Stage;
+use agiqa_store::stage::{Stage, StageContext};
+use agiqa_store::store::run_log::RunLog;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::models::Runs;
 
@@ -30,7 +37,7 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     /// Run only this stage, on the store's current content: ingest, features, baseline, score, split, train,
-    /// predict, evaluate, compare or experiment. Repeatable.
+    /// predict, evaluate, compare, experiment or report. Repeatable.
     #[arg(long = "stage", value_name = "STAGE")]
     stages: Vec<StageName>,
 }
@@ -43,12 +50,19 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let steps = pipeline.steps()?;
     let left_out: Vec<&StageName> =
         args.stages.iter().filter(|stage| !steps.iter().any(|step| step.name == **stage)).collect();
+    let left_out: Vec<&StageName> =
+        left_out.into_iter().filter(|stage| **stage != StageName::Score || pipeline.score.is_none()).collect();
     if let Some(stage) = left_out.first() {
         anyhow::bail!("`{}` has no stage `{stage}`: its table is missing there", args.pipeline.display());
     }
     let steps = plan::select(steps, &args.stages);
+    let wants_score = args.stages.is_empty() || args.stages.contains(&StageName::Score);
     if args.dry_run {
         let store = Store::open(store_url, OpenMode::AbsentIsEmpty)?;
+        let mut steps = steps;
+        if let Some(score) = pipeline.score.as_ref().filter(|_| wants_score) {
+            steps.extend(score_steps(score, &store, steps.len())?);
+        }
         return dry_run(&pipeline, &steps, &store, context);
     }
     let store = Store::open(store_url, OpenMode::CreateIfMissing)?;
@@ -61,18 +75,98 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     }));
     super::with_run_log("run", &store.clone(), context, |log| {
         let stage_context = context.on(store);
-        let stages: Vec<&dyn Stage> = steps.iter().map(|step| step.stage.as_ref()).collect();
-        let exit = super::execute_all(&stages, &stage_context, log)?;
+        let (mut exit, left_out) = match pipeline.skip_absent_weights {
+            true => execute_present(&steps, &stage_context, log)?,
+            false => {
+                let stages: Vec<&dyn Stage> = steps.iter().map(|step| step.stage.as_ref()).collect();
+                (super::execute_all(&stages, &stage_context, log)?, Vec::new())
+            }
+        };
         if exit == Exit::Interrupted {
             return Ok(exit);
         }
-        print_results(&pipeline, &steps, &stage_context.store, context)?;
+        if let Some(score) = pipeline.score.as_ref().filter(|_| wants_score) {
+            exit = exit.and(score_night(&pipeline, score, &stage_context, context, log)?);
+            if exit == Exit::Interrupted || steps.is_empty() {
+                return Ok(exit);
+            }
+        }
+        print_results(&pipeline, &steps, &left_out, &stage_context.store, context)?;
         Ok(exit)
     })
 }
 
+/// The steps of `[score]`, each after all `n_before` earlier steps and those of its own.
+fn score_steps(score: &ScoreSettings, store: &Store, n_before: usize) -> anyhow::Result<Vec<Step>> {
+    let Some(settings) = score.scored_night()? else { return Ok(Vec::new()) };
+    let stages = score.stages(store, &Runs::default(), Scored::Night(settings))?;
+    let step =
+        |(index, stage)| Step { name: StageName::Score, stage, after: (0..n_before + index).collect(), scorer: None };
+    Ok(stages.into_iter().enumerate().map(step).collect())
+}
+
+/// Scores the night of `[score]` and runs its checks. The stages are made now, because an earlier stage of the pipeline may
+/// have trained what scores.
+fn score_night(
+    pipeline: &Pipeline,
+    score: &ScoreSettings,
+    stage_context: &StageContext,
+    context: &Context,
+    log: &mut RunLog,
+) -> anyhow::Result<Exit> {
+    let (store, records) = (&stage_context.store, Runs::default());
+    let Some(settings) = score.scored_night()? else { return Ok(Exit::Done) };
+    let night = settings.night.clone();
+    context.done.set_night(&night.corpus, &night.night);
+    let stages = score.stages(store, &records, Scored::Night(settings))?;
+    let stages: Vec<&dyn Stage> = stages.iter().map(AsRef::as_ref).collect();
+    let mut exit = super::execute_all(&stages, stage_context, log)?;
+    if exit == Exit::Interrupted || pipeline.checks.is_empty() {
+        return Ok(exit);
+    }
+    let mut scorers: Vec<Scorer> =
+        score.methods.iter().map(|method| Scorer::Method(method.as_str().to_owned())).collect();
+    scorers.extend(score.run.clone().map(Scorer::Run).or_else(|| score.group.clone().map(Scorer::Group)));
+    let mut checks = pipeline.checks.clone();
+    check::allow_rejects(&mut checks, context);
+    for scorer in &scorers {
+        let against = check::before(store, &night, scorer)?;
+        exit = exit.and(check::checked(store, &night.dataset()?, against.as_ref(), scorer, &checks, context, log)?);
+    }
+    Ok(exit)
+}
+
+/// Runs the steps whose weights are present, up to an interrupt. Also returns the others.
+fn execute_present(steps: &[Step], context: &StageContext, log: &mut RunLog) -> anyhow::Result<(Exit, Vec<LeftOut>)> {
+    let (mut exit, mut left_out) = (Exit::Done, Vec::new());
+    for (idx, step) in steps.iter().enumerate() {
+        if context.interrupt.is_raised() {
+            return Ok((Exit::Interrupted, left_out));
+        }
+        let reason = match absent::consequence(steps, idx, &left_out) {
+            Some(reason) => reason,
+            None => match super::execute(step.stage.as_ref(), context, log) {
+                Ok(ended) => {
+                    exit = exit.and(ended);
+                    if exit == Exit::Interrupted {
+                        return Ok((exit, left_out));
+                    }
+                    continue;
+                }
+                Err(error) => match absent::absence(error.as_ref()) {
+                    Some(reason) => reason,
+                    None => return Err(error),
+                },
+            },
+        };
+        context.console.warn(format!("{} is left out: {reason}", step.stage.name()));
+        left_out.push(LeftOut { step: idx, reason });
+    }
+    Ok((exit, left_out))
+}
+
 fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context) -> anyhow::Result<Exit> {
-    let (actions, error) = plan::plan(steps, store);
+    let (actions, error) = plan::plan(steps, store, pipeline.skip_absent_weights);
     let word = |action: &Action| match action {
         Action::Skip(_) => "skip",
         Action::Run(_) => "run",
@@ -120,26 +214,75 @@ fn dry_run(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context
     }
 }
 
+/// The paper's Table 1 per kind of split; empty if the pipeline asks for none.
+fn tables1(
+    pipeline: &Pipeline,
+    steps: &[Step],
+    left_out: &[LeftOut],
+    reports: &[ComparisonReport],
+) -> anyhow::Result<Vec<Table1>> {
+    if !pipeline.compare.as_ref().is_some_and(|compare| compare.has_table1) {
+        return Ok(Vec::new());
+    }
+    let names = pipeline.runs()?.into_iter().map(|(variant, run)| (run.to_string(), variant)).collect();
+    let reason = |method: &str| {
+        let row = registry::ROWS.iter().find(|row| row.paper_row == Some(method));
+        let left = |name: &str| left_out.iter().find(|left| steps[left.step].scorer == Some(name));
+        match row {
+            Some(row) => match left(row.name) {
+                Some(left) => left.reason.clone(),
+                None => format!("nothing here scores by `{}` ({})", row.name, row.needs_in_words()),
+            },
+            None => "no run on the paper's features, which need the weights of mplug-owl2 and maniqa".to_owned(),
+        }
+    };
+    Ok(Table1::of(reports, &names, reason))
+}
+
 /// Prints the metrics and the places of the tables, even if nothing had to run.
-fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &Context) -> anyhow::Result<()> {
+fn print_results(
+    pipeline: &Pipeline,
+    steps: &[Step],
+    left_out: &[LeftOut],
+    store: &Store,
+    context: &Context,
+) -> anyhow::Result<()> {
     let (mut text, records) = (String::new(), Runs::default());
-    let experiment =
-        pipeline.experiment_stage()?.filter(|_| steps.iter().any(|step| step.name == StageName::Experiment));
+    let is_present = |name: StageName| {
+        let is_left_out = |idx: usize| left_out.iter().any(|left| left.step == idx);
+        steps.iter().enumerate().any(|(idx, step)| step.name == name && !is_left_out(idx))
+    };
+    let experiment = pipeline.experiment_stage()?.filter(|_| is_present(StageName::Experiment));
     if let Some(stage) = &experiment {
         let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
         text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
     }
     // An experiment's pipeline prints its table instead of each variant's metrics, which are in the store.
-    let has_evaluated = experiment.is_none() && steps.iter().any(|step| step.name == StageName::Evaluate);
+    let has_evaluated = experiment.is_none() && is_present(StageName::Evaluate);
     let evaluated = if has_evaluated { pipeline.evaluate_stages(&records)? } else { Vec::new() };
     for stage in evaluated {
         let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
         text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
     }
-    let has_compared = steps.iter().any(|step| step.name == StageName::Compare);
-    let compared = if has_compared { pipeline.compare_stages(&records) } else { Vec::new() };
-    for stage in compared {
-        let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
+    let mut reports = Vec::new();
+    // Without any method, it has no rows.
+    if steps.iter().any(|step| step.name == StageName::Compare) {
+        for stage in pipeline.compare_stages(&records) {
+            reports.push(stage.report(store).map_err(anyhow::Error::from_boxed)?);
+        }
+    }
+    let tables1 = tables1(pipeline, steps, left_out, &reports)?;
+    for table in &tables1 {
+        text.push_str(&if context.console.is_json() { table.json_lines() } else { table.text() + "\n" });
+    }
+    // What is missing is the same on all splits.
+    let missing = tables1.first().map(Table1::missing).filter(|missing| !missing.is_empty());
+    if let Some(missing) = missing.filter(|_| !context.console.is_json()) {
+        text.push_str(&(missing + "\n"));
+    }
+    // The tables hold what the single comparisons say, which are in the store.
+    let printed = if pipeline.compare.as_ref().is_some_and(|compare| compare.has_table1) { &[] } else { &reports[..] };
+    for report in printed {
         text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
     }
     let tables = summary::tables(store)?;
@@ -148,6 +291,10 @@ fn print_results(pipeline: &Pipeline, steps: &[Step], store: &Store, context: &C
         context.console.event(&tables);
     } else {
         print(format!("{text}{tables}"));
+    }
+    let has_reported = steps.iter().any(|step| step.name == StageName::Report);
+    for stage in if has_reported { pipeline.report_stages(&records)? } else { Vec::new() } {
+        super::report::say(Path::new(store.url()).join(stage.subject.html_path()), context);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `agiqa schemas`: the tables' schemas and the events as JSON.
+//! `agiqa schemas`: the tables' schemas, the events and the reports' numbers as JSON.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let mut documents = schema_json::documents();
-    documents.push(events::document());
+    documents.extend([events::document(), agiqa_report::document()]);
     let Some(folder) = args.out else {
         let text: String = documents.into_iter().map(|(_, text)| text).collect();
         agiqa_store::console::print(text);

@@ -1,32 +1,57 @@
-//! `agiqa score`: scores of images by published networks and handcrafted methods.
+//! `agiqa score`: scores of images by trained heads, published networks and handcrafted methods.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::exit::Exit;
 use super::images::ImageArgs;
 use super::set::SetArgs;
 use super::{Context, path_argument};
-use crate::baselines::BaselineSettings;
-use crate::features::{DeviceChoice, ExtractorName, FeatureStage};
-use crate::pipeline::{feature_settings, rating_settings};
-use crate::ratings::RatingStage;
+use crate::corpus::Existing;
+use crate::features::{DeviceChoice, ExtractorName};
+use crate::pipeline::{FeaturesKept, MethodName, ScoreSettings, Scored};
 use crate::registry;
-use agiqa_handcrafted::Method;
-use agiqa_nets::raters::RaterName;
+use agiqa_store::path_text::text_of;
 use agiqa_store::stage::Stage;
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::models::Runs;
 
 /// Arguments of `agiqa score`.
 #[derive(clap::Args)]
 pub(super) struct Args {
+    /// Where the images of a night are: folders, lists (txt, csv, tsv, jsonl, parquet), tar files, Parquet files with image
+    /// bytes, images. They become a night of a corpus.
+    #[arg(value_name = "SOURCE", requires = "corpus", requires = "night", conflicts_with_all = ["dataset", "images"])]
+    sources: Vec<PathBuf>,
+    /// Corpus that the sources belong to. A file that one of its nights has had is not read again.
+    #[arg(long, value_name = "NAME", requires = "sources")]
+    corpus: Option<PartitionName>,
+    /// Label of the night, such as its date. Labels are in the order of their text.
+    #[arg(long, value_name = "LABEL", requires = "sources")]
+    night: Option<PartitionName>,
+    /// Take up a night again that exists, instead of adding to it.
+    #[arg(long, requires = "sources")]
+    replace: bool,
+    /// Columns of Parquet files that hold images, if several hold bytes.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "sources")]
+    image_column: Vec<String>,
     #[command(flatten)]
     images: ImageArgs,
+    /// Run whose head scores, over the features that it was trained on.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["group", "methods"])]
+    run: Option<PartitionName>,
+    /// Group of runs whose heads score. The score of an image is their mean.
+    #[arg(long, value_name = "GROUP", conflicts_with = "methods")]
+    group: Option<PartitionName>,
     /// Network or method that scores, as listed by `agiqa methods`. Repeatable.
-    #[arg(long = "method", value_name = "NAME", required = true, value_delimiter = ',')]
-    methods: Vec<Scorer>,
+    #[arg(long = "method", value_name = "NAME", value_delimiter = ',', required_unless_present_any = ["run", "group"])]
+    methods: Vec<MethodName>,
+    /// With a run: `keep` its features in the store, or `drop` them and keep scores alone.
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "keep")]
+    features: FeaturesKept,
     /// Checkpoint of a network: a file, or a folder with it. With several networks, `NAME=PATH`. Repeatable. Default:
     /// the folder of the network's name in the weights folder.
     #[arg(long = "weights", value_name = "[NAME=]PATH", value_parser = path_argument())]
@@ -47,110 +72,100 @@ pub(super) struct Args {
     set: SetArgs,
 }
 
-/// What can score images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scorer {
-    /// A handcrafted method.
-    Handcrafted(Method),
-    /// A network that rates images.
-    Network(RaterName),
-    /// An extractor whose features have a rating.
-    Maniqa,
-}
-
-impl FromStr for Scorer {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(method) = text.parse() {
-            return Ok(Self::Handcrafted(method));
-        }
-        if text == ExtractorName::Maniqa.as_str() {
-            return Ok(Self::Maniqa);
-        }
-        text.parse().map(Self::Network).map_err(|_| {
-            let names: Vec<&str> = registry::scorers().map(|row| row.name).collect();
-            let question = agiqa_suggest::question(text, names.iter().copied());
-            format!("unknown method `{text}`: expected {}{question}", names.join(", "))
-        })
-    }
-}
-
-impl Scorer {
-    fn handcrafted(self) -> Option<Method> {
-        match self {
-            Self::Handcrafted(method) => Some(method),
-            Self::Network(_) | Self::Maniqa => None,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Handcrafted(method) => method.as_str(),
-            Self::Network(name) => name.as_str(),
-            Self::Maniqa => ExtractorName::Maniqa.as_str(),
-        }
-    }
-}
-
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
-    let Args { images, methods, params, variant, device, batch_size, set, .. } = &args;
-    if let Some(twice) = methods.iter().enumerate().find(|(i, method)| methods[..*i].contains(method)) {
-        anyhow::bail!("method `{}` is named twice", twice.1.name());
+    let url = args.images.store.clone();
+    let settings = args.settings()?;
+    let night = settings.scored_night()?;
+    let mode = if settings.methods.is_empty() { OpenMode::Existing } else { OpenMode::CreateIfMissing };
+    let store = Store::open(&url, mode)?;
+    if let Some(night) = &night {
+        context.done.set_night(&night.night.corpus, &night.night.night);
     }
-    let weights = weights_of(methods, &args.weights)?;
-    let mut stages: Vec<Box<dyn Stage>> = Vec::new();
-    let handcrafted: Vec<Method> = methods.iter().filter_map(|method| method.handcrafted()).collect();
-    if !handcrafted.is_empty() {
-        let given = BaselineSettings { methods: handcrafted, params: params.clone(), ..BaselineSettings::default() };
-        stages.push(Box::new(images.baseline(given, set)?));
-    }
-    for (method, weights) in methods.iter().zip(weights) {
-        let mut options = images.options();
-        options["weights"] = json!(weights);
-        options["variant"] = json!(variant);
-        options["device"] = json!(device);
-        options["batch_size"] = json!(batch_size);
-        match method {
-            Scorer::Handcrafted(_) => {}
-            Scorer::Network(name) => {
-                let settings = rating_settings(*name, &options, set.arguments())?;
-                stages.push(Box::new(RatingStage::new(settings, images.source()?)));
-            }
-            Scorer::Maniqa => {
-                let settings = feature_settings(ExtractorName::Maniqa, &options, set.arguments())?;
-                stages.push(Box::new(FeatureStage::new(settings, images.source()?)));
-            }
-        }
-    }
+    let scored = match night {
+        Some(night) => Scored::Night(night),
+        None => Scored::Images(args.images.source()?),
+    };
+    let stages = settings.stages(&store, &Runs::default(), scored)?;
     let stages: Vec<&dyn Stage> = stages.iter().map(AsRef::as_ref).collect();
-    super::run_stages("score", &images.store, &stages, context)
+    super::run_stages("score", &url, &stages, context)
 }
 
-/// The path of each method's weights, as text, among the arguments `given`.
-fn weights_of(methods: &[Scorer], given: &[String]) -> anyhow::Result<Vec<Option<String>>> {
-    let mut weights = vec![None; methods.len()];
-    let networks: Vec<usize> = (0..methods.len()).filter(|i| methods[*i].handcrafted().is_none()).collect();
+impl Args {
+    fn settings(&self) -> anyhow::Result<ScoreSettings> {
+        let mut common: Map<String, Value> = Map::new();
+        if let Value::Object(options) = self.images.options() {
+            common.extend(options);
+        }
+        let is_night = !self.sources.is_empty();
+        if is_night {
+            // The share of a night is one of its files, which the night's table has already.
+            common.remove("shard");
+        }
+        common.extend([("device".to_owned(), json!(self.device)), ("batch_size".to_owned(), json!(self.batch_size))]);
+        let mut settings = ScoreSettings {
+            sources: self.sources.iter().map(text_of).collect(),
+            image_columns: self.image_column.clone(),
+            corpus: self.corpus.clone(),
+            night: self.night.clone(),
+            run: self.run.clone(),
+            group: self.group.clone(),
+            methods: self.methods.clone(),
+            features: self.features,
+            shard: Some(self.images.shard),
+            common,
+            set: self.set.arguments().to_vec(),
+            existing: if self.replace { Existing::Replaced } else { Existing::Kept },
+            ..ScoreSettings::default()
+        };
+        if let Some(params) = &self.params {
+            settings.own_mut("baseline").insert("params".to_owned(), json!(text_of(params)));
+        }
+        for (name, path) in weights_of(&self.methods, &self.weights)? {
+            settings.own_mut(&name).insert("weights".to_owned(), json!(path));
+        }
+        if let Some(variant) = &self.variant {
+            for method in self.methods.iter().filter(|method| method.handcrafted().is_none()) {
+                settings.own_mut(method.as_str()).insert("variant".to_owned(), json!(variant));
+            }
+        }
+        Ok(settings)
+    }
+}
+
+/// The networks among the arguments `given`, each with the path of its weights.
+fn weights_of(methods: &[MethodName], given: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+    let networks: Vec<&str> =
+        methods.iter().filter(|method| method.handcrafted().is_none()).map(|method| method.as_str()).collect();
+    let is_by_run = methods.is_empty();
+    let mut weights: Vec<(String, String)> = Vec::new();
     for text in given {
-        let named = text.split_once('=').and_then(|(name, path)| {
-            let i = methods.iter().position(|method| method.name() == name)?;
-            Some((i, path))
-        });
-        let (i, path) = match (named, networks.as_slice()) {
-            (Some(named), _) => named,
-            (None, [sole]) => (*sole, text.as_str()),
-            (None, []) => anyhow::bail!("`--weights {text}`: no network is among the methods"),
-            (None, several) => {
-                let names: Vec<&str> = several.iter().map(|i| methods[*i].name()).collect();
-                anyhow::bail!(
-                    "`--weights {text}`: several networks score, so name one: {}=PATH",
-                    names.join("=PATH or ")
-                );
+        let is_network = |name: &str| {
+            if is_by_run {
+                registry::find(name).is_some()
+            } else {
+                methods.iter().any(|method| method.as_str() == name)
             }
         };
-        if weights[i].replace(path.to_owned()).is_some() {
-            anyhow::bail!("`--weights {text}`: `{}` has weights already", methods[i].name());
+        let named = text.split_once('=').filter(|(name, _)| is_network(name));
+        let (name, path) = match (named, networks.as_slice()) {
+            (Some(named), _) => named,
+            (None, [sole]) => (*sole, text.as_str()),
+            (None, []) if is_by_run => {
+                let names: Vec<&str> = ExtractorName::ALL.iter().map(|name| name.as_str()).collect();
+                anyhow::bail!("`--weights {text}`: name the extractor of the run: NAME=PATH with {}", names.join(", "));
+            }
+            (None, []) => anyhow::bail!("`--weights {text}`: no network is among the methods"),
+            (None, several) => {
+                anyhow::bail!(
+                    "`--weights {text}`: several networks score, so name one: {}=PATH",
+                    several.join("=PATH or ")
+                )
+            }
+        };
+        if weights.iter().any(|(known, _)| known == name) {
+            anyhow::bail!("`--weights {text}`: `{name}` has weights already");
         }
+        weights.push((name.to_owned(), path.to_owned()));
     }
     Ok(weights)
 }

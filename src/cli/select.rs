@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use super::exit::Exit;
-use super::judging::{BootstrapArgs, ScorerArgs, parse_part};
+use super::judging::{BootstrapArgs, DatasetArgs, ScorerArgs, parse_part};
 use super::query;
 use super::weights::print_line;
 use super::{Context, path_argument};
@@ -24,9 +24,8 @@ pub(super) struct Args {
     /// Store that holds images and scores.
     #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
-    /// Dataset or corpus to select from.
-    #[arg(long, value_name = "NAME")]
-    dataset: PartitionName,
+    #[command(flatten)]
+    dataset: DatasetArgs,
     #[command(flatten)]
     scorer: ScorerArgs,
     /// Columns whose values form the groups: prompt, group_id, or any column of the dataset; several separated by commas.
@@ -68,7 +67,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         (false, false) => LinkKind::Link,
     };
     let stage = SelectStage {
-        dataset: args.dataset,
+        dataset: args.dataset.dataset()?,
         part: args.split.map(|split| (split, args.part)),
         scorer: args.scorer.scorer()?,
         by: args.by,
@@ -116,6 +115,9 @@ fn print(selection: &Selection, context: &Context) {
                 .collect()
         });
     let head = ["by", "chosen", "random", "best", "gain", "best found (random)", "groups of 2 or more"];
+    if score.n_groups == 0 {
+        return context.console.info("no group has two images: nothing was chosen over anything");
+    }
     let lines: Vec<Vec<String>> = std::iter::once(head.map(str::to_owned).to_vec()).chain(lines).collect();
     print_line(layout::aligned(&lines).trim_end());
 }

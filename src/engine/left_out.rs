@@ -27,7 +27,7 @@ struct OfReason {
 
 impl LeftOutFiles {
     /// The files of `list`, with names relative to `folder`.
-    pub(super) fn below(folder: &Path, mut list: Vec<LeftOut>) -> Self {
+    pub(crate) fn below(folder: &Path, mut list: Vec<LeftOut>) -> Self {
         list.sort();
         let mut by_reason: BTreeMap<Reason, OfReason> = BTreeMap::new();
         for LeftOut { reason, path, n_files } in list {
@@ -40,7 +40,7 @@ impl LeftOutFiles {
     }
 
     /// Emits an event for each reason, with all names.
-    pub(super) fn emit(&self, dataset: &PartitionName, console: Console) {
+    pub(crate) fn emit(&self, dataset: &PartitionName, console: Console) {
         for (reason, OfReason { n_files, names }) in &self.0 {
             console.event(&json!({
                 "type": "left-out",

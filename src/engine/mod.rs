@@ -1,7 +1,7 @@
 //! The engine that turns images into rows. It serves every extractor and every method that looks at one image at a
 //! time.
 //!
-//! Input: the `images` table of a dataset, or a bare folder of images ([`ImageSource`]). Output: the rows that a guest
+//! Input: the `images` table of a dataset or of a corpus' night, or a bare folder of images ([`ImageSource`]). Output: the rows that a guest
 //! declares ([`Output`]: vectors, or scores with their direction) and `rejects` of the guest's stage. For a bare folder
 //! the engine also writes an `images` table, so that its images can be scored. It computes exactly the rows that the
 //! store lacks.
@@ -23,7 +23,8 @@ mod guest;
 
 pub use guest::{
     Batch, BatchSize, DeviceMemory, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Launched, Loaded,
-    MAX_BATCH_SIZE, MAX_PART_ROWS, Network, Output, OutputRows, PerImage, Preprocessor, Task, Unusable, Values, Work,
+    MAX_BATCH_SIZE, MAX_PART_ROWS, Network, Output, OutputRows, PerImage, Preprocessor, Score, Task, Unusable, Values,
+    Work,
 };
 
 mod left_out;
@@ -32,7 +33,7 @@ pub use left_out::LeftOutFiles;
 
 mod source;
 
-pub use source::{FolderError, ImageSource};
+pub use source::{FolderError, ImageSource, is_of_share};
 
 mod decode;
 

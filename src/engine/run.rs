@@ -1,7 +1,6 @@
 //! One computation over a plan: decoding threads, the guest, and the writer, connected by bounded queues.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use super::queue::{Queue, QueueLimits, Received};
 use super::stage::EngineError;
 use super::writer::{self, Finished, PartLimits};
 use agiqa_images::DecodeLimits;
+use agiqa_sources::{Reader, shard_key};
 use agiqa_store::console::Progress;
 use agiqa_store::identity::ImageId;
 use agiqa_store::panics;
@@ -56,6 +56,7 @@ pub(super) struct Run<'a> {
     pub(super) dataset: &'a PartitionName,
     pub(super) plan: &'a Plan,
     pub(super) context: &'a StageContext,
+    pub(super) reader: &'a Reader,
 }
 
 /// The work of the decoding threads on a picture.
@@ -208,14 +209,14 @@ impl Run<'_> {
 
     /// A panic of a decoder or method is the failure of its image.
     fn make(&self, frontend: &Frontend<'_>, todo: &Todo) -> Made {
-        let path = path_of(&todo.image.path);
-        let made = panics::caught(|| panics::of_file(&path, || self.make_from(&path, frontend, todo)));
+        let path = path_of(shard_key(&todo.image.path));
+        let made = panics::caught(|| panics::of_file(&path, || self.make_from(frontend, todo)));
         made.unwrap_or_else(|error| Made::Failed(Failure { kind: "internal-error", message: error.to_string() }))
     }
 
-    fn make_from(&self, path: &Path, frontend: &Frontend<'_>, todo: &Todo) -> Made {
+    fn make_from(&self, frontend: &Frontend<'_>, todo: &Todo) -> Made {
         let limits = DecodeLimits { max_pixels: self.work.max_pixels };
-        let image = match decode_verified(path, &todo.image.image_id, &limits) {
+        let image = match decode_verified(self.reader, &todo.image.path, &todo.image.image_id, &limits) {
             Ok(image) => image,
             Err(failure) => return Made::Failed(failure),
         };
@@ -379,7 +380,7 @@ fn non_finite<'a>(output: &'a Output, rows: &OutputRows, image_idx: usize) -> Op
             let mut columns = set.columns.iter().zip(columns);
             columns.find(|(column, values)| is_wrong(values, column.dim)).map(|(column, _)| column.name.as_str())
         }
-        (Output::Scores(_), OutputRows::Scores(scores)) => (!scores[image_idx].is_finite()).then_some("score"),
+        (Output::Scores(_), OutputRows::Scores(scores)) => (!scores[image_idx].value.is_finite()).then_some("score"),
         (Output::Vectors(_), OutputRows::Scores(_)) | (Output::Scores(_), OutputRows::Vectors { .. }) => None,
     }
 }

@@ -13,6 +13,7 @@ use agiqa_store::identity::ImageId;
 use agiqa_store::path_text::{path_of, text_of};
 use agiqa_store::store::Store;
 use agiqa_store::store::part::PartError;
+use agiqa_store::store::shard::Shard;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::images::{self as images_table, ImageRow, Images};
 use agiqa_store::tables::rejects::RejectRow;
@@ -22,6 +23,13 @@ use agiqa_store::tables::rejects::RejectRow;
 pub enum ImageSource {
     /// The images of an ingested dataset, or of a corpus that an earlier run made from a folder.
     Dataset(PartitionName),
+    /// The images of a corpus' night, which may have none.
+    Night {
+        /// The dataset that the night is.
+        dataset: PartitionName,
+        /// The share of its files.
+        shard: Shard,
+    },
     /// The image files below a folder. They become the `images` table of a corpus: rows without MOS.
     Folder {
         /// The folder.
@@ -35,7 +43,9 @@ pub enum ImageSource {
 impl fmt::Display for ImageSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Dataset(dataset) | Self::Folder { dataset: Some(dataset), .. } => dataset.fmt(f),
+            Self::Dataset(dataset) | Self::Night { dataset, .. } | Self::Folder { dataset: Some(dataset), .. } => {
+                dataset.fmt(f)
+            }
             Self::Folder { folder, dataset: None } => folder.display().fmt(f),
         }
     }
@@ -49,7 +59,7 @@ pub enum FolderError {
     #[error("cannot read image folder `{}`", path.display())]
     Folder { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     /// The folder contains no image file.
-    #[error("there is no image file below `{}`{left_out}", text_of(path))]
+    #[error("no image file below `{}`{left_out}", text_of(path))]
     Empty {
         path: PathBuf,
         /// The files that are there.
@@ -81,7 +91,7 @@ pub enum FolderError {
         folder: PathBuf,
     },
     /// The dataset is not in the store.
-    #[error("store `{url}` has no images of dataset `{dataset}`; there are: {known}; `agiqa ingest` adds one")]
+    #[error("store `{url}` has no images of dataset `{dataset}`; the datasets are: {known}; `agiqa ingest` adds one")]
     NoDataset { url: String, dataset: PartitionName, known: String },
     /// The store failed.
     #[error(transparent)]
@@ -145,7 +155,9 @@ impl ImageSource {
     /// The folder does not exist, or its name cannot name a corpus.
     pub fn dataset(&self) -> Result<PartitionName, FolderError> {
         match self {
-            Self::Dataset(dataset) | Self::Folder { dataset: Some(dataset), .. } => Ok(dataset.clone()),
+            Self::Dataset(dataset) | Self::Night { dataset, .. } | Self::Folder { dataset: Some(dataset), .. } => {
+                Ok(dataset.clone())
+            }
             Self::Folder { folder, dataset: None } => {
                 let folder = canonical(folder)?;
                 let name = text_of(folder.file_name().unwrap_or_default());
@@ -158,6 +170,7 @@ impl ImageSource {
     pub(super) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
         match self {
             Self::Dataset(dataset) => dataset_candidates(store, dataset),
+            Self::Night { dataset, shard } => Ok(candidates_of(store, dataset, |path| is_of_share(*shard, path))?),
             Self::Folder { folder, dataset: named } => {
                 let dataset = self.dataset()?;
                 let existing = images_table::read(store, &dataset)?.rows;
@@ -203,7 +216,7 @@ impl KnownSource {
     pub(super) fn candidates(&self, store: &Store) -> Result<Candidates, FolderError> {
         match &self.source {
             // Not remembered: an earlier stage of the same pipeline may have changed the table since.
-            ImageSource::Dataset(_) => self.source.candidates(store),
+            ImageSource::Dataset(_) | ImageSource::Night { .. } => self.source.candidates(store),
             ImageSource::Folder { .. } => {
                 let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
                 if scanned.is_none() {
@@ -245,12 +258,30 @@ impl KnownSource {
     }
 }
 
-fn dataset_candidates(store: &Store, dataset: &PartitionName) -> Result<Candidates, FolderError> {
+/// Whether the share `shard` of a night includes the file of the image at `place`. The address decides, because nothing
+/// else is known before a file is read.
+pub fn is_of_share(shard: Shard, place: &str) -> bool {
+    shard == Shard::WHOLE || shard.contains(&ImageId::of_bytes(agiqa_sources::shard_key(place).as_bytes()))
+}
+
+/// The images of `dataset` at the places that `is_wanted` accepts.
+fn candidates_of(
+    store: &Store,
+    dataset: &PartitionName,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Candidates, PartError> {
     let mut candidates = Candidates::default();
     let mut positions: HashMap<ImageId, usize> = HashMap::new();
     images_table::for_each_location(store, dataset, |image_id, path| {
-        add(&mut candidates.images, &mut positions, image_id, || path.to_owned());
+        if is_wanted(path) {
+            add(&mut candidates.images, &mut positions, image_id, || path.to_owned());
+        }
     })?;
+    Ok(candidates)
+}
+
+fn dataset_candidates(store: &Store, dataset: &PartitionName) -> Result<Candidates, FolderError> {
+    let candidates = candidates_of(store, dataset, |_| true)?;
     if candidates.images.is_empty() {
         let datasets: Vec<String> =
             images_table::datasets(store).map_err(PartError::from)?.iter().map(|name| format!("`{name}`")).collect();

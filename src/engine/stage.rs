@@ -5,6 +5,7 @@ use super::left_out::LeftOutFiles;
 use super::plan::Plan;
 use super::run::{Outcome, Run};
 use super::source::{FolderError, ImageSource, KnownSource};
+use agiqa_sources::Reader;
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::part::PartError;
 use agiqa_store::store::run_log::RowCounts;
@@ -56,7 +57,8 @@ impl<S: GuestSettings> ImageStage<S> {
         let (words, dataset) = (self.settings.words(), self.images.source.dataset()?);
         let mut outcome = Outcome::default();
         if !plan.is_empty() {
-            let run = Run { words: &words, work: self.settings.work(), dataset: &dataset, plan: &plan, context };
+            let (work, reader) = (self.settings.work(), Reader::default());
+            let run = Run { words: &words, work, dataset: &dataset, plan: &plan, context, reader: &reader };
             outcome = run.compute(guest.as_ref())?;
         }
         for features in plan.features() {

@@ -108,7 +108,7 @@ fn level(pixel: u8) -> f64 {
 fn rows(pixels: &[u8]) -> Vec<OutputRows> {
     let values = pixels.iter().flat_map(|pixel| [f32::from(*pixel), 2.0 * f32::from(*pixel)]).collect();
     vec![
-        OutputRows::Scores(pixels.iter().map(|pixel| level(*pixel)).collect()),
+        OutputRows::Scores(pixels.iter().map(|pixel| level(*pixel).into()).collect()),
         OutputRows::Vectors { columns: vec![values], n_tokens: 1 },
     ]
 }

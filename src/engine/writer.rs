@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::guest::{Output, OutputRows};
+use super::guest::{Output, OutputRows, Score};
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::Store;
 use agiqa_store::store::part::PartError;
 use agiqa_store::tables::features::FeatureRows;
+use agiqa_store::tables::gates::{self, GateRow};
 use agiqa_store::tables::rejects::{self, RejectRow};
+use agiqa_store::tables::scores::ScoreRow;
 
 /// Metadata key of a part: number of images of the batches that its rows were computed in. It decides the last bits of
 /// a network's numbers.
@@ -84,21 +86,21 @@ struct Pending {
 /// Rows of one output that are not in a part yet.
 enum PendingRows {
     Vectors(FeatureRows),
-    Scores(Vec<(ImageId, f64)>),
+    Scores(Vec<ScoreRow>, Vec<GateRow>),
 }
 
 impl PendingRows {
     fn of(output: &Output) -> Self {
         match output {
             Output::Vectors(set) => Self::Vectors(FeatureRows::empty(set.columns.len())),
-            Output::Scores(_) => Self::Scores(Vec::new()),
+            Output::Scores(_) => Self::Scores(Vec::new(), Vec::new()),
         }
     }
 
     fn len(&self) -> usize {
         match self {
             Self::Vectors(rows) => rows.len(),
-            Self::Scores(rows) => rows.len(),
+            Self::Scores(rows, _) => rows.len(),
         }
     }
 
@@ -111,8 +113,13 @@ impl PendingRows {
                     pending.extend(values);
                 }
             }
-            (Self::Scores(pending), OutputRows::Scores(scores)) => pending.extend(image_ids.into_iter().zip(scores)),
-            (Self::Vectors(_), OutputRows::Scores(_)) | (Self::Scores(_), OutputRows::Vectors { .. }) => {
+            (Self::Scores(pending, gates), OutputRows::Scores(scores)) => {
+                for (image_id, Score { value, std, gates: weights }) in image_ids.into_iter().zip(scores) {
+                    pending.push(ScoreRow { image_id, score: value, std });
+                    gates.extend(weights.map(|weights| GateRow { image_id, weights }));
+                }
+            }
+            (Self::Vectors(_), OutputRows::Scores(_)) | (Self::Scores(..), OutputRows::Vectors { .. }) => {
                 unreachable!("a guest's rows are of the kind that it declared")
             }
         }
@@ -148,8 +155,10 @@ impl Pending {
                 (Output::Vectors(set), PendingRows::Vectors(rows)) if !rows.is_empty() => {
                     set.write_part_with(store, rows, &notes)?;
                 }
-                (Output::Scores(set), PendingRows::Scores(scores)) => {
-                    set.write_part_with(store, scores, &notes)?;
+                (Output::Scores(set), PendingRows::Scores(scores, gates)) => {
+                    // The scores are written last: an image that has a score is done.
+                    gates::write_part(store, set, gates)?;
+                    set.write_rows_with(store, scores, &notes)?;
                 }
                 _ => {}
             }

@@ -25,8 +25,10 @@ use crate::engine::{
     Values,
 };
 use agiqa_images::{DECODER_VERSION, PillowFilter, RgbImage8, resize_as_pillow};
-use agiqa_nets::clip::{self, ClipCheckpoint};
+use agiqa_nets::clip::{self, ClipCheckpoint, ClipError};
 use agiqa_nets::device::{Normalisation, placed};
+use agiqa_nets::layers::NamedTensors;
+use agiqa_nets::onnx::OnnxFile;
 use agiqa_nets::vit::{Tap, Vit, VitConfig};
 use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 
@@ -95,9 +97,9 @@ pub struct ClipBlocks {
 
 /// Everything between a picture and its columns that the settings decide.
 #[derive(Clone, Debug)]
-struct Plan {
-    sides_px: Vec<u32>,
-    mirror: bool,
+pub(super) struct Plan {
+    pub(super) sides_px: Vec<u32>,
+    pub(super) mirror: bool,
     /// Of each of [`COLUMNS`].
     pools: [Vec<Pool>; 3],
 }
@@ -106,8 +108,8 @@ struct Plan {
 #[derive(Clone, Debug)]
 pub struct ClipSettings {
     folder: Option<PathBuf>,
-    config: VitConfig,
-    plan: Plan,
+    pub(super) config: VitConfig,
+    pub(super) plan: Plan,
     /// Whether the device chose sides and mirror images.
     is_chosen_by_device: bool,
     precise: Precise,
@@ -150,7 +152,7 @@ impl ClipSettings {
             None => (clip::vit_b16(), agiqa_weights::content_hash(NAME.as_str())?),
             Some(folder) => {
                 let checkpoint = ClipCheckpoint::open(folder).map_err(load_error)?;
-                let hash = hash_of_files(NAME, &checkpoint.files())?;
+                let hash = hash_of_files(&checkpoint.files()).map_err(load_error)?;
                 (checkpoint.config, hash)
             }
         };
@@ -181,6 +183,52 @@ impl ClipSettings {
             batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
             weights_blake3,
         })
+    }
+
+    /// The options that made the sets with the `settings` of `extractor.json`, semantic and quality, but the weights; `None`
+    /// if the settings are of no such sets.
+    pub(super) fn options_of([semantic, quality]: [&serde_json::Value; 2]) -> Option<ClipOptions> {
+        let columns = semantic["columns"].as_object()?;
+        let of_f_a = columns.iter().filter(|(name, _)| name.starts_with("f_a"));
+        let sides = of_f_a.map(|(_, column)| u32::try_from(column["side_px"].as_u64()?).ok());
+        let pools = |json: &serde_json::Value| serde_json::from_value::<Vec<Pool>>(json["pools"].clone()).ok();
+        let blocks = |json: &serde_json::Value| {
+            let mut blocks = Vec::new();
+            for one in pools(json)? {
+                let Tap::Block(block) = one.tap else { return None };
+                if !blocks.contains(&block) {
+                    blocks.push(block);
+                }
+            }
+            Some(blocks)
+        };
+        let f_1 = &quality["columns"]["f_1"];
+        let (f_1_blocks, of_f_1) = (blocks(f_1)?, pools(f_1)?);
+        let statistics = of_f_1.iter().filter(|one| one.tap == of_f_1[0].tap).map(|one| one.statistic).collect();
+        Some(ClipOptions {
+            weights: None,
+            sides: Some(sides.collect::<Option<Vec<u32>>>()?),
+            mirror: Some(semantic["mirror"].as_bool()?),
+            blocks: Some(ClipBlocks {
+                f_a: blocks(&columns["f_a"]),
+                f_b: blocks(&columns["f_b"]),
+                f_1: Some(f_1_blocks),
+            }),
+            statistics: Some(statistics),
+            dtype: serde_json::from_value(semantic["dtype"].clone()).ok()?,
+        })
+    }
+
+    /// The weights under timm's names, in f32 on the CPU.
+    pub(super) fn tensors(&self) -> Result<NamedTensors, ExtractError> {
+        let tensors = match &self.folder {
+            None => {
+                let onnx = OnnxFile::read(&agiqa_weights::locate(NAME.as_str())?);
+                onnx.and_then(|onnx| clip::package_tensors(&onnx, &self.config)).map_err(ClipError::from)
+            }
+            Some(folder) => ClipCheckpoint::open(folder).and_then(|checkpoint| Ok(checkpoint.tensors()?)),
+        };
+        tensors.map_err(load_error)
     }
 
     /// The set of `kind`, which has the columns at `positions` in [`COLUMNS`] for each side.
@@ -271,11 +319,7 @@ impl ExtractorKind for ClipSettings {
         let device = self.device.device()?;
         let dtype = self.precise.precision.dtype;
         dtype.check_on(device)?;
-        let network = match &self.folder {
-            None => clip::load_package(&agiqa_weights::locate(NAME.as_str())?, device, dtype.kind()),
-            Some(folder) => ClipCheckpoint::open(folder).and_then(|checkpoint| checkpoint.load(device, dtype.kind())),
-        };
-        let network = network.map_err(load_error)?;
+        let network = Vit::for_features(&self.config, self.tensors()?, device, dtype.kind()).map_err(load_error)?;
         let n_networks = if device == Device::Cpu { tch::get_num_threads().max(1) as usize } else { 1 };
         let batch_size = if device == Device::Cpu { CPU_IMAGES_PER_THREAD * n_networks } else { GPU_BATCH_SIZE };
         Ok(Loaded::Network(Box::new(ClipExtractor {
@@ -297,11 +341,16 @@ struct Squares {
 
 impl Preprocessor for Squares {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
-        let square = |side_px: &u32| resize_as_pillow(image, *side_px, *side_px, PillowFilter::Bicubic).pixels;
+        let square = |side_px: &u32| resized(image, *side_px);
         let values = self.sides_px.iter().map(square).collect::<Vec<_>>().concat();
         let shape = vec![values.len() as i64];
         Ok(Input { values: Values::U8(values), shape })
     }
+}
+
+/// The pixels of `image`, resized to a square.
+pub(super) fn resized(image: &RgbImage8, side_px: u32) -> Vec<u8> {
+    resize_as_pillow(image, side_px, side_px, PillowFilter::Bicubic).pixels
 }
 
 impl Plan {
@@ -318,37 +367,50 @@ impl Plan {
             let square = pixels.narrow(1, start, n_values).reshape([-1, side_px, side_px, 3]);
             start += n_values;
             let square = normalisation.forward(&square); // (b, 3, s, s)
-            let pooled = self.pooled(network, &square);
-            columns.extend(match self.mirror {
+            let pooled = self.pooled(network, &square, |_, _| None);
+            match self.mirror {
                 true => {
-                    let mirrored = self.pooled(network, &square.flip([3]));
-                    pooled.iter().zip(mirrored).map(|(column, mirrored)| (column + mirrored) / 2.0).collect()
+                    let mirrored = self.pooled(network, &square.flip([3]), |_, _| None);
+                    columns.extend(pooled.iter().zip(&mirrored).map(|(column, mirrored)| (column + mirrored) / 2.0));
                 }
-                false => pooled,
-            });
+                false => columns.extend(pooled),
+            }
         }
         columns
     }
 
-    /// Each of [`COLUMNS`] for images of one side.
+    /// Number of blocks that are read.
+    pub(super) fn n_blocks(&self) -> usize {
+        let blocks = self.pools.iter().flatten().map(|one| match one.tap {
+            Tap::Block(i) | Tap::Hidden(i) => i + 1,
+            Tap::Embedding | Tap::FinalNorm => 0,
+        });
+        blocks.max().unwrap_or(0)
+    }
+
+    /// Each of [`COLUMNS`] for images of one side. `multipliers` are those of [`Vit::forward_dropping`].
     ///
     /// # Shapes
     /// - pixels: `(b, 3, s, s)`, f32, normalised
     /// - returns: per column `(b, d)`, f32
-    fn pooled(&self, network: &Vit, pixels: &Tensor) -> Vec<Tensor> {
+    pub(super) fn pooled(
+        &self,
+        network: &Vit,
+        pixels: &Tensor,
+        multipliers: impl Fn(usize, usize) -> Option<Tensor>,
+    ) -> [Tensor; 3] {
         let mut wanted: Vec<Pool> = self.pools.iter().flatten().copied().collect();
         let mut taps: Vec<Tap> = wanted.iter().map(|one| one.tap).collect();
         taps.sort();
         taps.dedup();
         let mut found = HashMap::new();
-        network.forward_taps(pixels, &taps, |tap, tokens| {
+        network.forward_dropping(pixels, &taps, multipliers, |tap, tokens| {
             let dim = network.config().dim;
             let tokens = tokens.layer_norm([dim], None::<Tensor>, None::<Tensor>, POOLING_EPS, false); // (b, 1 + n, d)
             let of_tap = wanted.extract_if(.., |one| one.tap == tap);
             found.extend(of_tap.map(|one| (one, pool(&tokens, one.statistic))));
         });
-        let column = |pools: &Vec<Pool>| Tensor::cat(&pools.iter().map(|one| &found[one]).collect::<Vec<_>>(), -1);
-        self.pools.iter().map(column).collect()
+        self.pools.each_ref().map(|pools| Tensor::cat(&pools.iter().map(|one| &found[one]).collect::<Vec<_>>(), -1))
     }
 }
 

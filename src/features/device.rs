@@ -141,7 +141,7 @@ impl DeviceChoice {
     }
 
     /// The torch device that was asked for, even if it does not exist.
-    pub(super) fn wanted(self) -> tch::Device {
+    pub(crate) fn wanted(self) -> tch::Device {
         match self {
             Self::Auto => tch::Device::cuda_if_available(),
             Self::Cpu => tch::Device::Cpu,

@@ -1,12 +1,13 @@
 //! `dinov2-s14`: a DINOv2 ViT-S/14. Its pooled activations fill both tables in one pass.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::extractor::{Precise, Precision, column, columns_of, described_set, device_memory, guarded};
+use super::extractor::{Precise, Precision, column, columns_of, described_set, device_memory, guarded, hash_of_files};
 use super::pooling::{Pool, Statistic, pool};
 use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
@@ -18,8 +19,10 @@ use crate::engine::{
 use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
 use agiqa_nets::device::{Normalisation, placed};
 use agiqa_nets::dinov2;
+use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::pixels::{IMAGENET_MEAN, IMAGENET_STD};
 use agiqa_nets::vit::{Tap, Vit};
+use agiqa_store::path_text;
 use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 
 const NAME: ExtractorName = ExtractorName::Dinov2S14;
@@ -49,6 +52,14 @@ const CPU_BATCH_SIZE: usize = 2;
 /// Default number of images per batch on a GPU, which needs much parallel work.
 const GPU_BATCH_SIZE: usize = 128;
 
+/// Least number of tokens of an image of a batch. Images of fewer are run one by one: in products of few rows, the last bits of
+/// an image may depend on its place in the batch and on the number of threads.
+const LEAST_BATCH_TOKENS: i64 = 64;
+
+/// Least number of tokens of a call, zeros included. MKL divides the sums of a product of 15 rows or fewer among threads, and
+/// then the last bits depend on how many threads it takes.
+const LEAST_CALL_TOKENS: i64 = 20;
+
 const RESIZE: ResizeFilter = ResizeFilter::Bicubic;
 
 // Chosen by ridge regression on AGIQA-3K among some 80 lists (mean SRCC over 10 random splits). Class token, mean and
@@ -64,10 +75,17 @@ const F_B: &[Pool] = &[Pool::of(Tap::Hidden(6), Statistic::LogStd), Pool::of(Tap
 /// Pools of `f_1`: the variation of earlier blocks' hidden units, which respond to texture and edges.
 const F_1: &[Pool] = &[Pool::of(Tap::Hidden(3), Statistic::LogStd), Pool::of(Tap::Hidden(4), Statistic::LogStd)];
 
+/// The columns, in the order of their vectors.
+const COLUMNS: [&[Pool]; 3] = [F_A, F_B, F_1];
+
 /// A user's settings of the network. An absent setting takes its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dinov2Options {
+    /// Folder of another ViT-S/14 with the official names of tensors, as a fine-tuning leaves it; default: the fetched
+    /// weights.
+    #[serde(with = "path_text::optional", skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
     /// Side of the square that images are resized to, pixels. It decides the numbers. Default: 392.
     pub side: Option<u32>,
     /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32` on a CPU, `f16` on a GPU.
@@ -77,7 +95,8 @@ pub struct Dinov2Options {
 /// Checked settings of the extractor.
 #[derive(Clone, Debug)]
 pub struct Dinov2Settings {
-    side_px: u32,
+    folder: Option<PathBuf>,
+    pub(super) side_px: u32,
     precise: Precise,
     device: DeviceChoice,
     batch_size: Option<usize>,
@@ -114,13 +133,31 @@ impl Dinov2Settings {
             );
             return Err(FeatureSettingsError::Value { key: "side", found: side_px.to_string(), problem }.into());
         }
+        let weights_blake3 = match &options.weights {
+            None => agiqa_weights::content_hash(NAME.as_str())?,
+            Some(folder) => {
+                let checkpoint = dinov2::open(folder).map_err(load_error)?;
+                let files: Vec<PathBuf> = checkpoint.files().map(Path::to_owned).collect();
+                hash_of_files(&files).map_err(load_error)?
+            }
+        };
         Ok(Self {
+            folder: options.weights.clone(),
             side_px,
             precise: Precise::new(NAME, options.dtype, common.device),
             device: common.device,
             batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
-            weights_blake3: agiqa_weights::content_hash(NAME.as_str())?,
+            weights_blake3,
         })
+    }
+
+    /// The weights under timm's names, in f32 on the CPU.
+    pub(super) fn tensors(&self) -> Result<NamedTensors, ExtractError> {
+        let tensors = match &self.folder {
+            None => dinov2::tensors_of(&agiqa_weights::locate(NAME.as_str())?),
+            Some(folder) => dinov2::open(folder).and_then(|checkpoint| dinov2::tensors_of_checkpoint(&checkpoint)),
+        };
+        tensors.map_err(load_error)
     }
 
     fn set(&self, kind: FeatureKind, columns: &[(&str, &[Pool])]) -> FeatureSet {
@@ -138,6 +175,59 @@ impl Dinov2Settings {
         let pooled_column = |(name, list): &(&str, &[Pool])| column(name, list.iter().map(width).sum());
         described_set(NAME, kind, &description, columns.iter().map(pooled_column).collect())
     }
+}
+
+fn load_error(source: impl std::error::Error + Send + Sync + 'static) -> ExtractError {
+    ExtractError::Load { extractor: NAME, source: Box::new(source) }
+}
+
+/// f_a, f_b and f_1 of a batch, `(b, d)` each.
+///
+/// # Shapes
+/// - pixels: `(b, 3, s, s)`, f32, normalised
+pub(super) fn pooled(
+    network: &Vit,
+    pixels: &Tensor,
+    multipliers: impl Fn(usize, usize) -> Option<Tensor>,
+) -> [Tensor; 3] {
+    columns_by(network, pixels, multipliers, |activation, statistic| pool(&activation.to_kind(Kind::Float), statistic))
+}
+
+/// As [`pooled`], with the statistics of an activation by `pool`. Each activation is pooled at once, so that memory holds
+/// one at a time.
+fn columns_by(
+    network: &Vit,
+    pixels: &Tensor,
+    multipliers: impl Fn(usize, usize) -> Option<Tensor>,
+    pool: impl Fn(&Tensor, Statistic) -> Tensor,
+) -> [Tensor; 3] {
+    let mut found: HashMap<Pool, Tensor> = HashMap::new();
+    network.forward_dropping(pixels, &taps(), multipliers, |tap, activation| {
+        let of_tap = COLUMNS.into_iter().flatten().filter(|one| one.tap == tap);
+        found.extend(of_tap.map(|one| (*one, pool(activation, one.statistic))));
+    });
+    COLUMNS.map(|pools| Tensor::cat(&pools.iter().map(|one| &found[one]).collect::<Vec<_>>(), -1))
+}
+
+/// Number of blocks that the columns read.
+pub(super) fn n_blocks() -> usize {
+    let block_of = |tap: &Tap| match *tap {
+        Tap::Block(i) | Tap::Hidden(i) => i + 1,
+        Tap::Embedding | Tap::FinalNorm => 0,
+    };
+    taps().iter().map(block_of).max().unwrap_or(0)
+}
+
+fn taps() -> Vec<Tap> {
+    let mut taps: Vec<Tap> = COLUMNS.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
+    taps.sort();
+    taps.dedup();
+    taps
+}
+
+/// Resizes to a square, ignoring the aspect ratio.
+pub(super) fn resized(image: &RgbImage8, side_px: u32) -> RgbImage8 {
+    agiqa_images::resize(image, side_px, side_px, RESIZE)
 }
 
 /// Number of values that a pool contributes to its column.
@@ -160,9 +250,8 @@ impl ExtractorKind for Dinov2Settings {
         let device = self.device.device()?;
         let dtype = self.precise.precision.dtype;
         dtype.check_on(device)?;
-        let path = agiqa_weights::locate(NAME.as_str())?;
-        let network = dinov2::load(&path, device, dtype.kind())
-            .map_err(|source| ExtractError::Load { extractor: NAME, source: source.into() })?;
+        let network = Vit::for_features(&dinov2::vit_s14(), self.tensors()?, device, dtype.kind());
+        let network = network.map_err(load_error)?;
         Ok(Loaded::Network(Box::new(Dinov2Extractor {
             network,
             device,
@@ -184,9 +273,8 @@ struct Squares {
 
 impl Preprocessor for Squares {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
-        let resized = agiqa_images::resize(image, self.side_px, self.side_px, RESIZE);
         let side = i64::from(self.side_px);
-        Ok(Input { values: Values::U8(resized.pixels), shape: vec![side, side, 3] })
+        Ok(Input { values: Values::U8(resized(image, self.side_px).pixels), shape: vec![side, side, 3] })
     }
 }
 
@@ -200,26 +288,35 @@ struct Dinov2Extractor {
     preprocessor: Arc<Squares>,
 }
 
-/// The columns, in the order of their vectors.
-const COLUMNS: [&[Pool]; 3] = [F_A, F_B, F_1];
-
 impl Dinov2Extractor {
+    /// Number of tokens of an image: its patches and the class token.
+    fn n_tokens(&self) -> u32 {
+        let grid = self.preprocessor.side_px / PATCH_PX;
+        1 + grid * grid
+    }
+
     /// The columns of a batch side by side, `(b or n, Σ d)`. Panics if torch fails, as tch's methods do.
     fn features(&self, batch: &Batch<'_>) -> Result<Tensor, tch::TchError> {
         let _no_grad = tch::no_grad_guard();
         let pixels = placed(batch.values.as_u8(), &batch.whole_shape(), self.device)?; // (b, s, s, 3)
         let pixels = self.normalisation.forward(&pixels); // (b, 3, s, s)
-        let mut taps: Vec<Tap> = COLUMNS.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
-        taps.sort();
-        taps.dedup();
-        // Each activation is pooled at once, so that memory holds one at a time.
-        let mut pooled: HashMap<Pool, Tensor> = HashMap::new();
-        self.network.forward_taps(&pixels, &taps, |tap, activation| {
-            let of_tap = COLUMNS.iter().flat_map(|pools| pools.iter()).filter(|one| one.tap == tap);
-            pooled.extend(of_tap.map(|one| (*one, self.pooled(activation, one.statistic, batch.n_images))));
-        });
-        let in_order: Vec<&Tensor> = COLUMNS.iter().flat_map(|pools| pools.iter()).map(|one| &pooled[one]).collect();
-        Ok(Tensor::cat(&in_order, 1))
+        let n_tokens = i64::from(self.n_tokens());
+        if self.device != Device::Cpu || n_tokens >= LEAST_BATCH_TOKENS {
+            return Ok(self.of_call(&pixels, batch.n_images));
+        }
+        let side = i64::from(self.preprocessor.side_px);
+        let padding = Tensor::zeros([(LEAST_CALL_TOKENS - 1) / n_tokens, 3, side, side], (Kind::Float, self.device));
+        let one = |image_idx: i64| self.of_call(&Tensor::cat(&[&pixels.narrow(0, image_idx, 1), &padding], 0), 1);
+        Ok(Tensor::cat(&(0..batch.n_images as i64).map(one).collect::<Vec<_>>(), 0))
+    }
+
+    /// The columns of one call's first `n_images` images side by side, `(b or n, Σ d)`.
+    ///
+    /// # Shapes
+    /// - pixels: `(b, 3, s, s)`, f32, normalised
+    fn of_call(&self, pixels: &Tensor, n_images: usize) -> Tensor {
+        let statistic = |activation: &Tensor, statistic| self.statistic(activation, statistic, n_images);
+        Tensor::cat(&columns_by(&self.network, pixels, |_, _| None, statistic), 1)
     }
 
     /// A statistic of each image: of all at once on a GPU. On a CPU it is computed image by image, so that the order of
@@ -228,7 +325,7 @@ impl Dinov2Extractor {
     /// # Shapes
     /// - activation: `(b, 1 + n, d)`
     /// - returns: `(b, d)`, or `(n_images, d)` on a CPU
-    fn pooled(&self, activation: &Tensor, statistic: Statistic, n_images: usize) -> Tensor {
+    fn statistic(&self, activation: &Tensor, statistic: Statistic, n_images: usize) -> Tensor {
         if self.device != Device::Cpu {
             return pool(&activation.to_kind(Kind::Float), statistic);
         }
@@ -261,7 +358,7 @@ impl Network for Dinov2Extractor {
     fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
         let matrix = guarded(NAME, batch.n_images, || self.features(batch))?;
         let widths = COLUMNS.map(|pools| pools.iter().map(width).sum::<usize>()).to_vec();
-        let n_tokens = 1 + (self.preprocessor.side_px / PATCH_PX).pow(2);
+        let n_tokens = self.n_tokens();
         let rows = move |mut columns: Vec<Vec<f32>>| {
             let quality = columns.split_off(2);
             [columns, quality].map(|columns| OutputRows::Vectors { columns, n_tokens }).into()
@@ -280,7 +377,8 @@ mod tests {
             let precision = Precision { dtype: Dtype::Bf16, products };
             let (device, weights_blake3) = (DeviceChoice::Cpu, "of some weights".to_owned());
             let precise = Precise { precision, note: None };
-            let settings = Dinov2Settings { side_px: SIDE_PX, precise, device, batch_size: None, weights_blake3 };
+            let settings =
+                Dinov2Settings { folder: None, side_px: SIDE_PX, precise, device, batch_size: None, weights_blake3 };
             settings.feature_sets()
         };
         let (native, widened) = (sets(None), sets(Some(Dtype::F32)));

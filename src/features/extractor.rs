@@ -217,9 +217,9 @@ pub(super) fn column(name: &str, dim: usize) -> VectorColumn {
 
 /// Number types of a network, as written to `extractor.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Precision {
+pub(crate) struct Precision {
     /// Type of the weights, from the settings.
-    pub(super) dtype: Dtype,
+    pub(crate) dtype: Dtype,
     /// Type of the products, if it differs from the weights'.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) products: Option<Dtype>,
@@ -227,7 +227,7 @@ pub(super) struct Precision {
 
 impl Precision {
     /// The precision for weights of `dtype` on `device`.
-    fn of(dtype: Dtype, device: DeviceChoice) -> Self {
+    pub(crate) fn of(dtype: Dtype, device: DeviceChoice) -> Self {
         Self { dtype, products: dtype.other_products(device) }
     }
 }
@@ -367,11 +367,10 @@ pub(super) fn side_by_side<W: Send, T: Send>(
 }
 
 /// One hash over the names and contents of `files`, hexadecimal.
-pub(super) fn hash_of_files(extractor: ExtractorName, files: &[PathBuf]) -> Result<String, ExtractError> {
+pub(crate) fn hash_of_files(files: &[PathBuf]) -> std::io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     for path in files {
-        let hash = agiqa_weights::hash_of_file(path)
-            .map_err(|source| ExtractError::Load { extractor, source: Box::new(source) })?;
+        let hash = agiqa_weights::hash_of_file(path)?;
         hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(b"\0").update(hash.as_bytes());
     }
     Ok(hasher.finalize().to_hex().to_string())

@@ -30,7 +30,7 @@ pub enum JoinError {
     #[error("duplicate feature set `{0}`: a set cannot be joined with itself")]
     Twice(String),
     /// A set lacks `f_1`.
-    #[error("feature set `{set}` has no column `f_1` to join; there are: {found}")]
+    #[error("feature set `{set}` has no column `f_1` to join; the columns are: {found}")]
     NoColumn {
         /// Extractor and fingerprint.
         set: String,

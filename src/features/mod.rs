@@ -22,7 +22,7 @@ mod extractor;
 
 pub use extractor::{ExtractError, ExtractorKind, FeaturePair, FeatureSets, feature_sets, resolve};
 
-pub(crate) use extractor::{catching, device_memory};
+pub(crate) use extractor::{Precision, catching, device_memory, hash_of_files};
 
 pub mod pooling;
 
@@ -32,6 +32,11 @@ pub mod dinov2;
 pub mod maniqa;
 pub mod mplug_owl2;
 pub mod nss;
+
+mod backbone;
+
+pub(crate) use backbone::Backbone;
+pub use backbone::BackboneError;
 
 mod join;
 

@@ -172,7 +172,7 @@ fn content_hash(folder: &std::path::Path) -> Result<String, ExtractError> {
     }
     let tokenizer = ["tokenizer.model", "tokenizer.json"].iter().find(|name| folder.join(name).exists());
     files.extend(["config.json", "preprocessor_config.json"].iter().chain(tokenizer).map(|name| folder.join(name)));
-    hash_of_files(NAME, &files)
+    hash_of_files(&files).map_err(load_error)
 }
 
 impl ExtractorKind for MplugOwl2Settings {

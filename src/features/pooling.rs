@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tch::{Kind, Tensor};
 
 use super::FeatureSettingsError;
@@ -67,8 +68,8 @@ pub fn pool(tokens: &Tensor, statistic: Statistic) -> Tensor {
     match statistic {
         Statistic::Class => tokens.select(-2, 0),
         Statistic::Mean => mean(&patches),
-        Statistic::Std => variance().sqrt(),
-        Statistic::SampleStd => (variance() * (n as f64 / (n - 1) as f64)).sqrt(),
+        Statistic::Std => root(variance()),
+        Statistic::SampleStd => root(variance() * (n as f64 / (n - 1) as f64)),
         Statistic::LogStd => (pool(tokens, Statistic::Std) + LOG_FLOOR).log(),
         Statistic::Max => patches.amax(&[-2_i64][..], false),
         Statistic::Min => patches.amin(&[-2_i64][..], false),
@@ -86,6 +87,17 @@ pub fn pool(tokens: &Tensor, statistic: Statistic) -> Tensor {
         }
         Statistic::LogNeighbourDifference => (pool(tokens, Statistic::NeighbourDifference) + LOG_FLOOR).log(),
     }
+}
+
+/// The square root of variances. In training, its gradient is 0 where a variance is 0 and the root has none: units that are
+/// 0 in all patches exist.
+fn root(variances: Tensor) -> Tensor {
+    if !variances.requires_grad() {
+        return variances.sqrt();
+    }
+    let varies = variances.gt(0.0);
+    let roots = variances.where_self(&varies, &variances.ones_like()).sqrt();
+    roots.where_self(&varies, &variances.zeros_like())
 }
 
 impl Statistic {
@@ -144,6 +156,23 @@ impl fmt::Display for Pool {
             Tap::Block(index) => write!(f, "block {index}: {}", self.statistic),
             Tap::FinalNorm => write!(f, "final norm: {}", self.statistic),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Pool {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = || D::Error::custom(format!("`{text}` is no statistic of an activation"));
+        let (tap, statistic) = text.split_once(": ").ok_or_else(wrong)?;
+        let index = |index: &str| index.parse().map_err(|_| wrong());
+        let tap = match tap.split_once(' ') {
+            None if tap == "embedding" => Tap::Embedding,
+            Some(("hidden", i)) => Tap::Hidden(index(i)?),
+            Some(("block", i)) => Tap::Block(index(i)?),
+            Some(("final", "norm")) => Tap::FinalNorm,
+            Some(_) | None => return Err(wrong()),
+        };
+        Ok(Self { tap, statistic: statistic.to_owned().try_into().map_err(D::Error::custom)? })
     }
 }
 

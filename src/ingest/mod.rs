@@ -42,12 +42,12 @@ use agiqa_store::tables::rejects::{self, RejectRow};
 
 mod adapter;
 mod nearby;
-mod plan;
 mod record;
+mod rows;
 mod settings;
 
-use plan::{Candidate, Plan};
 use record::{FileStamp, StampDigest};
+use rows::{Candidate, Plan};
 
 pub use adapter::Adapter;
 pub use record::IngestRecord;

@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Candidate, Plan};
+use super::rows::{Candidate, Plan};
 use super::settings::IngestSettings;
 use super::{IngestError, VERSION};
 use agiqa_images::DECODER_VERSION;

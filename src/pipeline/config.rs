@@ -3,6 +3,7 @@
 //! ```toml
 //! name = "example"                  # names its runs
 //! store = "../.demo"                # the store of the tables; --store overrides it
+//! skip_absent_weights = true        # leaves steps without weights out, instead of failing
 //!
 //! [params.root]                     # a value that the user gives with --set root=…; used as ${root}
 //! type = "path"
@@ -15,13 +16,20 @@
 //! [scorer.hyperiqa]                 # settings of a rating network: `weights`, `variant`, …; a table per network
 //! [split]                           # settings of `agiqa split`; `seeds = […]` makes one split per seed; `[[split]]` tables
 //!                                   # are several kinds
-//! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`
+//! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`; a table `[train.joint]` or
+//!                                   # `[train.fine_tune]` trains a network with the head, `[train.rater]` a network that
+//!                                   # rates images and needs no `[features]`
 //! [predict]                         # `also = ["other"]`: further datasets to score; `average = "equal"` or `"validation"`:
 //!                                   # averages the runs of each split
 //! [evaluate]                        # settings of `agiqa evaluate`
-//! [compare]                         # settings of `agiqa compare`, and `dataset`; on each split, or on all images
+//! [compare]                         # settings of `agiqa compare`, and `dataset`; on each split, or on all images;
+//!                                   # `paper_table = 1` ends with the paper's Table 1, missing methods included
 //! [[variant]]                       # a separate training: `name`, `train = { … }` over `[train]`, `test` on a dataset
+//! [score]                           # a night of a corpus: `sources`, `corpus`, `night`, and `run`, `group` or `methods`
+//! [score.extractor.clip-b16]        # settings of what scores it
+//! [[check]]                         # checks of that night, as in `agiqa check`
 //! [experiment]                      # `paper_table`: the variants in one table, next to the paper's figures
+//! [report]                          # a page per run or group: `baseline`, `words`, `thumbnails`
 //! ```
 //!
 //! `features = "A+B"` (or `"A"` for both) chooses the extractors if the file has the settings of several.
@@ -37,12 +45,14 @@ use super::de;
 use super::error::{ConfigError, suggestion};
 use super::overlay::read_rating_settings;
 use super::params;
+use super::score::ScoreSettings;
 use super::tree::{Entry, Node, NodeValue, Origin, Sources};
 use crate::baselines::BaselineSettings;
 use crate::ingest::IngestSettings;
 use crate::predict::Weighting;
 use crate::ratings::RatingSettings;
 use crate::splits::SplitSettings;
+use agiqa_judge::check::CheckSettings;
 use agiqa_judge::compare::CompareSettings;
 use agiqa_judge::evaluate::EvaluateSettings;
 use agiqa_judge::paper;
@@ -51,6 +61,7 @@ use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::splits::Part;
 
 mod features;
+mod score;
 mod training;
 
 pub use features::FeaturesSection;
@@ -63,7 +74,7 @@ pub struct Pipeline {
     pub name: PartitionName,
     /// The store that its file names.
     pub store: Option<String>,
-    /// Datasets, in the order of the file, at least one.
+    /// Datasets, in the order of the file, at least one without `[score]`.
     pub datasets: Vec<IngestSettings>,
     /// Extractors of features; `None` without `[features]`.
     pub features: Option<FeaturesSection>,
@@ -85,6 +96,32 @@ pub struct Pipeline {
     pub evaluate: Option<EvaluateSettings>,
     /// Comparison of all methods; `None` without `[compare]`.
     pub compare: Option<CompareSection>,
+    /// Whether steps whose weights are absent are left out, with those that need their results, instead of being errors.
+    pub skip_absent_weights: bool,
+    /// The night to score; `None` without `[score]`.
+    pub score: Option<ScoreSettings>,
+    /// Checks of the night.
+    pub checks: Vec<CheckSettings>,
+    /// Pages about the runs; `None` without `[report]`.
+    pub report: Option<ReportSection>,
+}
+
+/// `[report]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportSection {
+    /// The method whose errors are compared with those of the runs; `None` for the best.
+    pub baseline: Option<String>,
+    /// Words whose prompts form subsets; empty for the commonest.
+    pub words: Vec<String>,
+    /// Whether images have thumbnails.
+    pub thumbnails: bool,
+}
+
+impl Default for ReportSection {
+    fn default() -> Self {
+        Self { baseline: None, words: Vec::new(), thumbnails: true }
+    }
 }
 
 /// `[compare]`.
@@ -94,6 +131,8 @@ pub struct CompareSection {
     pub dataset: PartitionName,
     /// Part of the split, and intervals.
     pub settings: CompareSettings,
+    /// Whether the comparison ends with the paper's Table 1, missing methods included.
+    pub has_table1: bool,
 }
 
 /// `[experiment]`.
@@ -130,8 +169,12 @@ const KEYS: &[&str] = &[
     "predict",
     "evaluate",
     "compare",
+    "skip_absent_weights",
     "variant",
     "experiment",
+    "score",
+    "check",
+    "report",
 ];
 
 /// Keys whose values are paths or store URLs. `*` matches any key or position.
@@ -143,7 +186,14 @@ const PATHS: &[&str] = &[
     "extractor.*.weights",
     "scorer.*.weights",
     "train.joint.weights",
+    "train.fine_tune.weights",
     "variant.*.train.joint.weights",
+    "train.rater.weights",
+    "variant.*.train.rater.weights",
+    "variant.*.train.fine_tune.weights",
+    "score.sources.*",
+    "score.extractor.*.weights",
+    "score.extractor.*.params",
     "split.train",
     "split.validation",
     "split.test",
@@ -165,7 +215,7 @@ impl Pipeline {
         let source = sources.add_file(path, &text);
         let mut document = Node::parse(&sources, source, &text)?;
         params::check_names(&sources, &document, KEYS)?;
-        params::apply(&mut sources, &mut document, set, &["name", "store", "features"])?;
+        params::apply(&mut sources, &mut document, set, &["name", "store", "features", "skip_absent_weights"])?;
         for key in PATHS {
             resolve_paths(&sources, &mut document, &key.split('.').collect::<Vec<_>>());
         }
@@ -190,6 +240,10 @@ impl Reader<'_> {
         let store = match self.document.remove("store") {
             Some(node) => Some(de::settings(self.sources, "store", &node, &[])?),
             None => None,
+        };
+        let skip_absent_weights = match self.document.remove("skip_absent_weights") {
+            Some(node) => de::settings(self.sources, "skip_absent_weights", &node, &[])?,
+            None => false,
         };
         let datasets = self.datasets()?;
         let features = self.features()?;
@@ -217,7 +271,13 @@ impl Reader<'_> {
             None => None,
         };
         let compare = self.compare(&datasets, train.as_ref())?;
-        let experiment = self.experiment(evaluate.as_ref())?;
+        let experiment = self.experiment(evaluate.as_ref(), features.is_some())?;
+        let (score, checks) = self.score()?;
+        let report = match self.document.remove("report") {
+            Some(node) if train.is_none() => return Err(self.wrong(node.origin, "`[report]` needs a `[train]` table")),
+            Some(node) => Some(de::settings(self.sources, "report", &node, &[])?),
+            None => None,
+        };
         Ok(Pipeline {
             name,
             store,
@@ -232,6 +292,10 @@ impl Reader<'_> {
             predict,
             evaluate,
             compare,
+            score,
+            checks,
+            report,
+            skip_absent_weights,
         })
     }
 
@@ -284,12 +348,25 @@ impl Reader<'_> {
                 return Err(self.wrong(node.origin, "`[compare]` needs `dataset`: the pipeline has several"));
             }
         };
-        let settings = de::settings(self.sources, "compare", &node, &["dataset"])?;
-        Ok(Some(CompareSection { dataset, settings }))
+        let has_table1 = match node.remove("paper_table") {
+            None => false,
+            Some(table) => match de::settings::<u32>(self.sources, "compare.paper_table", &table, &[])? {
+                1 => true,
+                other => {
+                    let problem = format!("`compare.paper_table = {other}`: expected 1, the paper's table of methods");
+                    return Err(self.wrong(table.origin, problem));
+                }
+            },
+        };
+        let settings = de::settings(self.sources, "compare", &node, &["dataset", "paper_table"])?;
+        Ok(Some(CompareSection { dataset, settings, has_table1 }))
     }
 
     fn datasets(&mut self) -> Result<Vec<IngestSettings>, ConfigError> {
-        let node = self.required("dataset", "at least one `[[dataset]]`")?;
+        if self.document.get("score").is_some() && self.document.get("dataset").is_none() {
+            return Ok(Vec::new());
+        }
+        let node = self.required("dataset", "at least one `[[dataset]]`, or `[score]`")?;
         let NodeValue::Array(items) = &node.value else {
             let problem = format!("`dataset`: expected `[[dataset]]` tables, found {}", node.kind());
             return Err(self.wrong(node.origin, problem));
@@ -352,8 +429,15 @@ impl Reader<'_> {
         variants.iter().map(|variant| de::settings(self.sources, "split", variant, &["seeds", "generators"])).collect()
     }
 
-    fn experiment(&mut self, evaluate: Option<&EvaluateSettings>) -> Result<Option<ExperimentSection>, ConfigError> {
+    fn experiment(
+        &mut self,
+        evaluate: Option<&EvaluateSettings>,
+        has_features: bool,
+    ) -> Result<Option<ExperimentSection>, ConfigError> {
         let Some(node) = self.document.remove("experiment") else { return Ok(None) };
+        if !has_features {
+            return Err(self.wrong(node.origin, "`[experiment]` needs a `[features]` table: it is about fusion heads"));
+        }
         let section: ExperimentSection = de::settings(self.sources, "experiment", &node, &[])?;
         if !evaluate.is_some_and(|settings| settings.parts.contains(&Part::Test)) {
             return Err(
@@ -403,8 +487,8 @@ impl Reader<'_> {
         Err(self.wrong(origin, problem))
     }
 
-    /// Refuses to score `dataset` with a head from a joint training on another dataset. The head reads f_1 from a
-    /// network that exists only after the training, so no step of the pipeline could compute these features for
+    /// Refuses to score `dataset` with a head from a joint training or a fine-tuning on another dataset. The head reads
+    /// features of a network that exists only after the training, so no step of the pipeline could compute them for
     /// `dataset`.
     fn check_scored(
         &self,
@@ -413,8 +497,18 @@ impl Reader<'_> {
         dataset: &PartitionName,
         origin: Origin,
     ) -> Result<(), ConfigError> {
-        if !train.recipe.is_joint() || *dataset == train.dataset {
+        if !train.recipe.makes_features() || *dataset == train.dataset {
             return Ok(());
+        }
+        if !train.recipe.is_joint() {
+            let problem = format!(
+                "`{path}`: a fine-tuning computes features of `{}` alone, so its head cannot score `{dataset}` within the \
+                 pipeline: leave `{dataset}` out, and once a run is trained, compute the features of `{dataset}` with \
+                 `agiqa features --weights STORE/models/run=RUN/backbone` and the extractor and sides of the run, then \
+                 score it with `agiqa predict --run RUN --dataset {dataset}`",
+                train.dataset
+            );
+            return Err(self.wrong(origin, problem));
         }
         let problem = format!(
             "`{path}`: a joint training computes f_1 of `{}` alone, so its head cannot score `{dataset}` within the \

@@ -31,7 +31,7 @@ pub fn suggestion(given: &str, known: &[&str]) -> String {
     match agiqa_suggest::nearest(given, known.iter().copied()) {
         Some(name) => format!("; did you mean `{name}`?"),
         None if known.is_empty() => String::new(),
-        None => format!("; there are {}", quoted(known)),
+        None => format!("; known are {}", quoted(known)),
     }
 }
 
@@ -48,6 +48,6 @@ mod tests {
     fn a_misspelt_name_gets_its_nearest_and_a_strange_one_gets_the_list() {
         let known = ["epochs", "lr", "batch"];
         assert_eq!(suggestion("epocs", &known), "; did you mean `epochs`?");
-        assert_eq!(suggestion("warmup_steps", &known), "; there are `epochs`, `lr`, `batch`");
+        assert_eq!(suggestion("warmup_steps", &known), "; known are `epochs`, `lr`, `batch`");
     }
 }

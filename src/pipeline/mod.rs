@@ -23,9 +23,17 @@ pub use overlay::{feature_settings, overlaid, rating_settings, training_overlaid
 
 mod config;
 
-pub use config::{CompareSection, ExperimentSection, FeaturesSection, Pipeline, PredictSection, TrainSection, Variant};
+pub use config::{
+    CompareSection, ExperimentSection, FeaturesSection, Pipeline, PredictSection, ReportSection, TrainSection, Variant,
+};
+
+mod score;
+
+pub use score::{FeaturesKept, MethodName, ScoreError, ScoreSettings, Scored};
 
 mod steps;
+
+pub mod absent;
 
 pub mod plan;
 

@@ -12,8 +12,13 @@ use super::tree::{Node, NodeValue, Origin, Sources};
 use crate::features::{CommonSettings, ExtractorName, FeatureSettings, NetworkSettings, ReadSettings};
 use crate::ratings::RatingSettings;
 use crate::train::TrainSettings;
-use crate::train::recipes::{HeadSettings, RecipeSettings};
+use crate::train::recipes::{FineTuneSettings, HeadSettings, Protocol, RaterSettings, RecipeSettings};
 use agiqa_nets::raters::RaterName;
+
+/// Keys of `[train]` whose tables choose a recipe.
+const JOINT: &str = "joint";
+const FINE_TUNE: &str = "fine_tune";
+const RATER: &str = "rater";
 
 /// `settings` with the `--set KEY=VALUE` arguments `set` laid over them.
 ///
@@ -100,11 +105,12 @@ pub(super) fn read_rating_settings(
     let path = format!("scorer.{name}");
     let (common, node) = common_and_own(sources, &path, node)?;
     let options = de::settings(sources, &path, &node, CommonSettings::KEYS)?;
-    Ok(RatingSettings { network: name, options, common })
+    Ok(RatingSettings { network: name, options, common, trained: None })
 }
 
 /// The settings of a training, trainer and recipe, with the `--set KEY=VALUE` arguments `set` laid over them. Keys are
-/// the keys of `[train]`, those of a joint training begin with `joint.`.
+/// the keys of `[train]`, those of a joint training begin with `joint.`, those of a fine-tuning with `fine_tune.`, those of
+/// a rating network with `rater.`.
 ///
 /// # Errors
 /// A key that the settings do not have, a value of a wrong type.
@@ -119,19 +125,19 @@ pub fn training_overlaid(
     if set.is_empty() {
         return Ok((settings, recipe));
     }
-    let (head, joint) = match &recipe {
-        RecipeSettings::Head(head) => (head, None),
-        RecipeSettings::Joint { head, joint } => (head, Some(joint)),
-    };
     let object = |json: serde_json::Result<Value>| match json.expect("settings are plain data") {
         Value::Object(fields) => fields,
         _ => serde_json::Map::new(),
     };
     let mut fields = object(serde_json::to_value(&settings));
-    fields.extend(object(serde_json::to_value(head)));
-    if let Some(joint) = joint {
-        fields.insert("joint".to_owned(), Value::Object(object(serde_json::to_value(joint))));
-    }
+    fields.extend(recipe.head().map(|head| object(serde_json::to_value(head))).unwrap_or_default());
+    let network = match &recipe {
+        RecipeSettings::Head(_) => None,
+        RecipeSettings::Joint { joint, .. } => Some((JOINT, serde_json::to_value(joint))),
+        RecipeSettings::FineTune { fine_tune, .. } => Some((FINE_TUNE, serde_json::to_value(fine_tune))),
+        RecipeSettings::Rater(rater) => Some((RATER, serde_json::to_value(rater))),
+    };
+    fields.extend(network.map(|(key, json)| (key.to_owned(), Value::Object(object(json)))));
     let (sources, node) = tree_of(&Value::Object(fields), set)?;
     read_training(&sources, "", node, &[])
 }
@@ -146,21 +152,54 @@ pub(super) fn read_training(
     mut node: Node,
     more_keys: &[&str],
 ) -> Result<(TrainSettings, RecipeSettings), ConfigError> {
-    let joint = node.remove("joint");
+    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    let networks = [JOINT, FINE_TUNE, RATER].map(|key| node.remove(key));
+    if let [_, second, ..] = networks.iter().flatten().collect::<Vec<_>>()[..] {
+        let problem =
+            "a training is joint (`joint`), a fine-tuning (`fine_tune`) or of a rating network (`rater`), not several";
+        return Err(ConfigError::new(sources.place(second.origin), problem));
+    }
+    let [joint, fine_tune, rater] = networks;
+    let network_keys = || [JOINT, FINE_TUNE, RATER].into_iter().chain(more_keys.iter().copied());
+    if let Some(rater) = rater {
+        let has_schedule = node.get("schedule").is_some();
+        let mut settings: TrainSettings = de::settings(sources, path, &node, &network_keys().collect::<Vec<_>>())?;
+        let rater: RaterSettings = de::settings(sources, &below(RATER), &rater, &[])?;
+        if let Some(schedule) = Protocol::of(rater.network).schedule.filter(|_| !has_schedule) {
+            settings.schedule = schedule;
+        }
+        return Ok((settings, RecipeSettings::Rater(rater)));
+    }
+    if fine_tune.is_some() {
+        let (settings, head) = FineTuneSettings::defaults();
+        for json in [serde_json::to_value(settings), serde_json::to_value(head)] {
+            fill_in(&mut node, &json.expect("settings are plain data"));
+        }
+    }
     let head_keys = HeadSettings::keys();
     let head = split_off(&mut node, &head_keys);
-    let more_keys: Vec<&str> =
-        head_keys.iter().map(String::as_str).chain(["joint"]).chain(more_keys.iter().copied()).collect();
+    let more_keys: Vec<&str> = head_keys.iter().map(String::as_str).chain(network_keys()).collect();
     let settings = de::settings(sources, path, &node, &more_keys)?;
     let head = de::settings(sources, path, &head, &[])?;
-    let recipe = match joint {
-        Some(joint) => {
-            let path = if path.is_empty() { "joint".to_owned() } else { format!("{path}.joint") };
-            RecipeSettings::Joint { head, joint: de::settings(sources, &path, &joint, &[])? }
+    let recipe = match (joint, fine_tune) {
+        (Some(joint), _) => RecipeSettings::Joint { head, joint: de::settings(sources, &below(JOINT), &joint, &[])? },
+        (None, Some(fine_tune)) => {
+            let fine_tune = de::settings(sources, &below(FINE_TUNE), &fine_tune, &[])?;
+            RecipeSettings::FineTune { head, fine_tune }
         }
-        None => RecipeSettings::Head(head),
+        (None, None) => RecipeSettings::Head(head),
     };
     Ok((settings, recipe))
+}
+
+/// Inserts the entries of `json` that the table lacks.
+fn fill_in(node: &mut Node, json: &Value) {
+    let origin = node.origin;
+    for (key, value) in json.as_object().into_iter().flatten() {
+        if let (None, Some(value)) = (node.get(key), node_of(origin, value)) {
+            node.insert(key, value);
+        }
+    }
 }
 
 /// Takes the entries of `keys` out of a table, as a table of their own.

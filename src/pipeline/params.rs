@@ -156,7 +156,7 @@ fn set(document: &mut Node, key: &str, node: Node) -> Result<(), String> {
     match &mut table.value {
         NodeValue::Table(_) => table.insert(last, node),
         NodeValue::Array(_) => {
-            let item = table.get_mut(last).ok_or_else(|| format!("`{key}`: there is no item `{last}`"))?;
+            let item = table.get_mut(last).ok_or_else(|| format!("`{key}`: the list has no item `{last}`"))?;
             *item = node;
         }
         NodeValue::Text(_) | NodeValue::Integer(_) | NodeValue::Real(_) | NodeValue::Truth(_) => {

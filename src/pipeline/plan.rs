@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::absent::{self, LeftOut};
 use agiqa_store::stage::{Freshness, Stage, StageError};
 use agiqa_store::store::Store;
 
@@ -28,6 +29,8 @@ pub enum StageName {
     Compare,
     /// Turns metrics of variants into `experiments`.
     Experiment,
+    /// Turns the tables about runs into a page.
+    Report,
 }
 
 impl StageName {
@@ -43,6 +46,7 @@ impl StageName {
         Self::Evaluate,
         Self::Compare,
         Self::Experiment,
+        Self::Report,
     ];
 
     /// The stage's name in text.
@@ -58,6 +62,7 @@ impl StageName {
             Self::Evaluate => "evaluate",
             Self::Compare => "compare",
             Self::Experiment => "experiment",
+            Self::Report => "report",
         }
     }
 }
@@ -86,6 +91,8 @@ pub struct Step {
     pub stage: Box<dyn Stage>,
     /// Positions of the steps whose outputs it reads.
     pub after: Vec<usize>,
+    /// The scorer of the registry whose scores this step alone makes, if it makes one's.
+    pub scorer: Option<&'static str>,
 }
 
 /// Planned action for one step.
@@ -110,11 +117,17 @@ pub struct PlanError {
 }
 
 /// Plans `steps` on the current `store`. Changes nothing. Also returns the error of the first stage whose inputs are
-/// missing or broken: a plan is useful even if some of its steps cannot run yet.
-pub fn plan(steps: &[Step], store: &Store) -> (Vec<Action>, Option<PlanError>) {
+/// missing or broken: a plan is useful even if some of its steps cannot run yet. With `skip_absent_weights`, steps whose
+/// weights are absent are left out, with those that need their results.
+pub fn plan(steps: &[Step], store: &Store, skip_absent_weights: bool) -> (Vec<Action>, Option<PlanError>) {
     let mut actions: Vec<Action> = Vec::with_capacity(steps.len());
-    let mut first_error = None;
-    for step in steps {
+    let (mut first_error, mut left_out) = (None, Vec::new());
+    for (idx, step) in steps.iter().enumerate() {
+        if let Some(reason) = absent::consequence(steps, idx, &left_out) {
+            actions.push(Action::Skip(format!("left out: {reason}")));
+            left_out.push(LeftOut { step: idx, reason });
+            continue;
+        }
         let pending: Vec<String> = step
             .after
             .iter()
@@ -125,6 +138,11 @@ pub fn plan(steps: &[Step], store: &Store) -> (Vec<Action>, Option<PlanError>) {
             match step.stage.freshness(store) {
                 Ok(Freshness::Current { reason, .. }) => Action::Skip(reason),
                 Ok(Freshness::Stale { reason }) => Action::Run(reason),
+                Err(source) if skip_absent_weights && absent::absence(source.as_ref()).is_some() => {
+                    let reason = absent::absence(source.as_ref()).unwrap_or_default();
+                    left_out.push(LeftOut { step: idx, reason: reason.clone() });
+                    Action::Skip(format!("left out: {reason}"))
+                }
                 Err(source) => {
                     first_error.get_or_insert(PlanError { stage: step.stage.name(), source });
                     Action::Blocked
@@ -180,7 +198,7 @@ mod tests {
     }
 
     fn step(name: StageName, label: &'static str, current: bool, after: &[usize]) -> Step {
-        Step { name, stage: Box::new(Fixed(label, current)), after: after.to_vec() }
+        Step { name, stage: Box::new(Fixed(label, current)), after: after.to_vec(), scorer: None }
     }
 
     #[test]
@@ -199,7 +217,7 @@ mod tests {
             Action::Skip("of a says so".to_owned()),
             Action::After(vec!["b".to_owned()]),
         ];
-        let (actions, error) = plan(&steps, &store);
+        let (actions, error) = plan(&steps, &store, false);
         assert!(error.is_none(), "{error:?}");
         assert_eq!(actions, expected);
     }

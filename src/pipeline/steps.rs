@@ -1,8 +1,8 @@
 //! Turns a pipeline's settings into stages, in the order of the data, each with the stages that it depends on.
 
-use super::config::{FeaturesSection, Pipeline, TrainSection, Variant};
+use super::config::{FeaturesSection, Pipeline, ReportSection, TrainSection, Variant};
 use super::plan::{StageName, Step};
-use crate::baselines::BaselineStage;
+use crate::baselines::{BaselineSettings, BaselineStage};
 use crate::engine::ImageSource;
 use crate::features::{FeatureSettings, FeatureStage};
 use crate::ingest::{IngestStage, Rerun};
@@ -10,10 +10,13 @@ use crate::predict::{AverageStage, PredictStage};
 use crate::ratings::RatingStage;
 use crate::splits::{SplitSettings, SplitStage};
 use crate::train::recipes::{HeadKind, RecipeSettings};
-use crate::train::{RunSeed, TrainError, TrainStage, Training};
+use crate::train::{NextStage, RunSeed, TrainError, TrainStage, Training};
 use agiqa_judge::compare::CompareStage;
 use agiqa_judge::evaluate::EvaluateStage;
 use agiqa_judge::experiment::{ExperimentStage, ExperimentVariant, NO_FUSION};
+use agiqa_judge::scorer::Scorer;
+use agiqa_report::runs::RunsSettings;
+use agiqa_report::{ReportStage, Subject};
 use agiqa_store::stage::Stage;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::Runs;
@@ -41,15 +44,23 @@ impl Pipeline {
             }
         }
         if let Some(settings) = &self.baseline {
-            for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
-                let source = ImageSource::Dataset(dataset.dataset.clone());
-                steps.add(StageName::Baseline, BaselineStage::new(settings.clone(), source), &[ingest_idx]);
+            // Where absent parameters are passed over, each method is a step of its own.
+            let methods = settings.methods.iter().map(|method| vec![*method]);
+            let groups = if self.skip_absent_weights { methods.collect() } else { vec![settings.methods.clone()] };
+            for methods in groups {
+                for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
+                    let source = ImageSource::Dataset(dataset.dataset.clone());
+                    let settings = BaselineSettings { methods: methods.clone(), ..settings.clone() };
+                    let idx = steps.add(StageName::Baseline, BaselineStage::new(settings, source), &[ingest_idx]);
+                    steps.0[idx].scorer = methods.first().filter(|_| methods.len() == 1).map(|method| method.as_str());
+                }
             }
         }
         for settings in &self.scorers {
             for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
                 let source = ImageSource::Dataset(dataset.dataset.clone());
-                steps.add(StageName::Score, RatingStage::new(settings.clone(), source), &[ingest_idx]);
+                let idx = steps.add(StageName::Score, RatingStage::new(settings.clone(), source), &[ingest_idx]);
+                steps.0[idx].scorer = Some(settings.network.as_str());
             }
         }
         let heads = self.heads()?;
@@ -66,18 +77,24 @@ impl Pipeline {
         let mut predicted = Vec::new();
         for head in heads {
             let (runs, datasets) = (head.train.plan()?.run_names()?, head.scored.clone());
-            let predict = PredictStage { runs, datasets, records: records.clone() };
+            let predict = PredictStage::new(runs, datasets, records.clone());
             let evaluate_stages = self.evaluate_stages_of(&head, &records)?;
             let next = head.train.next()?;
             let mut trained_idx = vec![steps.add_boxed(StageName::Train, head.train, &before_training)];
             // The network of a training is applied under the same name, so that `--stage train` makes all that scores need.
             if let Some(next) = next {
+                let datasets = if head.recipe.reads_columns() { next.datasets.clone() } else { head.scored };
+                let next = NextStage { datasets, ..next };
                 trained_idx.push(steps.add(StageName::Train, next, &trained_idx.clone()));
             }
-            let predict_idx = steps.add(StageName::Predict, predict, &trained_idx);
-            predicted.push(predict_idx);
+            // A rating network has scored the images when it was applied.
+            let scored_idx = match head.recipe.reads_columns() {
+                true => vec![steps.add(StageName::Predict, predict, &trained_idx)],
+                false => trained_idx,
+            };
+            predicted.extend(&scored_idx);
             for evaluate in evaluate_stages {
-                evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &[predict_idx]));
+                evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &scored_idx));
             }
         }
         if let Some(average) = averages {
@@ -93,6 +110,10 @@ impl Pipeline {
         }
         if let Some(experiment) = self.experiment_stage()? {
             steps.add(StageName::Experiment, experiment, &evaluate_idx);
+        }
+        let before_reporting = steps.all();
+        for report in self.report_stages(&records)? {
+            steps.add(StageName::Report, report, &before_reporting);
         }
         Ok(steps.0)
     }
@@ -178,7 +199,8 @@ impl Pipeline {
         let mut variants = Vec::new();
         for head in self.heads()? {
             for (run, _) in head.train.plan()?.groups()? {
-                let settings = head.recipe.head();
+                // A rating network fuses nothing, so it has no row of the table.
+                let Some(settings) = head.recipe.head() else { continue };
                 let is_kernel_ridge = settings.head == HeadKind::KernelRidge;
                 variants.push(ExperimentVariant {
                     name: format!("{}{}", head.variant, if is_kernel_ridge { " (kernel ridge)" } else { "" }),
@@ -200,6 +222,29 @@ impl Pipeline {
         }))
     }
 
+    /// One page per group of runs, and per run without a group; empty without `[report]`.
+    ///
+    /// # Errors
+    /// A run's name becomes too long.
+    pub fn report_stages(&self, records: &Runs) -> Result<Vec<ReportStage>, TrainError> {
+        let Some(ReportSection { baseline, words, thumbnails }) = &self.report else { return Ok(Vec::new()) };
+        let heads = self.heads()?;
+        let mut groups = Vec::new();
+        for head in &heads {
+            groups.extend(head.train.plan()?.groups()?);
+        }
+        if let Some(average) = self.averages(&heads, records)? {
+            groups.extend(average.groups()?);
+        }
+        let stage = |(name, runs): (PartitionName, Vec<PartitionName>)| {
+            let scorer = if runs == [name.clone()] { Scorer::Run(name) } else { Scorer::Group(name) };
+            let (baseline, words) = (baseline.clone(), words.clone());
+            let subject = Subject::Runs(RunsSettings { scorer, baseline, words, has_thumbnails: *thumbnails });
+            ReportStage { subject, records: records.clone() }
+        };
+        Ok(groups.into_iter().map(stage).collect())
+    }
+
     /// Names of the runs, each with the name of its variant, or of the pipeline if it has no variants.
     ///
     /// # Errors
@@ -214,7 +259,10 @@ impl Pipeline {
 
     /// The trainings: one per variant and kind of head.
     fn heads(&self) -> Result<Vec<Head>, TrainError> {
-        let (Some(features), Some(train)) = (&self.features, &self.train) else { return Ok(Vec::new()) };
+        let Some(train) = &self.train else { return Ok(Vec::new()) };
+        let features = self.features.as_ref();
+        let semantic = features.map(|features| features.semantic_set.clone());
+        let quality = features.and_then(|features| features.quality_set.clone());
         let heads =
             |variant: String, name: PartitionName, train: &TrainSection, scored: Vec<_>, tested: PartitionName| {
                 let TrainSection { dataset, settings, recipe, .. } = train.clone();
@@ -223,7 +271,7 @@ impl Pipeline {
                     let (name, dataset, runs) = (name.clone(), dataset.clone(), runs.clone());
                     let training =
                         TrainStage { name, dataset, runs, settings: settings.clone(), recipe: recipe.clone() };
-                    let train = training.on(features.semantic_set.clone(), features.quality_set.clone())?;
+                    let train = training.on(semantic.clone(), quality.clone())?;
                     let (variant, scored, tested) = (variant.clone(), scored.clone(), tested.clone());
                     Ok::<_, TrainError>(Head { variant, train, recipe, scored, tested })
                 };
@@ -295,7 +343,7 @@ impl Steps {
     }
 
     fn add_boxed(&mut self, name: StageName, stage: Box<dyn Stage>, after: &[usize]) -> usize {
-        self.0.push(Step { name, stage, after: after.to_vec() });
+        self.0.push(Step { name, stage, after: after.to_vec(), scorer: None });
         self.0.len() - 1
     }
 

@@ -83,7 +83,7 @@ impl fmt::Display for Tables {
         };
         writeln!(
             f,
-            "\nask them more:\n  agiqa query --store {store} \"SELECT run, predictor, statistic, n, srcc, plcc FROM metrics \
+            "\nto read these tables:\n  agiqa query --store {store} \"SELECT run, predictor, statistic, n, srcc, plcc FROM metrics \
              WHERE part = 'test' AND subset = 'all' ORDER BY ALL\"\n\
              or with DuckDB:\n  duckdb -c \"SELECT run, predictor, statistic, n, srcc, plcc FROM \
              read_parquet('{metrics}', hive_partitioning=true) WHERE part='test' AND subset='all' ORDER BY ALL\"\n\

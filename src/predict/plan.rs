@@ -3,11 +3,13 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::stage::PredictError;
+use super::stage::{PredictError, Unready};
+use crate::engine::is_of_share;
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::store::Store;
 use agiqa_store::store::run_log::RowCounts;
-use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::store::shard::Shard;
+use agiqa_store::tables::features::{FeatureIndex, FeatureSet};
 use agiqa_store::tables::models::RunRecord;
 use agiqa_store::tables::rejects::{self, RejectRow};
 use agiqa_store::tables::scores::ScoreSet;
@@ -35,8 +37,16 @@ struct Wanted {
 pub(super) struct RunFeatures {
     pub(super) semantic: FeatureSet,
     pub(super) quality: FeatureSet,
-    /// The images that have both, each with its position in the parts of the semantic features.
-    place_of: HashMap<ImageId, usize>,
+    /// Where the rows of both lie.
+    pub(super) indexes: [FeatureIndex; 2],
+}
+
+impl RunFeatures {
+    /// Where `image`'s row of the semantic features lies, if it has both.
+    pub(super) fn place(&self, image: &ImageId) -> Option<(u32, u32)> {
+        let [semantic, quality] = &self.indexes;
+        quality.place(image).and_then(|_| semantic.place(image))
+    }
 }
 
 /// Tables that several runs share. Each is read once.
@@ -45,6 +55,9 @@ pub(super) struct Shared<'a> {
     images: HashMap<PartitionName, Arc<Wanted>>,
     features: HashMap<[Fingerprint; 2], Arc<RunFeatures>>,
     rejects: Vec<RejectRow>,
+    /// The share of the images, by their address.
+    shard: Shard,
+    unready: Unready,
 }
 
 /// The wanted images of one run, and the state of each.
@@ -61,12 +74,13 @@ pub(super) struct RunPlan {
     pub(super) not_finite: HashSet<ImageId>,
     /// Per dataset, the stored rejects: image and kind.
     on_record: HashMap<PartitionName, BTreeSet<(ImageId, String)>>,
+    shard: Shard,
 }
 
 impl<'a> Shared<'a> {
-    pub(super) fn new(store: &'a Store) -> Result<Self, PredictError> {
+    pub(super) fn new(store: &'a Store, shard: Shard, unready: Unready) -> Result<Self, PredictError> {
         let rejects = rejects::read(store, "predict")?;
-        Ok(Self { store, images: HashMap::new(), features: HashMap::new(), rejects })
+        Ok(Self { store, images: HashMap::new(), features: HashMap::new(), rejects, shard, unready })
     }
 
     fn wanted(&mut self, dataset: &PartitionName) -> Result<Arc<Wanted>, PredictError> {
@@ -74,8 +88,11 @@ impl<'a> Shared<'a> {
             return Ok(wanted.clone());
         }
         let mut images = Vec::new();
-        images::for_each_location(self.store, dataset, |id, path| images.push(Image { id, path: path.to_owned() }))?;
-        if images.is_empty() {
+        let shard = self.shard;
+        images::for_each_location(self.store, dataset, |id, path| {
+            images.extend(is_of_share(shard, path).then(|| Image { id, path: path.to_owned() }));
+        })?;
+        if images.is_empty() && self.unready == Unready::Refused {
             return Err(PredictError::NoImages(dataset.clone()));
         }
         let wanted = Arc::new(Wanted { dataset: dataset.clone(), images });
@@ -92,14 +109,9 @@ impl<'a> Shared<'a> {
         if let Some(features) = self.features.get(&key) {
             return Ok(features.clone());
         }
-        let with_quality = quality.done(self.store)?;
-        let mut place_of = HashMap::new();
-        for id in semantic.ids(self.store)?.into_iter().filter(|id| with_quality.contains(id)) {
-            let next = place_of.len();
-            place_of.entry(id).or_insert(next);
-        }
+        let indexes = [semantic.index(self.store, |_| true)?, quality.index(self.store, |_| true)?];
         let (semantic, quality) = (semantic.clone(), quality.clone());
-        let features = Arc::new(RunFeatures { semantic, quality, place_of });
+        let features = Arc::new(RunFeatures { semantic, quality, indexes });
         self.features.insert(key, features.clone());
         Ok(features)
     }
@@ -119,7 +131,8 @@ impl<'a> Shared<'a> {
             on_record.entry(dataset.parse()?).or_default().insert((id, row.kind.clone()));
         }
         let cached = set.done(self.store)?;
-        Ok(RunPlan { record, features, set, wanted, cached, scored: HashSet::new(), not_finite, on_record })
+        let (scored, shard) = (HashSet::new(), self.shard);
+        Ok(RunPlan { record, features, set, wanted, cached, scored, not_finite, on_record, shard })
     }
 }
 
@@ -143,7 +156,7 @@ impl RunPlan {
             State::Cached
         } else if self.scored.contains(id) {
             State::Scored
-        } else if !self.features.place_of.contains_key(id) {
+        } else if self.features.place(id).is_none() {
             State::Rejected(NO_FEATURES)
         } else if self.not_finite.contains(id) {
             State::Rejected(NOT_FINITE)
@@ -157,7 +170,7 @@ impl RunPlan {
         let images = self.wanted.iter().flat_map(|wanted| &wanted.images);
         let lacking = images.filter(|image| self.state(image) == State::Lacking).map(|image| image.id);
         let mut lacking: Vec<ImageId> = lacking.collect::<HashSet<_>>().into_iter().collect();
-        lacking.sort_by_key(|id| self.features.place_of.get(id));
+        lacking.sort_by_cached_key(|id| self.features.place(id));
         lacking
     }
 
@@ -195,7 +208,12 @@ impl RunPlan {
         for wanted in &self.wanted {
             let reject = |(image, kind)| self.reject(&wanted.dataset, image, kind);
             let rows: Vec<RejectRow> = self.rejected(wanted).map(reject).collect();
-            rejects::replace(store, "predict", &rejects::name_of(&wanted.dataset, &self.record.run)?, &rows)?;
+            let of = match self.shard {
+                Shard::WHOLE => self.record.run.clone(),
+                // Each share has its own rejects.
+                shard => PartitionName::new(&format!("{}of.{}", shard.to_string().replace('/', "-"), self.record.run))?,
+            };
+            rejects::replace(store, "predict", &rejects::name_of(&wanted.dataset, &of)?, &rows)?;
         }
         Ok(())
     }

@@ -1,29 +1,29 @@
 //! The `predict` stage.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::plan::{RunFeatures, RunPlan, Shared};
-use crate::features::catching;
-use crate::train::head_inputs::{self, Columns, HeadInputsError};
-use agiqa_nets::fusion::Gate;
-use agiqa_nets::kernel_ridge::{KernelRidge, Scorer};
-use agiqa_nets::trained_head::{HeadError, SCORE_BATCH, Scores, TrainedHead};
+use super::head::Head;
+use super::plan::{RunPlan, Shared};
+use crate::engine::Score;
+use crate::train::head_inputs::{Columns, HeadInputsError};
+use agiqa_nets::trained_head::{HeadError, SCORE_BATCH};
 use agiqa_store::identity::ImageId;
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::part::PartError;
 use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::store::shard::Shard;
 use agiqa_store::store::{Store, StoreError};
-use agiqa_store::tables::features::FeatureSet;
+use agiqa_store::tables::features::{FeatureIndex, FeatureKind, FeatureSet};
 use agiqa_store::tables::gates::{self, GateRow};
-use agiqa_store::tables::models::{self, RunRecordError, Runs};
+use agiqa_store::tables::models::{RunRecordError, Runs};
 use agiqa_store::tables::scores::ScoreRow;
 use agiqa_store::tables::{PartitionName, PartitionNameError};
 
-/// Bytes of features in memory at a time.
-const CHUNK_BYTES: usize = 1 << 30;
+/// Bytes of features that are scored at a time. They are in memory up to three times: as read, in order, as inputs.
+const CHUNK_BYTES: usize = 256 << 20;
 
 /// Scores cannot be computed.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +104,20 @@ pub struct PredictStage {
     pub datasets: Vec<PartitionName>,
     /// The records of the runs.
     pub records: Runs,
+    /// What it means if no image has features.
+    pub unready: Unready,
+    /// The share of the images, by their address.
+    pub shard: Shard,
+}
+
+/// What it means if no image has the features that a run reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unready {
+    /// The features are still to be computed: an error says so.
+    #[default]
+    Refused,
+    /// The stage before has rejected all images: they are rejects here, too.
+    Rejected,
 }
 
 impl Stage for PredictStage {
@@ -117,7 +131,7 @@ impl Stage for PredictStage {
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
         let mut rows = RowCounts::default();
         let mut has_stale_rejects = false;
-        let mut shared = Shared::new(store)?;
+        let mut shared = Shared::new(store, self.shard, self.unready)?;
         for run in &self.runs {
             let Some(record) = self.records.get_if_finished(store, run)? else {
                 return Ok(Freshness::Stale { reason: format!("run `{run}` is not trained yet") });
@@ -142,16 +156,21 @@ impl Stage for PredictStage {
 }
 
 impl PredictStage {
+    /// Scores all images of `datasets`.
+    pub fn new(runs: Vec<PartitionName>, datasets: Vec<PartitionName>, records: Runs) -> Self {
+        Self { runs, datasets, records, unready: Unready::Refused, shard: Shard::WHOLE }
+    }
+
     fn predict(&self, context: &StageContext) -> Result<StageReport, PredictError> {
         let store = &context.store;
-        let mut shared = Shared::new(store)?;
+        let mut shared = Shared::new(store, self.shard, self.unready)?;
         // Runs that read the same features form a group, so that the features are read once. A kernel ridge regression
         // has none but itself in memory.
         let mut groups: Vec<Vec<RunPlan>> = Vec::new();
         for run in &self.runs {
             let plan = shared.plan(self.records.get(store, run)?, &self.datasets)?;
             let RowCounts { n_in, n_out, n_left, .. } = plan.rows();
-            if n_out + n_left == 0 {
+            if n_out + n_left == 0 && self.unready == Unready::Refused {
                 return Err(no_features(&plan, n_in));
             }
             let has_same_features = |group: &&mut Vec<RunPlan>| {
@@ -196,74 +215,6 @@ fn no_features(plan: &RunPlan, n_images: u64) -> PredictError {
     PredictError::NoFeatures { run: plan.record.run.clone(), n_images, semantic, quality }
 }
 
-/// The rows of an image: none of `scores` if its score is not finite, none of `gates` if the head has no gates.
-type ScoredRows = (Option<ScoreRow>, Option<GateRow>);
-
-/// A head, read from its run.
-enum Head {
-    Gated(Box<TrainedHead>),
-    Kernel(Scorer),
-}
-
-impl Head {
-    /// Reads the head of `plan`'s run. Also returns the columns that it reads.
-    fn read(plan: &RunPlan, store: &Store) -> Result<(Self, Vec<FeatureSet>), PredictError> {
-        let (run, RunFeatures { semantic, quality, .. }) = (&plan.record.run, plan.features.as_ref());
-        let bytes = store.get(&models::head_path(run))?;
-        let wrong = |source| PredictError::Head { run: run.clone(), source };
-        if !plan.record.is_kernel_ridge() {
-            let sets = vec![head_inputs::semantic_inputs(semantic)?, head_inputs::quality_inputs(quality)?];
-            return Ok((Self::Gated(Box::new(TrainedHead::from_bytes(&bytes).map_err(wrong)?)), sets));
-        }
-        let regression = KernelRidge::from_bytes(&bytes).map_err(wrong)?;
-        let sets = head_inputs::named_columns([semantic, quality], &regression.header.columns)?;
-        let ids = regression.header.support.iter().map(|id| id.parse());
-        let ids: Vec<ImageId> = ids
-            .collect::<Result<_, _>>()
-            .map_err(|_| wrong(HeadError::Content("the id of a support image is malformed".to_owned())))?;
-        let support = Columns::read(store, &sets, &ids)?;
-        if support.image_ids.len() < ids.len() {
-            let (n, n_lacking) = (ids.len(), ids.len() - support.image_ids.len());
-            return Err(PredictError::NoSupport {
-                run: run.clone(),
-                dataset: plan.record.dataset.clone(),
-                n_lacking,
-                n,
-            });
-        }
-        let scorer = catching(|| regression.scorer(support.tensors)).and_then(std::convert::identity);
-        Ok((Self::Kernel(scorer.map_err(|source| PredictError::Torch { run: run.clone(), source })?), sets))
-    }
-
-    /// The rows of each image of `columns`, `(n, d)` each.
-    fn score(
-        &self,
-        image_ids: &[ImageId],
-        columns: &[Tensor],
-        n_threads: usize,
-    ) -> Result<Vec<ScoredRows>, tch::TchError> {
-        let row = |image_id: ImageId, score: f64, std: Option<f64>| {
-            score.is_finite().then_some(ScoreRow { image_id, score, std: std.filter(|std| std.is_finite()) })
-        };
-        match self {
-            Self::Gated(head) => {
-                let [f_a, f_b, f_1] = columns else { unreachable!("a gated head reads three columns") };
-                let Scores { score, alpha } = score_in_parallel(head, [f_a, f_b, f_1], n_threads);
-                let scored = image_ids.iter().zip(score).zip(alpha).map(|((image_id, score), alpha)| {
-                    let is_finite = alpha.iter().all(|alpha| alpha.is_finite());
-                    let gates = weights(head, alpha).map(|weights| GateRow { image_id: *image_id, weights });
-                    (row(*image_id, score, None).filter(|_| is_finite), gates)
-                });
-                Ok(scored.collect())
-            }
-            Self::Kernel(scorer) => {
-                let scored = catching(|| scorer.score(columns, n_threads)).and_then(std::convert::identity)?;
-                Ok(image_ids.iter().zip(scored).map(|(id, (score, std))| (row(*id, score, std), None)).collect())
-            }
-        }
-    }
-}
-
 /// A run that lacks scores.
 struct Job<'a> {
     plan: &'a mut RunPlan,
@@ -279,7 +230,8 @@ fn score(plans: &mut [RunPlan], context: &StageContext) -> Result<bool, PredictE
         if lacking.is_empty() {
             continue;
         }
-        let (head, columns) = Head::read(plan, &context.store)?;
+        let (record, features) = (plan.record.clone(), plan.features.clone());
+        let (head, columns) = Head::read(&record, &features.semantic, &features.quality, &context.store)?;
         sets = columns;
         ids.extend(lacking.iter().copied().filter(|id| seen.insert(*id)));
         jobs.push(Job { plan, head, lacking: lacking.into_iter().collect() });
@@ -288,9 +240,16 @@ fn score(plans: &mut [RunPlan], context: &StageContext) -> Result<bool, PredictE
     let n_chunk = (CHUNK_BYTES / (4 * n_values.max(1))).max(SCORE_BATCH);
     let n_scores = jobs.iter().map(|job| job.lacking.len() as u64).sum();
     let progress = context.console.progress("predict", "scores", n_scores);
-    // The ids are in the order of their features, so each chunk lies in few parts.
-    for chunk in ids.chunks(n_chunk) {
-        let inputs = Columns::read(&context.store, &sets, chunk)?;
+    let Some(features) = jobs.first().map(|job| job.plan.features.clone()) else { return Ok(true) };
+    let index_of = |set: FeatureSet| {
+        let index = &features.indexes[usize::from(set.kind == FeatureKind::Quality)];
+        (set, index)
+    };
+    let sets: Vec<(FeatureSet, &FeatureIndex)> = sets.into_iter().map(index_of).collect();
+    // Several runs may lack different images.
+    ids.sort_by_cached_key(|id| features.place(id));
+    for chunk in by_parts(&ids, n_chunk, |id| features.place(id).map(|(part, _)| part)) {
+        let inputs = Columns::read_indexed(&context.store, &sets, chunk)?;
         for job in &mut jobs {
             if context.interrupt.is_raised() {
                 return Ok(false);
@@ -300,6 +259,24 @@ fn score(plans: &mut [RunPlan], context: &StageContext) -> Result<bool, PredictE
     }
     progress.finish();
     Ok(true)
+}
+
+/// `ids`, which are in the order of their parts, in pieces of at most `n`. A part is cut only if it is larger than a piece,
+/// so that each part is read once.
+fn by_parts<P: PartialEq>(mut ids: &[ImageId], n: usize, part_of: impl Fn(&ImageId) -> P) -> Vec<&[ImageId]> {
+    let mut pieces = Vec::new();
+    while !ids.is_empty() {
+        let mut end = n.min(ids.len());
+        if end < ids.len() && part_of(&ids[end - 1]) == part_of(&ids[end]) {
+            let part = part_of(&ids[end]);
+            let start = ids[..end].partition_point(|id| part_of(id) != part);
+            end = if start > 0 { start } else { end };
+        }
+        let (piece, rest) = ids.split_at(end);
+        pieces.push(piece);
+        ids = rest;
+    }
+    pieces
 }
 
 impl Job<'_> {
@@ -317,16 +294,16 @@ impl Job<'_> {
         let select = |xs: &Tensor| if is_all { xs.shallow_clone() } else { xs.index_select(0, &index) };
         let (ids, columns): (Vec<ImageId>, Vec<Tensor>) =
             (rows.iter().map(|row| inputs.image_ids[*row]).collect(), inputs.tensors.iter().map(select).collect());
-        let scored = head.score(&ids, &columns, context.n_threads);
+        let scored = head.score(&columns, context.n_threads);
         let scored = scored.map_err(|source| PredictError::Torch { run: plan.record.run.clone(), source })?;
         let (mut scores, mut gates) = (Vec::with_capacity(rows.len()), Vec::new());
-        for (image_id, (score, gate)) in ids.into_iter().zip(scored) {
-            let Some(score) = score else {
+        for (image_id, Score { value, std, gates: weights }) in ids.into_iter().zip(scored) {
+            if !value.is_finite() {
                 plan.not_finite.insert(image_id);
                 continue;
-            };
-            scores.push(score);
-            gates.extend(gate);
+            }
+            scores.push(ScoreRow { image_id, score: value, std });
+            gates.extend(weights.map(|weights| GateRow { image_id, weights }));
         }
         // The scores are written last: an image that has a score is done.
         gates::write_part(&context.store, &plan.set, &gates)?;
@@ -337,46 +314,19 @@ impl Job<'_> {
     }
 }
 
-/// The gates of f_1, f_a and f_b. A gate is `None` if the head does not read the input. The result is `None` for a head
-/// without gates.
-fn weights(head: &TrainedHead, alpha: [f64; 3]) -> Option<[Option<f64>; 3]> {
-    let config = &head.head.config;
-    let [semantic, coherence, quality] = [0, 1, 2].map(|input| (config.dims()[input] > 0).then_some(alpha[input]));
-    (config.gate != Gate::Concat).then_some([quality, semantic, coherence])
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Scores on `n_threads` threads, with one torch thread each: the number of threads must not change the bits of a
-/// product.
-fn score_in_parallel(head: &TrainedHead, inputs: [&Tensor; 3], n_threads: usize) -> Scores {
-    let n = inputs[0].size()[0];
-    // Each thread gets whole batches.
-    let n_batches = (n as usize).div_ceil(SCORE_BATCH);
-    let n_per_thread = (n_batches.div_ceil(n_threads.max(1)) * SCORE_BATCH).max(SCORE_BATCH) as i64;
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    while start < n {
-        let n_rows = n_per_thread.min(n - start);
-        let rows = [0, 1, 2].map(|i| inputs[i].narrow(0, start, n_rows));
-        pieces.push((rows, head.share()));
-        start += n_rows;
+    #[test]
+    fn pieces_hold_whole_parts_and_cut_a_part_only_if_it_is_larger_than_a_piece() {
+        let ids: Vec<ImageId> = (0..12_u8).map(|i| ImageId::of_bytes(&[i])).collect();
+        let parts = [0, 0, 0, 1, 1, 2, 2, 2, 2, 2, 2, 3];
+        let part_of = |id: &ImageId| ids.iter().position(|other| other == id).map(|at| parts[at]);
+        let sizes = |n: usize| by_parts(&ids, n, part_of).iter().map(|piece| piece.len()).collect::<Vec<_>>();
+        assert_eq!(sizes(5), [5, 5, 2]);
+        assert_eq!(sizes(4), [3, 2, 4, 3]);
+        assert_eq!(sizes(12), [12]);
+        assert_eq!(sizes(1), [1; 12]);
     }
-    let n_torch_threads = tch::get_num_threads();
-    let results = Mutex::new(vec![Scores::default(); pieces.len()]);
-    std::thread::scope(|scope| {
-        for (index, (rows, head)) in pieces.into_iter().enumerate() {
-            let results = &results;
-            scope.spawn(move || {
-                tch::set_num_threads(1);
-                let scores = head.score(&rows);
-                results.lock().expect("no holder of this lock panics")[index] = scores;
-            });
-        }
-    });
-    tch::set_num_threads(n_torch_threads);
-    let mut all = Scores::default();
-    for Scores { score, alpha } in results.into_inner().expect("no holder of this lock panics") {
-        all.score.extend(score);
-        all.alpha.extend(alpha);
-    }
-    all
 }

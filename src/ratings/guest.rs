@@ -7,12 +7,13 @@ use tch::{Device, TchError, Tensor};
 use super::settings::{RatingError, RatingSettings};
 use crate::engine::{
     Batch, BatchSize, DeviceMemory, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Launched, Loaded,
-    Network, Output, OutputRows, Preprocessor, Task, Unusable, Values, Work,
+    Network, Output, OutputRows, Preprocessor, Score, Task, Unusable, Values, Work,
 };
 use crate::features::{CommonSettings, catching, device_memory};
 use agiqa_images::RgbImage8;
 use agiqa_nets::device::{Fetch, sent};
 use agiqa_nets::raters::{Prepare, Prepared, Rater, RaterName, Unfit};
+use agiqa_nets::trained_head::LabelScale;
 use agiqa_store::tables::scores::ScoreSet;
 
 /// Default number of images per batch on a CPU. Several crops of one image fill its threads.
@@ -35,9 +36,11 @@ impl Guest for RatingGuest {
     fn load(&self) -> Result<Loaded, GuestError> {
         let (network, common) = (self.settings.network, &self.settings.common);
         let device = common.device.device()?;
+        let dtype = self.settings.options.dtype.unwrap_or_default();
+        dtype.check_on(device)?;
         let file = self.settings.file()?;
         // Most of tch panics if memory is short.
-        let loaded = catching(|| file.load(device));
+        let loaded = catching(|| file.load(device, dtype.kind()));
         let loaded = loaded.map_err(|source| RatingError::Torch { network, action: "loading", source })?;
         let rater = loaded.map_err(|source| RatingError::Load { network, source })?;
         let preset = if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE };
@@ -46,6 +49,7 @@ impl Guest for RatingGuest {
             preprocessor: Arc::new(Pictures(rater.preprocessor())),
             rater,
             device,
+            labels: self.settings.trained.as_ref().map(|trained| trained.labels),
             batch_size: BatchSize::of(common.batch_size.map(std::num::NonZeroUsize::get), preset),
         })))
     }
@@ -79,6 +83,8 @@ struct RatingNetwork {
     rater: Box<dyn Rater>,
     preprocessor: Arc<Pictures>,
     device: Device,
+    /// From ratings to the MOS scale, for trained weights.
+    labels: Option<LabelScale>,
     batch_size: BatchSize,
 }
 
@@ -110,12 +116,16 @@ impl Network for RatingNetwork {
     }
 
     fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
-        let network = self.network;
+        let (network, labels) = (self.network, self.labels);
         let failed = move |source| RatingError::Torch { network, action: "rating a batch", source };
         let ratings = catching(|| self.ratings(batch)).flatten().map_err(failed)?;
+        let scaled = move |rating: f32| {
+            let rating = f64::from(rating);
+            labels.map_or(rating, |LabelScale { scale, offset }| rating * scale + offset)
+        };
         let wait: Launched = Box::new(move || {
             let ratings = ratings.wait().map_err(failed)?;
-            Ok(vec![OutputRows::Scores(ratings.into_iter().map(f64::from).collect())])
+            Ok(vec![OutputRows::Scores(ratings.into_iter().map(scaled).map(Score::from).collect())])
         });
         Ok(wait)
     }
@@ -125,7 +135,10 @@ impl GuestSettings for RatingSettings {
     fn words(&self) -> GuestWords {
         GuestWords {
             stage: "score",
-            title: format!("score {}", self.network),
+            title: match &self.trained {
+                Some(trained) => format!("score {} by {}", self.network, trained.set.scorer),
+                None => format!("score {}", self.network),
+            },
             unit: "images",
             done: "images have scores",
             lacking: "images lack scores",

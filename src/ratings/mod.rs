@@ -6,7 +6,7 @@ mod guest;
 
 mod settings;
 
-pub use settings::{RatingError, RatingOptions, RatingSettings};
+pub use settings::{RatingError, RatingOptions, RatingSettings, TrainedRater};
 
 /// Rates the images of one source by one network, if the store lacks a rating.
 pub type RatingStage = crate::engine::ImageStage<RatingSettings>;

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::features::{CommonSettings, FeatureSettingsError};
+use crate::features::{CommonSettings, Dtype, FeatureSettingsError, Precision, hash_of_files};
 use agiqa_images::DECODER_VERSION;
 use agiqa_nets::raters::{RaterError, RaterFile, RaterName};
+use agiqa_nets::trained_head::LabelScale;
 use agiqa_store::identity::Fingerprint;
 use agiqa_store::path_text;
 use agiqa_store::tables::PartitionName;
@@ -22,6 +23,8 @@ pub struct RatingOptions {
     /// Variant of the network, e.g. the dataset of a head. It decides the numbers. `agiqa methods` lists the variants;
     /// the first is the default.
     pub variant: Option<String>,
+    /// Number type of a network of gigabytes, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
+    pub dtype: Option<Dtype>,
 }
 
 /// Settings of the stage.
@@ -33,6 +36,17 @@ pub struct RatingSettings {
     pub options: RatingOptions,
     /// Settings that every network takes.
     pub common: CommonSettings,
+    /// The run that trained the weights; `None` for published weights.
+    pub trained: Option<TrainedRater>,
+}
+
+/// A run that trained a rating network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainedRater {
+    /// The scores of the run.
+    pub set: ScoreSet,
+    /// From ratings to the MOS scale.
+    pub labels: LabelScale,
 }
 
 /// What keeps a rating stage as a whole from working.
@@ -44,17 +58,32 @@ pub enum RatingError {
     Settings(#[from] FeatureSettingsError),
     /// No weights are there.
     #[error(
-        "`{network}` has no weights: {} is absent; download the authors' or pyiqa's checkpoint and put it there, or \
-         name it (`--weights FILE`, in a pipeline `weights = \"FILE\"`)",
+        "`{network}` has no weights: {} is absent; put a published checkpoint there, or name it (`--weights FILE`, in a \
+         pipeline `weights = \"FILE\"`): {known}",
         place.display()
     )]
-    Absent { network: RaterName, place: PathBuf },
+    Absent {
+        network: RaterName,
+        place: PathBuf,
+        /// The checkpoints that are known, and how to get the first.
+        known: String,
+    },
     /// The weights cannot be used.
     #[error("cannot load `{network}`")]
     Load {
         network: RaterName,
         #[source]
         source: RaterError,
+    },
+    /// The network has one number type.
+    #[error("`{network}` computes in f32, so it has no `dtype`")]
+    Dtype { network: RaterName },
+    /// A file of the weights cannot be read.
+    #[error("cannot read the weights of `{network}`")]
+    Read {
+        network: RaterName,
+        #[source]
+        source: std::io::Error,
     },
     /// libtorch failed, e.g. because memory is short.
     #[error("`{network}` failed while {action}")]
@@ -66,6 +95,20 @@ pub enum RatingError {
     },
 }
 
+/// How to get the weights of `network`, in words.
+fn known(network: RaterName) -> String {
+    let all: Vec<_> = agiqa_weights::published_for(network.as_str()).map(|(weights, _)| weights).collect();
+    let first = all.first().copied().or_else(|| agiqa_weights::find(network.as_str()).ok());
+    let first = first.map(agiqa_weights::Weights::how_to_get).unwrap_or_default();
+    match all.get(1..) {
+        None | Some([]) => first,
+        Some(others) => {
+            let names: Vec<&str> = others.iter().map(|weights| weights.name.as_str()).collect();
+            format!("{first}; others are {} (`agiqa weights list`)", names.join(", "))
+        }
+    }
+}
+
 /// What decides a network's ratings, as it stands in `scorer.json`.
 #[derive(Serialize)]
 struct Description {
@@ -75,6 +118,8 @@ struct Description {
     decoder_version: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     variant: Option<&'static str>,
+    #[serde(flatten)]
+    precision: Option<Precision>,
 }
 
 impl RatingSettings {
@@ -83,12 +128,33 @@ impl RatingSettings {
         let network = self.network;
         let load_error = |source| RatingError::Load { network, source };
         let variant = self.variant()?;
-        let path = self.options.weights.clone();
-        let path = path.unwrap_or_else(|| agiqa_weights::folder().join(network.as_str()));
+        if self.options.dtype.is_some() && !network.has_dtype() {
+            return Err(RatingError::Dtype { network });
+        }
+        let path = self.place();
         if !path.exists() {
-            return Err(RatingError::Absent { network, place: path });
+            return Err(RatingError::Absent { network, place: path, known: known(network) });
         }
         RaterFile::open(network, variant, &path).map_err(load_error)
+    }
+
+    /// The place of the weights, present or not: the path of the settings, or that of published weights which the settings
+    /// name. By default, the first published file that is in the network's folder, or the folder itself.
+    fn place(&self) -> PathBuf {
+        let network = self.network.as_str();
+        let in_folder = || agiqa_weights::published_for(network);
+        match &self.options.weights {
+            Some(path) if path.exists() => path.clone(),
+            Some(path) => {
+                let named = in_folder().find(|(weights, _)| path.as_os_str() == weights.name.as_str());
+                named.map_or_else(|| path.clone(), |(_, published)| published.path())
+            }
+            None => {
+                let present = in_folder().map(|(_, published)| published.path()).find(|path| path.exists());
+                let is_folder = matches!(self.network, RaterName::ClipIqaPlus | RaterName::QAlign);
+                present.filter(|_| !is_folder).unwrap_or_else(|| agiqa_weights::folder().join(network))
+            }
+        }
     }
 
     fn variant(&self) -> Result<Option<&'static str>, RatingError> {
@@ -98,13 +164,22 @@ impl RatingSettings {
 
     /// The score set of the ratings that `file` gives. Reads the file to hash it.
     pub(super) fn score_set(&self, file: &RaterFile) -> Result<ScoreSet, RatingError> {
+        if let Some(trained) = &self.trained {
+            return Ok(trained.set.clone());
+        }
         let network = self.network;
+        let weights_blake3 = match file.large_files() {
+            Some(files) => hash_of_files(&files).map_err(|source| RatingError::Read { network, source })?,
+            None => file.content_hash().map_err(|source| RatingError::Load { network, source })?,
+        };
+        let precision = || Precision::of(self.options.dtype.unwrap_or_default(), self.common.device);
         let description = Description {
             method: network,
             code_version: network.code_version(),
-            weights_blake3: file.content_hash().map_err(|source| RatingError::Load { network, source })?,
+            weights_blake3,
             decoder_version: DECODER_VERSION,
             variant: self.variant()?,
+            precision: network.has_dtype().then(precision),
         };
         let settings = serde_json::to_value(description).expect("a description is plain data");
         Ok(ScoreSet {

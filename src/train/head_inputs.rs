@@ -7,7 +7,7 @@ use agiqa_store::identity::ImageId;
 use agiqa_store::store::Store;
 use agiqa_store::store::part::PartError;
 use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
+use agiqa_store::tables::features::{FeatureIndex, FeatureKind, FeatureSet, FoundFeatures, VectorColumn};
 use agiqa_store::tables::models::{QUALITY, SEMANTIC};
 
 /// The head cannot read a feature set.
@@ -166,6 +166,25 @@ impl Columns {
     /// Fails if a part cannot be read.
     pub fn read(store: &Store, sets: &[FeatureSet], wanted: &[ImageId]) -> Result<Self, PartError> {
         let found = sets.iter().map(|set| set.read(store, wanted)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::of(sets, found, wanted))
+    }
+
+    /// As [`Self::read`], with the places of each set's rows.
+    ///
+    /// # Errors
+    /// Fails if a part cannot be read.
+    pub fn read_indexed(
+        store: &Store,
+        sets: &[(FeatureSet, &FeatureIndex)],
+        wanted: &[ImageId],
+    ) -> Result<Self, PartError> {
+        let read = |(set, index): &(FeatureSet, &FeatureIndex)| set.read_indexed(store, index, wanted);
+        let found = sets.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let sets: Vec<FeatureSet> = sets.iter().map(|(set, _)| set.clone()).collect();
+        Ok(Self::of(&sets, found, wanted))
+    }
+
+    fn of(sets: &[FeatureSet], found: Vec<FoundFeatures>, wanted: &[ImageId]) -> Self {
         let mut image_ids = Vec::with_capacity(wanted.len());
         let mut rows_of_sets = vec![Vec::with_capacity(wanted.len()); sets.len()];
         for (index, image_id) in wanted.iter().enumerate() {
@@ -184,7 +203,7 @@ impl Columns {
                 });
             }
         }
-        Ok(Self { image_ids, tensors })
+        Self { image_ids, tensors }
     }
 }
 

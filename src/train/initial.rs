@@ -57,6 +57,13 @@ fn draw(name: &str, shape: &[i64], parameters: &BTreeMap<String, Vec<i64>>, gene
     Tensor::from_slice(&values).view(shape)
 }
 
+/// Values of the parameter `name`, normally distributed around 0 with the deviation `std`, drawn by `seed`.
+pub(super) fn normal_values(name: &str, shape: &[i64], std: f64, seed: u32) -> Tensor {
+    let generator = &mut generator_of(name, seed);
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_: i64| (std * normal(generator)) as f32).collect();
+    Tensor::from_slice(&values).view(shape)
+}
+
 /// Standard normal, by Box and Muller. (timm cuts at 100 deviations, which never happens.)
 fn normal(generator: &mut Mt64) -> f64 {
     let (radius, angle) = (1.0 - unit(generator), std::f64::consts::TAU * unit(generator));

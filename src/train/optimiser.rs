@@ -18,7 +18,6 @@ use super::Optimiser;
 use agiqa_nets::device::{self, AdamConstants};
 
 const BETA_1: f64 = 0.9;
-const BETA_2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
 /// Values per block. With gradient, moments and one temporary, a block takes five times this: 1 MiB, which fits a
@@ -28,6 +27,19 @@ const BLOCK_VALUES: i64 = 48 << 10;
 /// Steps between two updates of the average of weights. The decay of one update equals the decay of as many single
 /// steps.
 const AVERAGE_EVERY: u64 = 4;
+
+/// How parameters follow their gradients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// Adam or AdamW.
+    pub kind: Optimiser,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Decay per step of the moving average of the parameters; 0 for no average.
+    pub average_decay: f64,
+    /// β₂, the decay of the second moments.
+    pub beta_2: f64,
+}
 
 /// The source of a parameter's gradient.
 #[derive(Debug)]
@@ -60,9 +72,7 @@ struct Block {
 /// Optimiser state of a list of parameters. The parameters are updated in place.
 #[derive(Debug)]
 pub struct Adam {
-    kind: Optimiser,
-    weight_decay: f64,
-    average_decay: f64,
+    rule: Rule,
     n_steps: u64,
     parameters: Vec<Tensor>,
     first: Vec<Tensor>,
@@ -90,38 +100,25 @@ pub struct AdamState {
 impl Adam {
     /// An optimiser of `parameters` (f32, contiguous, without gradient) that has not stepped yet.
     ///
-    /// If `average_decay` is above 0, the optimiser also keeps a moving average of the parameters.
-    pub fn new(kind: Optimiser, weight_decay: f64, average_decay: f64, parameters: &[&Tensor]) -> Self {
+    /// With an average, the optimiser also keeps a moving average of the parameters.
+    pub fn new(rule: Rule, parameters: &[&Tensor]) -> Self {
         let zeros = || parameters.iter().map(|parameter| parameter.zeros_like()).collect();
-        let average = if average_decay > 0.0 {
+        let average = if rule.average_decay > 0.0 {
             parameters.iter().map(|parameter| parameter.copy()).collect()
         } else {
             Vec::new()
         };
         let state = AdamState { n_steps: 0, first: zeros(), second: zeros(), average };
-        Self::resume(kind, weight_decay, average_decay, parameters, state)
+        Self::resume(rule, parameters, state)
     }
 
     /// An optimiser that continues from `state`.
-    pub fn resume(
-        kind: Optimiser,
-        weight_decay: f64,
-        average_decay: f64,
-        parameters: &[&Tensor],
-        state: AdamState,
-    ) -> Self {
+    pub fn resume(rule: Rule, parameters: &[&Tensor], state: AdamState) -> Self {
         let is_whole = parameters.first().is_some_and(|parameter| parameter.device().is_cuda());
-        Self::resume_as(kind, weight_decay, average_decay, parameters, state, is_whole)
+        Self::resume_as(rule, parameters, state, is_whole)
     }
 
-    fn resume_as(
-        kind: Optimiser,
-        weight_decay: f64,
-        average_decay: f64,
-        parameters: &[&Tensor],
-        state: AdamState,
-        is_whole: bool,
-    ) -> Self {
+    fn resume_as(rule: Rule, parameters: &[&Tensor], state: AdamState, is_whole: bool) -> Self {
         let AdamState { n_steps, first, second, average } = state;
         let parameters: Vec<Tensor> = parameters.iter().map(|parameter| parameter.shallow_clone()).collect();
         let mut cuts = Vec::new();
@@ -165,7 +162,7 @@ impl Adam {
             })
             .collect();
         let whole = is_whole.then(|| Tensor::zeros([], (Kind::Float, device)));
-        Self { kind, weight_decay, average_decay, n_steps, parameters, first, second, average, blocks, whole }
+        Self { rule, n_steps, parameters, first, second, average, blocks, whole }
     }
 
     /// Number of steps done.
@@ -198,7 +195,7 @@ impl Adam {
     fn average_weight(&self) -> Option<f64> {
         self.n_steps.is_multiple_of(AVERAGE_EVERY).then(|| {
             let n_updates = (self.n_steps / AVERAGE_EVERY) as f64;
-            let decay = self.average_decay.powi(AVERAGE_EVERY as i32);
+            let decay = self.rule.average_decay.powi(AVERAGE_EVERY as i32);
             1.0 - decay.min((1.0 + n_updates) / (10.0 + n_updates))
         })
     }
@@ -214,9 +211,9 @@ impl Adam {
             })
             .collect();
         let constants = AdamConstants {
-            is_decoupled: self.kind == Optimiser::Adamw,
-            betas: [BETA_1, BETA_2],
-            decay: self.weight_decay,
+            is_decoupled: self.rule.kind == Optimiser::Adamw,
+            betas: [BETA_1, self.rule.beta_2],
+            decay: self.rule.weight_decay,
             epsilon: EPSILON,
         };
         let moments = [&self.first[..], &self.second[..]];
@@ -229,9 +226,10 @@ impl Adam {
     }
 
     fn step_on_blocks(&mut self, learning_rate: f64, gradients: &[Gradient<'_>]) {
+        let Rule { kind, weight_decay, beta_2, .. } = self.rule;
         let t = self.n_steps as f64;
         let correction_1 = 1.0 - BETA_1.powf(t);
-        let root_correction_2 = (1.0 - BETA_2.powf(t)).sqrt();
+        let root_correction_2 = (1.0 - beta_2.powf(t)).sqrt();
         // p -= lr / c₁ * m / (√v / r + ε)  =  p += m / ((√v + ε r) * s),  s = -c₁ / (lr r)
         let shift = EPSILON * root_correction_2;
         let factor = -correction_1 / (learning_rate * root_correction_2);
@@ -244,20 +242,20 @@ impl Adam {
                 }
                 Gradient::Whole(whole) => gradient.copy_(&whole.narrow(0, *start, *n_rows)),
             }
-            if self.weight_decay > 0.0 {
-                match self.kind {
+            if weight_decay > 0.0 {
+                match kind {
                     Optimiser::Adam => {
-                        let _ = values.mul_scalar_out(temporary, self.weight_decay);
+                        let _ = values.mul_scalar_out(temporary, weight_decay);
                         let _ = gradient.g_add_(temporary);
                     }
                     Optimiser::Adamw => {
-                        let _ = values.g_mul_scalar_(1.0 - learning_rate * self.weight_decay);
+                        let _ = values.g_mul_scalar_(1.0 - learning_rate * weight_decay);
                     }
                 }
             }
             let _ = first.lerp_(gradient, 1.0 - BETA_1);
             let _ = gradient.square_();
-            let _ = second.lerp_(gradient, 1.0 - BETA_2);
+            let _ = second.lerp_(gradient, 1.0 - beta_2);
             let _ = second.sqrt_out(temporary);
             let _ = temporary.g_add_scalar_(shift);
             let _ = temporary.g_mul_scalar_(factor);
@@ -280,7 +278,8 @@ mod tests {
     #[test]
     fn whole_parameters_take_the_steps_that_blocks_take() {
         let shapes: [&[i64]; 3] = [&[70_000, 1], &[3, 5], &[7]];
-        for kind in [Optimiser::Adam, Optimiser::Adamw] {
+        for (kind, beta_2) in [(Optimiser::Adam, 0.999), (Optimiser::Adamw, 0.95)] {
+            let rule = Rule { kind, weight_decay: 0.1, average_decay: 0.9, beta_2 };
             let start: Vec<Tensor> = shapes.iter().map(|shape| random(shape)).collect();
             let [blocks, whole] = [false, true].map(|is_whole| {
                 let parameters: Vec<Tensor> = start.iter().map(Tensor::copy).collect();
@@ -288,7 +287,7 @@ mod tests {
                 let average = parameters.iter().map(Tensor::copy).collect();
                 let state = AdamState { n_steps: 2, first: of(), second: of(), average };
                 let borrowed: Vec<&Tensor> = parameters.iter().collect();
-                let adam = Adam::resume_as(kind, 0.1, 0.9, &borrowed, state, is_whole);
+                let adam = Adam::resume_as(rule, &borrowed, state, is_whole);
                 assert_eq!(adam.blocks.is_empty(), is_whole);
                 (adam, parameters)
             });
@@ -319,7 +318,8 @@ mod tests {
         let parameter = random(&[3, 2]);
         let (before, zeros) = (parameter.copy(), parameter.zeros_like());
         let state = AdamState { n_steps: 0, first: vec![zeros.copy()], second: vec![zeros], average: Vec::new() };
-        let mut adam = Adam::resume_as(Optimiser::Adamw, 0.1, 0.0, &[&parameter], state, true);
+        let rule = Rule { kind: Optimiser::Adamw, weight_decay: 0.1, average_decay: 0.0, beta_2: 0.999 };
+        let mut adam = Adam::resume_as(rule, &[&parameter], state, true);
         let gradient = [Gradient::Whole(&before * f64::NAN)];
         adam.step_unless(0.1, &gradient, Some(&Tensor::from(1_f32)));
         assert!(parameter == before);

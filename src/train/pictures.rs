@@ -1,5 +1,5 @@
 //! Training images in the form that the network reads. They are decoded and resized once, kept as 8-bit values, and
-//! turned and flipped each time they are used.
+//! turned, flipped or cut each time they are used. The recipe's [`View`] says how.
 //!
 //! Resized images are kept in memory if they fit. Otherwise they are kept in an Arrow file in the temporary folder, one
 //! record batch per image. Threads prepare batches ahead of the network. The content of a batch depends only on its
@@ -10,22 +10,25 @@ use std::io::Seek as _;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{AsArray as _, FixedSizeBinaryArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::{AsArray as _, LargeBinaryArray, RecordBatch, UInt32Array};
+use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 
 use tch::Tensor;
 
+use rand_mt::Mt64;
+
 use super::augment::{Augment, Motion};
 use super::in_order::in_order;
 use super::random::Draws;
 use crate::engine::{Failure, decode_verified};
-use agiqa_images::{DecodeLimits, RgbImage8, interpolate_bicubic};
+use agiqa_images::{DecodeLimits, RgbImage8};
+use agiqa_nets::raters::Prepared;
+use agiqa_sources::Reader;
 use agiqa_store::identity::ImageId;
 use agiqa_store::interrupt::Interrupt;
-use agiqa_store::path_text::path_of;
 
 /// Images cannot be kept or read back.
 #[derive(Debug, thiserror::Error)]
@@ -71,16 +74,84 @@ pub(super) struct Location {
 /// Fills a network's input, three planes, from a picture with the right side.
 pub type Fill = Box<dyn Fn(&RgbImage8, &mut [f32]) + Send + Sync>;
 
+/// The pixels of a picture, resized to a square of a side.
+pub type Resize = fn(&RgbImage8, u32) -> Vec<u8>;
+
+/// How a recipe sees a picture.
+pub trait View: Send + Sync {
+    /// The picture in the form that is kept, for example resized. An error says why the picture cannot be used.
+    ///
+    /// # Errors
+    /// The network cannot read a picture of this size.
+    fn kept(&self, image: RgbImage8) -> Result<RgbImage8, Failure>;
+
+    /// The input of a training image: the kept picture, changed by what `generator` draws.
+    fn moved(&self, kept: &RgbImage8, generator: &mut Mt64) -> Prepared;
+
+    /// The input of an image that is scored.
+    fn still(&self, kept: &RgbImage8) -> Prepared;
+}
+
 /// Settings of the pictures that a recipe trains on.
 pub struct PictureSettings {
-    /// Side of the square that images are resized to, pixels.
-    pub side_px: u32,
     /// Memory for resized images, MiB. If they do not fit, they are kept in a file in the temporary folder.
     pub memory_mib: u32,
-    /// Random changes of a training image each time it is used.
-    pub augment: Augment,
-    /// Converts a picture to the network's input.
-    pub fill: Fill,
+    /// How the recipe sees them.
+    pub view: Box<dyn View>,
+}
+
+impl PictureSettings {
+    /// Pictures that `resize` makes squares of `side_px` pixels, changed by `augment` in training, which `fill` converts to
+    /// the network's input.
+    pub fn squares(side_px: u32, memory_mib: u32, augment: Augment, resize: Resize, fill: Fill) -> Self {
+        Self { memory_mib, view: Box::new(Squares { side_px, augment, resize, fill }) }
+    }
+}
+
+/// Pictures in squares.
+struct Squares {
+    side_px: u32,
+    augment: Augment,
+    resize: Resize,
+    fill: Fill,
+}
+
+impl Squares {
+    fn input(&self, kept: &RgbImage8, motion: Motion) -> Prepared {
+        let side_px = self.side_px;
+        let mut pixels = vec![0; kept.pixels.len()];
+        motion.apply(&kept.pixels, side_px as usize, &mut pixels);
+        let mut values = vec![0.0; pixels.len()];
+        (self.fill)(&RgbImage8 { width_px: side_px, height_px: side_px, pixels }, &mut values);
+        Prepared { values, shape: vec![3, i64::from(side_px), i64::from(side_px)] }
+    }
+}
+
+impl View for Squares {
+    fn kept(&self, image: RgbImage8) -> Result<RgbImage8, Failure> {
+        let pixels = (self.resize)(&image, self.side_px);
+        Ok(RgbImage8 { width_px: self.side_px, height_px: self.side_px, pixels })
+    }
+
+    fn moved(&self, kept: &RgbImage8, generator: &mut Mt64) -> Prepared {
+        self.input(kept, self.augment.draw(generator))
+    }
+
+    fn still(&self, kept: &RgbImage8) -> Prepared {
+        self.input(kept, Motion::STILL)
+    }
+}
+
+/// Inputs of some images as one tensor `(b, ..)`, if they have one shape.
+pub(super) fn stacked(inputs: &[Prepared]) -> Option<Tensor> {
+    let first = inputs.first()?;
+    if inputs.iter().any(|input| input.shape != first.shape) {
+        return None;
+    }
+    let mut values = Vec::with_capacity(inputs.len() * first.values.len());
+    inputs.iter().for_each(|input| values.extend_from_slice(&input.values));
+    let shape: Vec<i64> = std::iter::once(inputs.len() as i64).chain(first.shape.iter().copied()).collect();
+    Some(Tensor::from_slice(&values).view(shape.as_slice()))
 }
 
 /// Resized images by row.
@@ -92,7 +163,7 @@ pub struct Pictures {
 }
 
 enum Kept {
-    Memory(Vec<Vec<u8>>),
+    Memory(Vec<RgbImage8>),
     /// The file's reader. Each image is its own batch.
     File(Mutex<FileReader<File>>),
 }
@@ -117,27 +188,22 @@ impl Pictures {
         interrupt: &Interrupt,
         mut each: impl FnMut(),
     ) -> Result<Read, PicturesError> {
-        let side_px = settings.side_px;
-        let n_bytes = 3 * side_px as usize * side_px as usize;
-        let mut keeper = if n_bytes as u64 * locations.len() as u64 <= u64::from(settings.memory_mib) << 20 {
-            Keeper::Memory(Vec::with_capacity(locations.len()))
-        } else {
-            Keeper::file(n_bytes)?
-        };
+        let mut keeper = Keeper::new(u64::from(settings.memory_mib) << 20);
         let mut failures = Vec::new();
-        let limits = DecodeLimits::default();
+        let (limits, reader) = (DecodeLimits::default(), Reader::default());
         let resized = |i: usize| {
             let Location { image_id, path, .. } = &locations[i];
-            let image = decode_verified(&path_of(path), image_id, &limits)?;
-            Ok(interpolate_bicubic(&image, side_px, side_px).pixels)
+            let image = decode_verified(&reader, path, image_id, &limits)?;
+            let named = |failure: Failure| Failure { message: format!("`{path}`: {}", failure.message), ..failure };
+            settings.view.kept(image).map_err(named)
         };
-        let ended = in_order(locations.len(), n_threads, resized, |i, resized: Result<Vec<u8>, Failure>| {
+        let ended = in_order(locations.len(), n_threads, resized, |i, resized: Result<RgbImage8, Failure>| {
             each();
             if interrupt.is_raised() {
                 return Ok(ControlFlow::Break(()));
             }
             match resized {
-                Ok(pixels) if failures.is_empty() => keeper.keep(pixels)?,
+                Ok(image) if failures.is_empty() => keeper.keep(image)?,
                 // After a failure, images are read only to find further failures.
                 Ok(_) => {}
                 Err(failure) => failures.push((i, failure)),
@@ -160,24 +226,28 @@ impl Pictures {
         matches!(self.kept, Kept::Memory(_))
     }
 
-    /// The network's inputs for the training images `batch` (positions in `train_rows`) in epoch `epoch`, concatenated.
+    /// The network's inputs for the training images `batch` (positions in `train_rows`) in epoch `epoch`.
     pub(super) fn training_inputs(
         &self,
         draws: Draws,
         epoch: u64,
         train_rows: &[i64],
         batch: &[i64],
-    ) -> Result<Vec<f32>, PicturesError> {
-        let motion = |position: &i64| draws.motion(self.settings.augment, epoch, *position as u64);
-        let moved = |position: &i64| (train_rows[*position as usize], motion(position));
-        self.inputs(&batch.iter().map(moved).collect::<Vec<_>>())
+    ) -> Result<Vec<Prepared>, PicturesError> {
+        let input = |position: &i64| {
+            let mut generator = draws.of_motion(epoch, *position as u64);
+            self.with_kept(train_rows[*position as usize], |kept| self.settings.view.moved(kept, &mut generator))
+        };
+        batch.iter().map(input).collect()
     }
 
-    /// Calls `each` for the images in `rows`, batch by batch, with their rows and a tensor `(b, 3, side, side)` on the
-    /// CPU.
+    /// Calls `each` for the images in `rows`, batch by batch, with their rows and a tensor `(b, ..)` on the CPU.
     ///
     /// # Errors
     /// Fails if `each` fails, or if the file of resized images cannot be read.
+    ///
+    /// # Panics
+    /// Panics if the inputs of a batch have several shapes.
     pub fn for_each_batch<E: From<PicturesError>>(
         &self,
         rows: &[i64],
@@ -187,82 +257,75 @@ impl Pictures {
     ) -> Result<(), E> {
         let batches: Vec<&[i64]> = rows.chunks(batch_size).collect();
         let inputs = |i: usize| {
-            let still: Vec<(i64, Motion)> = batches[i].iter().map(|row| (*row, Motion::STILL)).collect();
-            self.inputs(&still)
+            batches[i].iter().map(|row| self.with_kept(*row, |kept| self.settings.view.still(kept))).collect()
         };
-        let _ = in_order(batches.len(), n_threads, inputs, |i, inputs: Result<Vec<f32>, PicturesError>| {
-            each(batches[i], self.tensor(&inputs?))?;
+        let _ = in_order(batches.len(), n_threads, inputs, |i, inputs: Result<Vec<Prepared>, PicturesError>| {
+            each(batches[i], stacked(&inputs?).expect("inputs of a batch have one shape"))?;
             Ok::<_, E>(ControlFlow::Continue(()))
         })?;
         Ok(())
     }
 
-    /// Inputs of some images as `(b, 3, side, side)`.
-    pub(super) fn tensor(&self, inputs: &[f32]) -> Tensor {
-        let side = i64::from(self.settings.side_px);
-        Tensor::from_slice(inputs).view([-1, 3, side, side])
-    }
-
-    /// The network's inputs for the images in some rows, each moved by its motion, concatenated.
-    fn inputs(&self, images: &[(i64, Motion)]) -> Result<Vec<f32>, PicturesError> {
-        let side_px = self.settings.side_px;
-        let side = side_px as usize;
-        let n_values = 3 * side * side;
-        let mut inputs = vec![0.0; images.len() * n_values];
-        for ((row, motion), input) in images.iter().zip(inputs.chunks_exact_mut(n_values)) {
-            let position = self.position_of[*row as usize].expect("images that are trained or validated on are kept");
-            let mut moved = vec![0; n_values];
-            match &self.kept {
-                Kept::Memory(pictures) => motion.apply(&pictures[position], side, &mut moved),
-                Kept::File(reader) => {
-                    let batch = {
-                        let mut reader = reader.lock().expect("no holder of this lock panics");
-                        reader.set_index(position)?;
-                        reader.next().transpose()?
-                    };
-                    let missing = || ArrowError::IpcError(format!("image {position} is not in the file"));
-                    let batch = batch.ok_or_else(missing)?;
-                    let pixels = batch.column(0).as_fixed_size_binary_opt().ok_or_else(missing)?;
-                    motion.apply(pixels.value(0), side, &mut moved);
-                }
-            }
-            (self.settings.fill)(&RgbImage8 { width_px: side_px, height_px: side_px, pixels: moved }, input);
-        }
-        Ok(inputs)
+    /// What `make` makes of the kept image in `row`.
+    fn with_kept<T>(&self, row: i64, make: impl FnOnce(&RgbImage8) -> T) -> Result<T, PicturesError> {
+        let position = self.position_of[row as usize].expect("images that are trained or validated on are kept");
+        let reader = match &self.kept {
+            Kept::Memory(pictures) => return Ok(make(&pictures[position])),
+            Kept::File(reader) => reader,
+        };
+        let batch = {
+            let mut reader = reader.lock().expect("no holder of this lock panics");
+            reader.set_index(position)?;
+            reader.next().transpose()?
+        };
+        let missing = || ArrowError::IpcError(format!("image {position} is not in the file"));
+        let batch = batch.ok_or_else(missing)?;
+        let side = |column: usize| Some(batch.column(column).as_primitive_opt::<UInt32Type>()?.value(0));
+        let pixels = batch.column(2).as_binary_opt::<i64>().ok_or_else(missing)?.value(0).to_vec();
+        let (width_px, height_px) = side(0).zip(side(1)).ok_or_else(missing)?;
+        Ok(make(&RgbImage8 { width_px, height_px, pixels }))
     }
 }
 
-/// Stores images as they arrive.
-enum Keeper {
-    Memory(Vec<Vec<u8>>),
+/// Stores images as they arrive: in memory, until they exceed it.
+struct Keeper {
+    n_free: u64,
+    place: Place,
+}
+
+enum Place {
+    Memory(Vec<RgbImage8>),
     File { writer: Box<FileWriter<File>>, schema: Arc<Schema> },
 }
 
 impl Keeper {
-    fn file(n_bytes: usize) -> Result<Self, PicturesError> {
-        let width = i32::try_from(n_bytes).unwrap_or(i32::MAX);
-        let field = Field::new("pixels", DataType::FixedSizeBinary(width), false);
-        let schema = Arc::new(Schema::new(vec![field]));
-        // The file has no name, so no file remains however this process ends.
-        let writer = Box::new(FileWriter::try_new(tempfile::tempfile()?, &schema)?);
-        Ok(Self::File { writer, schema })
+    /// Stores images in up to `n_bytes` of memory.
+    fn new(n_bytes: u64) -> Self {
+        Self { n_free: n_bytes, place: Place::Memory(Vec::new()) }
     }
 
-    fn keep(&mut self, pixels: Vec<u8>) -> Result<(), PicturesError> {
-        match self {
-            Self::Memory(pictures) => pictures.push(pixels),
-            Self::File { writer, schema } => {
-                let array = FixedSizeBinaryArray::try_from_iter(std::iter::once(pixels))?;
-                writer.write(&RecordBatch::try_new(schema.clone(), vec![Arc::new(array)])?)?;
+    fn keep(&mut self, image: RgbImage8) -> Result<(), PicturesError> {
+        if let Place::Memory(pictures) = &mut self.place {
+            match self.n_free.checked_sub(image.pixels.len() as u64) {
+                Some(n_free) => {
+                    self.n_free = n_free;
+                    pictures.push(image);
+                    return Ok(());
+                }
+                None => {
+                    let mut file = Place::file()?;
+                    std::mem::take(pictures).into_iter().try_for_each(|image| file.write(image))?;
+                    self.place = file;
+                }
             }
         }
-        Ok(())
+        self.place.write(image)
     }
 
     fn finish(self) -> Result<Kept, PicturesError> {
-        match self {
-            Self::Memory(pictures) => Ok(Kept::Memory(pictures)),
-            Self::File { writer, .. } => {
+        match self.place {
+            Place::Memory(pictures) => Ok(Kept::Memory(pictures)),
+            Place::File { writer, .. } => {
                 let mut file = writer.into_inner()?;
                 file.rewind()?;
                 Ok(Kept::File(Mutex::new(FileReader::try_new(file, None)?)))
@@ -271,30 +334,56 @@ impl Keeper {
     }
 }
 
+impl Place {
+    fn file() -> Result<Self, PicturesError> {
+        let side = |name| Field::new(name, DataType::UInt32, false);
+        let pixels = Field::new("pixels", DataType::LargeBinary, false);
+        let schema = Arc::new(Schema::new(vec![side("width"), side("height"), pixels]));
+        // The file has no name, so no file remains however this process ends.
+        let writer = Box::new(FileWriter::try_new(tempfile::tempfile()?, &schema)?);
+        Ok(Self::File { writer, schema })
+    }
+
+    fn write(&mut self, image: RgbImage8) -> Result<(), PicturesError> {
+        match self {
+            Self::Memory(pictures) => pictures.push(image),
+            Self::File { writer, schema } => {
+                let side = |pixels| Arc::new(UInt32Array::from(vec![pixels]));
+                let pixels = Arc::new(LargeBinaryArray::from_vec(vec![&image.pixels]));
+                let columns = vec![side(image.width_px) as _, side(image.height_px) as _, pixels as _];
+                writer.write(&RecordBatch::try_new(schema.clone(), columns)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand_mt::Mt64;
 
     #[test]
     fn a_file_gives_the_inputs_that_memory_gives() {
-        let picture =
-            |i: u8| (0..16 * 16 * 3).map(|at| (at as u8).wrapping_mul(7).wrapping_add(i)).collect::<Vec<u8>>();
-        let mut file = Keeper::file(16 * 16 * 3).expect("a temporary file");
-        (0..5).for_each(|i| file.keep(picture(i)).expect("it is kept"));
-        let kept = [Kept::Memory((0..5).map(picture).collect()), file.finish().expect("it is whole")];
-        let mut generator = Mt64::new(3);
-        let order: Vec<(i64, Motion)> =
-            [4, 0, 4, 2, 1, 3].into_iter().map(|i| (i, Augment::Horizontal.draw(&mut generator))).collect();
-        let inputs = kept.map(|kept| {
+        let picture = |i: u8| {
+            let pixels = (0..16 * 16 * 3).map(|at| (at as u8).wrapping_mul(7).wrapping_add(i)).collect();
+            RgbImage8 { width_px: 16, height_px: 16, pixels }
+        };
+        let n_bytes = 16 * 16 * 3;
+        // The last keeper has room for two of the five.
+        let inputs = [5 * n_bytes, 0, 2 * n_bytes].map(|memory| {
+            let mut keeper = Keeper::new(memory);
+            (0..5).for_each(|i| keeper.keep(picture(i)).expect("it is kept"));
             let fill: Fill = Box::new(|image, input| {
                 input.iter_mut().zip(&image.pixels).for_each(|(value, level)| *value = f32::from(*level));
             });
-            let settings = PictureSettings { side_px: 16, memory_mib: 0, augment: Augment::None, fill };
+            let settings = PictureSettings::squares(16, 0, Augment::Horizontal, |image, _| image.pixels.clone(), fill);
+            let kept = keeper.finish().expect("it is whole");
             let pictures = Pictures { settings, position_of: (0..5).map(Some).collect(), kept };
-            pictures.inputs(&order).expect("they can be read")
+            assert_eq!(pictures.in_memory(), memory == 5 * n_bytes);
+            let (rows, batch) = ([4, 0, 2, 1, 3], [0, 3, 1, 1]);
+            pictures.training_inputs(Draws::new(3), 2, &rows, &batch).expect("they can be read")
         });
-        assert_eq!(inputs[0].len(), 6 * 16 * 16 * 3);
-        assert!(inputs[0] == inputs[1]);
+        assert_eq!(inputs[0].len(), 4);
+        assert!(inputs[0] == inputs[1] && inputs[0] == inputs[2]);
     }
 }

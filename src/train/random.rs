@@ -5,7 +5,6 @@
 use rand_mt::Mt64;
 use tch::Tensor;
 
-use super::augment::{Augment, Motion};
 use agiqa_nets::fusion::FusionConfig;
 
 /// The purpose of a draw; part of its generator's key.
@@ -16,6 +15,8 @@ enum Purpose {
     Dropout = 3,
     Motion = 4,
     Torch = 5,
+    Crop = 6,
+    Depth = 7,
 }
 
 /// The draws of one run.
@@ -68,9 +69,26 @@ impl Draws {
         order
     }
 
-    /// The random motion of training image `index` in epoch `epoch`.
-    pub fn motion(self, augment: Augment, epoch: u64, index: u64) -> Motion {
-        augment.draw(&mut self.generator(Purpose::Motion, epoch, index))
+    /// The generator of the random changes of training image `index` in epoch `epoch`.
+    pub(super) fn of_motion(self, epoch: u64, index: u64) -> Mt64 {
+        self.generator(Purpose::Motion, epoch, index)
+    }
+
+    /// Top, left and side of the square that step `step` cuts out of images of `side` pixels. Its side is at least the
+    /// share `least` of theirs.
+    pub fn crop(self, step: u64, side: i64, least: f64) -> [i64; 3] {
+        let mut generator = self.generator(Purpose::Crop, step, 0);
+        let share = least + (1.0 - least) * unit(&mut generator);
+        let cut = ((side as f64 * share).round() as i64).clamp(1, side);
+        let mut offset = || (unit(&mut generator) * (side - cut + 1) as f64) as i64;
+        [offset(), offset(), cut]
+    }
+
+    /// Multipliers of half `half` (0 or 1) of block `block` for the `n` images of step `step`: 0 with probability `p`, else
+    /// 1 / (1 - p).
+    pub fn depth(self, step: u64, block: usize, half: usize, p: f64, n: usize) -> Vec<f32> {
+        let mut generator = self.generator(Purpose::Depth, step, (2 * block + half) as u64);
+        (0..n).map(|_| if unit(&mut generator) < p { 0.0 } else { (1.0 / (1.0 - p)) as f32 }).collect()
     }
 
     /// A seed for libtorch's generator in step `step`.

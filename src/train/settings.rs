@@ -52,7 +52,8 @@ pub struct TrainSettings {
     pub learning_rate: f64,
     /// Weight decay on every trained parameter.
     pub weight_decay: f64,
-    /// `cosine` (to 0 over the training, stepped per batch) or `constant`.
+    /// `cosine` (to 0 over the training, stepped per batch), `constant`, `steps` (times 0.9 after every 10 epochs) or
+    /// `official`.
     pub schedule: Schedule,
     /// Images per step. The last batch of an epoch may hold fewer.
     pub batch_size: u32,

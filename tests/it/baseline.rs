@@ -183,7 +183,7 @@ fn parameter_files_that_are_absent_cut_short_or_of_another_kind_stop_the_command
     let refused = |method: &str, message: &str| {
         dir.agiqa(&baseline(&broken, &["--methods", method])).exits(2).says(message);
     };
-    refused("niqe", "there is no parameter file");
+    refused("niqe", "no parameter file");
 
     dir.write("broken/brisque_allrange", &ranges);
     let n_half = model.len() / 2;
@@ -233,7 +233,7 @@ fn without_parameter_files_the_command_says_what_to_get_and_where_to_put_it() {
     let place = weights.join("iqa-params");
     run("brisque")
         .exits(2)
-        .says(&format!("there is no parameter file `{}`", place.join("brisque_allmodel").display()))
+        .says(&format!("no parameter file `{}`", place.join("brisque_allmodel").display()))
         .says("get BRISQUE_release.zip from http://live.ece.utexas.edu/research/quality/BRISQUE_release.zip")
         .says("`allmodel` as `brisque_allmodel` (353497 bytes) and `allrange` as `brisque_allrange` (741 bytes)")
         .says(&format!("into {}", place.display()))
@@ -252,7 +252,7 @@ fn settings_that_make_no_sense_are_refused() {
     dir.write("images/good.png", picture(1, 200, 200));
     let nowhere = dir.path().join("nowhere");
     dir.agiqa(&baseline(&nowhere, &["--methods", "niqe,piqe"])).exits(2).says("expected brisque, niqe or ilniqe");
-    dir.agiqa(&baseline(&nowhere, &["--methods", "niqe,niqe"])).exits(2).says("named twice");
+    dir.agiqa(&baseline(&nowhere, &["--methods", "niqe,niqe"])).exits(2).says("duplicate method `niqe`");
     dir.agiqa(&baseline(&nowhere, &["--side", "5"])).exits(2).says("32 to 4096");
 }
 

@@ -21,7 +21,7 @@ const WEIGHTS: &str = "clip-b16/clip_encoder.int8.onnx";
 const PICTURES: [&str; 2] = ["sea", "hills"];
 
 /// The small network's `config.json`, in Hugging Face's form.
-fn config() -> Value {
+pub fn config() -> Value {
     json!({ "model_type": "clip", "vision_config": {
         "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 6, "num_attention_heads": 3, "image_size": 20,
         "patch_size": 4, "hidden_act": "quick_gelu"
@@ -54,7 +54,7 @@ fn shapes() -> Vec<(String, Vec<i64>)> {
 }
 
 /// Writes the small network into the folder `clip`.
-fn write_network(dir: &TestDir) {
+pub fn write_network(dir: &TestDir) {
     let config = dir.write("clip/config.json", config().to_string());
     let invented = Invented { dtype: Float::F32, seed: 41, ..Invented::default() };
     let path = config.with_file_name("model.safetensors");
@@ -171,6 +171,10 @@ fn settings_that_do_not_fit_the_network_are_refused_with_what_fits() {
         features(&dir, &["--set", set]).exits(2).says(says);
     }
     features(&dir, &["--side", "20", "--dtype", "f16"]).exits(2).says("f16 is computed on CUDA devices only");
+    std::fs::remove_file(dir.path().join("clip/config.json")).expect("it was written");
+    let refused =
+        features(&dir, &["--side", "20"]).exits(2).says("patches of 4 px is none of the sizes that are known");
+    let _ = refused.says("ViT-L/14: width 1024, 24 blocks, patches of 14 px");
 }
 
 #[test]

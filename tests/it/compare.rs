@@ -220,6 +220,6 @@ fn what_is_missing_is_named() {
     let store = store(&dir);
     dir.agiqa(&args(&[])).exits(2).says("no method has scored");
     add(&store, "brisque", Direction::Lower, |i| Some(noise(2, i)));
-    dir.agiqa(&args(&["--split", "third"])).exits(2).says("no split `third`; there are: `half`");
-    dir.agiqa(&["compare", "--store", "store", "--dataset", "other"]).exits(2).says("there are: `agiqa-3k`");
+    dir.agiqa(&args(&["--split", "third"])).exits(2).says("no split `third`; the splits are: `half`");
+    dir.agiqa(&["compare", "--store", "store", "--dataset", "other"]).exits(2).says("the datasets are: `agiqa-3k`");
 }

@@ -124,9 +124,9 @@ fn reads_a_table_as_spreadsheets_write_it() {
 fn a_missing_column_names_those_there_are_and_the_nearest() {
     let dir = TestDir::new();
     dir.write("t.csv", csv());
-    dir.agiqa(&["evaluate", "--table", "t.csv", "--score", "scores", "--mos", "mos"])
-        .exits(2)
-        .says("`t.csv` has no column `scores`; there are: `name`, `score`, `mos`, `generator`; did you mean `score`?");
+    dir.agiqa(&["evaluate", "--table", "t.csv", "--score", "scores", "--mos", "mos"]).exits(2).says(
+        "`t.csv` has no column `scores`; the columns are: `name`, `score`, `mos`, `generator`; did you mean `score`?",
+    );
     dir.agiqa(&table_args(&["--by", "style"])).exits(2).says("has no column `style`");
 }
 
@@ -199,7 +199,7 @@ fn asks_for_either_a_store_or_a_table() {
     let dir = TestDir::new();
     dir.agiqa(&["evaluate"]).exits(2).says("--store <URL>|--table <FILE>");
     dir.agiqa(&["evaluate", "--table", "t.csv"]).exits(2).says("--score <COL>");
-    dir.agiqa(&["evaluate", "--store", "nowhere", "--run", "x"]).exits(2).says("there is no store at `nowhere`");
+    dir.agiqa(&["evaluate", "--store", "nowhere", "--run", "x"]).exits(2).says("no store at `nowhere`");
 }
 
 fn name(text: &str) -> PartitionName {
@@ -416,7 +416,7 @@ fn a_group_has_mean_deviation_and_median_over_its_runs() {
     dir.agiqa(&["evaluate", "--store", "store", "--run", "a", "--run", "b", "--resamples", "0", "--part", "test"])
         .exits(0)
         .prints("2 × 36");
-    dir.agiqa(&["evaluate", "--store", "store", "--group", "nobody"]).exits(2).says("there are: `toy-runs`");
+    dir.agiqa(&["evaluate", "--store", "store", "--group", "nobody"]).exits(2).says("the groups are: `toy-runs`");
 }
 
 #[test]
@@ -439,15 +439,15 @@ fn a_run_column_or_dataset_that_does_not_exist_names_those_that_do() {
     let dir = TestDir::new();
     let store = store(&dir);
     add_run(&store, "one", 0.5, |index| Some(mos(index)));
-    dir.agiqa(&["evaluate", "--store", "store", "--run", "two"]).exits(2).says("there are: `one`");
+    dir.agiqa(&["evaluate", "--store", "store", "--run", "two"]).exits(2).says("the finished runs are: `one`");
     dir.agiqa(&["evaluate", "--store", "store", "--run", "one", "--by", "generators"])
         .exits(2)
-        .says("no column `generators` to form subsets by; there are: `generator`, `prompt`")
+        .says("no column `generators` to form subsets by; the columns are: `generator`, `prompt`")
         .says("did you mean `generator`?");
     dir.agiqa(&["evaluate", "--store", "store", "--run", "one", "--dataset", "other"])
         .exits(2)
         .says("no scores of dataset `other` (it has scores of: `toy`)");
-    dir.agiqa(&["evaluate", "--store", "store", "--run", "one", "--run", "one"]).exits(2).says("named twice");
+    dir.agiqa(&["evaluate", "--store", "store", "--run", "one", "--run", "one"]).exits(2).says("duplicate run `one`");
     dir.agiqa(&["evaluate", "--store", "store"]).exits(2).says("--run RUN (repeatable) or --group NAME");
     for part in store.list("scores").expect("a listing") {
         store.delete(&part.path).expect("a part can be deleted");

@@ -47,9 +47,37 @@ pub fn pictures(dir: &TestDir, seeds: impl IntoIterator<Item = u32>) {
     }
 }
 
+/// Bits of all vectors of the corpus after an extraction with `more`, by image.
+fn bits_with(pictures: impl Fn(&TestDir), more: &[&str]) -> std::collections::BTreeMap<String, Vec<u32>> {
+    let dir = TestDir::new();
+    pictures(&dir);
+    let base = ["extract", "--store", "store", "--images", "images", "--device", "cpu"];
+    run_two_threads(&dir, &[&base[..], more].concat());
+    crate::extract_maniqa::bits_of_features(&dir, "store")
+}
+
+#[test]
+fn vectors_of_the_smallest_images_depend_on_no_order_company_or_number_of_threads() {
+    if !has_network() {
+        return;
+    }
+    let in_order = |dir: &TestDir| pictures(dir, 0..5);
+    let shuffled =
+        |dir: &TestDir| (0..5).for_each(|i| _ = dir.write(&format!("images/{}.png", (i * 3 + 2) % 5), picture(i)));
+    let alone = |dir: &TestDir| pictures(dir, [3]);
+    for side in ["28", "56"] {
+        let more = |threads| ["--extractor", "dinov2-s14", "--side", side, "--threads", threads];
+        let expected = bits_with(in_order, &more("2"));
+        assert_eq!(expected.len(), 5);
+        for (image, bits) in [bits_with(shuffled, &more("2")), bits_with(alone, &more("1"))].iter().flatten() {
+            assert!(bits == &expected[image], "{image} at side {side}");
+        }
+    }
+}
+
 /// The settings of `dinov2-s14` at `side` pixels.
 pub fn dinov2_of_side(side: u32) -> FeatureSettings {
-    let options = Dinov2Options { side: Some(side), dtype: None };
+    let options = Dinov2Options { side: Some(side), ..Dinov2Options::default() };
     FeatureSettings { network: NetworkSettings::Dinov2S14(options), ..FeatureSettings::default() }
 }
 
@@ -366,7 +394,7 @@ fn settings_that_make_no_sense_are_refused_with_what_would() {
 fn a_source_without_images_is_an_error_that_names_it() {
     let dir = TestDir::new();
     std::fs::create_dir(dir.path().join("images")).expect("a folder can be made");
-    dir.agiqa(&extract(&[])).exits(2).says("there is no image file below");
+    dir.agiqa(&extract(&[])).exits(2).says("no image file below");
     dir.agiqa(&["extract", "--store", "store", "--images", "nowhere"]).exits(2).says("nowhere");
     let absent = ["extract", "--store", "store", "--dataset", "agiqa-3k"];
     dir.agiqa(&absent).exits(2).says("no images of dataset `agiqa-3k`").says("agiqa ingest");
@@ -420,7 +448,7 @@ fn fingerprints_differ_by_what_decides_the_numbers_and_by_nothing_else() {
     assert_ne!(default, bf16);
     // bf16 weights may be multiplied in f32 on a CPU: the same values have the same fingerprint, others another.
     let described = |device| {
-        let options = Dinov2Options { side: None, dtype: Some(Dtype::Bf16) };
+        let options = Dinov2Options { dtype: Some(Dtype::Bf16), ..Dinov2Options::default() };
         let common = CommonSettings { device, ..CommonSettings::default() };
         let settings = FeatureSettings { network: NetworkSettings::Dinov2S14(options), common };
         let set = feature_sets(&settings).expect("settings that make sense").semantic;

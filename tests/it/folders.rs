@@ -106,7 +106,7 @@ fn files_are_told_by_their_content_and_what_is_left_out_is_counted_and_named() {
 fn a_folder_without_images_says_what_is_there() {
     let dir = TestDir::new();
     dir.write("images/notes.txt", "no picture");
-    baseline(&dir, &[]).exits(2).says("there is no image file below").says("left out: 1 not an image (`notes.txt`)");
+    baseline(&dir, &[]).exits(2).says("no image file below").says("left out: 1 not an image (`notes.txt`)");
     std::fs::remove_dir_all(dir.path().join("images")).expect("it was made");
     baseline(&dir, &[]).exits(2).says("cannot read image folder `images`");
 }

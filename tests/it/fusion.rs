@@ -1,6 +1,6 @@
 //! The fusion module's mathematics, and its optimiser's, against the published code and PyTorch.
 
-use agiqa::train::{Adam, Gradient, Optimiser};
+use agiqa::train::{Adam, Gradient, Optimiser, Rule};
 use agiqa_nets::fusion::{FusionConfig, FusionHead, FusionOutput, Gate, PARAMETER_NAMES, ProjectionMasks};
 use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::trained_head::{LabelScale, SCORE_BATCH, Standardisation, TrainedHead};
@@ -164,7 +164,8 @@ fn three_steps_of_adam_and_adamw_are_those_of_pytorch() {
     let cases = [(Optimiser::Adam, ADAM), (Optimiser::Adamw, ADAMW)];
     for (kind, expected) in cases {
         let weight = Tensor::from_slice(&[0.5_f32, -1.0, 2.0, 0.0, 0.25, -0.75]).view([2, 3]);
-        let mut adam = Adam::new(kind, 0.1, 0.0, &[&weight]);
+        let rule = Rule { kind, weight_decay: 0.1, average_decay: 0.0, beta_2: 0.999 };
+        let mut adam = Adam::new(rule, &[&weight]);
         for step in 0..3 {
             let gradient = Tensor::from_slice(&[0.1_f32, -0.2, 0.3, 0.0, 1e-3, -4.0]).view([2, 3]) * (step + 1) - 0.05;
             adam.step(0.1, &[Gradient::Whole(gradient)]);

@@ -46,14 +46,14 @@ fn tiny() -> ManiqaConfig {
 
 /// A store with a dataset `d` of images whose brightness and semantic vectors both say something of their MOS, and a
 /// folder `start` with the weights of a transformer.
-struct Fixture {
-    dir: TestDir,
-    store: Store,
+pub struct Fixture {
+    pub dir: TestDir,
+    pub store: Store,
 }
 
 impl Fixture {
     /// `n` images, all with semantic features but the last `n_without`.
-    fn new(n: usize, n_without: usize) -> Self {
+    pub fn new(n: usize, n_without: usize) -> Self {
         Self::in_folder(TestDir::new(), n, n_without)
     }
 
@@ -116,14 +116,14 @@ impl Fixture {
         self.dir.agiqa(&self.args(more))
     }
 
-    fn only_run(&self) -> PartitionName {
+    pub fn only_run(&self) -> PartitionName {
         let runs = models::runs(&self.store).expect("a listing");
         assert_eq!(runs.len(), 1, "{runs:?}");
         runs[0].clone()
     }
 
     /// Every object that the only run left, by name.
-    fn files(&self) -> BTreeMap<String, Vec<u8>> {
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let objects = self.store.list("models").expect("a listing");
         let read = |path: &str| self.store.get(path).expect("an object").to_vec();
         objects.into_iter().map(|object| (object.path.clone(), read(&object.path))).collect()
@@ -138,9 +138,14 @@ impl Fixture {
 
     /// Starts the training and ends it by SIGKILL as soon as its state is another one than it was.
     fn kill_after_a_saved_state(&self, more: &[&str]) {
+        self.kill_once_saved(&self.args(more));
+    }
+
+    /// Starts `agiqa` with `args` and ends it by SIGKILL as soon as the state is another one than it was.
+    pub fn kill_once_saved(&self, args: &[&str]) {
         let written = |path: &PathBuf| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
         let before = self.state().and_then(|(path, _)| written(&path));
-        let mut child = self.dir.command(&self.args(more)).spawn().expect("agiqa can be started");
+        let mut child = self.dir.command(args).spawn().expect("agiqa can be started");
         loop {
             let now = self.state().and_then(|(path, _)| written(&path));
             if now.is_some() && now != before {

@@ -212,6 +212,19 @@ fn few_rows_and_equal_labels_give_finite_scores() {
 }
 
 #[test]
+fn tied_mos_and_fewer_rows_than_values_give_scores_that_differ() {
+    let fixture = Fixture::new(20, 0);
+    fixture.set_mos(|_, mos| mos.map(f64::round));
+    train(&fixture, &[]).exits(0);
+    predict(&fixture, &fixture.only_run()).exits(0);
+    let mut scores: Vec<f64> = rows(&fixture).into_iter().map(|(_, score, _)| score).collect();
+    assert!(scores.iter().all(|score| score.is_finite()), "{scores:?}");
+    scores.sort_by(f64::total_cmp);
+    scores.dedup();
+    assert_eq!(scores.len(), 20);
+}
+
+#[test]
 fn one_training_row_gives_its_mos_without_a_deviation() {
     let fixture = Fixture::new(6, 0);
     train(&fixture, &["--train-share", "0.17", "--validation-share", "0.33"]).exits(0);
@@ -241,6 +254,8 @@ fn settings_out_of_range_are_named() {
     train(&fixture, &["--set", "kernel.gama=1"]).exits(2).says("unknown key `gama`");
     let joint = ["train", "--joint", "--store", "store", "--dataset", "d", "--semantic", "synthetic", "--head", "both"];
     fixture.dir.agiqa(&joint).exits(2).says("`head` is both; expected `gated`");
+    let shrinkage = fixture.train_args(&["--start", "ridge", "--shrinkage", "0"]);
+    fixture.dir.agiqa(&shrinkage).exits(2).says("`shrinkage` is 0; expected a number above 0");
     let start = fixture.train_args(&["--start", "ridge", "--standardise", "false"]);
     fixture.dir.agiqa(&start).exits(2).says("`standardise` is false; expected `true` with `start = \"ridge\"`");
 }

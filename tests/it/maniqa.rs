@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use agiqa::train::{Adam, Gradient, Optimiser};
+use agiqa::train::{Adam, Gradient, Optimiser, Rule};
 use agiqa_nets::checkpoint::Checkpoint;
 use agiqa_nets::fusion::Gate;
 use agiqa_nets::layers::NamedTensors;
@@ -549,7 +549,8 @@ fn compare_steps(small: &Small) {
         let start: BTreeMap<String, Tensor> =
             parameters.iter().map(|(name, parameter)| (name.clone(), parameter.detach().copy())).collect();
         let values: Vec<Tensor> = parameters.values().map(Tensor::detach).collect();
-        let mut adam = Adam::new(Optimiser::Adam, 1e-5, 0.0, &values.iter().collect::<Vec<_>>());
+        let rule = Rule { kind: Optimiser::Adam, weight_decay: 1e-5, average_decay: 0.0, beta_2: 0.999 };
+        let mut adam = Adam::new(rule, &values.iter().collect::<Vec<_>>());
         for (step, reference) in run.loss_at_each_step.iter().chain([&run.loss_after_step_3]).enumerate() {
             let loss = loss_of(&network, expected);
             let found = loss.double_value(&[]);

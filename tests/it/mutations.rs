@@ -1,4 +1,5 @@
-//! Mutated images and checkpoints: no panic, no hang, bounded memory, and every file accounted for.
+//! Mutated images, tables and checkpoints: no panic, no hang, bounded memory, and every file and row
+//! accounted for.
 //!
 //! `cargo test --release --test it mutations -- --ignored` tries ten thousand.
 
@@ -7,11 +8,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use agiqa_intake::Reading;
 use image::{DynamicImage, ImageFormat};
 
 use crate::baseline::{params, picture};
 use crate::checkpoint::state_dict;
 use crate::features::pictures;
+use crate::ingest::of_every_form;
 use crate::maniqa::{OURS, write_weights};
 use crate::testdir::TestDir;
 
@@ -112,6 +115,19 @@ fn run(dir: &TestDir, args: &[&str], codes: &[i32]) -> String {
     std::fs::read_to_string(out).expect("text")
 }
 
+fn events(stdout: &str) -> impl Iterator<Item = serde_json::Value> {
+    stdout.lines().map(|line| serde_json::from_str(line).expect("JSON"))
+}
+
+/// Numbers of rows that went into a stage and that it rejected. Fails if the rest is not what came out of it.
+fn balanced(stdout: &str) -> Option<[u64; 2]> {
+    let stage = events(stdout).find(|event| event["type"] == "stage")?;
+    let [n_in, n_out, n_rejected] =
+        ["n_in", "n_out", "n_rejected"].map(|name| stage["rows"][name].as_u64().expect("a count"));
+    assert_eq!(n_out + n_rejected, n_in);
+    Some([n_in, n_rejected])
+}
+
 /// Scores `n` mutated images in one command.
 fn try_images(n: usize, draws: &mut Draws) {
     let (dir, originals) = (TestDir::new(), originals());
@@ -123,20 +139,34 @@ fn try_images(n: usize, draws: &mut Draws) {
     let params = params().display().to_string();
     let base = ["baseline", "--methods", "brisque", "--params", &params, "--images", "images", "--store", "store"];
     let stdout = run(&dir, &[&base[..], &["--json", "--threads", "2"]].concat(), &[0, 1]);
-    let (mut n_left_out, mut rows) = (0, serde_json::Value::Null);
-    for event in stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")) {
-        match event["type"].as_str() {
-            Some("left-out") => n_left_out += event["n_files"].as_u64().expect("a count"),
-            Some("stage") => rows = event["rows"].clone(),
-            _ => {}
-        }
-    }
-    let count = |name: &str| rows[name].as_u64().expect("a count");
-    assert_eq!(count("n_in") + n_left_out, n as u64 + 1, "every file is accounted for");
-    assert_eq!(count("n_out") + count("n_rejected"), count("n_in"));
+    let left_out = events(&stdout).filter(|event| event["type"] == "left-out");
+    let n_left_out: u64 = left_out.map(|event| event["n_files"].as_u64().expect("a count")).sum();
+    let [n_in, n_rejected] = balanced(&stdout).expect("the stage ran");
+    assert_eq!(n_in + n_left_out, n as u64 + 1, "every file is accounted for");
     let kinds = ["query", "--store", "store", "SELECT count(*) AS n FROM rejects WHERE kind = 'internal-error'"];
-    if count("n_rejected") > 0 {
+    if n_rejected > 0 {
         assert_eq!(run(&dir, &[&kinds[..], &["--format", "csv"]].concat(), &[0]), "n\n0\n");
+    }
+}
+
+/// Reads `n` mutated tables, and `n_commands` of them through the command line.
+fn try_tables(n: usize, n_commands: usize, draws: &mut Draws) {
+    let (dir, originals) = (TestDir::new(), of_every_form());
+    for i in 0..n {
+        let bytes = mutated(&originals[draws.below(originals.len())], draws);
+        let reading = Reading { no_header: draws.below(4) == 0, ..Reading::default() };
+        if let Ok(table) = agiqa_intake::read(bytes.clone(), &reading) {
+            let rows = (0..table.n_rows()).filter_map(|at| table.row(at).ok());
+            let cells = rows.flat_map(|row| (0..table.columns().len()).filter_map(move |column| row.cell(column)));
+            assert!(cells.map(str::len).sum::<usize>() <= 64 << 20);
+        }
+        if i < n_commands {
+            dir.write("t", bytes);
+            let base =
+                ["ingest", "--adapter", "generic", "--dataset", "d", "--no-images", "--mos-scale", "0..5", "--force"];
+            let columns = ["--column", "name=1", "--column", "mos=2", "--table", "t", "--store", "store", "--json"];
+            balanced(&run(&dir, &[&base[..], &columns].concat(), &[0, 1, 2]));
+        }
     }
 }
 
@@ -170,6 +200,7 @@ fn try_checkpoints(n: usize, n_commands: usize, draws: &mut Draws) {
 fn some_hundred_are_told_or_read() {
     let mut draws = Draws(20);
     try_images(300, &mut draws);
+    try_tables(300, 3, &mut draws);
     try_checkpoints(300, 3, &mut draws);
 }
 
@@ -178,7 +209,8 @@ fn some_hundred_are_told_or_read() {
 fn ten_thousand_are_told_or_read() {
     for seed in 0..40 {
         let mut draws = Draws(1000 + seed);
-        try_images(200, &mut draws);
+        try_images(150, &mut draws);
+        try_tables(50, 5, &mut draws);
         try_checkpoints(50, 5, &mut draws);
     }
 }

@@ -147,7 +147,7 @@ fn settings_that_it_does_not_have_are_refused() {
     dir.agiqa(&extract(&["--side", "100"])).exits(2).says("192 to 4096");
     dir.agiqa(&extract(&["--dtype", "bf16"]))
         .exits(2)
-        .says("unknown key `dtype` in `extractor.nss`; there are `side`, `device`");
+        .says("unknown key `dtype` in `extractor.nss`; known are `side`, `device`");
     dir.agiqa(&extract(&["--weights", "folder"])).exits(2).says("unknown key `weights` in `extractor.nss`");
     dir.agiqa(&extract(&["--prompt", "sharp=Is it sharp?"])).exits(2).says("unknown key `prompts` in `extractor.nss`");
     let embed = ["embed", "--extractor", "nss", "--store", "store", "--images", "images"];

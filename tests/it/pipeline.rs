@@ -17,7 +17,7 @@ use crate::features::picture;
 use crate::testdir::{Ran, TestDir, reference, weights};
 
 /// A pipeline over data.example without extraction settings that matter: its features are written by [`fill_features`].
-const PIPELINE: &str = r#"name = "small"
+pub const PIPELINE: &str = r#"name = "small"
 store = "store"
 
 [params.root]
@@ -58,13 +58,13 @@ fn example() -> PartitionName {
 }
 
 /// The store that an earlier command made.
-fn open(dir: &TestDir) -> Store {
+pub fn open(dir: &TestDir) -> Store {
     Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing)
         .expect("an earlier command made it")
 }
 
 /// Runs `p.toml` with the example data as its root.
-fn run(dir: &TestDir, more: &[&str]) -> Ran {
+pub fn run(dir: &TestDir, more: &[&str]) -> Ran {
     let root = root();
     let args: Vec<&str> = ["run", "p.toml", "--set", &root].into_iter().chain(more.iter().copied()).collect();
     dir.agiqa(&args)
@@ -105,7 +105,7 @@ fn fill_features(store: &Path) {
 }
 
 /// A store in which everything up to the features is there.
-fn with_features() -> TestDir {
+pub fn with_features() -> TestDir {
     let dir = TestDir::new();
     dir.write("p.toml", PIPELINE);
     run(&dir, &["--stage", "ingest"]).exits(0);
@@ -142,7 +142,7 @@ fn a_bad_value_is_refused_with_its_line_and_what_was_expected() {
 fn tables_that_need_one_another_are_missed() {
     plan_with("[features]\nsemantic = \"dinov2-s14\"\nquality = \"dinov2-s14\"\n", "")
         .exits(2)
-        .says("there is no `[features]`");
+        .says("the pipeline has no `[features]`");
     plan_with("[split]\nkind = \"random\"\nseeds = [0, 1]\n", "").exits(2).says("`[train]` needs a `[split]` table");
 }
 
@@ -459,6 +459,18 @@ fn joint_pipeline() -> String {
         .replacen("quality = \"dinov2-s14\"\n", "", 1)
         .replacen("[train]\n", "[train]\ndataset = \"example\"\n", 1)
         .replacen("[evaluate]", "[train.joint]\nside = 56\n\n[evaluate]", 1)
+}
+
+#[test]
+fn a_fine_tuning_is_a_table_of_the_training_with_defaults_of_its_own() {
+    let dir = TestDir::new();
+    let plan = |table: &str, set: &[&str]| {
+        dir.write("p.toml", PIPELINE.replacen("[evaluate]", &format!("[train.fine_tune]\n{table}\n\n[evaluate]"), 1));
+        run(&dir, &[&["--dry-run"], set].concat())
+    };
+    plan("freeze_blocks = 4", &[]).exits(0).prints("train small by fine-tuning dinov2-s14 on example (2 runs)");
+    let _ = plan("freeze_block = 4", &[]).exits(2).says("in `train.fine_tune`; did you mean `freeze_blocks`?");
+    let _ = plan("", &["--set", "train.joint.side=56"]).exits(2).says("joint (`joint`) or a fine-tuning (`fine_tune`)");
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn unknown_runs_and_groups_are_named_with_those_there_are() {
     let fixture = Fixture::new(60, 0);
     fixture.dir.agiqa(&fixture.train_args(&["--epochs", "1"])).exits(0);
     let run = fixture.only_run();
-    let known = format!("there are: `{run}`");
+    let known = format!("the finished runs are: `{run}`");
     fixture.dir.agiqa(&["predict", "--store", "store", "--run", "nope"]).exits(2).says("`nope`").says(&known);
-    fixture.dir.agiqa(&["predict", "--store", "store", "--group", "nope"]).exits(2).says("there are: `t-random-");
+    fixture.dir.agiqa(&["predict", "--store", "store", "--group", "nope"]).exits(2).says("the groups are: `t-random-");
 }

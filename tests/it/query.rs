@@ -335,7 +335,7 @@ fn a_table_without_parts_is_empty_and_says_who_writes_it() {
     assert_eq!(ran.stdout, "run  srcc\n");
     fixture.query_with("SELECT * FROM metrics", &["--format", "json"]).exits(0);
     fixture.query("SELECT srrc FROM metrics").exits(2).says("did you mean `srcc`?");
-    fixture.dir.agiqa(&["query", "--store", "elsewhere", "SELECT 1"]).exits(2).says("there is no store at `elsewhere`");
+    fixture.dir.agiqa(&["query", "--store", "elsewhere", "SELECT 1"]).exits(2).says("no store at `elsewhere`");
 }
 
 #[test]

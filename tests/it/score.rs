@@ -18,7 +18,7 @@ fn cases() -> Value {
 }
 
 /// Writes the checkpoint of the network `name` in its layout number `layout`. Returns its file, or the folder of several.
-fn checkpoint(dir: &TestDir, name: &str, layout: usize) -> PathBuf {
+pub fn checkpoint(dir: &TestDir, name: &str, layout: usize) -> PathBuf {
     let case = &cases()[name];
     let shapes = serde_json::from_value(case["shapes"].clone()).expect("names and shapes");
     let overrides = serde_json::from_value(case["overrides"].clone()).expect("changes by name");
@@ -41,7 +41,7 @@ fn checkpoint(dir: &TestDir, name: &str, layout: usize) -> PathBuf {
 }
 
 /// Writes a picture as PNG and returns its identity.
-fn write_png(dir: &TestDir, name: &str, width: u32, height: u32, pixels: Vec<u8>) -> ImageId {
+pub fn write_png(dir: &TestDir, name: &str, width: u32, height: u32, pixels: Vec<u8>) -> ImageId {
     let image = image::RgbImage::from_raw(width, height, pixels).expect("RGB");
     let mut bytes = std::io::Cursor::new(Vec::new());
     image.write_to(&mut bytes, image::ImageFormat::Png).expect("PNG can be encoded");
@@ -130,7 +130,7 @@ fn several_methods_score_in_one_command() {
 
     let _ = score(&dir, &["--method", "dbcnn,baid", "--weights", &dbcnn]).exits(2).says("dbcnn=PATH or baid=PATH");
     let _ = score(&dir, &["--method", "brisque", "--weights", &dbcnn]).exits(2).says("no network is among the methods");
-    let _ = score(&dir, &["--method", "dbcnn,dbcnn"]).exits(2).says("named twice");
+    let _ = score(&dir, &["--method", "dbcnn,dbcnn"]).exits(2).says("duplicate method `dbcnn`");
     let _ = score(&dir, &["--method", "hyperiq"]).exits(2).says("did you mean `hyperiqa`?");
 }
 

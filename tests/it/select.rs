@@ -182,8 +182,10 @@ fn what_is_missing_or_misspelt_is_named() {
     dir.agiqa(&args(&["--by", "promt"])).exits(2).says("no column `promt` to group by; did you mean `prompt`");
     dir.agiqa(&["select", "--store", "store", "--dataset", "d", "--method", "ilniqe"])
         .exits(2)
-        .says("there are: `niqe`");
-    dir.agiqa(&["select", "--store", "store", "--dataset", "e", "--method", "niqe"]).exits(2).says("there are: `d`");
+        .says("the methods with scores are: `niqe`");
+    dir.agiqa(&["select", "--store", "store", "--dataset", "e", "--method", "niqe"])
+        .exits(2)
+        .says("the datasets are: `d`");
     dir.agiqa(&["select", "--store", "store", "--dataset", "d"]).exits(2).says("--method");
     dir.agiqa(&args(&["--out", "keep.xlsx"])).exits(2).says("its extension is none of");
     dir.agiqa(&args(&["--split", "half"])).exits(2).says("no images in part `test` of split `half`");

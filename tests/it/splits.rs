@@ -184,7 +184,7 @@ fn a_held_out_generator_is_the_test_part_and_nowhere_else() {
         let image = images.rows.iter().find(|image| image.image_id == row.image_id).expect("one of them");
         assert_eq!(image.generator.as_deref() == Some("glide"), row.part == Part::Test);
     }
-    dir.agiqa(&[&args[..], &["dalle"]].concat()).exits(2).says("`dalle`; there are: glide, sd");
+    dir.agiqa(&[&args[..], &["dalle"]].concat()).exits(2).says("`dalle`; the generators are: glide, sd");
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn a_dataset_without_images_is_named() {
     let dir = TestDir::new();
     store_of(&dir, 10);
     dir.agiqa(&["split", "--store", "store", "--dataset", "other"]).exits(2).says("dataset `other` has no images");
-    dir.agiqa(&["split", "--store", "nowhere", "--dataset", "d"]).exits(2).says("there is no store at `nowhere`");
+    dir.agiqa(&["split", "--store", "nowhere", "--dataset", "d"]).exits(2).says("no store at `nowhere`");
 }
 
 #[test]
@@ -243,5 +243,5 @@ fn names_of_published_files_without_an_image_are_rejects() {
     dir.write("test.csv", "name\n3.png\n0.png\n");
     dir.agiqa(&args).exits(2).says("test.csv").says("`0.png` is in the test part and already in the train part");
     dir.write("test.csv", "file,mos\n3.png,1\n");
-    dir.agiqa(&args).exits(2).says("has no column `name`; there are: `file`, `mos`");
+    dir.agiqa(&args).exits(2).says("has no column `name`; the columns are: `file`, `mos`");
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use agiqa_weights::{Weights, find};
 
+use crate::score::checkpoint as rating_checkpoint;
 use crate::testdir::{Ran, TestDir, shared, weights};
 
 fn checkpoint() -> &'static Weights {
@@ -188,4 +189,58 @@ fn doctor_reports_libtorch_threads_memory_and_disks_as_one_json_object() {
     assert_eq!(report["weights"][0]["state"], "absent");
     assert!(report["libtorch"]["version"].as_str().is_some_and(|version| version.starts_with("2.")), "{report}");
     agiqa(&dir, &["doctor"]).exits(0).prints("bf16").prints("libtorch").prints("threads used");
+}
+
+#[test]
+fn published_checkpoints_are_listed_with_file_hash_and_licence() {
+    let dir = TestDir::new();
+    let ran = agiqa(&dir, &["weights", "list"]).exits(0).prints("hyperiqa-koniq").prints("clipiqa-plus-prompts");
+    let ran = ran.prints("HyperIQA-resnet50-koniq10k-c96c41b1.pth c96c41b1  none stated for the weights");
+    let _ =
+        ran.prints("koniq_pretrained.pkl (hash unknown)  MIT").prints("S-Lab 1.0 (noncommercial)").prints("unknown");
+    let ran = agiqa(&dir, &["weights", "verify", "musiq-koniq"]).exits(1).says("is absent");
+    let _ = ran.says("get `musiq_koniq_ckpt-e95806b9.pth` (about 108 MB; its SHA-256 begins with e95806b9)");
+    let ran = agiqa(&dir, &["weights", "verify", "qalign"]).exits(1).says("q-future/one-align (about 16 GB");
+    let _ = ran.says("all files with tensors and their index");
+    let json = agiqa(&dir, &["--json", "weights", "list"]).exits(0).stdout;
+    let rows = json.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let found = rows.filter(|row| row["name"] == "clipiqa-rn50").collect::<Vec<_>>();
+    assert_eq!(found[0]["file"], "RN50.pt");
+    assert_eq!(found[0]["sha256"].as_str().map(str::len), Some(64));
+}
+
+/// Puts the tiny checkpoint of `network` to the place of the published `file`.
+fn place(dir: &TestDir, network: &str, file: &str) {
+    let bytes = std::fs::read(rating_checkpoint(dir, network, 0)).expect("it was written");
+    dir.write(&format!("weights/{file}"), bytes);
+}
+
+#[test]
+fn a_published_checkpoint_is_verified_by_its_tensors_and_found_by_its_name() {
+    let dir = TestDir::new();
+    dir.write("images/a.png", crate::features::picture(1));
+    place(&dir, "baid", "baid/model_best.pth");
+    agiqa(&dir, &["weights", "verify", "baid-saan"]).exits(0).prints("present");
+    let score = ["score", "--method", "baid", "--images", "images", "--store", "store", "--device", "cpu"];
+    agiqa(&dir, &score).exits(0).says("1 of 1 images have scores");
+    agiqa(&dir, &[&score[..], &["--weights", "baid-saan"]].concat()).exits(0).says("skipped");
+    // A second file in the folder: the first that the manifest names counts.
+    dir.write("weights/baid/older.pth", b"something else");
+    agiqa(&dir, &score).exits(0).says("skipped");
+
+    place(&dir, "dbcnn", "baid/model_best.pth");
+    agiqa(&dir, &["weights", "verify", "baid-saan"]).exits(1).prints("damaged").says("it looks like dbcnn");
+    place(&dir, "hyperiqa", "hyperiqa/HyperIQA-resnet50-koniq10k-c96c41b1.pth");
+    let ran = agiqa(&dir, &["weights", "verify", "hyperiqa-koniq"]).exits(1).prints("damaged");
+    let _ = ran.says("expected a SHA-256 that begins with c96c41b1, found");
+    dir.write("weights/imagenet/scnn.pkl", b"short");
+    agiqa(&dir, &["weights", "verify", "scnn"]).exits(1).says("expected 2585667 bytes, found 5");
+    agiqa(&dir, &["doctor"]).exits(1).prints("baid-saan");
+}
+
+#[test]
+fn the_authors_scnn_is_verified_from_a_folder_of_ones_own() {
+    let Some(folder) = shared("weights/dbcnn") else { return };
+    let folder = folder.display().to_string();
+    agiqa(&TestDir::new(), &["weights", "verify", "scnn", "--weights", &folder]).exits(0).prints("present");
 }

@@ -8,6 +8,7 @@
 //! | `.safetensors` | [`mod@safetensors`] |
 //! | PyTorch's zip, TorchScript's too: `.bin`, `.pt`, `.pth` | [`zip`], [`pickle`], [`mod@pytorch`] |
 //! | PyTorch's files before version 1.6: `.pkl`, `.pth` | [`pickle`], [`legacy`] |
+//! | numpy's archives: `.npz` | [`zip`], [`npz`] |
 //! | `*.index.json` and its shards, or a folder | [`shards`] |
 //!
 //! The crate depends on no other crate of the project, so that the fuzz target builds without libtorch.
@@ -38,20 +39,37 @@ pub mod pytorch;
 
 pub mod legacy;
 
+pub mod npz;
+
 pub mod safetensors;
 
 pub mod shards;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// Reads the tensors of one checkpoint file. Its content decides the format: safetensors or PyTorch's zip.
+/// Reads the tensors of one checkpoint file. Its content decides the format.
 ///
 /// # Errors
-/// The file has neither format, or is damaged.
+/// The file has neither format, or is damaged. A reader that panics on it gives an error that names the file, too.
 pub fn read_file(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTensor)>, CheckpointError> {
+    catch_unwind(AssertUnwindSafe(|| read_by_content(path, source))).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let problem = format!("the reader gave up: {}", words.unwrap_or("no message"));
+        Err(CheckpointError::Damaged { path: path.to_owned(), problem })
+    })
+}
+
+fn read_by_content(path: &Path, source: &dyn ReadAt) -> Result<Vec<(String, StoredTensor)>, CheckpointError> {
     let head = source.read(path, 0, source.n_bytes().min(other::HEAD_BYTES as u64) as usize)?;
     match head[..] {
-        [b'P', b'K', 3, 4, ..] => pytorch::read(path, source),
+        [b'P', b'K', 3, 4, ..] => {
+            let archive = zip::Directory::read(path, source)?;
+            match npz::has_arrays(&archive) {
+                true => npz::read(path, source, &archive),
+                false => pytorch::read(path, source),
+            }
+        }
         // The header's length in eight bytes, then the header in JSON.
         [_, _, _, _, _, _, 0, 0, b'{', ..] => safetensors::read(path, source),
         _ if head.starts_with(legacy::MAGIC) => legacy::read(path, source),

@@ -90,6 +90,37 @@ impl StoredTensor {
         Ok(Self { info, strides, offset, numel, span })
     }
 
+    /// The same values in the same order under another shape; `None` if they are not dense, or the shape has another
+    /// number of values.
+    pub fn reshaped(&self, shape: &[i64]) -> Option<Self> {
+        let fits = self.strides.is_none() && numel(shape) == Some(self.numel);
+        let info = TensorInfo { dtype: self.info.dtype, shape: shape.to_vec() };
+        fits.then(|| Self { info, ..self.clone() })
+    }
+
+    /// The tensor with its dimensions in another order: dimension `i` of the result is dimension `order[i]` of this one.
+    /// `None` if `order` does not name every dimension once.
+    pub fn permuted(&self, order: &[usize]) -> Option<Self> {
+        let shape = &self.info.shape;
+        let mut sorted = order.to_vec();
+        sorted.sort_unstable();
+        if !sorted.iter().copied().eq(0..shape.len()) {
+            return None;
+        }
+        let dense = || {
+            let mut strides = vec![1; shape.len()];
+            for i in (1..shape.len()).rev() {
+                strides[i - 1] = strides[i] * shape[i] as usize;
+            }
+            strides
+        };
+        let strides = self.strides.clone().unwrap_or_else(dense);
+        let strides: Vec<usize> = order.iter().map(|&i| strides[i]).collect();
+        let info = TensorInfo { dtype: self.info.dtype, shape: order.iter().map(|&i| shape[i]).collect() };
+        let strides = (!is_dense(&info.shape, &strides)).then_some(strides);
+        Some(Self { info, strides, ..self.clone() })
+    }
+
     /// Type and shape.
     pub fn info(&self) -> &TensorInfo {
         &self.info

@@ -1,4 +1,5 @@
-//! The directory of a zip archive whose members are stored, not compressed, as `torch.save` writes them.
+//! The directory of a zip archive whose members are stored, not compressed, as `torch.save` and
+//! `numpy.savez` write them.
 //!
 //! ```text
 //! archive   = { local header, member's bytes } directory [ zip64 end, zip64 locator ] end
@@ -88,7 +89,9 @@ impl Directory {
                 continue;
             }
             if method != 0 {
-                return Err(damaged(format!("member `{name}` is compressed, which `torch.save` never does")));
+                return Err(damaged(format!(
+                    "member `{name}` is compressed, which neither `torch.save` nor `numpy.savez` does"
+                )));
             }
             let wide = Wide::of(extra);
             let stored = wide.or_narrow(u32_at(fixed, 24));

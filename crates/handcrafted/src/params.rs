@@ -9,7 +9,7 @@ use agiqa_matlab::MatError;
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ParamsError {
     /// The file does not exist.
-    #[error("there is no parameter file `{}`{}", path.display(), hint(path))]
+    #[error("no parameter file `{}`{}", path.display(), hint(path))]
     Missing { path: PathBuf },
     /// The file cannot be read.
     #[error("cannot read parameter file `{}`", path.display())]

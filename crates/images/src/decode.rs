@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use image::{DynamicImage, ImageDecoder, ImageError as CrateError, ImageFormat, ImageReader};
 
 use super::format::{Format, HEAD_BYTES};
-use super::{DecodeLimits, ImageError, ImageInfo, RgbImage8, jpeg};
+use super::{DecodeLimits, ImageError, ImageInfo, RgbImage8, jpeg, tiff};
 
 /// Identifies and decodes an image file's `bytes`. The crate's documentation says how each kind of file is decoded.
 ///
@@ -43,8 +43,9 @@ pub fn probe(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
         return Ok(ImageInfo { format, width_px, height_px });
     }
     let damaged = |reason: String| ImageError::Damaged { format, reason };
-    let header = || ImageReader::with_format(Cursor::new(bytes), crate_format(format)).into_dimensions();
-    let (width_px, height_px) = catch_unwind(header)
+    let (bytes, _) = readable(bytes, format)?;
+    let header = || ImageReader::with_format(Cursor::new(&*bytes), crate_format(format)).into_dimensions();
+    let (width_px, height_px) = catch_unwind(AssertUnwindSafe(header))
         .map_err(|panic| damaged(panic_message(panic)))?
         .map_err(|error| damaged(error.to_string()))?;
     Ok(ImageInfo { format, width_px, height_px })
@@ -72,6 +73,11 @@ fn crate_format(format: &str) -> ImageFormat {
         "pnm" => ImageFormat::Pnm,
         _ => ImageFormat::Jpeg,
     }
+}
+
+/// What the decoder can read of the file `bytes`, and what its values then mean.
+fn readable<'a>(bytes: &'a [u8], format: &str) -> Result<(Cow<'a, [u8]>, tiff::Values), ImageError> {
+    if format == "tiff" { tiff::prepared(bytes) } else { Ok((bytes.into(), tiff::Values::Colours)) }
 }
 
 /// The words of a caught panic.
@@ -119,6 +125,9 @@ fn decode_other(
         }
         error => {
             let reason = error.to_string();
+            if reason.contains("Unknown image compression type") {
+                return ImageError::Unsupported { format, reason };
+            }
             let early = ["unexpected end", "UnexpectedEof", "failed to fill whole buffer", "truncated", "no more data"];
             let reason_is_early = early.iter().any(|words| reason.to_lowercase().contains(&words.to_lowercase()));
             if reason_is_early || is_riff_cut_short(bytes) {
@@ -128,7 +137,8 @@ fn decode_other(
             }
         }
     };
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), crate_format(format));
+    let (bytes, values) = readable(bytes, format)?;
+    let mut reader = ImageReader::with_format(Cursor::new(&*bytes), crate_format(format));
     // The widest pixel is four 32-bit floats. The rest is for metadata, which can be a decompression bomb, too.
     let mut allocations = image::Limits::default();
     allocations.max_alloc = Some(limits.max_pixels.saturating_mul(16).saturating_add(64 << 20));
@@ -139,7 +149,15 @@ fn decode_other(
     if width_px == 0 || height_px == 0 {
         return Err(ImageError::Damaged { format, reason: format!("{width_px} × {height_px} pixels") });
     }
-    let pixels = rgb8_of(DynamicImage::from_decoder(decoder).map_err(crate_error)?, format)?;
+    let pixels = match (values, DynamicImage::from_decoder(decoder).map_err(crate_error)?) {
+        (tiff::Values::Places(palette), DynamicImage::ImageLuma8(places)) => {
+            places.as_raw().iter().flat_map(|place| palette[usize::from(*place)]).collect()
+        }
+        (tiff::Values::Premultiplied, image @ (DynamicImage::ImageRgba8(_) | DynamicImage::ImageRgba16(_))) => {
+            tiff::divided_by_alpha(image.to_rgba8().as_raw())
+        }
+        (_, image) => rgb8_of(image, format)?,
+    };
     Ok((ImageInfo { format, width_px, height_px }, RgbImage8 { width_px, height_px, pixels }))
 }
 

@@ -180,7 +180,7 @@ const ELOOP: i32 = 40;
 
 fn reason_of_name(entry: &DirEntry) -> Option<Reason> {
     let name = entry.file_name().as_encoded_bytes();
-    let is_system = SYSTEM_NAMES.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name));
+    let is_system = SYSTEM_NAMES.iter().any(|entry| entry.as_bytes().eq_ignore_ascii_case(name));
     match name {
         _ if is_system => Some(Reason::System),
         [b'.', ..] => Some(Reason::Hidden),

@@ -13,7 +13,7 @@ pub enum Format {
 pub const HEAD_BYTES: usize = 64;
 
 /// Formats with a fixed beginning that are not decoded.
-const FOREIGN: [(&[u8], &str); 22] = [
+const FOREIGN: [(&[u8], &str); 27] = [
     (b"\0\0\0\x0CJXL \r\n\x87\n", "JPEG XL"),
     (b"\xFF\x0A", "JPEG XL"),
     (b"\0\0\0\x0CjP  \r\n\x87\n", "JPEG 2000"),
@@ -35,6 +35,11 @@ const FOREIGN: [(&[u8], &str); 22] = [
     (b"BPG\xFB", "BPG"),
     (b"FLIF", "FLIF"),
     (b"SIMPLE  =", "FITS"),
+    (b"\x01\xDA\x00", "SGI"),
+    (b"\x01\xDA\x01", "SGI"),
+    (b"\x0A\x05\x01", "PCX"),
+    (b"BLP1", "Blizzard texture"),
+    (b"BLP2", "Blizzard texture"),
     (b"\x59\xA6\x6A\x95", "Sun raster"),
 ];
 

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::io::{self, BufRead, Read};
 use std::os::raw::c_int;
 
+use mozjpeg::decompress::DecompressStarted;
 use mozjpeg::{ColorSpace, Decompress};
 use mozjpeg_sys::{
     JWRN_ADOBE_XFORM, JWRN_EXTRANEOUS_DATA, JWRN_JFIF_MAJOR, JWRN_JPEG_EOF, JWRN_NOT_SEQUENTIAL, JWRN_TOO_MUCH_DATA,
@@ -78,23 +79,18 @@ impl BufRead for JpegBytes<'_> {
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<(ImageInfo, RgbImage8), ImageError> {
     let progress = Progress::default();
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| decode_scans(bytes, limits, &progress)));
-    let decoded = caught.unwrap_or_else(|panic| {
+    caught.unwrap_or_else(|panic| {
         let reason = super::decode::panic_message(panic);
         Err(match reason.strip_prefix(DAMAGED_SCAN) {
             _ if progress.has_ended.get() || reason.contains("Input file read error") => {
                 ImageError::Truncated { format: FORMAT }
             }
             Some(reason) => ImageError::DamagedScan { reason: reason.to_owned() },
+            // 12 bits, lossless and hierarchical coding.
+            None if reason.contains("Unsupported JPEG") => ImageError::Unsupported { format: FORMAT, reason },
             None => ImageError::Damaged { format: FORMAT, reason },
         })
-    });
-    let Ok((info, image)) = decoded else { return decoded };
-    let is_whole = if progress.has_ended.get() {
-        has_all_scans(bytes)
-    } else {
-        !progress.is_in_padding.get() || is_progressive(bytes)
-    };
-    if is_whole { Ok((info, image)) } else { Err(ImageError::Truncated { format: FORMAT }) }
+    })
 }
 
 /// Width and height of the file `bytes`, from its header.
@@ -135,12 +131,34 @@ fn decode_scans(
     let target = if is_cmyk { ColorSpace::JCS_CMYK } else { ColorSpace::JCS_RGB };
     let mut started = decompress.to_colorspace(target).map_err(failed)?;
     let pixels = started.read_scanlines::<u8>().map_err(failed)?;
-    // What follows the last line is not read: it cannot change the picture.
+    let is_whole = if progress.has_ended.get() {
+        has_all_scans(bytes)
+    } else {
+        !progress.is_in_padding.get() || is_progressive(bytes)
+    };
     let pixels = if is_cmyk { rgb_from_cmyk(&pixels) } else { pixels };
-    if pixels.len() as u64 != 3 * u64::from(width_px) * u64::from(height_px) {
+    if !is_whole || pixels.len() as u64 != 3 * u64::from(width_px) * u64::from(height_px) {
         return Err(ImageError::Truncated { format: FORMAT });
     }
+    match left_over(started, bytes) {
+        // Without an end marker, whatever follows the picture is no part of it.
+        Some(reason) if !progress.has_ended.get() => return Err(ImageError::DamagedScan { reason }),
+        _ => {}
+    }
     Ok((ImageInfo { format: FORMAT, width_px, height_px }, RgbImage8 { width_px, height_px, pixels }))
+}
+
+/// libjpeg's warning of data that are left after the last line of a picture, before its end marker. Zeros and fill bytes are
+/// padding. Whatever else is wrong behind the last line cannot change the picture.
+fn left_over<R>(started: DecompressStarted<R>, bytes: &[u8]) -> Option<String> {
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| started.finish()));
+    let reason = super::decode::panic_message(ended.err()?);
+    let reason = reason.strip_prefix(DAMAGED_SCAN)?;
+    let n_bytes: usize = reason.split(' ').find_map(|word| word.parse().ok())?;
+    let scan = segments(bytes).find(|segment| segment.marker == 0xDA)?.end;
+    let end = scan + bytes[scan..].windows(2).position(|pair| pair == [0xFF, 0xD9])?;
+    let is_padding = bytes[end.saturating_sub(n_bytes)..end].iter().all(|byte| matches!(byte, 0 | 0xFF));
+    (!is_padding).then(|| reason.to_owned())
 }
 
 /// Pillow's `cmyk2rgb`: each colour is the white that ink and black leave, `(255 - k) - c (255 - k) / 255`, rounded. Like
@@ -162,6 +180,8 @@ fn rgb_from_cmyk(cmyk: &[u8]) -> Vec<u8> {
 struct Segment<'a> {
     marker: u8,
     content: &'a [u8],
+    /// Place of the first byte behind it.
+    end: usize,
 }
 
 /// The segments of a file, scans' data between them left out. Ends where the file contradicts itself.
@@ -176,7 +196,7 @@ fn segments(bytes: &[u8]) -> impl Iterator<Item = Segment<'_>> {
                 let n = usize::from(u16::from_be_bytes([*bytes.get(at + 1)?, *bytes.get(at + 2)?]));
                 let content = bytes.get(at + 3..at + 1 + n.max(2))?;
                 at += 1 + n.max(2);
-                return Some(Segment { marker, content });
+                return Some(Segment { marker, content, end: at });
             }
         }
     })
@@ -202,7 +222,7 @@ fn is_arithmetic(bytes: &[u8]) -> bool {
 fn has_all_scans(bytes: &[u8]) -> bool {
     // For each component's id, the bits of each coefficient that are still to come.
     let mut missing: Vec<(u8, [u8; 64])> = Vec::new();
-    for Segment { marker, content } in segments(bytes) {
+    for Segment { marker, content, .. } in segments(bytes) {
         match marker {
             0xC9..=0xCB => return false,
             0xC0..=0xC2 if content.len() > 5 => {
@@ -256,11 +276,14 @@ extern "C-unwind" fn warn(cinfo: &mut jpeg_common_struct, level: c_int) {
 /// libjpeg's state once its header is read and its scans begin, `DSTATE_PRELOAD`.
 const IN_SCANS: c_int = 203;
 
+/// libjpeg's state once all lines are read, `DSTATE_STOPPING`.
+const STOPPING: c_int = 210;
+
 /// libjpeg's marker for the end of an image.
 const EOI: u32 = 0xD9;
 
 /// Whether the warning tells of lost data of a scan. Unknown revisions and markers lose nothing, and neither do bytes
-/// before or behind the scans.
+/// before the scans or behind those of a progressive file.
 #[expect(unsafe_code, reason = "the warning stands in a C struct behind a pointer")]
 fn is_loss(cinfo: &jpeg_common_struct) -> bool {
     // SAFETY: libjpeg's `err` points to the manager of this decompressor for as long as it lives.
@@ -268,7 +291,10 @@ fn is_loss(cinfo: &jpeg_common_struct) -> bool {
     match manager.msg_code {
         JWRN_ADOBE_XFORM | JWRN_JFIF_MAJOR | JWRN_JPEG_EOF | JWRN_NOT_SEQUENTIAL | JWRN_TOO_MUCH_DATA => false,
         // The second parameter is the marker that follows the bytes.
-        JWRN_EXTRANEOUS_DATA => cinfo.global_state >= IN_SCANS && manager.msg_parm._bindgen_data_[1] != EOI,
+        JWRN_EXTRANEOUS_DATA => {
+            let is_at_end = manager.msg_parm._bindgen_data_[1] == EOI;
+            cinfo.global_state >= IN_SCANS && (!is_at_end || cinfo.global_state == STOPPING)
+        }
         _ => true,
     }
 }

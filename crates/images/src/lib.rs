@@ -27,6 +27,7 @@ mod interpolate;
 mod jpeg;
 mod pillow;
 mod resize;
+mod tiff;
 
 pub use decode::{decode, probe};
 pub use folder::{FindError, Found, LeftOut, Reason, find};
@@ -80,7 +81,7 @@ pub struct RgbImage8 {
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ImageError {
     /// The file does not exist.
-    #[error("there is no file `{}`", path.display())]
+    #[error("file `{}` does not exist", path.display())]
     Missing { path: PathBuf },
     /// The file cannot be read.
     #[error("cannot read `{}`: {source}", path.display())]
@@ -181,7 +182,12 @@ pub fn read_if_image(path: &Path) -> Result<Option<Vec<u8>>, ImageError> {
     let opened = std::fs::File::open(path);
     let sniffed = opened.and_then(|file| file.take(format::HEAD_BYTES as u64).read_to_end(&mut head));
     sniffed.map_err(|source| ImageError::Unreadable { path: path.to_owned(), source })?;
+    if is_image(path, &head) { read(path).map(Some) } else { Ok(None) }
+}
+
+/// Whether a file is an image by its first bytes, or is meant as one by its name.
+pub fn is_image(path: &Path, head: &[u8]) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
     let has_name = extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()));
-    if has_name || Format::of(&head).is_some() { read(path).map(Some) } else { Ok(None) }
+    has_name || Format::of(&head[..head.len().min(format::HEAD_BYTES)]).is_some()
 }

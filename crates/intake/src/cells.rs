@@ -21,7 +21,7 @@ pub enum RowProblem {
     #[error("expected {expected}, found {found}")]
     OtherShape { expected: &'static str, found: String },
     /// A JSON object has a key twice.
-    #[error("the key `{key}` is there twice")]
+    #[error("duplicate key `{key}`")]
     RepeatedKey { key: String },
 }
 

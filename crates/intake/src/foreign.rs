@@ -2,7 +2,7 @@
 
 pub(crate) const PARQUET: &[u8] = b"PAR1";
 
-const FOREIGN: [(&[u8], &str); 22] = [
+const FOREIGN: [(&[u8], &str); 25] = [
     (b"BZh", "compressed by bzip2; unpack it first"),
     (b"\xFD7zXZ\0", "compressed by xz; unpack it first"),
     (b"\x04\x22\x4D\x18", "compressed by lz4; unpack it first"),
@@ -12,6 +12,9 @@ const FOREIGN: [(&[u8], &str); 22] = [
     (b"\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1", "an old Excel file, or one with a password; save it as xlsx or CSV"),
     (b"SQLite format 3\0", "an SQLite database; export the table as CSV"),
     (b"ARROW1\0\0", "an Arrow (Feather) file; save it as Parquet"),
+    (b"\xFF\xFF\xFF\xFF", "a stream of Arrow; save it as Parquet"),
+    (b"FEA1", "a Feather file of version 1; save it as Parquet"),
+    (b"ORC", "an ORC file; save it as Parquet"),
     (b"Obj\x01", "an Avro file; save it as Parquet"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file; save the table as CSV or Parquet"),
     (b"\x93NUMPY", "a NumPy array; save the table as CSV or Parquet"),

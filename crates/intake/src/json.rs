@@ -275,7 +275,7 @@ fn table(item: Item, rows: &mut Rows, reading: &Reading, n_wraps: usize) -> Resu
         [] if reading.sheet.is_none() => Ok(()),
         [] => {
             let keys: Vec<&str> = entries.iter().map(|(key, _)| key.as_str()).take(20).collect();
-            Err(format!("there is no table under the key that `--sheet` names; there are: `{}`", keys.join("`, `")))
+            Err(format!("the key that `--sheet` names holds no table; the keys are: `{}`", keys.join("`, `")))
         }
         several => Err(format!("it holds several tables: `{}`; choose one with `--sheet`", several.join("`, `"))),
     }

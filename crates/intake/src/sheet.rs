@@ -30,7 +30,7 @@ pub(crate) fn read(bytes: &[u8], reading: &Reading) -> Result<Cells, String> {
     let names = || format!("`{}`", sheets.join("`, `"));
     let candidates = match &reading.sheet {
         Some(sheet) if sheets.contains(sheet) => std::slice::from_ref(sheet),
-        Some(sheet) => return Err(format!("there is no sheet `{sheet}`; there are: {}", names())),
+        Some(sheet) => return Err(format!("no sheet `{sheet}`; the sheets are: {}", names())),
         None => sheets.as_slice(),
     };
     let mut chosen = None;
@@ -147,10 +147,8 @@ impl Sheet {
         }
         if let Some(stray) = &self.stray {
             let n = self.n_stray;
-            let cells = if n == 1 { "cell lies" } else { "cells lie" };
-            self.cells.notes.push(format!(
-                "{n} {cells} outside of the table's columns and count for nothing, the first is {stray}"
-            ));
+            let cells = if n == 1 { "cell is" } else { "cells are" };
+            self.cells.notes.push(format!("{n} {cells} ignored, outside of the table's columns; the first is {stray}"));
         }
         Ok(self.cells)
     }

@@ -20,12 +20,12 @@ pub enum TableError {
     #[error("cannot understand table `{}`: {reason}", path.display())]
     Malformed { path: PathBuf, reason: String },
     /// A column does not exist.
-    #[error("table `{}` has no column `{column}`; there are: {there}{hint}", path.display())]
+    #[error("table `{}` has no column `{column}`; the columns are: {available}{hint}", path.display())]
     MissingColumn {
         path: PathBuf,
         column: String,
         /// The existing columns.
-        there: String,
+        available: String,
         /// The nearest column, or another way; may be empty.
         hint: String,
     },
@@ -189,21 +189,28 @@ impl Table {
 
     fn missing_column(&self, wanted: &str) -> TableError {
         let columns = self.columns();
-        let mut there: Vec<String> = columns.iter().take(N_LISTED).map(|column| format!("`{column}`")).collect();
+        let mut available: Vec<String> = columns.iter().take(N_LISTED).map(|column| format!("`{column}`")).collect();
         if columns.len() > N_LISTED {
-            there.push(format!("and {} more", columns.len() - N_LISTED));
+            available.push(format!("and {} more", columns.len() - N_LISTED));
         }
         if columns.is_empty() {
-            there.push("none".to_owned());
+            available.push("none".to_owned());
         }
         let mut hint = agiqa_suggest::question(wanted, columns.iter().map(String::as_str));
         if self.cells.header == Header::Missing {
             hint = "; the table has no header: give the number of a column".to_owned();
         } else if self.looks_like_data(0..columns.len()) {
             hint = self.header_hint();
+        } else if self.cells.places == Places::Lines && columns.len() == 1 && columns[0].contains(wanted) {
+            hint = "; if another character divides the cells, give it with `--delimiter`".to_owned();
         }
         hint.push_str(&self.cells.elsewhere);
-        TableError::MissingColumn { path: self.path.clone(), column: wanted.to_owned(), there: there.join(", "), hint }
+        TableError::MissingColumn {
+            path: self.path.clone(),
+            column: wanted.to_owned(),
+            available: available.join(", "),
+            hint,
+        }
     }
 
     fn header_hint(&self) -> String {

@@ -12,16 +12,19 @@ pub(crate) struct Text {
     pub(crate) note: Option<String>,
 }
 
-/// Decodes `bytes`: as the encoding with the name `label`, as the byte order mark says, as UTF-16 if every other byte is
-/// zero, as UTF-8, or as windows-1252 if no character outside ASCII is valid UTF-8.
+/// Decodes `bytes`: as the encoding with the name `label`, as the byte order mark says, as UTF-16 if every other byte
+/// is zero, as UTF-8, or as windows-1252 if no character outside ASCII is valid UTF-8.
 ///
 /// # Errors
 /// The label is unknown, or the bytes are not text.
 pub(crate) fn decoded(mut bytes: Vec<u8>, label: Option<&str>) -> Result<Text, String> {
     if let Some(label) = label {
-        let unknown = || format!("`{label}` is no known encoding; known are utf-8, utf-16le, windows-1252, gbk, …");
+        let unknown = || format!("unknown encoding `{label}`; known are utf-8, utf-16le, windows-1252, gbk, …");
         let encoding = Encoding::for_label(label.as_bytes()).ok_or_else(unknown)?;
         return Ok(Text { bytes: recoded(&bytes, encoding), note: None });
+    }
+    if let Some(text) = utf_32(&bytes) {
+        return Ok(Text { bytes: text.into_bytes(), note: None });
     }
     if let Some((encoding, n)) = Encoding::for_bom(&bytes) {
         if encoding == UTF_8 {
@@ -51,6 +54,17 @@ pub(crate) fn decoded(mut bytes: Vec<u8>, label: Option<&str>) -> Result<Text, S
     }
     let note = "it is not UTF-8 and was read as windows-1252 (Latin-1); `--encoding` names another encoding";
     Ok(Text { bytes: recoded(&bytes, WINDOWS_1252), note: Some(note.to_owned()) })
+}
+
+/// A text in UTF-32 with its byte order mark, whose little-endian form begins like that of UTF-16.
+fn utf_32(bytes: &[u8]) -> Option<String> {
+    let unit = match bytes {
+        [0xFF, 0xFE, 0, 0, ..] => u32::from_le_bytes,
+        [0, 0, 0xFE, 0xFF, ..] => u32::from_be_bytes,
+        _ => return None,
+    };
+    let (units, _) = bytes[4..].as_chunks::<4>();
+    Some(units.iter().map(|bytes| char::from_u32(unit(*bytes)).unwrap_or(char::REPLACEMENT_CHARACTER)).collect())
 }
 
 fn recoded(bytes: &[u8], encoding: &'static Encoding) -> Vec<u8> {
@@ -85,6 +99,10 @@ mod tests {
             [wide(false), wide(true), [b"\xFF\xFE", &*wide(false)].concat(), [b"\xFE\xFF", &*wide(true)].concat()]
         {
             assert_eq!(text(&bytes), "name,mos\né,1\n");
+        }
+        for unit in [u32::to_le_bytes, u32::to_be_bytes] {
+            let bytes: Vec<u8> = "\u{FEFF}é,1\n".chars().flat_map(|c| unit(c.into())).collect();
+            assert_eq!(text(&bytes), "é,1\n");
         }
         assert_eq!(text("\u{FEFF}é".as_bytes()), "é");
         assert_eq!(text(b"caf\xE9"), "café");

@@ -1,10 +1,11 @@
 //! The vocabulary of missing values, and numbers as people write them.
 
-/// Words that stand for no value: those of pandas, R, databases and NumPy, and the errors of spreadsheets.
-const MISSING: [&str; 28] = [
+/// Words that stand for no value: those of pandas, R, databases and NumPy, the errors of spreadsheets, dashes, and the point
+/// of SAS and Stata.
+const MISSING: [&str; 34] = [
     "#DIV/0!", "#N/A", "#N/A N/A", "#NA", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!", "-1.#IND", "-1.#QNAN",
     "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NAN", "NULL", "NaN", "NaT", "None", "Null", "n/a",
-    "nan", "null", "na",
+    "nan", "null", "na", "-", "--", "---", "\u{2013}", "\u{2014}", ".",
 ];
 
 /// Whether `text`, without surrounding blanks, is empty or a word that stands for no value.
@@ -39,11 +40,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_for_no_value_is_missing_and_a_minus_is_not() {
-        for text in ["", "  ", "NA", " N/A ", "nan", "NaN", "None", "null", "NULL", "#N/A", "#DIV/0!"] {
+    fn a_word_for_no_value_is_missing() {
+        for text in ["", "  ", "NA", " N/A ", "nan", "NaN", "None", "null", "NULL", "#N/A", "#DIV/0!", "-", "—", "."]
+        {
             assert!(is_missing(text), "{text:?}");
         }
-        for text in ["-", "0", "none of them", "inf", "NAB"] {
+        for text in ["-1", "0", "none of them", "inf", "NAB", "a-b", ".5"] {
             assert!(!is_missing(text), "{text:?}");
         }
     }

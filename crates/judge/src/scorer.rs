@@ -34,13 +34,13 @@ pub enum Scorer {
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ScorerError {
     /// The dataset is not in the store.
-    #[error("store `{url}` has no images of dataset `{dataset}`; there are: {known}; `agiqa ingest` adds one")]
+    #[error("store `{url}` has no images of dataset `{dataset}`; the datasets are: {known}; `agiqa ingest` adds one")]
     NoDataset { url: String, dataset: PartitionName, known: String },
     /// The part of the split holds no image.
     #[error("dataset `{dataset}` has no images in part `{part}` of split `{split}`; `agiqa split` adds a split")]
     NoPart { dataset: PartitionName, split: PartitionName, part: Part },
     /// The method has scored nothing.
-    #[error("no method `{method}` has scored images in this store; there are: {known}")]
+    #[error("no method `{method}` has scored images in this store; the methods with scores are: {known}")]
     NoMethod { method: String, known: String },
     /// The method has scored under several settings.
     #[error("`{method}` has scored under several settings: choose one of {known}")]
@@ -164,7 +164,7 @@ fn of_runs(
 }
 
 /// Smallest and largest of `values`.
-pub(crate) fn range(values: impl Iterator<Item = f64>) -> Option<RangeInclusive<f64>> {
+pub fn range(values: impl Iterator<Item = f64>) -> Option<RangeInclusive<f64>> {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     (low <= high).then_some(low..=high)
 }

@@ -218,6 +218,40 @@ pub fn package_tensors(onnx: &OnnxFile, config: &VitConfig) -> Result<NamedTenso
     })
 }
 
+/// A network of `config` and timm's `tensors` in Hugging Face's form: its `config.json`, and its tensors under their names
+/// there. [`ClipCheckpoint`] reads it.
+///
+/// # Errors
+/// A tensor of the network is absent.
+pub fn hugging_face(
+    config: &VitConfig,
+    tensors: &NamedTensors,
+) -> Result<(serde_json::Value, Vec<(String, Tensor)>), NetworkError> {
+    let activation = match config.activation {
+        Activation::QuickGelu => "quick_gelu",
+        Activation::Gelu => "gelu",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
+    };
+    let json = serde_json::json!({ "model_type": "clip", "vision_config": {
+        "hidden_size": config.dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.n_blocks,
+        "num_attention_heads": config.n_heads,
+        "image_size": config.position_grid * config.patch_px,
+        "patch_size": config.patch_px,
+        "hidden_act": activation,
+        "layer_norm_eps": config.layer_norm_eps,
+    }});
+    let mut named = Vec::new();
+    for Entry { name, parts, part_shape, .. } in HUGGING_FACES.entries(config, "vision_model.") {
+        let missing = || NetworkError::Missing { name: name.clone(), nearest: None };
+        let pieces = tensors.get(&name).ok_or_else(missing)?;
+        let pieces = if parts.len() > 1 { pieces.chunk(parts.len() as i64, 0) } else { vec![pieces.shallow_clone()] };
+        named.extend(parts.into_iter().zip(pieces.iter().map(|piece| piece.contiguous().view(&part_shape[..]))));
+    }
+    Ok((json, named))
+}
+
 /// Reads the package's ONNX file `onnx` and places the network on `device`, as [`Vit::for_features`].
 ///
 /// # Errors
@@ -296,9 +330,9 @@ fn config_of_shapes(checkpoint: &Checkpoint, names: &Names, prefix: &str) -> Res
     let n_blocks = checkpoint.names().filter_map(block_of).max().map_or(0, |last| last + 1);
     let (d, patch) = (patches.first().copied().unwrap_or(0), patches.last().copied().unwrap_or(0));
     let found = format!("width {d}, {n_blocks} blocks, patches of {patch} px");
-    let known = KNOWN.iter().find(|known| (known.1, known.2, known.3) == (patch, d, n_blocks));
+    let entry = KNOWN.iter().find(|entry| (entry.1, entry.2, entry.3) == (patch, d, n_blocks));
     let grid = (positions.first().copied().unwrap_or(0) - 1).max(0).isqrt();
-    let Some((.., n_heads)) = known else {
+    let Some((.., n_heads)) = entry else {
         return Err(ClipError::Geometry { path: checkpoint.path().to_owned(), found });
     };
     let (n_heads, mlp_dim) = (*n_heads, 4 * d);

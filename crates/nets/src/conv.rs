@@ -1,35 +1,68 @@
-//! Convolutions of trunks that see pictures, with their batch norms folded in.
+//! Convolutions of trunks that see pictures. Batch norms are folded into them unless either is trained.
 
 use tch::{Kind, Tensor};
 
-use super::layers::Parameters;
+use super::layers::{Parameters, Phase};
 
 /// Added to the variance in every batch norm.
 const BATCH_NORM_EPS: f64 = 1e-5;
 
+/// Share of a batch's statistics in the stored ones after a step.
+const BATCH_NORM_MOMENTUM: f64 = 0.1;
+
 /// Calls with the values at a point of a network, under the reference code's name of the point.
 pub(crate) type Watch<'a> = &'a mut dyn FnMut(&str, &Tensor);
 
-/// A batch norm with fixed statistics: `xs · scale + shift` per channel.
+/// A batch norm, per channel.
 #[derive(Debug)]
-pub(crate) struct BatchNorm {
-    scale: Tensor, // (c,), f32
-    shift: Tensor, // (c,), f32
+pub(crate) enum BatchNorm {
+    /// With fixed parameters and statistics: `xs · scale + shift`.
+    Fixed {
+        scale: Tensor, // (c,), f32
+        shift: Tensor, // (c,), f32
+    },
+    /// With parameters that are trained.
+    Trained {
+        weight: Tensor,   // (c,), f32
+        bias: Tensor,     // (c,), f32
+        mean: Tensor,     // (c,), f32
+        variance: Tensor, // (c,), f32
+        /// Whether the statistics of the batch replace the stored ones and move them.
+        is_by_batch: bool,
+    },
 }
 
 impl BatchNorm {
     pub(crate) fn new<P: Parameters>(p: &P, channels: i64) -> Result<Self, P::Error> {
         let vector = |name| p.tensor(name, &[channels], Kind::Float);
-        let scale = vector("weight")? * (vector("running_var")? + BATCH_NORM_EPS).rsqrt();
-        let shift = vector("bias")? - vector("running_mean")? * &scale;
-        Ok(Self { scale, shift })
+        let (weight, bias) = (vector("weight")?, vector("bias")?);
+        let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
+        if weight.requires_grad() || bias.requires_grad() {
+            let is_by_batch = matches!(p.phase(), Phase::Learning { by_batch: true, .. });
+            return Ok(Self::Trained { weight, bias, mean, variance, is_by_batch });
+        }
+        let scale = weight * (variance + BATCH_NORM_EPS).rsqrt();
+        let shift = bias - mean * &scale;
+        Ok(Self::Fixed { scale, shift })
     }
 
     /// # Shapes
     /// - xs: `(b, c, h, w)`
     /// - returns: the shape of `xs`
     pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
-        xs * self.scale.view([-1, 1, 1]) + self.shift.view([-1, 1, 1])
+        match self {
+            Self::Fixed { scale, shift } => xs * scale.view([-1, 1, 1]) + shift.view([-1, 1, 1]),
+            Self::Trained { weight, bias, mean, variance, is_by_batch } => xs.batch_norm(
+                Some(weight),
+                Some(bias),
+                Some(mean),
+                Some(variance),
+                *is_by_batch,
+                BATCH_NORM_MOMENTUM,
+                BATCH_NORM_EPS,
+                true,
+            ),
+        }
     }
 }
 
@@ -56,6 +89,8 @@ pub(crate) struct Conv {
     weight: Tensor,       // (out, in, side, side)
     bias: Option<Tensor>, // (out,)
     stride: i64,
+    /// A batch norm after it that is not folded in.
+    norm: Option<BatchNorm>,
 }
 
 impl Conv {
@@ -67,18 +102,24 @@ impl Conv {
 
     pub(crate) fn without_bias<P: Parameters>(p: &P, d_in: i64, d_out: i64, kernel: Kernel) -> Result<Self, P::Error> {
         let weight = p.tensor("weight", &[d_out, d_in, kernel.side, kernel.side], p.kind())?;
-        Ok(Self { weight, bias: None, stride: kernel.stride })
+        Ok(Self { weight, bias: None, stride: kernel.stride, norm: None })
     }
 
-    /// This convolution with the batch norm `p` after it, as one convolution.
+    /// This convolution with the batch norm `p` after it: as one convolution, unless either is trained.
     pub(crate) fn normed<P: Parameters>(self, p: &P) -> Result<Self, P::Error> {
         let norm = BatchNorm::new(p, self.weight.size()[0])?;
-        let weight = self.weight.to_kind(Kind::Float) * norm.scale.view([-1, 1, 1, 1]);
-        let bias = match self.bias {
-            Some(bias) => bias.to_kind(Kind::Float) * norm.scale + norm.shift,
-            None => norm.shift,
+        let is_trained = self.weight.requires_grad() || self.bias.as_ref().is_some_and(Tensor::requires_grad);
+        let (scale, shift) = match norm {
+            BatchNorm::Fixed { scale, shift } if !is_trained => (scale, shift),
+            norm => return Ok(Self { norm: Some(norm), ..self }),
         };
-        Ok(Self { weight: weight.to_kind(p.kind()), bias: Some(bias.to_kind(p.kind())), stride: self.stride })
+        let weight = self.weight.to_kind(Kind::Float) * scale.view([-1, 1, 1, 1]);
+        let bias = match self.bias {
+            Some(bias) => bias.to_kind(Kind::Float) * scale + shift,
+            None => shift,
+        };
+        let (weight, bias) = (weight.to_kind(p.kind()), Some(bias.to_kind(p.kind())));
+        Ok(Self { weight, bias, stride: self.stride, norm: None })
     }
 
     /// # Shapes
@@ -86,7 +127,8 @@ impl Conv {
     /// - returns: `(b, out, ⌈h / stride⌉, ⌈w / stride⌉)`
     pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
         let padding = self.weight.size()[2] / 2;
-        xs.conv2d(&self.weight, self.bias.as_ref(), self.stride, padding, 1, 1)
+        let ys = xs.conv2d(&self.weight, self.bias.as_ref(), self.stride, padding, 1, 1);
+        self.norm.as_ref().map_or_else(|| ys.shallow_clone(), |norm| norm.forward(&ys))
     }
 }
 

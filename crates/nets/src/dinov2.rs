@@ -7,6 +7,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
+use super::checkpoint::{Checkpoint, CheckpointError};
 use super::layers::{Activation, NamedTensors, NetworkError};
 use super::onnx::{OnnxError, OnnxFile, Products};
 use super::vit::{Vit, VitConfig};
@@ -36,12 +37,38 @@ pub enum Dinov2Error {
     /// The file or a tensor in it is unusable.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
+    /// The checkpoint or a tensor in it is unusable.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The network refused the tensors.
     #[error(transparent)]
     Vit(#[from] NetworkError),
     /// No initializer fits a part of the position table, or several do.
     #[error("{path}: expected one initializer of shape {shape:?} for the {what}, found {found}")]
     Positions { path: String, what: &'static str, shape: Vec<i64>, found: usize },
+}
+
+/// Opens another ViT-S/14 at `path`, a folder or a file, whose tensors have the official names, as a training leaves it.
+/// Reads no tensor.
+///
+/// # Errors
+/// There is no checkpoint, or it holds another network.
+pub fn open(path: &Path) -> Result<Checkpoint, Dinov2Error> {
+    let checkpoint = Checkpoint::find(path)?;
+    checkpoint.require(&vit_s14().parameters())?;
+    Ok(checkpoint)
+}
+
+/// The tensors of a checkpoint from [`open`], in f32 on the CPU.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn tensors_of_checkpoint(checkpoint: &Checkpoint) -> Result<NamedTensors, Dinov2Error> {
+    let tensor = |(name, shape): (String, Vec<i64>)| {
+        let tensor = checkpoint.load(&name, &shape, Device::Cpu, Kind::Float)?;
+        Ok((name, tensor))
+    };
+    vit_s14().parameters().into_iter().map(tensor).collect()
 }
 
 /// Reads DINOv2 from `onnx` and places it on `device`, as [`Vit::for_features`].

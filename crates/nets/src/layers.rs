@@ -54,6 +54,21 @@ impl NetworkError {
 /// Named tensors of a checkpoint. Tensors that no layer uses are ignored.
 pub type NamedTensors = HashMap<String, Tensor>;
 
+/// What a network is built for. It decides how batch norms and dropout behave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Rating: batch norms use their stored statistics, and nothing is dropped.
+    #[default]
+    Rating,
+    /// Learning. Only tensors that require a gradient learn.
+    Learning {
+        /// Whether batch norms that learn use the statistics of the batch and move the stored ones.
+        by_batch: bool,
+        /// Whether dropout drops values.
+        drops: bool,
+    },
+}
+
 /// A prefix of names within a checkpoint, and the device and kind of the tensors below it.
 pub(super) struct TensorScope<'a> {
     tensors: &'a NamedTensors,
@@ -62,12 +77,18 @@ pub(super) struct TensorScope<'a> {
     pub(super) device: Device,
     /// The kind of products.
     pub(super) kind: Kind,
+    phase: Phase,
 }
 
 impl<'a> TensorScope<'a> {
     /// All of `tensors`.
     pub(super) fn new(tensors: &'a NamedTensors, device: Device, kind: Kind) -> Self {
-        Self { tensors, prefix: String::new(), device, kind }
+        Self { tensors, prefix: String::new(), device, kind, phase: Phase::Rating }
+    }
+
+    /// The same tensors for a network of another phase.
+    pub(super) fn in_phase(self, phase: Phase) -> Self {
+        Self { phase, ..self }
     }
 
     /// The tensors whose names continue with `name` and a dot.
@@ -77,6 +98,7 @@ impl<'a> TensorScope<'a> {
             prefix: format!("{}{name}.", self.prefix),
             device: self.device,
             kind: self.kind,
+            phase: self.phase,
         }
     }
 
@@ -122,6 +144,11 @@ pub(super) trait Parameters: Sized {
 
     /// The kind that weights of products are converted to.
     fn kind(&self) -> Kind;
+
+    /// What the network is built for.
+    fn phase(&self) -> Phase {
+        Phase::Rating
+    }
 }
 
 impl Parameters for TensorScope<'_> {
@@ -141,6 +168,10 @@ impl Parameters for TensorScope<'_> {
 
     fn kind(&self) -> Kind {
         self.kind
+    }
+
+    fn phase(&self) -> Phase {
+        self.phase
     }
 }
 

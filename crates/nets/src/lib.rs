@@ -36,6 +36,7 @@ pub mod dinov2;
 mod conv;
 
 mod resnet;
+mod strips;
 mod vgg;
 
 pub mod raters;

@@ -42,6 +42,43 @@ pub struct VitConfig {
     pub position_grid: i64,
 }
 
+impl VitConfig {
+    /// Names and shapes of the network's tensors.
+    pub fn parameters(&self) -> Vec<(String, Vec<i64>)> {
+        let (d, grid) = (self.dim, self.position_grid);
+        let mut named = vec![
+            ("cls_token".to_owned(), vec![1, 1, d]),
+            ("pos_embed".to_owned(), vec![1, 1 + grid * grid, d]),
+            ("patch_embed.proj.weight".to_owned(), vec![d, 3, self.patch_px, self.patch_px]),
+        ];
+        if self.patch_bias {
+            named.push(("patch_embed.proj.bias".to_owned(), vec![d]));
+        }
+        let mut layer = |name: String, shape: &[i64]| {
+            named.push((format!("{name}.weight"), shape.to_vec()));
+            named.push((format!("{name}.bias"), shape[..1].to_vec()));
+        };
+        for (is_there, name) in [(self.pre_norm, "norm_pre"), (self.final_norm, "norm")] {
+            if is_there {
+                layer(name.to_owned(), &[d]);
+            }
+        }
+        for i in 0..self.n_blocks {
+            layer(format!("blocks.{i}.norm1"), &[d]);
+            layer(format!("blocks.{i}.norm2"), &[d]);
+            layer(format!("blocks.{i}.attn.qkv"), &[3 * d, d]);
+            layer(format!("blocks.{i}.attn.proj"), &[d, d]);
+            layer(format!("blocks.{i}.mlp.fc1"), &[self.mlp_dim, d]);
+            layer(format!("blocks.{i}.mlp.fc2"), &[d, self.mlp_dim]);
+        }
+        if self.layer_scale {
+            let scales = (0..self.n_blocks).flat_map(|i| ["ls1", "ls2"].map(|name| format!("blocks.{i}.{name}.gamma")));
+            named.extend(scales.map(|name| (name, vec![d])));
+        }
+        named
+    }
+}
+
 /// Multi-head self-attention: `softmax(q kᵀ / √d_head) v` per head, then a projection.
 #[derive(Debug)]
 struct Attention {
@@ -105,8 +142,8 @@ impl Block {
     /// # Shapes
     /// - xs: `(b, n, d)`, f32
     /// - returns: `(b, n, d)`, f32
-    fn attend(&self, xs: &Tensor, kind: Kind) -> Tensor {
-        xs + self.attn.forward(&self.norm1.forward(xs).to_kind(kind)).to_kind(Kind::Float)
+    fn attend(&self, xs: &Tensor, kind: Kind, multipliers: Option<Tensor>) -> Tensor {
+        xs + multiplied(self.attn.forward(&self.norm1.forward(xs).to_kind(kind)).to_kind(Kind::Float), multipliers)
     }
 
     /// The hidden layer of the second half, which [`Self::finish`] completes.
@@ -124,12 +161,20 @@ impl Block {
     /// - xs: `(b, n, d)`, f32, from [`Self::attend`]
     /// - hidden: `(b, n, m)`, compute kind
     /// - returns: `(b, n, d)`, f32
-    fn finish(&self, xs: &Tensor, hidden: &Tensor) -> Tensor {
-        xs + self.mlp.project(hidden).to_kind(Kind::Float)
+    fn finish(&self, xs: &Tensor, hidden: &Tensor, multipliers: Option<Tensor>) -> Tensor {
+        xs + multiplied(self.mlp.project(hidden).to_kind(Kind::Float), multipliers)
     }
 
     fn share(&self) -> Self {
         Self { norm1: self.norm1.share(), attn: self.attn.share(), norm2: self.norm2.share(), mlp: self.mlp.share() }
+    }
+}
+
+/// `branch`, `(b, n, d)`, times a number per image, `(b,)`.
+fn multiplied(branch: Tensor, multipliers: Option<Tensor>) -> Tensor {
+    match multipliers {
+        Some(multipliers) => branch * multipliers.view([-1, 1, 1]),
+        None => branch,
     }
 }
 
@@ -276,7 +321,22 @@ impl Vit {
     ///
     /// # Panics
     /// If pixels have another shape, or if a block does not exist, which is the caller's bug.
-    pub fn forward_taps(&self, pixels: &Tensor, taps: &[Tap], mut each: impl FnMut(Tap, &Tensor)) {
+    pub fn forward_taps(&self, pixels: &Tensor, taps: &[Tap], each: impl FnMut(Tap, &Tensor)) {
+        self.forward_dropping(pixels, taps, |_, _| None, each);
+    }
+
+    /// As [`Vit::forward_taps`], with stochastic depth: `multipliers` gives a number per image, `(b,)`, for half 0
+    /// (attention) or 1 (MLP) of a block, which its output is multiplied by.
+    ///
+    /// # Panics
+    /// As [`Vit::forward_taps`].
+    pub fn forward_dropping(
+        &self,
+        pixels: &Tensor,
+        taps: &[Tap],
+        multipliers: impl Fn(usize, usize) -> Option<Tensor>,
+        mut each: impl FnMut(Tap, &Tensor),
+    ) {
         let n_blocks = self.blocks.len();
         let block_of = |tap: &Tap| match *tap {
             Tap::Embedding => None,
@@ -293,7 +353,7 @@ impl Vit {
         let Some(last) = taps.iter().filter_map(block_of).max() else { return };
         assert!(last < n_blocks, "block {last} of {n_blocks}");
         for (i, block) in self.blocks[..=last].iter().enumerate() {
-            let attended = block.attend(&xs, self.kind);
+            let attended = block.attend(&xs, self.kind, multipliers(i, 0));
             let hidden = block.hidden(&attended, self.kind);
             if taps.contains(&Tap::Hidden(i)) {
                 each(Tap::Hidden(i), &dense(&hidden));
@@ -302,7 +362,7 @@ impl Vit {
             if !is_read {
                 return;
             }
-            xs = block.finish(&attended, &hidden);
+            xs = block.finish(&attended, &hidden, multipliers(i, 1));
             if taps.contains(&Tap::Block(i)) {
                 each(Tap::Block(i), &xs);
             }

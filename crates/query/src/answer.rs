@@ -199,9 +199,9 @@ mod tests {
 
     #[test]
     fn a_files_extension_gives_its_format() {
-        let of = |name: &str| Format::of_path(Path::new(name));
-        assert_eq!(of("a/b.CSV"), Some(Format::Csv));
-        assert_eq!(of("b.jsonl"), Some(Format::Json));
-        assert_eq!((of("b.xlsx"), of("b")), (None, None));
+        let format_of = |name: &str| Format::of_path(Path::new(name));
+        assert_eq!(format_of("a/b.CSV"), Some(Format::Csv));
+        assert_eq!(format_of("b.jsonl"), Some(Format::Json));
+        assert_eq!((format_of("b.xlsx"), format_of("b")), (None, None));
     }
 }

@@ -49,7 +49,7 @@ impl Known {
 
 /// Whether there can be a table called `name`.
 pub(crate) fn is_table(name: &str) -> bool {
-    Known::all().any(|known| known.name() == name)
+    Known::all().any(|entry| entry.name() == name)
 }
 
 /// Opens the table `name` of `store`.
@@ -74,10 +74,14 @@ fn find(store: &Store, name: &str) -> Result<Known, QueryError> {
         None => ";".to_owned(),
     };
     let sizes = sizes(store)?;
-    let there: Vec<String> =
+    let available: Vec<String> =
         sizes.iter().filter(|size| size.n_parts > 0).map(|size| format!("`{}`", size.known.name())).collect();
-    let there = if there.is_empty() { "this store has no tables yet".to_owned() } else { there.join(", ") };
-    Err(QueryError::UnknownTable { name: name.to_owned(), hint, there: format!("tables of this store: {there}") })
+    let available = if available.is_empty() { "this store has no tables yet".to_owned() } else { available.join(", ") };
+    Err(QueryError::UnknownTable {
+        name: name.to_owned(),
+        hint,
+        available: format!("tables of this store: {available}"),
+    })
 }
 
 fn absence(table: &Table) -> String {
@@ -132,12 +136,12 @@ pub(crate) fn show_tables(store: &Store) -> Result<DataFrame, QueryError> {
 pub(crate) fn describe(store: &Store, name: &str) -> Result<Answer, QueryError> {
     let documented = find(store, name)?.columns();
     let Opened { schema, note, .. } = open(store, name)?;
-    let document = |column: &str| documented.iter().find(|known| known.name == column);
+    let document = |column: &str| documented.iter().find(|entry| entry.name == column);
     let kept_in = |column: &str| match document(column).map(|known| known.place) {
         Some(ColumnPlace::Partition) => "hive partition",
         Some(ColumnPlace::File) | None => "file",
     };
-    let doc = |column: &str| document(column).map_or("a column of the parts' own", |known| known.doc);
+    let doc = |column: &str| document(column).map_or("a column of the parts' own", |entry| entry.doc);
     let names: Vec<&str> = schema.iter_names().map(|name| name.as_str()).collect();
     let frame = DataFrame::new(
         names.len(),

@@ -71,24 +71,24 @@ pub enum QueryError {
         name: String,
     },
     /// There is no such table.
-    #[error("no table `{name}`{hint} {there}")]
+    #[error("no table `{name}`{hint} {available}")]
     UnknownTable {
         /// The name as given.
         name: String,
         /// `; did you mean …?` or `;`.
         hint: String,
         /// The tables that the store has.
-        there: String,
+        available: String,
     },
     /// A table of the query has no such column.
-    #[error("{problem}{advice}{hint} {there}")]
+    #[error("{problem}{advice}{hint} {available}")]
     UnknownColumn {
         /// Which table lacks which column.
         problem: String,
         /// `; did you mean …?` or `;`.
         hint: String,
         /// The columns that there are.
-        there: String,
+        available: String,
         /// What quotes mean, if the name was in double ones.
         advice: String,
     },
@@ -154,9 +154,9 @@ pub(crate) fn failed(error: PolarsError) -> QueryError {
 }
 
 /// What polars says, on one line and without the plan that it appends to some of its messages.
-fn without_plan(said: &str) -> String {
-    let said = said.split("Resolved plan until failure").next().unwrap_or(said);
-    said.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+fn without_plan(message: &str) -> String {
+    let message = message.split("Resolved plan until failure").next().unwrap_or(message);
+    message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -198,8 +198,8 @@ mod tests {
 
     #[test]
     fn what_polars_says_is_on_one_line_and_without_its_plan() {
-        let said = "not found: \"a\"\n\nDid you mean \"b\"?\n\nResolved plan until failure:\n\n\tSELECT a";
-        assert_eq!(without_plan(said), "not found: \"a\" Did you mean \"b\"?");
+        let message = "not found: \"a\"\n\nDid you mean \"b\"?\n\nResolved plan until failure:\n\n\tSELECT a";
+        assert_eq!(without_plan(message), "not found: \"a\" Did you mean \"b\"?");
     }
 
     #[test]

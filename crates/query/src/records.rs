@@ -77,8 +77,8 @@ impl Records {
             Self::Runs => runs(&records),
             Self::Stages => stages(&records),
         };
-        let said = || format!("{n_unread} records in `runs/` are of another version of agiqa and left out");
-        Ok((frame.map_err(failed)?.lazy(), (n_unread > 0).then(said)))
+        let message = || format!("{n_unread} records in `runs/` are of another version of agiqa and left out");
+        Ok((frame.map_err(failed)?.lazy(), (n_unread > 0).then(message)))
     }
 }
 
@@ -148,8 +148,9 @@ fn stages(records: &[Named]) -> PolarsResult<DataFrame> {
         Column::new(name.into(), stages.iter().map(|(_, stage)| value(stage)).collect::<Vec<_>>())
     };
     let count = |name: &str, value: fn(&RowCounts) -> u64| {
-        let of = |stage: &StageRecord| stage.rows.as_ref().map(|rows| i64::try_from(value(rows)).unwrap_or(i64::MAX));
-        Column::new(name.into(), stages.iter().map(|(_, stage)| of(stage)).collect::<Vec<Option<i64>>>())
+        let rows_of =
+            |stage: &StageRecord| stage.rows.as_ref().map(|rows| i64::try_from(value(rows)).unwrap_or(i64::MAX));
+        Column::new(name.into(), stages.iter().map(|(_, stage)| rows_of(stage)).collect::<Vec<Option<i64>>>())
     };
     DataFrame::new(
         stages.len(),

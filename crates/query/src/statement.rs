@@ -92,8 +92,8 @@ mod tests {
             ("EXPLAIN DELETE FROM images", "`DELETE`"),
             ("SELECT * INTO t FROM images", "`SELECT … INTO`"),
         ] {
-            let said = refusal(sql);
-            assert!(said.contains("a query only reads") && said.contains(word), "{sql}: {said}");
+            let refused = refusal(sql);
+            assert!(refused.contains("a query only reads") && refused.contains(word), "{sql}: {refused}");
         }
     }
 

@@ -10,9 +10,10 @@ use crate::{QueryError, failed};
 pub(crate) fn explained(error: PolarsError, names: &Names, tables: &[Opened]) -> QueryError {
     let error = failed(error);
     let QueryError::Failed { source } = &error else { return error };
-    let said = source.to_string();
+    let message = source.to_string();
     // Polars names the culprit in quotes of some kind.
-    let is_blamed = |name: &str| ['"', '\'', '`'].iter().any(|quote| said.contains(&format!("{quote}{name}{quote}")));
+    let is_blamed =
+        |name: &str| ['"', '\'', '`'].iter().any(|quote| message.contains(&format!("{quote}{name}{quote}")));
     let unknown = names.columns().iter().find(|column| is_blamed(&column.name) && is_unknown(column, names, tables));
     match unknown {
         Some(column) => unknown_column(column, names, tables),
@@ -40,14 +41,14 @@ fn unknown_column(column: &ColumnName, names: &Names, tables: &[Opened]) -> Quer
     let name = &column.name;
     let all: Vec<&str> = candidates.iter().flat_map(|table| columns_of(table)).collect();
     let nearest = agiqa_suggest::nearest(name, all);
-    let (problem, there) = match candidates.as_slice() {
-        [] => (format!("there is no column `{name}`"), "the query has no FROM".to_owned()),
+    let (problem, available) = match candidates.as_slice() {
+        [] => (format!("available is no column `{name}`"), "the query has no FROM".to_owned()),
         [table] => {
             (format!("table `{}` has no column `{name}`", table.name), format!("its columns: {}", listed(table)))
         }
         several => {
-            let there = several.iter().map(|table| format!("columns of `{}`: {}", table.name, listed(table)));
-            (format!("no table of the query has a column `{name}`"), there.collect::<Vec<_>>().join("; "))
+            let available = several.iter().map(|table| format!("columns of `{}`: {}", table.name, listed(table)));
+            (format!("no table of the query has a column `{name}`"), available.collect::<Vec<_>>().join("; "))
         }
     };
     let hint = match (nearest, candidates.as_slice()) {
@@ -59,7 +60,7 @@ fn unknown_column(column: &ColumnName, names: &Names, tables: &[Opened]) -> Quer
         }
     };
     let advice = if column.is_quoted { format!(" (text stands in single quotes: '{name}')") } else { String::new() };
-    QueryError::UnknownColumn { problem, hint, there, advice }
+    QueryError::UnknownColumn { problem, hint, available, advice }
 }
 
 fn columns_of(table: &Opened) -> impl Iterator<Item = &str> {

@@ -97,8 +97,8 @@ mod tests {
         keep();
         let read = || of_file(Path::new("a.xlsx"), || panic!("no sheet {}", 3));
         let here: Result<(), _> = caught(read);
-        let there = caught(|| std::thread::scope(|scope| drop(scope.spawn(|| -> () { read() }))));
-        for panicked in [here.expect_err("it panics"), there.expect_err("it panics")] {
+        let in_scope = caught(|| std::thread::scope(|scope| drop(scope.spawn(|| -> () { read() }))));
+        for panicked in [here.expect_err("it panics"), in_scope.expect_err("it panics")] {
             let text = panicked.to_string();
             assert!(text.starts_with("`a.xlsx`: a library gave up: no sheet 3 (crates/store/src/panics.rs:"), "{text}");
         }

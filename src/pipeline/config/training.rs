@@ -103,7 +103,9 @@ impl Reader<'_> {
         has_features: bool,
         has_splits: bool,
     ) -> Result<TrainSection, ConfigError> {
-        for (has, table) in [(has_features, "features"), (has_splits, "split")] {
+        // A rating network reads images alone.
+        let reads_columns = node.get("rater").is_none();
+        for (has, table) in [(has_features || !reads_columns, "features"), (has_splits, "split")] {
             if !has {
                 return Err(self.wrong(node.origin, format!("`[train]` needs a `[{table}]` table")));
             }

@@ -76,6 +76,9 @@ pub enum Start {
     Ridge,
 }
 
+/// The default of [`HeadSettings::shrinkage`].
+const SHRINKAGE: f64 = 10.0;
+
 /// Settings of the heads over cached columns. Those of the gated head are used if it is trained. The defaults are the values of the paper and its published code, with one exception:
 /// inputs are standardised. The published code leaves them raw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,6 +102,9 @@ pub struct HeadSettings {
     pub ridge: bool,
     /// `random` or `ridge`.
     pub start: Start,
+    /// Factor on the strength of the regression that a ridge start takes, which leave-one-out chooses. A regression that
+    /// shrinks more leaves the network more to learn.
+    pub shrinkage: f64,
     /// Kernel ridge regression.
     pub kernel: KernelSettings,
 }
@@ -115,6 +121,7 @@ impl Default for HeadSettings {
             standardise: true,
             ridge: true,
             start: Start::Random,
+            shrinkage: SHRINKAGE,
             kernel: KernelSettings::default(),
         }
     }
@@ -152,6 +159,9 @@ impl HeadSettings {
         let shares = [("input_dropout", self.input_dropout), ("dropout", self.dropout)];
         if let Some((name, share)) = shares.into_iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
             return Err(TrainSettingsError::new(name, share, "0 or more, below 1"));
+        }
+        if !(self.shrinkage > 0.0 && self.shrinkage.is_finite()) {
+            return Err(TrainSettingsError::new("shrinkage", self.shrinkage, "a number above 0"));
         }
         if self.start == Start::Ridge && !self.standardise {
             return Err(TrainSettingsError::new("standardise", false, "`true` with `start = \"ridge\"`"));
@@ -195,6 +205,10 @@ impl HeadSettings {
         // Older versions had no setting `start`.
         if self.start != Start::Random {
             fields.insert("start".to_owned(), serde_json::json!(self.start));
+            // Older versions had no setting `shrinkage`.
+            if self.shrinkage != SHRINKAGE {
+                fields.insert("shrinkage".to_owned(), serde_json::json!(self.shrinkage));
+            }
         }
         if joint.is_some() {
             fields.remove("ridge");

@@ -4,21 +4,20 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Kind, Tensor};
 
 use super::fusion::{HeadColumns, HeadSettings, Start};
+use super::linear_start::{LinearStart, RidgeError, initial_head};
 use super::ridge;
-use crate::features::catching;
 use crate::train::head_inputs::{self, HeadInputsError};
 use crate::train::trainer::{
     Batch, Course, Exported, Finished, Lesson, Pace, Recipe, RecipeError, RunData, StepLoss, TrainError, Validated,
     Weights, by_steps,
 };
-use crate::train::{Gradient, Labels, TrainSettings};
+use crate::train::{Gradient, TrainSettings};
 use agiqa_nets::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
-use agiqa_nets::kernel_ridge::Kernel;
 use agiqa_nets::layers::{NamedTensors, NetworkError};
-use agiqa_nets::trained_head::{TrainedHead, linear_term};
+use agiqa_nets::trained_head::TrainedHead;
 use agiqa_store::console::Progress;
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::stage::StageContext;
@@ -100,11 +99,7 @@ impl Course for HeadRecipe {
         let columns = HeadColumns::new(data, &self.settings, config);
         let linear = match self.settings.start {
             Start::Random => None,
-            Start::Ridge => Some(
-                catching(|| LinearStart::fit(data, &columns))
-                    .and_then(std::convert::identity)
-                    .map_err(|source| RidgeError { run: data.run.clone(), source })?,
-            ),
+            Start::Ridge => Some(LinearStart::of(data, &columns, self.settings.shrinkage)?),
         };
         let validation_rows = Tensor::from_slice(data.part(Part::Validation));
         let validation = columns.raw.iter().map(|column| column.index_select(0, &validation_rows)).collect();
@@ -124,46 +119,6 @@ pub struct HeadLesson<'a> {
     linear: Option<LinearStart>,
 }
 
-/// Candidates of the ridge regression that a training starts from. Leave-one-out chooses.
-const STRENGTHS: [f64; 6] = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2];
-
-/// Factor on the chosen strength: a regression that shrinks more leaves the network more to learn.
-const SHRINKAGE: f64 = 10.0;
-
-/// Images per product of the linear term.
-const BATCH: usize = 1024;
-
-/// Ridge regression on the standardised columns, a fixed part of the score.
-struct LinearStart {
-    /// Per column, `(d,)`.
-    weights: [Tensor; 3],
-    /// The term of every row of the columns, `(n,)`, on the scale of training.
-    of_rows: Tensor,
-}
-
-impl LinearStart {
-    fn fit(data: &RunData<'_>, columns: &HeadColumns<'_>) -> Result<Self, TchError> {
-        let train_rows = Tensor::from_slice(data.part(Part::Train));
-        // A column that the head does not read has no values.
-        let read = || columns.raw.iter().zip(&columns.standardisations).filter(|(column, _)| column.size()[1] > 0);
-        let rows = read().map(|(column, _)| column.f_index_select(0, &train_rows)).collect::<Result<Vec<_>, _>>()?;
-        let kernel = Kernel::new(0.0, rows, read().map(|(_, standardisation)| standardisation.share()).collect());
-        let targets: Vec<f64> = Vec::<f32>::try_from(data.targets())?.into_iter().map(f64::from).collect();
-        let go_on = || true;
-        let stopped = || TchError::Kind("it was stopped".to_owned());
-        let chosen = kernel.fit(&targets, &STRENGTHS, 1, &go_on)?.ok_or_else(stopped)?;
-        let shrunk = kernel.fit(&targets, &[SHRINKAGE * chosen.lambda()], 1, &go_on)?.ok_or_else(stopped)?;
-        let mut fitted = kernel.linear_weights(&shrunk.dual)?.into_iter();
-        let weights = [0, 1, 2].map(|i: usize| match columns.raw[i].size()[1] {
-            0 => Tensor::zeros([0], (Kind::Float, Device::Cpu)),
-            _ => fitted.next().expect("one per column that is read").to_kind(Kind::Float),
-        });
-        let all: Vec<i64> = (0..data.image_ids.len() as i64).collect();
-        let terms: Vec<Tensor> = all.chunks(BATCH).map(|rows| linear_term(&weights, &columns.rows(rows))).collect();
-        Ok(Self { of_rows: Tensor::f_cat(&terms, 0)?, weights })
-    }
-}
-
 /// f_a, f_b and f_1 among the columns of a head's training.
 fn three(columns: &[Tensor]) -> [Tensor; 3] {
     let [f_a, f_b, f_1] = columns else { unreachable!("a head's recipe reads three columns") };
@@ -174,16 +129,7 @@ impl Lesson for HeadLesson<'_> {
     type Network = TrainedHead;
 
     fn initial(&self) -> Result<(NamedTensors, Vec<String>), RecipeError> {
-        // Standardised labels have mean 0, so the output should start at 0.
-        let mut output_bias = (self.data.settings.labels == Labels::Standardised).then_some(0.0);
-        if self.linear.is_some() {
-            // The linear term has mean 0.
-            output_bias = Some(self.data.targets().mean(Kind::Double).double_value(&[]) as f32);
-        }
-        let mut parameters = self.data.draws.head(self.config, output_bias);
-        if self.linear.is_some() {
-            let _ = parameters[8].zero_();
-        }
+        let parameters = initial_head(self.data, self.config, self.linear.is_some());
         let tensors = PARAMETER_NAMES.into_iter().map(str::to_owned).zip(parameters).collect();
         Ok((tensors, Vec::new()))
     }
@@ -192,8 +138,7 @@ impl Lesson for HeadLesson<'_> {
         let parameters = PARAMETER_NAMES.map(|name| tensors[name].shallow_clone());
         let [f_a, f_b, f_1] = [0, 1, 2].map(|i: usize| self.columns.standardisations[i].share());
         let head = FusionHead::new(self.config, parameters);
-        let share = |linear: &LinearStart| linear.weights.each_ref().map(Tensor::shallow_clone);
-        let linear = self.linear.as_ref().map(share);
+        let linear = self.linear.as_ref().map(LinearStart::share);
         Ok(TrainedHead { head, inputs: [f_a, f_b, f_1], labels: self.data.label_scale(), linear })
     }
 
@@ -242,16 +187,8 @@ impl Lesson for HeadLesson<'_> {
         store.put(&models::head_path(&self.data.run), self.network(&tensors)?.to_bytes())?;
         let HeadRecipe { semantic, quality, settings } = self.recipe;
         let ridge = if settings.ridge { Some(self.ridge(store)?) } else { None };
-        Ok(Exported { semantic: semantic.clone(), quality: quality.clone(), ridge, kernel_ridge: None })
+        Ok(Exported { inputs: models::fusion_inputs(semantic, quality), ridge, kernel_ridge: None })
     }
-}
-
-/// Ridge regression failed.
-#[derive(Debug, thiserror::Error)]
-#[error("run `{run}`: ridge regression failed")]
-struct RidgeError {
-    run: PartitionName,
-    source: TchError,
 }
 
 impl HeadLesson<'_> {

@@ -156,8 +156,8 @@ impl Recipe for KernelRidgeRecipe {
             n_support: file.header.support.len(),
             validation_coverage: coverage(&validation, &data.validation_mos),
         };
-        let (semantic, quality) = (self.semantic.clone(), self.quality.clone());
-        let exported = Exported { semantic, quality, ridge: None, kernel_ridge: Some(kernel_ridge) };
+        let inputs = models::fusion_inputs(&self.semantic, &self.quality);
+        let exported = Exported { inputs, ridge: None, kernel_ridge: Some(kernel_ridge) };
         let (epoch, _) = judged(1, best.error.powi(2), &scores, &data.validation_mos);
         Ok(Some(Finished { exported, chosen_by: "leave-one-out", best_epoch: 1, epochs: vec![epoch] }))
     }

@@ -70,10 +70,13 @@ pub enum TrainError {
     /// The name of a run would be too long.
     #[error("the run's name is made of its prefix and its split")]
     Name(#[from] PartitionNameError),
+    /// A head has no f_a and f_b.
+    #[error("where f_a and f_b come from is missing: only the training of a rating network needs none")]
+    NoSemantic,
     /// A head over cached columns has no f_1.
     #[error("where f_1 comes from is missing: only a joint training makes its own")]
     NoQuality,
     /// The training has no runs.
-    #[error("no split and seed is given, so there is nothing to train")]
+    #[error("no split and no seed is given, so no run would be trained")]
     NoRuns,
 }

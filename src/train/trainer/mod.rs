@@ -18,7 +18,7 @@ use agiqa_store::stage::StageContext;
 use agiqa_store::store::Store;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::features::FeatureSet;
-use agiqa_store::tables::models::{KernelRidgeRecord, RidgeRecord};
+use agiqa_store::tables::models::{KernelRidgeRecord, RidgeRecord, RunInput};
 use agiqa_store::tables::splits::Part;
 
 mod error;
@@ -121,9 +121,15 @@ pub trait Course: Recipe {
     where
         Self: 'a;
 
-    /// Steps over which the learning rate rises to the schedule's value.
-    fn warmup_steps(&self) -> u32 {
+    /// Steps, of `n_steps`, over which the learning rate rises to the schedule's value.
+    fn warmup_steps(&self, n_steps: u64) -> u64 {
+        let _ = n_steps;
         0
+    }
+
+    /// The scale of the labels in training.
+    fn label_scale(&self, data: &RunData<'_>) -> LabelScale {
+        data.label_scale()
     }
 
     /// The run that learns from `data`.
@@ -143,6 +149,17 @@ pub trait Lesson {
     fn rate(&self, parameter: &str) -> f64 {
         let _ = parameter;
         1.0
+    }
+
+    /// Whether the network itself changes a parameter in each step, as a batch norm does its statistics. Its rate is 0.
+    fn moves(&self, parameter: &str) -> bool {
+        let _ = parameter;
+        false
+    }
+
+    /// How the optimiser treats the run's parameters.
+    fn tuning(&self) -> Tuning {
+        Tuning::default()
     }
 
     /// The device to train on.
@@ -166,6 +183,24 @@ pub trait Lesson {
     fn export(&self, tensors: NamedTensors, store: &Store) -> Result<Exported, RecipeError>;
 }
 
+/// What a kind of training chooses about the optimiser.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tuning {
+    /// β₂ of Adam.
+    pub beta_2: f64,
+    /// Whether biases, norms and other vectors decay as matrices do.
+    pub decay_vectors: bool,
+    /// Largest norm of the gradient of all parameters together, for steps by autograd; a longer gradient is shortened.
+    pub gradient_norm: Option<f64>,
+}
+
+impl Default for Tuning {
+    /// PyTorch's defaults.
+    fn default() -> Self {
+        Self { beta_2: 0.999, decay_vectors: true, gradient_norm: None }
+    }
+}
+
 /// Images of one step.
 pub struct Batch {
     /// Number of the step, from 0.
@@ -176,8 +211,10 @@ pub struct Batch {
     pub rows: Vec<i64>,
     /// Labels on the scale of training, `(b,)`, on the CPU.
     pub targets: Tensor,
-    /// `(b, 3, side, side)` on the CPU, for a recipe that reads pictures.
+    /// `(b, ..)` on the CPU, for a recipe that reads pictures, if their inputs have one shape.
     pub pixels: Option<Tensor>,
+    /// The input of each image on the CPU, if their shapes differ.
+    pub varied: Vec<Tensor>,
 }
 
 /// A network's results on the validation part.
@@ -192,12 +229,10 @@ pub struct Validated {
 }
 
 /// The outputs of a run that its record names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Exported {
-    /// The semantic features that its head reads.
-    pub semantic: FeatureSet,
-    /// The quality features that its head reads.
-    pub quality: FeatureSet,
+    /// The features that its head reads; empty for a network that reads images alone.
+    pub inputs: Vec<RunInput>,
     /// Ridge regression on the same columns, if requested.
     pub ridge: Option<RidgeRecord>,
     /// Kernel ridge regression, if it is the head.
@@ -257,7 +292,11 @@ impl RunData<'_> {
 
     /// Labels of the training rows on that scale, `(n_train,)`.
     pub fn targets(&self) -> Tensor {
-        let LabelScale { scale, offset } = self.label_scale();
+        self.targets_on(self.label_scale())
+    }
+
+    /// Labels of the training rows on a scale, `(n_train,)`.
+    fn targets_on(&self, LabelScale { scale, offset }: LabelScale) -> Tensor {
         let targets: Vec<f32> = self.train_mos.iter().map(|mos| ((mos - offset) / scale) as f32).collect();
         Tensor::from_slice(&targets)
     }

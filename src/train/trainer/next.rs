@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::engine::ImageSource;
-use crate::train::plan::{add, n_runs_in_words};
+use crate::train::runs::{add, n_runs_in_words};
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::Store;
 use agiqa_store::store::run_log::RowCounts;
@@ -17,8 +17,11 @@ pub struct Application {
     /// The store's folder with the network of a run.
     pub prefix_of: fn(&PartitionName) -> String,
     /// The stage that computes rows for a source's images with the network in a folder.
-    pub stage: Box<dyn Fn(PathBuf, ImageSource) -> Box<dyn Stage>>,
+    pub stage: Box<Apply>,
 }
+
+/// Makes the stage that applies the network of a run, in a folder, to a source's images.
+type Apply = dyn Fn(&RunRecord, &Path, ImageSource) -> Result<Box<dyn Stage>, StageError>;
 
 /// A folder of a bucket cannot be copied to this machine.
 #[derive(Debug, thiserror::Error)]
@@ -63,12 +66,12 @@ struct ApplyError {
     source: StageError,
 }
 
-/// Computes the rows of the trained networks of some runs, over the dataset that they were trained on.
+/// Computes the rows of the trained networks of some runs.
 pub struct NextStage {
     /// Name of the training.
     pub name: PartitionName,
-    /// The dataset.
-    pub dataset: PartitionName,
+    /// The datasets whose images the networks are applied to.
+    pub datasets: Vec<PartitionName>,
     /// The runs.
     pub runs: Vec<PartitionName>,
     /// How the networks are applied.
@@ -76,7 +79,7 @@ pub struct NextStage {
 }
 
 impl NextStage {
-    /// Calls `apply` with the stage over the images of each run's network, one after the other, while it returns true.
+    /// Calls `apply` with the stage of each run's network and dataset, one after the other, while it returns true.
     fn for_each_run(
         &self,
         store: &Store,
@@ -84,12 +87,14 @@ impl NextStage {
     ) -> Result<(), StageError> {
         for run in &self.runs {
             // An unfinished run has no network yet.
-            RunRecord::read(store, run)?;
+            let record = RunRecord::read(store, run)?;
             let folder = LocalFolder::new(store, &(self.application.prefix_of)(run))?;
-            let source = ImageSource::Dataset(self.dataset.clone());
-            let stage = (self.application.stage)(folder.path().to_owned(), source);
-            if !apply(run, stage.as_ref())? {
-                break;
+            for dataset in &self.datasets {
+                let source = ImageSource::Dataset(dataset.clone());
+                let stage = (self.application.stage)(&record, folder.path(), source)?;
+                if !apply(run, stage.as_ref())? {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -98,8 +103,9 @@ impl NextStage {
 
 impl Stage for NextStage {
     fn name(&self) -> String {
-        let Self { name, dataset, runs, application } = self;
-        format!("{} of {name} on {dataset} ({})", application.title, n_runs_in_words(runs.len()))
+        let Self { name, datasets, runs, application } = self;
+        let datasets = datasets.iter().map(PartitionName::as_str).collect::<Vec<_>>().join(", ");
+        format!("{} of {name} on {datasets} ({})", application.title, n_runs_in_words(runs.len()))
     }
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {

@@ -12,7 +12,8 @@ use super::{Batch, Course, Exported, Lesson, Pace, RecipeError, RunData, StepLos
 use crate::features::catching;
 use crate::train::KeepEpoch;
 use crate::train::in_order::in_order;
-use crate::train::pictures::PicturesError;
+use crate::train::pictures::{PicturesError, stacked};
+use agiqa_nets::raters::Prepared;
 use agiqa_store::console::Progress;
 use agiqa_store::stage::StageContext;
 use agiqa_store::tables::models::{self, EpochRecord};
@@ -46,11 +47,12 @@ pub fn by_steps<C: Course>(
     progress: &Progress,
 ) -> Result<Option<Finished>, TrainError> {
     let lesson = recipe.lesson(data)?;
+    let n_steps = n_steps_per_epoch(data) * u64::from(data.settings.epochs);
     let now = Instant::now();
     let run = Run {
         pace: recipe.pace(),
-        n_warmup_steps: u64::from(recipe.warmup_steps()),
-        targets: data.targets(),
+        n_warmup_steps: recipe.warmup_steps(n_steps),
+        targets: data.targets_on(recipe.label_scale(data)),
         lesson: &lesson,
         data,
         context,
@@ -129,7 +131,7 @@ impl<L: Lesson> Run<'_, L> {
         }
         let saved = resumed.as_ref().map(|(saved, _)| saved);
         let (lesson, settings) = (self.lesson, self.data.settings);
-        let weights = Weights::new(&tensors, |name| lesson.rate(name), lesson.device(), settings, saved);
+        let weights = Weights::new(&tensors, lesson, settings, saved);
         if matches!(self.pace, Pace::InTurn { .. }) {
             let (n_tensors, n_values) = weights.n_trained();
             let (millions, device) = (n_values as f64 / 1e6, lesson.device());
@@ -145,13 +147,13 @@ impl<L: Lesson> Run<'_, L> {
     }
 
     fn n_steps_per_epoch(&self) -> u64 {
-        self.n_train().div_ceil(self.data.settings.batch_size as usize) as u64
+        n_steps_per_epoch(self.data)
     }
 
     fn learning_rate(&self, step: u64) -> f64 {
         let settings = self.data.settings;
         let n_steps = self.n_steps_per_epoch() * u64::from(settings.epochs);
-        let rate = settings.schedule.learning_rate(settings.learning_rate, step, n_steps);
+        let rate = settings.schedule.learning_rate(settings.learning_rate, step, n_steps, settings.epochs);
         let n_warmup = self.n_warmup_steps;
         if step < n_warmup { rate * (step + 1) as f64 / (n_warmup + 1) as f64 } else { rate }
     }
@@ -198,7 +200,7 @@ impl<L: Lesson> Run<'_, L> {
         let order = data.draws.order(epoch, self.n_train());
         let n_done = (weights.n_steps() - epoch * self.n_steps_per_epoch()) as usize;
         let batches: Vec<&[i64]> = order.chunks(data.settings.batch_size as usize).skip(n_done).collect();
-        let mut train_on = |i: usize, inputs: Option<Vec<f32>>| {
+        let mut train_on = |i: usize, inputs: Option<Vec<Prepared>>| {
             if self.context.interrupt.is_raised() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -217,7 +219,7 @@ impl<L: Lesson> Run<'_, L> {
                 // Tensors cannot be shared with other threads.
                 let (draws, train_rows) = (data.draws, data.part(Part::Train));
                 let inputs = |i: usize| pictures.training_inputs(draws, epoch, train_rows, batches[i]);
-                in_order(batches.len(), data.n_threads, inputs, |i, inputs: Result<Vec<f32>, PicturesError>| {
+                in_order(batches.len(), data.n_threads, inputs, |i, inputs: Result<Vec<Prepared>, PicturesError>| {
                     train_on(i, Some(inputs?))
                 })?
             }
@@ -253,7 +255,7 @@ impl<L: Lesson> Run<'_, L> {
         weights: &mut Weights,
         position: &mut Position,
         positions: &[i64],
-        inputs: Option<Vec<f32>>,
+        inputs: Option<Vec<Prepared>>,
     ) -> Result<(), TrainError> {
         let (data, step) = (self.data, weights.n_steps());
         let train_rows = data.part(Part::Train);
@@ -261,8 +263,11 @@ impl<L: Lesson> Run<'_, L> {
         let learning_rate = self.learning_rate(step);
         let loss = self.catching(step + 1, || {
             let targets = self.targets.index_select(0, &Tensor::from_slice(positions));
-            let pixels = inputs.as_ref().map(|inputs| data.pictures().tensor(inputs));
-            let batch = Batch { step, learning_rate, rows: rows.clone(), targets, pixels };
+            let inputs = inputs.unwrap_or_default();
+            let pixels = stacked(&inputs);
+            let one = |input: &Prepared| Tensor::from_slice(&input.values).view(input.shape.as_slice());
+            let varied = if pixels.is_some() { Vec::new() } else { inputs.iter().map(one).collect() };
+            let batch = Batch { step, learning_rate, rows: rows.clone(), targets, pixels, varied };
             self.lesson.step(network, weights, &batch)
         })??;
         self.progress.add(rows.len() as u64);
@@ -373,6 +378,10 @@ impl<L: Lesson> Run<'_, L> {
         train_log::write(store, &data.run, &log, self.data.fingerprint)?;
         Ok(Finished { exported, chosen_by, best_epoch, epochs })
     }
+}
+
+fn n_steps_per_epoch(data: &RunData<'_>) -> u64 {
+    data.train_mos.len().div_ceil(data.settings.batch_size as usize) as u64
 }
 
 /// A metric for people.

@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashSet};
 use super::{Recipe, RunData, TrainError, TrainStage, Training as _};
 use crate::train::data::{PartRows, TrainingData};
 use crate::train::pictures::{Location, Pictures, Read};
-use crate::train::plan::RunSeed;
 use crate::train::random::Draws;
+use crate::train::runs::RunSeed;
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::stage::{StageContext, StageReport};
 use agiqa_store::tables::PartitionName;
@@ -90,7 +90,7 @@ impl<R: Recipe> TrainStage<R> {
     ) -> Result<Option<Read>, TrainError> {
         let Some(settings) = self.recipe.pictures()? else { return Ok(None) };
         let memory_mib = settings.memory_mib;
-        let title = format!("images at {} px", settings.side_px);
+        let title = "read images";
         let progress = context.console.progress(title, "images", locations.len() as u64);
         let (n_rows, each) = (data.columns.image_ids.len(), || progress.add(1));
         let read = Pictures::read(locations, n_rows, settings, context.n_threads, &context.interrupt, each)?;

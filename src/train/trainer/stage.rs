@@ -8,7 +8,7 @@ use super::selection::is_constant;
 use super::shared::{Planned, Shared};
 use super::{NextStage, Pace, Recipe, RunData, TrainError, in_words};
 use crate::train::TrainSettings;
-use crate::train::plan::{RunPlan, RunSeed, StoredInputs, add, distinct, n_runs_in_words, row_counts};
+use crate::train::runs::{RunPlan, RunSeed, StoredInputs, add, distinct, n_runs_in_words, row_counts};
 use agiqa_store::console::Progress;
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::Store;
@@ -62,7 +62,7 @@ impl<R: Recipe> Training for TrainStage<R> {
     fn next(&self) -> Result<Option<NextStage>, TrainError> {
         let Some(application) = self.recipe.application() else { return Ok(None) };
         let (name, dataset) = (self.name.clone(), self.dataset.clone());
-        Ok(Some(NextStage { name, dataset, runs: self.plan()?.run_names()?, application }))
+        Ok(Some(NextStage { name, datasets: vec![dataset], runs: self.plan()?.run_names()?, application }))
     }
 }
 
@@ -206,7 +206,7 @@ impl<R: Recipe> TrainStage<R> {
             seed: seed.seed,
             fingerprint: *fingerprint,
             recipe: R::NAME.to_owned(),
-            inputs: models::fusion_inputs(&exported.semantic, &exported.quality),
+            inputs: exported.inputs,
             settings: self.recipe.deciding(&self.settings),
             parts: parts.counts,
             chosen_by: chosen_by.to_owned(),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
-use super::Batch;
+use super::{Batch, Lesson};
 use crate::train::TrainSettings;
-use crate::train::optimiser::{Adam, AdamState, Gradient};
+use crate::train::optimiser::{Adam, AdamState, Gradient, Rule};
 use agiqa_nets::device::sent;
 use agiqa_nets::layers::NamedTensors;
 
@@ -24,7 +24,11 @@ pub struct Weights {
     /// Trained parameters require gradients.
     parameters: NamedTensors,
     groups: Vec<Group>,
+    /// Parameters that the network itself changes.
+    moving: Vec<String>,
     device: Device,
+    /// Largest norm of the gradient of all parameters together.
+    gradient_norm: Option<f64>,
     /// Whether losses stay on the device until the trainer fetches several at once.
     keeps_losses: bool,
 }
@@ -34,7 +38,7 @@ pub struct Weights {
 pub(super) struct SavedWeights {
     /// Number of steps done.
     pub(super) n_steps: u64,
-    /// Trained parameters, both their moments, and their averages if they exist, named `<role>:<parameter>`.
+    /// Changed parameters, both moments of trained ones, and their averages if they exist, named `<role>:<parameter>`.
     pub(super) tensors: NamedTensors,
 }
 
@@ -62,35 +66,41 @@ pub enum StepLoss {
 }
 
 impl Weights {
-    /// Parameters that start as `initial`, or as they were `saved`. A parameter with a `rate` of 0 is not trained.
+    /// Parameters that start as `initial`, or as they were `saved`. A parameter with a rate of 0 is not trained.
     pub(super) fn new(
         initial: &NamedTensors,
-        rate: impl Fn(&str) -> f64,
-        device: Device,
+        lesson: &impl Lesson,
         settings: &TrainSettings,
         saved: Option<&SavedWeights>,
     ) -> Self {
         let _no_grad = tch::no_grad_guard();
         let mut parameters = NamedTensors::new();
-        let mut by_rate: BTreeMap<u64, (f64, Vec<String>)> = BTreeMap::new();
+        let (device, tuning, mut moving) = (lesson.device(), lesson.tuning(), Vec::new());
+        let mut by_rate: BTreeMap<(u64, bool), (f64, Vec<String>)> = BTreeMap::new();
         for (name, initial) in initial.iter().collect::<BTreeMap<_, _>>() {
             let tensor = saved.and_then(|saved| saved.tensors.get(&named(PARAMETER, name))).unwrap_or(initial);
-            let rate = rate(name);
+            let rate = lesson.rate(name);
+            if lesson.moves(name) {
+                moving.push(name.clone());
+            }
             // The tensor is copied, because the initial tensor may be a view of a file or another run's tensor.
             let copy = tensor.to_device(device).to_kind(Kind::Float).contiguous().copy();
             // A parameter of an input that an ablation does not read has no values and needs no gradient.
             let is_trained = rate > 0.0 && copy.numel() > 0;
             parameters.insert(name.clone(), if is_trained { copy.set_requires_grad(true) } else { copy });
             if is_trained {
-                by_rate.entry(rate.to_bits()).or_insert((rate, Vec::new())).1.push(name.clone());
+                let decays = tuning.decay_vectors || initial.dim() > 1;
+                by_rate.entry((rate.to_bits(), decays)).or_insert((rate, Vec::new())).1.push(name.clone());
             }
         }
         let TrainSettings { optimiser, weight_decay, weight_average, .. } = *settings;
-        let group = |(rate, names): (f64, Vec<String>)| {
+        let group = |((_, decays), (rate, names)): ((u64, bool), (f64, Vec<String>))| {
+            let weight_decay = if decays { weight_decay } else { 0.0 };
+            let rule = Rule { kind: optimiser, weight_decay, average_decay: weight_average, beta_2: tuning.beta_2 };
             let values: Vec<Tensor> = names.iter().map(|name| parameters[name].detach()).collect();
             let values: Vec<&Tensor> = values.iter().collect();
             let adam = match saved {
-                None => Adam::new(optimiser, weight_decay, weight_average, &values),
+                None => Adam::new(rule, &values),
                 Some(SavedWeights { n_steps, tensors }) => {
                     let placed = |role| {
                         let placed = |name: &String| Some(tensors.get(&named(role, name))?.to_device(device));
@@ -98,13 +108,14 @@ impl Weights {
                     };
                     let [first, second, average] = ADAM_ROLES.map(placed);
                     let state = AdamState { n_steps: *n_steps, first, second, average };
-                    Adam::resume(optimiser, weight_decay, weight_average, &values, state)
+                    Adam::resume(rule, &values, state)
                 }
             };
             Group { rate, names, adam }
         };
-        let groups = by_rate.into_values().map(group).collect();
-        Self { parameters, groups, device, keeps_losses: device != Device::Cpu }
+        let groups = by_rate.into_iter().map(group).collect();
+        let (gradient_norm, keeps_losses) = (tuning.gradient_norm, device != Device::Cpu);
+        Self { parameters, groups, moving, device, gradient_norm, keeps_losses }
     }
 
     /// All parameters.
@@ -187,16 +198,24 @@ impl Weights {
             }
             (minimised / n_images as f64).backward();
         }
-        let mut gradients: NamedTensors =
-            self.trained_names().map(|name| (name.clone(), self.parameters[name].grad())).collect();
+        let _no_grad = tch::no_grad_guard();
+        // A parameter that the loss does not depend on has no gradient.
+        let gradient = |name: &String| {
+            let parameter = &self.parameters[name];
+            let gradient = parameter.grad();
+            (name.clone(), if gradient.defined() { gradient } else { parameter.zeros_like() })
+        };
+        let mut gradients: NamedTensors = self.trained_names().map(gradient).collect();
         let skipped = keeps.then(|| on_device.isfinite().logical_not().to_kind(Kind::Float));
         if known.is_finite() {
+            if let Some(largest) = self.gradient_norm {
+                limit_norm(&mut gradients, largest, keeps);
+            }
             self.update_unless(batch.learning_rate, skipped.as_ref(), |name| {
                 Gradient::Whole(gradients[name].shallow_clone())
             });
         }
-        let _no_grad = tch::no_grad_guard();
-        for gradient in gradients.values_mut().filter(|gradient| gradient.defined()) {
+        for gradient in gradients.values_mut() {
             let _ = gradient.zero_();
         }
         if keeps { StepLoss::OnDevice(on_device) } else { StepLoss::Known(known) }
@@ -207,13 +226,14 @@ impl Weights {
         let _no_grad = tch::no_grad_guard();
         // The sum is finite only if all values are, and fetching one value is faster than making a mask.
         let sum = |name: &String| self.parameters[name].detach().square().sum(Kind::Double).double_value(&[]);
-        self.trained_names().map(sum).all(f64::is_finite)
+        self.trained_names().chain(&self.moving).map(sum).all(f64::is_finite)
     }
 
-    /// Trained parameters for validation and for keeping: the averages, if weights are averaged. They are copies.
+    /// Changed parameters for validation and for keeping: the averages, if weights are averaged. They are copies.
     pub(super) fn evaluated(&self) -> NamedTensors {
         let _no_grad = tch::no_grad_guard();
-        let mut tensors = NamedTensors::new();
+        let moving = self.moving.iter();
+        let mut tensors: NamedTensors = moving.map(|name| (name.clone(), self.parameters[name].copy())).collect();
         for Group { names, adam, .. } in &self.groups {
             let [_, _, average] = adam.state();
             for (i, name) in names.iter().enumerate() {
@@ -235,15 +255,33 @@ impl Weights {
 
     /// All values that a resumed training needs in addition to the initial parameters. Tensors are shared.
     pub(super) fn saved(&self) -> SavedWeights {
-        let mut tensors = NamedTensors::new();
+        let parameter = |name: &String| (named(PARAMETER, name), self.parameters[name].detach());
+        let mut tensors: NamedTensors = self.moving.iter().map(parameter).collect();
         for Group { names, adam, .. } in &self.groups {
             for (role, values) in ADAM_ROLES.into_iter().zip(adam.state()) {
                 let values = values.iter().map(Tensor::shallow_clone);
                 tensors.extend(names.iter().map(|name| named(role, name)).zip(values));
             }
-            tensors.extend(names.iter().map(|name| (named(PARAMETER, name), self.parameters[name].detach())));
+            tensors.extend(names.iter().map(parameter));
         }
         SavedWeights { n_steps: self.n_steps(), tensors }
+    }
+}
+
+/// Scales `gradients` so that their norm is `largest` at most. With `keeps`, a GPU scales without a wait.
+fn limit_norm(gradients: &mut NamedTensors, largest: f64, keeps: bool) {
+    // In the order of names, so that a sum rounds alike in each session.
+    let squares = gradients.iter().collect::<BTreeMap<_, _>>().into_values();
+    let squares: Vec<Tensor> = squares.map(|gradient| gradient.square().sum(Kind::Double)).collect();
+    let norm = Tensor::stack(&squares, 0).sum(Kind::Double).sqrt();
+    if keeps {
+        let factor = (norm.reciprocal() * largest).clamp_max(1.0).to_kind(Kind::Float);
+        gradients.values_mut().for_each(|gradient| drop(gradient.g_mul_(&factor)));
+        return;
+    }
+    let norm = norm.double_value(&[]);
+    if norm > largest {
+        gradients.values_mut().for_each(|gradient| drop(gradient.g_mul_scalar_(largest / norm)));
     }
 }
 
@@ -254,15 +292,46 @@ fn named(role: &str, parameter: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::trainer::{Exported, RecipeError, Validated};
+    use agiqa_nets::layers::NetworkError;
+    use agiqa_store::store::Store;
+
+    /// A lesson of which only the defaults are used.
+    struct Line;
+
+    impl Lesson for Line {
+        type Network = ();
+
+        fn initial(&self) -> Result<(NamedTensors, Vec<String>), RecipeError> {
+            Ok((NamedTensors::new(), Vec::new()))
+        }
+
+        fn network(&self, _: &NamedTensors) -> Result<(), NetworkError> {
+            Ok(())
+        }
+
+        fn step(&self, (): &(), _: &mut Weights, _: &Batch) -> Result<StepLoss, RecipeError> {
+            Ok(StepLoss::Known(0.0))
+        }
+
+        fn validate(&self, (): &()) -> Result<Validated, RecipeError> {
+            Ok(Validated::default())
+        }
+
+        fn export(&self, _: NamedTensors, _: &Store) -> Result<Exported, RecipeError> {
+            Ok(Exported::default())
+        }
+    }
 
     /// One step of a line through three points, in parts of two images; the second target is `target`.
     fn step(keeps_losses: bool, target: f32) -> (StepLoss, Tensor) {
         let initial = NamedTensors::from([("w".to_owned(), Tensor::from_slice(&[0.5_f32]))]);
-        let mut weights = Weights::new(&initial, |_| 1.0, Device::Cpu, &TrainSettings::default(), None);
+        let mut weights = Weights::new(&initial, &Line, &TrainSettings::default(), None);
         weights.keeps_losses = keeps_losses;
         let targets = Tensor::from_slice(&[1.0_f32, target, 3.0]);
         let xs = Tensor::from_slice(&[1.0_f32, 2.0, 3.0]);
-        let batch = Batch { step: 0, learning_rate: 0.1, rows: vec![0, 1, 2], targets, pixels: None };
+        let batch =
+            Batch { step: 0, learning_rate: 0.1, rows: vec![0, 1, 2], targets, pixels: None, varied: Vec::new() };
         let w = weights.parameters()["w"].shallow_clone();
         let loss = weights.step_by_autograd(&batch, Some(2), 1, |part| {
             let errors = part(&xs) * &w - part(&batch.targets);
@@ -281,5 +350,20 @@ mod tests {
         assert!(!kept.double_value(&[]).is_finite());
         let (StepLoss::Known(known), w) = step(false, f32::NAN) else { panic!("it is fetched") };
         assert!(!known.is_finite() && w.double_value(&[0]) == 0.5, "nothing is updated");
+    }
+
+    #[test]
+    fn a_long_gradient_is_shortened_alike_with_and_without_a_wait() {
+        for (largest, scale) in [(2.5_f64, 0.5_f64), (10.0, 1.0)] {
+            for keeps in [false, true] {
+                let mut gradients = NamedTensors::from([
+                    ("a".to_owned(), Tensor::from_slice(&[3.0_f32])),
+                    ("b".to_owned(), Tensor::from_slice(&[0.0_f32, 4.0])),
+                ]);
+                limit_norm(&mut gradients, largest, keeps);
+                let norms = ["a", "b"].map(|name| gradients[name].norm().double_value(&[]));
+                assert_eq!(norms, [3.0 * scale, 4.0 * scale]);
+            }
+        }
     }
 }

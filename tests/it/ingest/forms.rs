@@ -76,7 +76,7 @@ fn encodings_are_recognised_or_named() {
     assert_eq!(prompt(b"\xC3\xA8", &["--encoding", "gbk"]).0, "猫");
     let dir = with_three_images();
     dir.write("t.csv", CSV);
-    ingest(&dir, "t.csv", &["--encoding", "klingon"]).exits(2).says("`klingon` is no known encoding");
+    ingest(&dir, "t.csv", &["--encoding", "klingon"]).exits(2).says("unknown encoding `klingon`");
 }
 
 #[test]
@@ -94,9 +94,13 @@ fn delimiters_are_recognised_or_given() {
     gives_three(CSV.replace('\n', ",\n").replacen(",\n", "\n", 1), &[]);
     gives_three(format!("Pilot study 2024\n{CSV}"), &[]).says("taken for a title");
     let dir = with_three_images();
+    dir.write("colons.csv", CSV.replace(',', ":"));
+    ingest(&dir, "colons.csv", &[])
+        .exits(2)
+        .says("; if another character divides the cells, give it with `--delimiter`");
     dir.write("t.csv", CSV);
     ingest(&dir, "t.csv", &["--delimiter", "comma or so"]).exits(2).says("`semicolon`");
-    ingest(&dir, "t.csv", &["--delimiter", ";"]).exits(2).says("there are: `name,mos`");
+    ingest(&dir, "t.csv", &["--delimiter", ";"]).exits(2).says("the columns are: `name,mos`");
 }
 
 #[test]
@@ -115,7 +119,7 @@ fn a_decimal_comma_is_read_on_request_and_hinted_at() {
 #[test]
 fn words_for_no_value_are_no_value_in_every_column() {
     let dir = with_three_images();
-    dir.write("t.csv", "name,mos,sd,prompt,n\na.png,1,NA,None,3\nb.jpg,2,N/A,null,#N/A\nc.webp,3,nan,x,NULL\n,NA,,,\n");
+    dir.write("t.csv", "name,mos,sd,prompt,n\na.png,1,NA,None,3\nb.jpg,2,-,null,#N/A\nc.webp,3,nan,x,NULL\n,NA,,,\n");
     let columns = ["--column", "mos_std=sd", "--column", "prompt=prompt"];
     ingest(&dir, "t.csv", &columns).exits(1).says("3 images, 1 rejected (1 empty-name)");
     let (images, _) = written(&dir);
@@ -123,7 +127,7 @@ fn words_for_no_value_are_no_value_in_every_column() {
     assert_eq!(images.rows[0].prompt, None);
     let n = images.extra.iter().find(|extra| extra.name == "n").expect("an extra column");
     assert_eq!(n.values, ExtraValues::Real(vec![Some(3.0), None, None]));
-    dir.write("u.csv", "name,mos,sd\na.png,-,1\nb.jpg,NA,1\nc.webp,3,-\n");
+    dir.write("u.csv", "name,mos,sd\na.png,-,1\nb.jpg,NA,1\nc.webp,3,?\n");
     ingest(&dir, "u.csv", &["--column", "mos_std=sd"]).exits(1).says("3 rejected (2 bad-mos, 1 bad-number)");
 }
 
@@ -134,7 +138,7 @@ fn two_columns_of_one_name_are_refused_with_their_positions() {
     ingest(&dir, "t.csv", &[]).exits(2).says("more than one column `mos`: column 2, column 4");
     ingest(&dir, "t.csv", &["--column", "prompt=x"]).exits(2);
     dir.write("t.jsonl", "{\"name\":\"a.png\",\"mos\":1,\"mos\":9}\n{\"name\":\"b.jpg\",\"mos\":2}\n");
-    ingest(&dir, "t.jsonl", &[]).exits(1).says("(line 1): the key `mos` is there twice");
+    ingest(&dir, "t.jsonl", &[]).exits(1).says("(line 1): duplicate key `mos`");
 }
 
 #[test]
@@ -256,6 +260,7 @@ fn files_that_are_no_tables_are_named_for_what_they_are() {
         (b"\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1", "an old Excel"),
         (b"SQLite format 3\0", "an SQLite database"),
         (b"\x80\x04\x95", "a Python pickle"),
+        (b"ORC\x0a", "an ORC file"),
         (b"BZh91AY", "compressed by bzip2"),
         (b"\x01\x02\0\x03\x9f", "binary data of no known format"),
         (b"PK\x03\x04", "not a valid xlsx workbook"),

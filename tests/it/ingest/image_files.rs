@@ -336,9 +336,74 @@ fn a_whole_picture_without_its_end_is_kept_and_damage_within_it_is_a_kind_of_its
 }
 
 #[test]
+fn flipped_bits_of_a_scan_are_told_or_change_colours_only() {
+    let jpeg = reference_file("images/halved_colour.jpg");
+    let scan = jpeg.windows(2).position(|pair| pair == [0xFF, 0xDA]).expect("a scan");
+    let mut n_damaged = 0;
+    for at in (scan + 14..jpeg.len() - 2).step_by(jpeg.len() / 60) {
+        let mut bytes = jpeg.clone();
+        bytes[at] ^= 0x55;
+        match decode(&bytes, &DecodeLimits::default()) {
+            Ok((info, image)) => assert_eq!(image.pixels.len() as u32, 3 * info.width_px * info.height_px),
+            Err(error) => {
+                assert!(["damaged-scan", "truncated", "damaged"].contains(&error.kind()), "{error}");
+                n_damaged += usize::from(error.kind() == "damaged-scan");
+            }
+        }
+    }
+    assert!(n_damaged > 5, "{n_damaged} of about 60 are told");
+}
+
+#[test]
 fn a_cmyk_jpeg_is_inverted_whether_or_not_adobe_says_so() {
     let jpeg = cmyk_jpeg();
     assert_eq!(pixels(&without_segment(&jpeg, 0xEE)), pixels(&jpeg));
+}
+
+/// A TIFF of one directory: tag, type and number of values, and the values or their place; then `data`, from byte 200 on.
+fn tiff_of(entries: &[(u16, u16, u32, u32)], data: &[u8]) -> Vec<u8> {
+    let mut bytes = b"II*\0\x08\0\0\0".to_vec();
+    bytes.extend((entries.len() as u16).to_le_bytes());
+    for (tag, ty, n, value) in entries {
+        bytes.extend([&tag.to_le_bytes()[..], &ty.to_le_bytes(), &n.to_le_bytes(), &value.to_le_bytes()].concat());
+    }
+    bytes.resize(200, 0);
+    [&bytes, data].concat()
+}
+
+#[test]
+fn a_palette_of_a_tiff_is_looked_up() {
+    let colours = (0..3_u16).flat_map(|channel| (0..256).map(move |i| (i << 8) / (channel + 1)));
+    let data: Vec<u8> = colours.flat_map(u16::to_le_bytes).chain([0, 200, 7]).collect();
+    let entries = [(256, 3, 1, 3), (257, 3, 1, 1), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 3), (273, 4, 1, 1736)];
+    let bytes = tiff_of(&[&entries[..], &[(277, 3, 1, 1), (279, 4, 1, 3), (320, 3, 768, 200)]].concat(), &data);
+    assert_eq!(pixels(&bytes), [0, 0, 0, 200, 100, 66, 7, 3, 2]);
+}
+
+/// A TIFF of one pixel of 8 bits a channel, with further tags.
+fn pixel_tiff(pixel: &[u8], more: &[(u16, u16, u32, u32)]) -> Vec<u8> {
+    let n = pixel.len() as u32;
+    let entries =
+        [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, if n == 1 { 1 } else { 2 })];
+    let (place, length) = ([(273, 4, 1, 200), (277, 3, 1, n)], [(279, 4, 1, n)]);
+    let mut entries = [&entries[..], &place, &length, more].concat();
+    entries.sort_unstable();
+    tiff_of(&entries, pixel)
+}
+
+#[test]
+fn colours_of_a_tiff_are_divided_by_the_alpha_that_they_are_multiplied_by() {
+    assert_eq!(pixels(&pixel_tiff(&[10, 50, 100, 100], &[(338, 3, 1, 1)])), [25, 127, 255]);
+    assert_eq!(pixels(&pixel_tiff(&[10, 50, 100, 100], &[(338, 3, 1, 2)])), [10, 50, 100]);
+    assert_eq!(pixels(&pixel_tiff(&[10, 50, 100, 0], &[(338, 3, 1, 1)])), [10, 50, 100]);
+}
+
+/// A TIFF of one tile for each of three channels.
+fn planar_tiles() -> Vec<u8> {
+    let sides = [(256, 3, 1, 16), (257, 3, 1, 16), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 2), (277, 3, 1, 3)];
+    let tiles = [(284, 3, 1, 2), (322, 3, 1, 16), (323, 3, 1, 16), (324, 4, 3, 200), (325, 4, 3, 212)];
+    let places = [224_u32, 480, 736, 256, 256, 256].map(u32::to_le_bytes).concat();
+    tiff_of(&[&sides[..], &tiles].concat(), &[&places[..], &[9; 768]].concat())
 }
 
 #[test]
@@ -359,6 +424,8 @@ fn floats_of_another_scale_and_formats_that_are_not_read_are_unsupported() {
         ("g.png", b"\0\0\x01\0\x01\0\x10\x10\0\0".to_vec(), "the format icon is not read"),
         ("h.tif", tiff([0.0, 100.0, 255.0]), "a float value of 100: expected 0 to 1"),
         ("i.tif", tiff([0.0, f32::NAN, 1.0]), "a float value of NaN: expected 0 to 1"),
+        ("j.tif", planar_tiles(), "its tiles hold one channel each"),
+        ("k.tif", pixel_tiff(&[7], &[(266, 3, 1, 2)]), "the bits of its bytes are in reverse order"),
     ];
     let mut rows = "name,mos\n".to_owned();
     for (name, bytes, _) in &files {
@@ -366,7 +433,7 @@ fn floats_of_another_scale_and_formats_that_are_not_read_are_unsupported() {
         rows += &format!("{name},1\n");
     }
     dir.write("t.csv", rows);
-    ingest(&dir, "t.csv", &[]).exits(1).says("0 images, 9 rejected (9 unsupported)");
+    ingest(&dir, "t.csv", &[]).exits(1).says("0 images, 11 rejected (11 unsupported)");
     for reject in written(&dir).1 {
         let name = reject.path.as_deref().unwrap_or_default();
         let (_, _, words) = files.iter().find(|(other, ..)| *other == name).expect("one of them");

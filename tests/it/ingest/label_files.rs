@@ -76,7 +76,7 @@ fn lists_of_text_are_read_as_published() {
     dir.write("test_koniq.json", list);
     let q_align = adapted(&dir, "q-align", "test_koniq.json", &["--mos-scale", "1..5"]);
     assert_eq!(q_align, [named("I01_01_1.png", 3.46), named("i02.bmp", 2.0)]);
-    for (adapter, header) in [("pku-i2iqa", "name,mos"), ("agin", "image,naturalness")] {
+    for (adapter, header) in [("pku-i2iqa", "name,mos"), ("agin", "filename,MOS_nat")] {
         dir.write("t.csv", format!("{header}\nI01_01_1.png,3.2\ni02.bmp,2.5\n"));
         assert_eq!(adapted(&dir, adapter, "t.csv", &["--mos-scale", "0..5", "--force"])[0], named("I01_01_1.png", 3.2));
     }

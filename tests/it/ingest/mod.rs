@@ -19,6 +19,8 @@ use agiqa_store::tables::rejects::RejectRow;
 use agiqa_store::tables::{PartitionName, images, rejects};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
+pub use tables::of_every_form;
+
 use crate::testdir::{Ran, TestDir, shared};
 
 /// A small picture that differs by `seed`, encoded.

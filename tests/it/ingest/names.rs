@@ -35,11 +35,22 @@ fn a_file_of_the_very_name_is_taken_as_it_stands() {
 }
 
 #[test]
+fn a_name_may_begin_with_the_image_folders_own_last_folders() {
+    for names in [["pics/a.png", "all/pics/b.png"], ["pics\\a.png", "all\\pics\\b.png"]] {
+        let (_, ran) = ingested(&["a.png", "b.png"], "all/pics", &names);
+        ran.exits(0).says("2 images");
+    }
+    let (dir, ran) = ingested(&["a.png", "pics/a.png"], "all/pics", &["pics/a.png", "pics/pics/a.png"]);
+    ran.exits(1).says("1 images, 1 rejected (1 duplicate-name)");
+    assert!(written(&dir).0.rows[0].path.ends_with("all/pics/pics/a.png"), "a file of the very name comes first");
+}
+
+#[test]
 fn what_all_missing_names_share_is_said_with_an_example() {
     for (files, images, names, words) in [
         (["a.png", "b.png"], "all/pics", ["A.PNG", "B.PNG"], "upper and lower case: `A.PNG` is there as `a.png`"),
         (["e\u{301}.png", "b\u{308}.png"], "all/pics", ["\u{e9}.png", "b\u{308}.png"], "the folder holds"),
-        (["a.png", "b.png"], "all/pics", ["pics/a.png", "pics/b.png"], "folders before the name"),
+        (["a.png", "b.png"], "all/pics", ["other/a.png", "other/b.png"], "folders before the name"),
         (["a.png", "b.png"], "all", ["a.png", "b.png"], "a missing folder; give `--images` the folder"),
         (["a.png", "b.png"], "all/pics", ["a", "b"], "the missing extension: `a` is there as `a.png`"),
         (["a.png", "b.png"], "all/pics", ["a.jpg", "b.jpg"], "the extension: `a.jpg` is there as `a.png`"),

@@ -55,6 +55,23 @@ fn every_table_format_gives_the_same_rows() {
     }
 }
 
+/// A table of ratings in every form.
+pub fn of_every_form() -> Vec<Vec<u8>> {
+    let csv = b"name,mos,prompt\r\na.png,1.5,\"two, \"\"quoted\"\"\nlines\"\nb.png,NA,x\nc.png,4,\n".to_vec();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(&csv).expect("in memory");
+    vec![
+        gzip.finish().expect("in memory"),
+        zstd::encode_all(&csv[..], 0).expect("in memory"),
+        "name;mos\na.png;1,5\nb.png;2\n".encode_utf16().flat_map(u16::to_le_bytes).collect(),
+        csv,
+        br#"{"data": [{"name": "a.png", "mos": NaN, "of": {"x": [1]}}, {"name": "b\ud83d", "mos": 2}]}"#.to_vec(),
+        b"{\"name\":\"a.png\",\"mos\":1}\n{\"name\":\"b.png\",\"mos\":2}\n".to_vec(),
+        parquet_table(&["a.png", "b.png"], &[1.5, 2.0], &[None, Some("x")]),
+        workbook(&[&["name", "mos"], &["a.png", "1.5"], &["b.png", "2"]]),
+    ]
+}
+
 fn parquet_table(names: &[&str], mos: &[f32], prompts: &[Option<&str>]) -> Vec<u8> {
     use arrow::array::{ArrayRef, Float32Array, LargeStringArray, RecordBatch, StringArray};
     use std::sync::Arc;
@@ -173,7 +190,7 @@ fn a_missing_column_names_those_there_are_and_the_nearest() {
     dir.write("t.csv", "name,MOS,prompt\na.png,1,x\n");
     ingest(&dir, "t.csv", &[])
         .exits(2)
-        .says("table `t.csv` has no column `mos`; there are: `name`, `MOS`, `prompt`; did you mean `MOS`?");
+        .says("table `t.csv` has no column `mos`; the columns are: `name`, `MOS`, `prompt`; did you mean `MOS`?");
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn the_first_sheet_with_a_table_is_read_and_the_others_are_named() {
     dir.write("t.xlsx", workbook(&[("README", &note, ""), ("scores", &table(), "")]));
     ingest(&dir, "t.xlsx", &[]).exits(2).says("this is sheet `README`, and `--sheet` chooses another: `scores`");
     ingest(&dir, "t.xlsx", columns).exits(0).says("3 images");
-    ingest(&dir, "t.xlsx", &["--sheet", "score"]).exits(2).says("there are: `README`, `scores`");
+    ingest(&dir, "t.xlsx", &["--sheet", "score"]).exits(2).says("the sheets are: `README`, `scores`");
     dir.write("t.xlsx", workbook(&[("chart", "", ""), ("scores", &table(), "")]));
     ingest(&dir, "t.xlsx", &[]).exits(0).says("3 images");
     let blank = row(1, &[]);

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use crate::scorer::{ScoredImages, Scorer, ScorerError, range};
+use crate::scorer::{ScoredImages, Scorer, ScorerError};
 use agiqa_store::store::Store;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::models::Runs;
@@ -119,6 +119,18 @@ impl CheckSettings {
         Self { of, scope, max: None, min: None, max_drop: None, against, min_n: None, severity }
     }
 
+    /// What is wrong with these limits.
+    pub fn problem(&self) -> Option<&'static str> {
+        let has_limit = self.max.or(self.min).is_some();
+        match self.of {
+            Of::Images if !has_limit => Some("a check of images has no limit: give `min` or `max`"),
+            of if self.max_drop.is_some() && (of != Of::Mean || has_limit) => {
+                Some("`max_drop` is a limit of `mean`, without `min` and `max`")
+            }
+            _ => None,
+        }
+    }
+
     /// The checks that run where none are named.
     pub fn defaults() -> Vec<Self> {
         use {Of::*, Severity::*};
@@ -168,11 +180,21 @@ impl Night {
 }
 
 /// Counts of a dataset's images.
-struct Counts {
-    n_images: f64,
-    n_rejected: f64,
-    n_unscored: f64,
-    n_duplicates: f64,
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Counts {
+    /// Images, with files that never became a row of the table.
+    pub n_images: f64,
+    /// Images that were rejected and have no score.
+    pub n_rejected: f64,
+    /// Images that have neither score nor reject.
+    pub n_unscored: f64,
+    /// Rows whose image stands in an earlier row.
+    pub n_duplicates: f64,
+}
+
+/// Whether a stage of this name judges scores, so that its rejects are no failures of scoring.
+pub fn is_of_judging(stage: &str) -> bool {
+    matches!(stage, "select" | "evaluate")
 }
 
 /// Runs `checks` on the scores that `scorer` gave to `dataset`, against those of `previous`.
@@ -208,7 +230,7 @@ pub fn check(
     };
     let counts = counts(store, dataset, &now.scored)?;
     let known = previous.iter().chain(&test).flat_map(|night| night.scores(None)).chain(now.scores(None));
-    let scale = now.scored.scale.clone().or_else(|| range(known)).unwrap_or(0.0..=0.0);
+    let scale = now.scored.scale.clone().unwrap_or_else(|| middle(known.collect()));
     let context = Checking { now: &now, counts, scale };
     let mut found = Vec::new();
     for settings in checks {
@@ -221,21 +243,25 @@ pub fn check(
     Ok(found)
 }
 
-fn counts(store: &Store, dataset: &PartitionName, scored: &ScoredImages) -> Result<Counts, ScorerError> {
+/// Counts of `dataset`, whose scores are `scored`.
+///
+/// # Errors
+/// Fails if a table cannot be read.
+pub fn counts(store: &Store, dataset: &PartitionName, scored: &ScoredImages) -> Result<Counts, ScorerError> {
     let objects = store.list("rejects")?;
     let stages = objects.iter().filter_map(|object| object.path.strip_prefix("rejects/stage=")?.split('/').next());
-    // The rejects of these stages are images that were scored, or could have been.
-    let stages: BTreeSet<&str> = stages.filter(|stage| !matches!(*stage, "select" | "evaluate")).collect();
+    // The rejects of other stages are images that were scored, or could have been.
+    let stages: BTreeSet<&str> = stages.filter(|stage| !is_of_judging(stage)).collect();
     let ids: HashSet<_> = scored.images.rows.iter().map(|row| row.image_id).collect();
     let (mut rejected, mut unread) = (HashSet::new(), BTreeSet::new());
     for stage in stages {
-        for row in
-            rejects::read(store, stage)?.into_iter().filter(|row| row.dataset.as_deref() == Some(dataset.as_str()))
-        {
+        for row in rejects::read(store, stage)? {
             match row.image_id.filter(|id| ids.contains(id)) {
+                // What was wrong with an image on an earlier night is wrong today.
                 Some(id) => _ = rejected.insert(id),
                 // It never became a row of the table.
-                None => _ = unread.insert((row.path, row.row)),
+                None if row.dataset.as_deref() == Some(dataset.as_str()) => _ = unread.insert((row.path, row.row)),
+                None => {}
             }
         }
     }
@@ -247,6 +273,13 @@ fn counts(store: &Store, dataset: &PartitionName, scored: &ScoredImages) -> Resu
         n_unscored: (unscored.len() - n_rejected) as f64,
         n_duplicates: (scored.images.rows.len() - ids.len()) as f64,
     })
+}
+
+/// The range of all scores but the lowest and the highest hundredth: a method has outliers that would stretch a scale.
+fn middle(mut scores: Vec<f64>) -> RangeInclusive<f64> {
+    scores.sort_by(f64::total_cmp);
+    let at = |place: usize| scores.get(place).copied().unwrap_or(0.0);
+    at(scores.len() / 100)..=at(scores.len().saturating_sub(1 + scores.len() / 100))
 }
 
 /// Number, mean and variance (n − 1) of scores.

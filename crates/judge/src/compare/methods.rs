@@ -99,7 +99,10 @@ pub(super) fn all(
     for record in records {
         let of_image = of_judged(scores::read_of_run(store, record)?);
         let name = record.run.to_string();
-        let paper_name = if is_of_the_paper(record) { paper::METHOD.to_owned() } else { name.clone() };
+        // A trained network of another system has that system's row.
+        let trained = record.settings["rater"]["network"].as_str();
+        let other = trained.map_or_else(|| name.clone(), str::to_owned);
+        let paper_name = if is_of_the_paper(record) { paper::METHOD.to_owned() } else { other };
         match reason_to_leave_out(record, judged).filter(|_| !of_image.is_empty()) {
             Some(reason) => left_out.push(LeftOut { method: name, reason }),
             None => {

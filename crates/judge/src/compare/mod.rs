@@ -29,6 +29,8 @@ mod report;
 
 pub use report::ComparisonReport;
 
+pub mod table1;
+
 use methods::{LeftOut, MethodScores};
 
 /// Must be raised when the same inputs and settings give other rows.
@@ -55,10 +57,10 @@ impl Default for CompareSettings {
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum CompareError {
     /// The dataset is not in the store.
-    #[error("store `{url}` has no images of dataset `{dataset}`; there are: {known}; `agiqa ingest` adds one")]
+    #[error("store `{url}` has no images of dataset `{dataset}`; the datasets are: {known}; `agiqa ingest` adds one")]
     NoDataset { url: String, dataset: PartitionName, known: String },
     /// The split is not in the store.
-    #[error("dataset `{dataset}` has no split `{split}`; there are: {known}; `agiqa split` adds one")]
+    #[error("dataset `{dataset}` has no split `{split}`; the splits are: {known}; `agiqa split` adds one")]
     NoSplit { dataset: PartitionName, split: PartitionName, known: String },
     /// No image has a MOS.
     #[error("no image of dataset `{dataset}` that is to be judged has a MOS: nothing tells which method is right")]

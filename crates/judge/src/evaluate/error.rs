@@ -17,10 +17,10 @@ pub enum EvaluateError {
     #[error(transparent)]
     Part(#[from] PartError),
     /// No run was named.
-    #[error("there is no run to evaluate: name at least one")]
+    #[error("no run to evaluate: name at least one")]
     NoRuns,
     /// The same run was named more than once.
-    #[error("run `{run}` is named twice; each run counts once")]
+    #[error("duplicate run `{run}`; each run counts once")]
     RunTwice { run: PartitionName },
     /// The group has the same name as one of its runs.
     #[error("group `{group}` has the name of one of its runs, whose metrics it would replace: choose another name")]
@@ -43,7 +43,7 @@ pub enum EvaluateError {
     },
     /// None of the images has a MOS.
     #[error(
-        "none of the {n} images of `{dataset}` that run `{run}` scored has a MOS: there is nothing to compare with"
+        "none of the {n} images of `{dataset}` that run `{run}` scored has a MOS, so its scores cannot be evaluated"
     )]
     NoMos { run: PartitionName, dataset: PartitionName, n: usize },
     /// The run's split has no training image with a MOS.
@@ -53,12 +53,12 @@ pub enum EvaluateError {
     )]
     NoTraining { run: PartitionName, dataset: PartitionName, split: PartitionName, fold: i64 },
     /// A column for subsets does not exist.
-    #[error("dataset `{dataset}` has no column `{column}` to form subsets by; there are: {there}{hint}")]
+    #[error("dataset `{dataset}` has no column `{column}` to form subsets by; the columns are: {available}{hint}")]
     UnknownColumn {
         dataset: PartitionName,
         column: String,
         /// The existing columns.
-        there: String,
+        available: String,
         /// ` (did you mean …?)`, or empty.
         hint: String,
     },

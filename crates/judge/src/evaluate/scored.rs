@@ -168,11 +168,11 @@ fn no_mos(dataset: &PartitionName, image: &ImageRow) -> RejectRow {
 }
 
 fn unknown_column(dataset: &PartitionName, column: &str, images: &Images) -> EvaluateError {
-    let there = images.groupable_columns();
+    let available = images.groupable_columns();
     EvaluateError::UnknownColumn {
         dataset: dataset.clone(),
         column: column.to_owned(),
-        hint: super::table::suggestion(column, there.iter().map(String::as_str)),
-        there: listed(there.iter().map(String::as_str)),
+        hint: super::table::suggestion(column, available.iter().map(String::as_str)),
+        available: listed(available.iter().map(String::as_str)),
     }
 }

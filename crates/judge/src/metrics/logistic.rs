@@ -245,12 +245,12 @@ impl Problem {
                 fresh = false;
             }
             if let Some(candidate) = step.as_ref().and_then(|step: &NormalEquations| step.candidate(shape, damping)) {
-                let there = self.regress(candidate);
+                let next = self.regress(candidate);
                 // The comparison is not `<`: a step that changes nothing within rounding means that this is the
                 // minimum.
-                if there.sum_of_squares <= at.sum_of_squares {
-                    let converged = at.sum_of_squares - there.sum_of_squares <= tolerance * at.sum_of_squares;
-                    (shape, at) = (candidate, there);
+                if next.sum_of_squares <= at.sum_of_squares {
+                    let converged = at.sum_of_squares - next.sum_of_squares <= tolerance * at.sum_of_squares;
+                    (shape, at) = (candidate, next);
                     (fresh, damping) = (true, (damping * 0.1).max(1e-9));
                     if converged {
                         break;

@@ -49,15 +49,26 @@ impl PairedSrcc {
         Ok(Self { points: srcc(&vec![1; mos.len()]), resamples })
     }
 
+    /// SRCC of method `a`, with its 95 % interval.
+    ///
+    /// # Panics
+    /// Panics if the method does not exist.
+    pub fn srcc(&self, a: usize) -> Estimate {
+        self.estimate(|values| values[a])
+    }
+
     /// SRCC of method `a` minus SRCC of method `b`, with its 95 % interval.
     ///
     /// # Panics
     /// Panics if either method does not exist.
     pub fn difference(&self, a: usize, b: usize) -> Estimate {
-        let minus = |values: &[Option<f64>]| Some(values[a]? - values[b]?);
-        let value = minus(&self.points);
+        self.estimate(|values| Some(values[a]? - values[b]?))
+    }
+
+    fn estimate(&self, of: impl Fn(&[Option<f64>]) -> Option<f64>) -> Estimate {
+        let value = of(&self.points);
         // An undefined value must not have an interval, which would be read as a value.
-        let interval = value.and(interval(self.resamples.iter().map(|values| minus(values))));
+        let interval = value.and(interval(self.resamples.iter().map(|values| of(values))));
         Estimate { value, low: interval.map(|(low, _)| low), high: interval.map(|(_, high)| high) }
     }
 }
@@ -81,12 +92,14 @@ mod tests {
     fn a_method_differs_from_noise_and_not_from_itself() {
         let mos = noise(1, 200);
         let good: Vec<f64> = mos.iter().zip(noise(2, 200)).map(|(mos, noise)| mos + 0.3 * noise).collect();
-        let paired = PairedSrcc::of(&[good.clone(), noise(3, 200), good], &mos, &BootstrapSettings::default())
-            .expect("finite and paired");
+        let methods = [good.clone(), noise(3, 200), good];
+        let paired = PairedSrcc::of(&methods, &mos, &BootstrapSettings::default()).expect("finite and paired");
         let from_noise = paired.difference(0, 1);
         assert!(from_noise.low.is_some_and(|low| low > 0.3), "{from_noise:?}");
         let reversed = paired.difference(1, 0);
         assert_eq!(reversed.high, from_noise.low.map(|low| -low));
+        let alone = paired.srcc(0);
+        assert!(alone.value == crate::metrics::srcc(&methods[0], &mos) && alone.low < alone.value, "{alone:?}");
         let from_itself = paired.difference(0, 2);
         assert_eq!((from_itself.value, from_itself.low, from_itself.high), (Some(0.0), Some(0.0), Some(0.0)));
     }

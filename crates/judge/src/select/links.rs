@@ -33,8 +33,8 @@ pub(super) fn put<'a>(
     let error = |reason: String| SelectError::Folder { folder: folder.to_owned(), reason };
     std::fs::create_dir_all(folder).map_err(|source| error(source.to_string()))?;
     let names = names(images);
-    let there = std::fs::read_dir(folder).map_err(|source| error(source.to_string()))?;
-    for entry in there.flatten() {
+    let entries = std::fs::read_dir(folder).map_err(|source| error(source.to_string()))?;
+    for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if !names.contains(&name) {
             return Err(error(format!("it holds `{name}`, which is not chosen: empty it, or name another folder")));

@@ -33,8 +33,8 @@ pub use links::LinkKind;
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum SelectError {
     /// There is no such column.
-    #[error("dataset `{dataset}` has no column `{column}` to group by{hint}; there are: {there}")]
-    UnknownColumn { dataset: PartitionName, column: String, hint: String, there: String },
+    #[error("dataset `{dataset}` has no column `{column}` to group by{hint}; the columns are: {available}")]
+    UnknownColumn { dataset: PartitionName, column: String, hint: String, available: String },
     /// The folder of links cannot be used.
     #[error("cannot put images into folder `{}`: {reason}", folder.display())]
     Folder { folder: PathBuf, reason: String },
@@ -246,15 +246,15 @@ impl SelectStage {
     }
 
     fn unknown_column(&self, column: &str, scored: &ScoredImages) -> SelectError {
-        let there = scored.images.groupable_columns();
-        let names = || there.iter().map(String::as_str);
+        let available = scored.images.groupable_columns();
+        let names = || available.iter().map(String::as_str);
         let hint = agiqa_suggest::question(column, names());
         let hint = hint.trim_end_matches('?').to_owned();
         SelectError::UnknownColumn {
             dataset: self.dataset.clone(),
             column: column.to_owned(),
             hint,
-            there: listed(names()),
+            available: listed(names()),
         }
     }
 }

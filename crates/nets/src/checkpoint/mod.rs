@@ -13,6 +13,8 @@ use tch::{Device, Kind, Tensor};
 
 pub use agiqa_checkpoint::{CheckpointError, Misfit, StoredDtype, TensorInfo};
 
+mod adapter;
+
 mod scope;
 
 pub use scope::CheckpointScope;
@@ -22,13 +24,14 @@ mod wanted;
 pub use wanted::Wanted;
 
 use crate::device;
+use adapter::Adapter;
 use agiqa_checkpoint::{FileSource, ReadAt, StoredTensor, read_in_parallel, shards};
 
 /// Greatest number of threads that read one tensor. More than eight gain nothing over the rate of memory.
 const MAX_READERS: usize = 8;
 
 /// File name extensions of checkpoints.
-const EXTENSIONS: [&str; 6] = ["safetensors", "pt", "pth", "bin", "ckpt", "pkl"];
+const EXTENSIONS: [&str; 7] = ["safetensors", "pt", "pth", "bin", "ckpt", "pkl", "npz"];
 
 /// An open checkpoint.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct Checkpoint {
     path: PathBuf,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Entry>,
+    /// Changes to tensors that [`Self::load`] makes.
+    adapter: Option<Box<Adapter>>,
 }
 
 #[derive(Debug)]
@@ -78,7 +83,16 @@ impl Checkpoint {
             let problem = format!("tensor `{name}` is not in `{}`, where it should be", opened[shard].path.display());
             return Err(CheckpointError::Index { path: files.path, problem });
         }
-        Ok(Self { path: files.path, shards: opened, tensors })
+        Ok(Self { path: files.path, shards: opened, tensors, adapter: None })
+    }
+
+    /// The checkpoint under the low-rank adapter in `folder`, if the folder has one.
+    ///
+    /// # Errors
+    /// The adapter is damaged, or belongs to another checkpoint.
+    pub fn with_adapter(mut self, folder: &Path) -> Result<Self, CheckpointError> {
+        self.adapter = Adapter::find(&self, folder)?.map(Box::new);
+        Ok(self)
     }
 
     /// Opens the checkpoint at `path`. If `path` is a folder with only one file that has a checkpoint's extension, that
@@ -93,14 +107,40 @@ impl Checkpoint {
         }
     }
 
+    /// The checkpoint with its tensors under other names and in other arrangements. `arrange` gives both, `Err` with the
+    /// expected form if the tensor has another one, and `None` for a tensor to leave out.
+    ///
+    /// # Errors
+    /// A tensor has another form than expected.
+    pub(crate) fn rearranged(
+        mut self,
+        arrange: impl Fn(&str, &StoredTensor) -> Option<Result<(String, StoredTensor), &'static str>>,
+    ) -> Result<Self, CheckpointError> {
+        let mut tensors = BTreeMap::new();
+        for (stored, entry) in std::mem::take(&mut self.tensors) {
+            let Some(arranged) = arrange(&stored, &entry.stored) else { continue };
+            let (name, tensor) = arranged.map_err(|expected| CheckpointError::Damaged {
+                path: self.path.clone(),
+                problem: format!("tensor `{stored}` has shape {:?}, expected {expected}", entry.stored.info().shape),
+            })?;
+            tensors.insert(name, Entry { stored: tensor, ..entry });
+        }
+        Ok(Self { tensors, ..self })
+    }
+
     /// The file, or the index.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// All files that hold tensors.
+    /// All files that hold tensors, and those of the adapter.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.shards.iter().map(|shard| shard.path.as_path())
+        // In a box, because an adapter's files are those of checkpoints, too.
+        let of_adapter: Box<dyn Iterator<Item = &Path>> = match &self.adapter {
+            Some(adapter) => Box::new(adapter.files()),
+            None => Box::new(std::iter::empty()),
+        };
+        self.shards.iter().map(|shard| shard.path.as_path()).chain(of_adapter)
     }
 
     /// Names of all tensors, sorted.
@@ -158,7 +198,7 @@ impl Checkpoint {
         }
     }
 
-    /// A tensor as `kind` on `device`: a view of the file if it is stored as `kind` and `device` is the CPU, else a
+    /// A tensor as `kind` on `device`, with the adapter's changes: a view of the file if it is stored as `kind` and `device` is the CPU, else a
     /// converted copy.
     ///
     /// # Errors
@@ -169,12 +209,17 @@ impl Checkpoint {
         if is_float(kind) && !stored.is_float() {
             return Err(CheckpointError::NotFloat { path: self.path.clone(), name: name.to_owned(), found: stored });
         }
+        let place = |source: tch::TchError| CheckpointError::Place { name: name.to_owned(), source: source.into() };
+        if let Some(adapter) = &self.adapter
+            && let Some(merged) = adapter.merged(self, name, shape)?
+        {
+            return merged.f_to_device(device).and_then(|tensor| tensor.f_to_kind(kind)).map_err(place);
+        }
         if device == Device::Cpu && kind == kind_of(stored) {
             return self.tensor(name, shape);
         }
         // Not read from the map: its pages would count as this process's memory in addition to the copy. A GPU copies
         // from pinned memory while the next tensor is read, and converts on its own.
-        let place = |source: tch::TchError| CheckpointError::Place { name: name.to_owned(), source: source.into() };
         let stored = self.copy(name, entry, device)?;
         let placed = stored.f_to_device_(device, stored.kind(), true, false);
         placed.and_then(|tensor| tensor.f_to_kind(kind)).map_err(place)

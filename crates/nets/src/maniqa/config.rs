@@ -250,18 +250,7 @@ impl ManiqaConfig {
         let mut put = |name: String, shape: &[i64]| _ = names.insert(name, shape.to_vec());
         let vit = self.vit_config();
         let d = vit.dim;
-        put("vit.cls_token".into(), &[1, 1, d]);
-        put("vit.pos_embed".into(), &[1, 1 + vit.position_grid.pow(2), d]);
-        put("vit.patch_embed.proj.weight".into(), &[d, 3, vit.patch_px, vit.patch_px]);
-        put("vit.patch_embed.proj.bias".into(), &[d]);
-        for i in 0..vit.n_blocks {
-            let p = format!("vit.blocks.{i}");
-            block(&mut put, &p, d, vit.mlp_dim);
-            if vit.layer_scale {
-                put(format!("{p}.ls1.gamma"), &[d]);
-                put(format!("{p}.ls2.gamma"), &[d]);
-            }
-        }
+        vit.parameters().into_iter().for_each(|(name, shape)| put(format!("vit.{name}"), &shape));
         let (n, c) = (self.n_tokens(), self.embed_dim);
         for stage in [1, 2] {
             for i in 0..self.num_tab {

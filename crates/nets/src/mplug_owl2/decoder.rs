@@ -80,6 +80,11 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
+    /// Number of positions of a sequence.
+    fn n_positions(&self) -> i64 {
+        self.segments.iter().map(|segment| segment.n_tokens).sum()
+    }
+
     /// Applies `f` to each segment's rows.
     fn each<T>(&self, xs: &Tensor, mut f: impl FnMut(Segment, Tensor) -> T) -> Vec<T> {
         let mut start = 0;
@@ -109,6 +114,13 @@ impl Rows<'_> {
             part
         };
         Tensor::cat(&self.segments.iter().map(segment_rows).collect::<Vec<_>>(), 0)
+    }
+
+    /// The rows of the sequences' last positions, `(b, d)`.
+    fn last(&self, xs: &Tensor) -> Tensor {
+        let (n_last, d) = (self.segments.last().map_or(0, |segment| segment.n_tokens), xs.size()[1]);
+        let n_rows = n_last * self.n_sequences;
+        xs.narrow(0, xs.size()[0] - n_rows, n_rows).view([self.n_sequences, n_last, d]).select(1, n_last - 1)
     }
 }
 
@@ -202,9 +214,9 @@ impl Rotary {
 
 /// Result of a pass through the layers.
 pub(super) struct Passed {
-    /// Final hidden states after the last norm, `(b, n, d)`, f32.
+    /// Final hidden states after the last norm, `(b, n, d)`, f32; n is 1 with [`Output::Last`].
     pub(super) hidden: Tensor,
-    /// Per layer: rotated keys, and values, of the computed positions, `(b, h, n, d/h)`; empty with [`Keep::Nothing`].
+    /// Per layer: rotated keys, and values, of the computed positions, `(b, h, n, d/h)`; empty unless asked for.
     layers: Vec<(Tensor, Tensor)>,
 }
 
@@ -212,11 +224,16 @@ pub(super) struct Passed {
 /// of 7B.
 const MAX_PREFIX_ROWS: i64 = 2048;
 
-/// Whether a pass keeps keys and values.
+/// The results that a pass gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keep {
-    KeysAndValues,
-    Nothing,
+enum Output {
+    /// Hidden states of all positions.
+    All,
+    /// The same, and keys and values.
+    AllWithKeys,
+    /// The hidden state of each sequence's last position. The last layer does no work for the others but their keys and
+    /// values.
+    Last,
 }
 
 /// The language model without its output head.
@@ -271,7 +288,7 @@ impl Decoder {
         let padded: Vec<Tensor> = xs.iter().map(|xs| xs.constant_pad_nd([0, 0, 0, n_max - xs.size()[0]])).collect();
         let segments = [Segment { branch: Branch::Text, n_tokens: n_max }];
         let groups = [Group { n_sequences: xs.len() as i64, prefix: None }];
-        let Passed { hidden, layers } = self.pass(&Tensor::cat(&padded, 0), &segments, &groups, Keep::KeysAndValues);
+        let Passed { hidden, layers } = self.pass(&Tensor::cat(&padded, 0), &segments, &groups, Output::AllWithKeys);
         let prefix = |(i, xs): (i64, &Tensor)| {
             let n_tokens = xs.size()[0];
             let unpadded = |kept: &Tensor| kept.narrow(0, i, 1).narrow(2, 0, n_tokens);
@@ -292,29 +309,43 @@ impl Decoder {
     /// - xs: `(Σ rows, d)`, f32: for each segment, the tokens of all sequences, groups one after the other
     /// - returns: `(b, n, d)`, f32
     pub(super) fn forward(&self, xs: &Tensor, segments: &[Segment], groups: &[Group]) -> Tensor {
-        self.pass(xs, segments, groups, Keep::Nothing).hidden
+        self.pass(xs, segments, groups, Output::All).hidden
     }
 
-    fn pass(&self, xs: &Tensor, segments: &[Segment], groups: &[Group], keep: Keep) -> Passed {
-        let rows = Rows { segments, n_sequences: groups.iter().map(|group| group.n_sequences).sum() };
-        let n: i64 = segments.iter().map(|segment| segment.n_tokens).sum();
-        let masks: Vec<Tensor> = groups.iter().map(|group| self.mask(n, group)).collect();
+    /// Final hidden states of the sequences' last positions.
+    ///
+    /// # Shapes
+    /// - xs: as in [`Self::forward`]
+    /// - returns: `(b, d)`, f32
+    pub(super) fn last(&self, xs: &Tensor, segments: &[Segment], groups: &[Group]) -> Tensor {
+        self.pass(xs, segments, groups, Output::Last).hidden.squeeze_dim(1)
+    }
+
+    fn pass(&self, xs: &Tensor, segments: &[Segment], groups: &[Group], output: Output) -> Passed {
+        let n_sequences = groups.iter().map(|group| group.n_sequences).sum();
+        let rows = Rows { segments, n_sequences };
+        let last = [Segment { branch: segments.last().map_or(Branch::Text, |last| last.branch), n_tokens: 1 }];
+        let only_last = Rows { segments: &last, n_sequences };
+        let mask = |group: &Group| self.mask(rows.n_positions(), group);
+        let masked: Vec<(Group, Tensor)> = groups.iter().map(|group| (*group, mask(group))).collect();
         let mut kept = Vec::new();
         let mut xs = xs.shallow_clone();
         for (i, layer) in self.layers.iter().enumerate() {
-            let (attended, keys_and_values) = self.attend(layer, i, &xs, &rows, groups, &masks);
+            let is_cut = output == Output::Last && i + 1 == self.layers.len();
+            let computed = if is_cut { &only_last } else { &rows };
+            let (attended, keys_and_values) = self.attend(layer, i, &xs, &rows, computed, &masked);
             // Not in place: the first input belongs to the caller.
-            xs = &xs + attended;
-            if keep == Keep::KeysAndValues {
+            xs = (if is_cut { rows.last(&xs) } else { xs }) + attended;
+            if output == Output::AllWithKeys {
                 kept.push(keys_and_values);
             }
-            let normed = rows.each(&xs, |segment, rows| {
+            let normed = computed.each(&xs, |segment, rows| {
                 layer.post_attention_layernorm.of(segment.branch).forward(&rows).to_kind(self.kind)
             });
             xs = &xs + layer.mlp.forward(&Tensor::cat(&normed, 0));
         }
-        let hidden = rows.sequences(&self.norm.forward(&xs));
-        Passed { hidden, layers: kept }
+        let computed = if output == Output::Last { &only_last } else { &rows };
+        Passed { hidden: computed.sequences(&self.norm.forward(&xs)), layers: kept }
     }
 
     /// The causal mask of `n` positions after a group's prefix, `(n, p + n)`.
@@ -324,15 +355,16 @@ impl Decoder {
         hidden.triu(p + 1).to_kind(self.kind)
     }
 
-    /// The attention of a layer, and the keys and values of the computed positions, `(b, h, n, d/h)`.
+    /// The attention of a layer for the positions `computed`, all or the last ones, and the keys and values of all,
+    /// `(b, h, n, d/h)`.
     fn attend(
         &self,
         layer: &Layer,
         layer_idx: usize,
         xs: &Tensor,
         rows: &Rows,
-        groups: &[Group],
-        masks: &[Tensor],
+        computed: &Rows,
+        groups: &[(Group, Tensor)],
     ) -> (Tensor, (Tensor, Tensor)) {
         let attn = &layer.self_attn;
         let heads = |xs: Tensor| {
@@ -347,14 +379,19 @@ impl Decoder {
             heads(rows.sequences(&Tensor::cat(&parts, 0)))
         };
         let (k, v) = (project(&attn.k_proj), project(&attn.v_proj));
-        let q = heads(rows.sequences(&attn.q_proj.forward(&Tensor::cat(&normed, 0))));
+        let all = Tensor::cat(&normed, 0);
+        let n = k.size()[2];
+        let asking = if computed.n_positions() == n { all } else { rows.last(&all) };
+        let q = heads(computed.sequences(&attn.q_proj.forward(&asking)));
+        let n_skipped = n - computed.n_positions();
         let mut first = 0;
         let (mut attended, mut keys) = (Vec::new(), Vec::new());
-        for (group, mask) in groups.iter().zip(masks) {
+        for (group, mask) in groups {
+            let mask = mask.narrow(0, n_skipped, n - n_skipped);
             let b = group.n_sequences;
             let in_group = |xs: &Tensor| xs.narrow(0, first, b);
             let start = group.prefix.map_or(0, |prefix| prefix.n_tokens);
-            let q = self.rotary.forward(&in_group(&q), start);
+            let q = self.rotary.forward(&in_group(&q), start + n_skipped);
             let k = self.rotary.forward(&in_group(&k), start);
             let v = in_group(&v);
             let after = |before: &Tensor, xs: &Tensor| {
@@ -362,13 +399,13 @@ impl Decoder {
                 Tensor::cat(&[before.expand([b, h, p, d], false), xs.shallow_clone()], 2)
             };
             attended.push(match group.prefix.map(|prefix| &prefix.layers[layer_idx]) {
-                Some((keys, values)) => attend(&q, &after(keys, &k), &after(values, &v), Some(mask)),
-                None => attend(&q, &k, &v, Some(mask)),
+                Some((keys, values)) => attend(&q, &after(keys, &k), &after(values, &v), Some(&mask)),
+                None => attend(&q, &k, &v, Some(&mask)),
             });
             keys.push(k);
             first += b;
         }
-        let attended = rows.rows(&Tensor::cat(&attended, 0));
+        let attended = computed.rows(&Tensor::cat(&attended, 0));
         (attn.o_proj.forward(&attended), (Tensor::cat(&keys, 0), v))
     }
 }

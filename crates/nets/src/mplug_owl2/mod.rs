@@ -245,6 +245,20 @@ impl MplugOwl2 {
     /// - visual: `(b, v, d)`, f32
     /// - returns: `(prompts · b, v + t, d)`, f32
     pub fn read(&self, visual: &Tensor) -> Tensor {
+        self.reading(visual, Decoder::forward)
+    }
+
+    /// The final hidden state of the last position, which predicts the next token, prompts one after the other.
+    ///
+    /// # Shapes
+    /// - visual: `(b, v, d)`, f32
+    /// - returns: `(prompts · b, d)`, f32
+    pub fn last_hidden(&self, visual: &Tensor) -> Tensor {
+        self.reading(visual, Decoder::last)
+    }
+
+    /// The result of `pass` over the positions of the image and all later ones, after the prompts' prefixes.
+    fn reading(&self, visual: &Tensor, pass: impl Fn(&Decoder, &Tensor, &[Segment], &[Group]) -> Tensor) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         let (b, v, d) = visual.size3().expect("visual tokens are (b, v, d)");
         let (p, t) = (self.questions.len() as i64, self.suffix.size()[0]);
@@ -253,7 +267,7 @@ impl MplugOwl2 {
         let segments = [Segment { branch: Branch::Visual, n_tokens: v }, Segment { branch: Branch::Text, n_tokens: t }];
         let groups: Vec<Group> =
             self.questions.iter().map(|question| Group { n_sequences: b, prefix: Some(&question.prefix) }).collect();
-        self.decoder.forward(&Tensor::cat(&[image_rows, text_rows], 0), &segments, &groups)
+        pass(&self.decoder, &Tensor::cat(&[image_rows, text_rows], 0), &segments, &groups)
     }
 
     /// Final hidden states of all positions under prompt `i`, by a plain forward pass without a prefix. Their mean must

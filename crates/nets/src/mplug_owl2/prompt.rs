@@ -58,15 +58,22 @@ pub struct PromptIds {
 }
 
 impl PromptIds {
-    /// Encodes a prompt. The text is split at the marker, each part is encoded by itself, and the second part's
-    /// beginning-of-sequence token is dropped.
+    /// Encodes a prompt.
     ///
     /// # Panics
     /// If [`Prompt::has_marker`]. Settings refuse such a question.
     pub fn of(prompt: &Prompt, tokenizer: &Tokenizer) -> Self {
         assert!(!prompt.has_marker(), "a question without the marker");
-        let text = prompt.text();
-        let (before, after) = text.split_once(IMAGE_MARKER).expect("the template has the marker");
+        Self::of_text(&prompt.text(), tokenizer)
+    }
+
+    /// Encodes a whole text. It is split at the marker, each part is encoded by itself, and the second part's
+    /// beginning-of-sequence token is dropped.
+    ///
+    /// # Panics
+    /// If the text has no marker `<|image|>`.
+    pub(crate) fn of_text(text: &str, tokenizer: &Tokenizer) -> Self {
+        let (before, after) = text.split_once(IMAGE_MARKER).expect("the text has the marker");
         Self { before: tokenizer.encode(before), after: tokenizer.encode(after)[1..].to_vec() }
     }
 }

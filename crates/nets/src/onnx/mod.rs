@@ -314,12 +314,12 @@ impl OnnxFile {
 
     fn find(&self, name: &str) -> Result<&TensorProto, OnnxError> {
         self.initializers.get(name).ok_or_else(|| {
-            let there = self.initializers.keys().map(String::as_str);
+            let available = self.initializers.keys().map(String::as_str);
             OnnxError::Missing {
                 path: self.path.clone(),
                 name: name.to_owned(),
                 n_initializers: self.initializers.len(),
-                nearest: agiqa_suggest::nearest(name, there).map(str::to_owned),
+                nearest: agiqa_suggest::nearest(name, available).map(str::to_owned),
             }
         })
     }

@@ -88,7 +88,7 @@ fn every_stage_and_score_agrees_with_the_authors_code() {
             .expect("it can be written");
         let file = RaterFile::open(RaterName::ClipIqaPlus, None, &folder).expect("a folder with both");
         let score = if is_one { "score.plus.ctx16" } else { "score.plus.ctx2x16.pos_embedding" };
-        (score, file.load(Device::Cpu).expect("it can be loaded"))
+        (score, file.load(Device::Cpu, Kind::Float).expect("it can be loaded"))
     });
     for case in cases["images"].as_array().expect("cases") {
         let path = folder.join(case["image"].as_str().expect("a name"));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use agiqa_images::RgbImage8;
 use agiqa_synth::{picture_of_case, reference};
 use serde_json::Value;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{assert_near, json, values, weights_of, write};
 use crate::checkpoint::CheckpointError;
@@ -51,7 +51,8 @@ fn write_layout(case: &Value, weights: &NamedTensors, layout: usize, folder: &Pa
 fn every_network_rates_pictures_as_numpy_does_from_every_layout() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let cases = cases();
-    assert_eq!(cases.len(), RaterName::ALL.len(), "every network has a case");
+    // Q-Align has a folder with settings, and tests of its own.
+    assert_eq!(cases.len() + 1, RaterName::ALL.len(), "every network has a case");
     for (name, case) in cases {
         let weights = weights_of(&case);
         let mut hashes = Vec::new();
@@ -60,7 +61,7 @@ fn every_network_rates_pictures_as_numpy_does_from_every_layout() {
             let variant = name.variant(None).expect("the default");
             let file = RaterFile::open(name, variant, &path).unwrap_or_else(|error| panic!("{name}: {error}"));
             hashes.push(file.content_hash().expect("it can be read"));
-            let rater = file.load(Device::Cpu).expect("it can be loaded");
+            let rater = file.load(Device::Cpu, Kind::Float).expect("it can be loaded");
             // One picture of each network is enough to see that a layout is read, and all of them in the first layout.
             let n_pictures = if layout == 0 { usize::MAX } else { 1 };
             for picture_case in case["pictures"].as_array().expect("pictures").iter().take(n_pictures) {
@@ -119,12 +120,17 @@ fn pictures_that_are_too_small_too_large_or_too_thin_are_refused() {
     for (name, case) in cases() {
         let path = write_layout(&case, &weights_of(&case), 0, folder.path());
         let file = RaterFile::open(name, None, &path).expect("a checkpoint");
-        let preprocessor = file.load(Device::Cpu).expect("it can be loaded").preprocessor();
+        let preprocessor = file.load(Device::Cpu, Kind::Float).expect("it can be loaded").preprocessor();
         let refused = |image: &RgbImage8| preprocessor.prepare(image).err();
         let least = match name {
             RaterName::Dbcnn => 16,
             RaterName::ClipIqa | RaterName::ClipIqaPlus => 31,
-            RaterName::HyperIqa | RaterName::StairIqa | RaterName::Baid | RaterName::Musiq => 1,
+            RaterName::HyperIqa
+            | RaterName::StairIqa
+            | RaterName::Baid
+            | RaterName::Musiq
+            | RaterName::QAlign
+            | RaterName::ResNet50 => 1,
         };
         if least > 1 {
             assert!(matches!(refused(&grey(400, least - 1)), Some(Unfit::TooSmall { .. })), "{name}");

@@ -18,6 +18,7 @@ mod dbcnn;
 mod hyperiqa;
 mod layouts;
 mod musiq;
+mod qalign;
 mod saan;
 mod stairiqa;
 mod trunks;

@@ -2,7 +2,7 @@
 
 use agiqa_images::RgbImage8;
 use agiqa_synth::shared;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{Watched, assert_near, fixture_image, json, network, normalised, tensors, values, weights_of};
 use crate::raters::saan::{Saan, Square};
@@ -47,7 +47,7 @@ fn a_published_file_gives_the_fixtures_scores() {
     let _no_grad = tch::no_grad_guard();
     let expected = tensors(&folder.join("expected.safetensors"));
     let file = RaterFile::open(RaterName::Baid, None, &folder.join("model_best.pth")).expect("a checkpoint");
-    let saan = file.load(Device::Cpu).expect("it can be loaded");
+    let saan = file.load(Device::Cpu, Kind::Float).expect("it can be loaded");
     let scores = saan.rate(&normalised(&expected["input.u8"]));
     assert_near("score", &values(&scores), &values(&expected["score"]), 2e-5);
 }

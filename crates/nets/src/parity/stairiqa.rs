@@ -58,7 +58,7 @@ fn the_published_size_agrees_with_the_authors_code() {
     let temporary = tempfile::tempdir().expect("a temporary folder can be made");
     let published = write(&weights, &temporary.path().join("published.safetensors"), |name| format!("module.{name}"));
     let file = RaterFile::open(RaterName::StairIqa, Some("koniq10k"), &published).expect("a checkpoint");
-    let stairiqa = file.load(Device::Cpu).expect("it can be loaded");
+    let stairiqa = file.load(Device::Cpu, Kind::Float).expect("it can be loaded");
     for (name, case) in images.as_object().expect("cases") {
         let image = fixture_image(&folder, name);
         let prepared = stairiqa.preprocessor().prepare(&image).expect("it fits");
@@ -76,7 +76,7 @@ fn a_published_file_gives_the_fixtures_scores() {
     let pixels = normalised(&expected["input.u8"]);
     for (i, head) in HEADS.iter().enumerate() {
         let file = RaterFile::open(RaterName::StairIqa, Some(head), &folder.join("published_style.pkl"));
-        let stairiqa = file.expect("a checkpoint").load(Device::Cpu).expect("it can be loaded");
+        let stairiqa = file.expect("a checkpoint").load(Device::Cpu, Kind::Float).expect("it can be loaded");
         // One crop for each picture.
         let scores = stairiqa.rate(&pixels.unsqueeze(1)).to_kind(Kind::Double);
         let largest = expected["scores"].abs().max().double_value(&[]);

@@ -14,10 +14,12 @@ use std::sync::Arc;
 use tch::Tensor;
 
 use super::native::Native;
+use super::start::{self, Learned, S_CNN, Trunk};
 use super::{Architecture, Layout, Prepare, Rater, Stored};
 use crate::checkpoint::CheckpointError;
 use crate::conv::{Conv, Kernel, Watch};
 use crate::layers::{Linear, Parameters};
+use crate::strips::{MAX_AT_ONCE, STRIP_ROWS, in_strips};
 use crate::vgg::{self, VGG16, Vgg};
 
 /// Convolutions of the S-CNN, and those of them that halve the picture.
@@ -81,14 +83,35 @@ impl Architecture for Dbcnn {
     }
 }
 
+impl Learned for Dbcnn {
+    const TRUNKS: &'static [(&'static str, &'static Trunk)] = &[("features1.", &start::VGG16), ("features2.", &S_CNN)];
+
+    const DRAWN: &'static [&'static str] = &["fc."];
+
+    fn on(trunks: &[Stored<'_>], _variant: Option<&str>) -> Result<Sizes, CheckpointError> {
+        let mut distortion = [0; N_CONVS];
+        for (i, channels) in distortion.iter_mut().enumerate() {
+            [*channels, ..] = trunks[1].shape::<4>(&format!("{}.weight", 3 * i))?;
+        }
+        Ok(Sizes { content: vgg::channels(&trunks[0], "", VGG16)?, distortion })
+    }
+}
+
 impl Dbcnn {
     /// # Shapes
     /// - pixels: `(b, 3, h, w)`, normalised, each side at least 16
     /// - returns: `(b,)`
     pub(crate) fn forward(&self, pixels: &Tensor, watch: Watch<'_>) -> Tensor {
         let content = self.content.forward(pixels, watch); // (b, c, h', w')
-        let mut distortion = pixels.shallow_clone();
-        for (i, conv) in self.distortion.iter().enumerate() {
+        let is_large = pixels.size()[2] * pixels.size()[3] > MAX_AT_ONCE;
+        // Up to the first stride of 2, where activations are largest: two 3 × 3 kernels.
+        let (first, later) = self.distortion.split_at(if is_large { HALVING[0] + 1 } else { 0 });
+        let through = |xs: &Tensor| first.iter().fold(xs.shallow_clone(), |ys, conv| conv.forward(&ys).relu_());
+        let mut distortion = match is_large {
+            true => in_strips(pixels, [STRIP_ROWS, 2, 2], through),
+            false => pixels.shallow_clone(),
+        };
+        for (i, conv) in (first.len()..).zip(later) {
             distortion = conv.forward(&distortion).relu_();
             watch(&format!("scnn.relu{}", 3 * i + 2), &distortion);
         }
@@ -103,7 +126,7 @@ impl Dbcnn {
         watch("bilinear", &products); // (b, c, d)
         let roots = (products.flatten(1, -1) + ROOT_EPS).sqrt_(); // (b, c d)
         watch("sqrt", &roots);
-        let norms = roots.norm_scalaropt_dim(2.0, [1_i64].as_slice(), true).clamp_min_(NORM_EPS);
+        let norms = roots.norm_scalaropt_dim(2.0, [1_i64].as_slice(), true).clamp_min(NORM_EPS);
         let scaled = roots / norms;
         watch("normalized_l2", &scaled);
         self.output.forward(&scaled).flatten(0, -1)

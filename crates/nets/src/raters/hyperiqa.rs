@@ -15,6 +15,8 @@ use std::sync::Arc;
 use agiqa_images::RgbImage8;
 use tch::{Kind, Tensor};
 
+use super::native::one_crop;
+use super::start::{Learned, RESNET50_V1, Trunk};
 use super::{Architecture, Layout, Prepare, Prepared, Rater, Stored, Unfit};
 use crate::checkpoint::CheckpointError;
 use crate::conv::{Conv, Kernel, Watch, mean_of_squares};
@@ -176,6 +178,22 @@ impl Architecture for HyperIqa {
     }
 }
 
+impl Learned for HyperIqa {
+    const TRUNKS: &'static [(&'static str, &'static Trunk)] = &[("base_model.", &RESNET50_V1)];
+
+    const DRAWN: &'static [&'static str] = &["lda_modules.", "conv1.", "fc_w_modules.", "fc_b_modules."];
+
+    fn on(trunks: &[Stored<'_>], _variant: Option<&str>) -> Result<Sizes, CheckpointError> {
+        Ok(Sizes {
+            trunk: ResNetSizes::of(&trunks[0], "", N_TAPS, Style::Torchvision)?,
+            reduced: [16, 32, 64],
+            tapped: [16, 16, 16, 176],
+            hyper: [1024, 512, 112],
+            target: [112, 56, 28, 14, 1],
+        })
+    }
+}
+
 /// Position of the linear layer in the sequence of tap `tap`.
 fn projection(tap: usize) -> usize {
     if tap + 1 < N_TAPS { 3 } else { 2 }
@@ -267,6 +285,10 @@ impl Prepare for Crops {
         }
         let side = SIDE as i64;
         Ok(Prepared { values, shape: vec![(N_CROPS * N_CROPS) as i64, 3, side, side] })
+    }
+
+    fn whole(&self, crop: &RgbImage8) -> Result<Prepared, Unfit> {
+        Ok(one_crop(crop))
     }
 }
 

@@ -15,10 +15,15 @@ use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{self, Checkpoint, CheckpointError, Wanted};
 use super::layers::{NamedTensors, NetworkError, Parameters, TensorScope};
+use super::mplug_owl2::LoadError;
 
 mod weights;
 
 pub(crate) use weights::{Layout, Stored};
+
+mod start;
+
+pub use start::{RaterStart, StartError, Trunk};
 
 use weights::Listing;
 
@@ -28,6 +33,9 @@ pub(crate) mod clipiqa;
 pub(crate) mod dbcnn;
 pub(crate) mod hyperiqa;
 pub(crate) mod musiq;
+mod musiq_npz;
+pub(crate) mod qalign;
+pub(crate) mod resnet50;
 pub(crate) mod saan;
 pub(crate) mod stairiqa;
 
@@ -35,6 +43,7 @@ use clipiqa::ClipIqa;
 use dbcnn::Dbcnn;
 use hyperiqa::HyperIqa;
 use musiq::Musiq;
+use resnet50::ResNet50;
 use saan::Saan;
 use stairiqa::StairIqa;
 
@@ -55,6 +64,9 @@ pub enum RaterError {
         looks_like.map_or_else(String::new, |found| format!("; it looks like {found}"))
     )]
     Another { path: PathBuf, asked: RaterName, landmarks: Vec<String>, looks_like: Option<&'static str> },
+    /// The folder of a network that reads prompts is unusable.
+    #[error(transparent)]
+    Folder(#[from] LoadError),
     /// A part of CLIPIQA+ is absent.
     #[error(
         "{}: expected a folder with CLIP's RN50.pt and the learned prompts of CLIPIQA+, or one file with both; it has \
@@ -69,7 +81,7 @@ pub enum RaterError {
 
 fn expected_variants(name: RaterName) -> String {
     match name.variants() {
-        [] => "none, because there is one only".to_owned(),
+        [] => "none, because it has a single one".to_owned(),
         variants => variants.join(", "),
     }
 }
@@ -92,12 +104,25 @@ pub enum RaterName {
     ClipIqa,
     /// CLIPIQA+, with learned prompts.
     ClipIqaPlus,
+    /// A plain ResNet-50 with one output.
+    ResNet50,
+    /// Q-Align and OneAlign (Wu et al., ICML 2024).
+    QAlign,
 }
 
 impl RaterName {
     /// Every rating network.
-    pub const ALL: &[Self] =
-        &[Self::HyperIqa, Self::Dbcnn, Self::StairIqa, Self::Baid, Self::Musiq, Self::ClipIqa, Self::ClipIqaPlus];
+    pub const ALL: &[Self] = &[
+        Self::HyperIqa,
+        Self::Dbcnn,
+        Self::StairIqa,
+        Self::Baid,
+        Self::Musiq,
+        Self::ClipIqa,
+        Self::ClipIqaPlus,
+        Self::ResNet50,
+        Self::QAlign,
+    ];
 
     /// The name in commands and store paths.
     pub const fn as_str(self) -> &'static str {
@@ -109,6 +134,8 @@ impl RaterName {
             Self::Musiq => "musiq",
             Self::ClipIqa => "clipiqa",
             Self::ClipIqaPlus => "clipiqa-plus",
+            Self::ResNet50 => "resnet50",
+            Self::QAlign => "qalign",
         }
     }
 
@@ -116,7 +143,7 @@ impl RaterName {
     pub const fn code_version(self) -> u32 {
         match self {
             Self::HyperIqa | Self::Dbcnn | Self::StairIqa | Self::Baid | Self::Musiq => 1,
-            Self::ClipIqa | Self::ClipIqaPlus => 1,
+            Self::ClipIqa | Self::ClipIqaPlus | Self::QAlign | Self::ResNet50 => 1,
         }
     }
 
@@ -126,7 +153,8 @@ impl RaterName {
             Self::StairIqa => stairiqa::VARIANTS,
             Self::Musiq => musiq::VARIANTS,
             Self::ClipIqa => clipiqa::VARIANTS,
-            Self::HyperIqa | Self::Dbcnn | Self::Baid | Self::ClipIqaPlus => &[],
+            Self::QAlign => qalign::VARIANTS,
+            Self::HyperIqa | Self::Dbcnn | Self::Baid | Self::ClipIqaPlus | Self::ResNet50 => &[],
         }
     }
 
@@ -145,6 +173,16 @@ impl RaterName {
         }
     }
 
+    /// Whether its ratings lie between 0 and 1 whatever its weights are.
+    pub const fn is_bounded(self) -> bool {
+        matches!(self, Self::Baid | Self::ClipIqa | Self::ClipIqaPlus)
+    }
+
+    /// Whether the number type of the weights can be chosen. The other networks are small and compute in f32.
+    pub const fn has_dtype(self) -> bool {
+        matches!(self, Self::QAlign)
+    }
+
     const fn layouts(self) -> &'static [Layout] {
         match self {
             Self::HyperIqa => HyperIqa::LAYOUTS,
@@ -153,6 +191,9 @@ impl RaterName {
             Self::Baid => Saan::LAYOUTS,
             Self::Musiq => Musiq::LAYOUTS,
             Self::ClipIqa | Self::ClipIqaPlus => ClipIqa::LAYOUTS,
+            Self::ResNet50 => ResNet50::LAYOUTS,
+            // Its folder is known by its settings.
+            Self::QAlign => &[],
         }
     }
 }
@@ -190,10 +231,11 @@ impl From<RaterName> for String {
 
 /// Tensors of networks that people have at hand and that are no rating networks here.
 const OTHERS: &[(&str, &str)] = &[
+    (musiq::NPZ_LANDMARK, "musiq"),
     ("tablock1.0.c_q.weight", "MANIQA"),
     ("classifier.6.weight", "a VGG for ImageNet"),
     ("layer4.2.conv3.weight", "a plain ResNet-50"),
-    ("visual_abstractor.query_embeds", "mPLUG-Owl2"),
+    ("visual_abstractor.query_embeds", "mPLUG-Owl2 or Q-Align"),
     ("patch_embed.proj.weight", "a vision transformer"),
 ];
 
@@ -228,6 +270,22 @@ pub trait Prepare: Send + Sync {
     /// # Errors
     /// The network cannot rate an image of this size.
     fn prepare(&self, image: &RgbImage8) -> Result<Prepared, Unfit>;
+
+    /// The picture as training keeps it, resized where [`Self::prepare`] begins so, which then makes the same input of it.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    fn kept(&self, image: RgbImage8) -> Result<RgbImage8, Unfit> {
+        Ok(image)
+    }
+
+    /// The input that is all of `crop`, neither resized nor cut.
+    ///
+    /// # Errors
+    /// The network cannot rate a picture of this size.
+    fn whole(&self, crop: &RgbImage8) -> Result<Prepared, Unfit> {
+        self.prepare(crop)
+    }
 }
 
 /// One image as an input.
@@ -249,9 +307,9 @@ pub enum Unfit {
     /// The network would see more pixels than memory is meant for.
     #[error(
         "the image has {width_px} × {height_px} pixels, of which the network would see {n_seen}, over the limit of \
-         {MAX_SEEN}; make a smaller copy"
+         {limit}; make a smaller copy"
     )]
-    TooLarge { width_px: u32, height_px: u32, n_seen: u64 },
+    TooLarge { width_px: u32, height_px: u32, n_seen: u64, limit: u64 },
 }
 
 /// Greatest number of pixels that a network sees in a picture that it reads at its own size or enlarged, as many as in
@@ -270,10 +328,14 @@ impl Unfit {
 
     /// Refuses an image of which a network would see `height` × `width` pixels, if these are too many.
     fn check_seen(image: &RgbImage8, height: usize, width: usize) -> Result<(), Self> {
-        let (RgbImage8 { width_px, height_px, .. }, n_seen) = (image, height as u64 * width as u64);
-        let (width_px, height_px) = (*width_px, *height_px);
-        match n_seen > MAX_SEEN {
-            true => Err(Self::TooLarge { width_px, height_px, n_seen }),
+        Self::check_limit(image, height as u64 * width as u64, MAX_SEEN)
+    }
+
+    /// Refuses an image of which a network would see `n_seen` pixels, if these are more than `limit`.
+    fn check_limit(image: &RgbImage8, n_seen: u64, limit: u64) -> Result<(), Self> {
+        let RgbImage8 { width_px, height_px, .. } = *image;
+        match n_seen > limit {
+            true => Err(Self::TooLarge { width_px, height_px, n_seen, limit }),
             false => Ok(()),
         }
     }
@@ -287,6 +349,14 @@ pub(crate) trait Architecture: Rater + Sized + 'static {
     /// The layouts of its published checkpoints.
     const LAYOUTS: &'static [Layout];
 
+    /// A checkpoint in a layout of its own as one with the network's names and shapes; any other as it is.
+    ///
+    /// # Errors
+    /// A tensor has another shape than in that layout.
+    fn adopt(checkpoint: Checkpoint) -> Result<Checkpoint, CheckpointError> {
+        Ok(checkpoint)
+    }
+
     /// The sizes of the network in a checkpoint.
     fn sizes(stored: &Stored, variant: Option<&str>) -> Result<Self::Sizes, CheckpointError>;
 
@@ -298,10 +368,14 @@ pub(crate) trait Architecture: Rater + Sized + 'static {
 type Build = Box<dyn Fn(&TensorScope<'_>) -> Result<Box<dyn Rater>, NetworkError>>;
 
 /// The weights of a rating network, found complete.
-pub struct RaterFile {
-    /// Checkpoints, each with the tensors that the network reads from it.
-    parts: Vec<(Checkpoint, Wanted)>,
-    build: Build,
+pub struct RaterFile(Form);
+
+/// Where a network's tensors are.
+enum Form {
+    /// In checkpoints, each with the tensors that the network reads from it.
+    Parts(Vec<(Checkpoint, Wanted)>, Build),
+    /// In a folder with settings and a tokenizer.
+    Folder(Box<qalign::Folder>),
 }
 
 impl RaterFile {
@@ -318,11 +392,13 @@ impl RaterFile {
             RaterName::Musiq => Self::of::<Musiq>(name, variant, path),
             RaterName::ClipIqa => Self::of::<ClipIqa>(name, variant, path),
             RaterName::ClipIqaPlus => Self::of_clipiqa_plus(path),
+            RaterName::ResNet50 => Self::of::<ResNet50>(name, variant, path),
+            RaterName::QAlign => Self::of_qalign(variant.unwrap_or_default(), path),
         }
     }
 
     fn of<N: Architecture>(name: RaterName, variant: Option<&str>, path: &Path) -> Result<Self, RaterError> {
-        let checkpoint = Checkpoint::find(path)?;
+        let checkpoint = N::adopt(Checkpoint::find(path)?)?;
         let Some(stored) = Stored::find(&checkpoint, N::LAYOUTS) else {
             return Err(RaterError::Another {
                 path: checkpoint.path().to_owned(),
@@ -333,7 +409,22 @@ impl RaterFile {
         };
         let sizes = N::sizes(&stored, variant)?;
         let wanted = Wanted::new(&checkpoint, &parameters::<N>(&sizes), |name| stored.name(name))?;
-        Ok(Self { parts: vec![(checkpoint, wanted)], build: build_of::<N>(sizes) })
+        Ok(Self(Form::Parts(vec![(checkpoint, wanted)], build_of::<N>(sizes))))
+    }
+
+    fn of_qalign(variant: &str, path: &Path) -> Result<Self, RaterError> {
+        if !path.join("config.json").exists()
+            && let Ok(checkpoint) = Checkpoint::find(path)
+            && let Some(looks_like) = looks_like(&checkpoint)
+        {
+            return Err(RaterError::Another {
+                path: path.to_owned(),
+                asked: RaterName::QAlign,
+                landmarks: vec!["`lm_head.weight` in a folder with config.json".to_owned()],
+                looks_like: Some(looks_like),
+            });
+        }
+        Ok(Self(Form::Folder(Box::new(qalign::Folder::open(path, variant)?))))
     }
 
     /// CLIPIQA+: learned prompts, and CLIP in the same file or in another one of the folder.
@@ -361,29 +452,43 @@ impl RaterFile {
             parameters::<ClipIqa>(&sizes).into_iter().partition(is_learned);
         let wanted = Wanted::new(&clip, &of_clip, |name| stored.name(name))?;
         let learned = Wanted::new(&prompts, &of_prompts, |_| stored_name.clone())?;
-        Ok(Self { parts: vec![(clip, wanted), (prompts, learned)], build: build_of::<ClipIqa>(sizes) })
+        Ok(Self(Form::Parts(vec![(clip, wanted), (prompts, learned)], build_of::<ClipIqa>(sizes))))
     }
 
-    /// Hash of the tensors that the network reads, for fingerprints: equal in all layouts of the same weights.
+    /// All files that decide the numbers, if they are too many to hash their tensors each time; else `None`.
+    pub fn large_files(&self) -> Option<Vec<PathBuf>> {
+        match &self.0 {
+            Form::Parts(..) => None,
+            Form::Folder(folder) => Some(folder.files()),
+        }
+    }
+
+    /// Hash of the tensors that the network reads, for fingerprints: equal in all layouts of the same weights. Empty if
+    /// it has [`Self::large_files`].
     ///
     /// # Errors
     /// A file cannot be read.
     pub fn content_hash(&self) -> Result<String, RaterError> {
-        let hashes = self.parts.iter().map(|(checkpoint, wanted)| wanted.content_hash(checkpoint));
+        let Form::Parts(parts, _) = &self.0 else { return Ok(String::new()) };
+        let hashes = parts.iter().map(|(checkpoint, wanted)| wanted.content_hash(checkpoint));
         Ok(hashes.collect::<Result<Vec<_>, _>>()?.join("+"))
     }
 
-    /// The network on `device`, in f32.
+    /// The network on `device`, in f32; one with [`RaterName::has_dtype`] with weights in `kind`.
     ///
     /// # Errors
     /// A file cannot be read, or memory is short.
-    pub fn load(&self, device: Device) -> Result<Box<dyn Rater>, RaterError> {
+    pub fn load(&self, device: Device, kind: Kind) -> Result<Box<dyn Rater>, RaterError> {
         let _no_grad = tch::no_grad_guard();
+        let (parts, build) = match &self.0 {
+            Form::Folder(folder) => return Ok(Box::new(folder.load(device, kind)?)),
+            Form::Parts(parts, build) => (parts, build),
+        };
         let mut tensors = NamedTensors::new();
-        for (checkpoint, wanted) in &self.parts {
+        for (checkpoint, wanted) in parts {
             tensors.extend(wanted.read(checkpoint)?);
         }
-        Ok((self.build)(&TensorScope::new(&tensors, device, Kind::Float))?)
+        Ok(build(&TensorScope::new(&tensors, device, Kind::Float))?)
     }
 }
 
@@ -393,7 +498,12 @@ fn build_of<N: Architecture>(sizes: N::Sizes) -> Build {
 
 /// Names and shapes of all tensors that a network of `sizes` reads.
 pub(crate) fn parameters<N: Architecture>(sizes: &N::Sizes) -> BTreeMap<String, Vec<i64>> {
+    listed::<N>(sizes).0
+}
+
+/// Names and shapes of all tensors that a network of `sizes` reads, and such a network without values.
+fn listed<N: Architecture>(sizes: &N::Sizes) -> (BTreeMap<String, Vec<i64>>, N) {
     let listing = Listing::default();
-    let Ok(_) = N::new(&listing, sizes);
-    listing.into_parameters()
+    let Ok(network) = N::new(&listing, sizes);
+    (listing.into_parameters(), network)
 }

@@ -21,9 +21,12 @@ use std::sync::Arc;
 use agiqa_images::RgbImage8;
 use tch::{Kind, Tensor};
 
+pub(super) use super::musiq_npz::NPZ_LANDMARK;
+use super::musiq_npz::arranged;
+use super::start::{self, Learned, Trunk};
 use super::{Architecture, Layout, Prepare, Prepared, Rater, Stored, Unfit};
 use crate::attention::attend;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::conv::Watch;
 use crate::layers::{Activation, LayerNorm, Linear, Mlp, Parameters};
 use crate::pixels::Planes;
@@ -50,6 +53,9 @@ const STD_EPS: f64 = 1e-5;
 
 /// Number of heads of the published networks. Shapes do not tell it.
 const N_HEADS: i64 = 6;
+
+/// Greatest number of patches that are embedded at once. It limits the memory: 300 MB for the widest layer.
+const MAX_PATCHES: i64 = 1024;
 
 /// The first convolution and the pool each halve a patch.
 const HALVED: i64 = 4;
@@ -83,7 +89,9 @@ pub(crate) enum Style {
 /// column of zeros goes to the bottom and the right.
 #[derive(Debug)]
 struct StandardConv {
+    /// As stored if it is trained, else standardised.
     weight: Tensor,
+    style: Style,
     padding: [i64; 4],
     stride: i64,
 }
@@ -92,17 +100,26 @@ impl StandardConv {
     fn new<P: Parameters>(p: &P, channels: [i64; 2], side: i64, stride: i64, style: Style) -> Result<Self, P::Error> {
         let [d_in, d_out] = channels;
         let weight = p.tensor("weight", &[d_out, d_in, side, side], Kind::Float)?;
-        let over = [1_i64, 2, 3];
-        let centred = &weight - weight.mean_dim(over.as_slice(), true, Kind::Float);
-        let weight = &centred / (centred.std_dim(over.as_slice(), style == Style::Pyiqa, true) + STD_EPS);
+        let weight = if weight.requires_grad() { weight } else { standardised(&weight, style) };
         let (before, after) = same_padding(side, stride);
-        Ok(Self { weight, padding: [before, after, before, after], stride })
+        Ok(Self { weight, style, padding: [before, after, before, after], stride })
     }
 
     fn forward(&self, xs: &Tensor) -> Tensor {
         let padded = xs.constant_pad_nd(self.padding);
-        padded.conv2d(&self.weight, None::<Tensor>, self.stride, 0, 1, 1)
+        let weight = match self.weight.requires_grad() {
+            true => standardised(&self.weight, self.style),
+            false => self.weight.shallow_clone(),
+        };
+        padded.conv2d(&weight, None::<Tensor>, self.stride, 0, 1, 1)
     }
+}
+
+/// `weight` with mean 0 and deviation 1 per output channel.
+fn standardised(weight: &Tensor, style: Style) -> Tensor {
+    let over = [1_i64, 2, 3];
+    let centred = weight - weight.mean_dim(over.as_slice(), true, Kind::Float);
+    &centred / (centred.std_dim(over.as_slice(), style == Style::Pyiqa, true) + STD_EPS)
 }
 
 /// Zeros before and after an axis whose length is a multiple of `stride`.
@@ -202,6 +219,13 @@ impl Architecture for Musiq {
 
     const LAYOUTS: &'static [Layout] = &[Layout::plain("transformer_encoder.posembed_input.position_emb")];
 
+    fn adopt(checkpoint: Checkpoint) -> Result<Checkpoint, CheckpointError> {
+        match checkpoint.contains(NPZ_LANDMARK) {
+            true => checkpoint.rearranged(arranged),
+            false => Ok(checkpoint),
+        }
+    }
+
     fn sizes(stored: &Stored, variant: Option<&str>) -> Result<Sizes, CheckpointError> {
         let block = |i: usize| format!("transformer_encoder.transformer.encoderblock_{i}.mlp.fc1.weight");
         let [root, ..] = stored.shape::<4>("conv_root.weight")?;
@@ -262,6 +286,20 @@ impl Architecture for Musiq {
     }
 }
 
+impl Learned for Musiq {
+    const TRUNKS: &'static [(&'static str, &'static Trunk)] = &[("", &start::MUSIQ)];
+
+    const DRAWN: &'static [&'static str] = &["head."];
+
+    fn on(trunks: &[Stored<'_>], variant: Option<&str>) -> Result<Sizes, CheckpointError> {
+        Self::sizes(&trunks[0], variant).map(Self::with_one_output)
+    }
+
+    fn with_one_output(sizes: Sizes) -> Sizes {
+        Sizes { n_classes: 1, ..sizes }
+    }
+}
+
 impl Musiq {
     /// The rating of one picture.
     ///
@@ -273,7 +311,13 @@ impl Musiq {
         let d_pixels = 3 * side * side;
         let patches = tokens.narrow(1, 0, d_pixels).reshape([-1, 3, side, side]);
         let index = |i: i64| tokens.select(1, d_pixels + i).to_kind(Kind::Int64);
-        let embedded = self.embed(&patches, watch); // (n, d)
+        let embedded = match patches.size()[0] > MAX_PATCHES {
+            true => {
+                let parts = patches.split(MAX_PATCHES, 0);
+                Tensor::cat(&parts.iter().map(|part| self.embed(part, &mut |_, _| {})).collect::<Vec<_>>(), 0)
+            }
+            false => self.embed(&patches, watch), // (n, d)
+        };
         watch("embedding", &embedded);
         let places = self.positions.index_select(0, &index(0)) + self.scales.index_select(0, &index(1));
         let mut xs = Tensor::cat(&[self.class_token.shallow_clone(), (embedded + places).unsqueeze(0)], 1);

@@ -33,3 +33,10 @@ impl Prepare for Native {
         Ok(Prepared { values, shape: vec![3, height as i64, width as i64] })
     }
 }
+
+/// A crop, normalised with ImageNet's mean and standard deviation, for a network that averages the ratings of crops:
+/// `(1, 3, h, w)`.
+pub(super) fn one_crop(crop: &RgbImage8) -> Prepared {
+    let Planes { values, height, width } = Planes::of(crop, IMAGENET_MEAN, IMAGENET_STD);
+    Prepared { values, shape: vec![1, 3, height as i64, width as i64] }
+}

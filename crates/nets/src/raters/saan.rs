@@ -14,10 +14,11 @@ use std::sync::Arc;
 use agiqa_images::{PillowFilter, RgbImage8, resize_as_pillow};
 use tch::{Kind, Tensor};
 
+use super::start::{Learned, RESNET50_V1, Trunk, VGG19};
 use super::{Architecture, Layout, Prepare, Prepared, Rater, Stored, Unfit};
 use crate::checkpoint::CheckpointError;
 use crate::conv::{BatchNorm, Conv, Kernel, Watch, halve, max_around_every_second};
-use crate::layers::{Linear, Parameters};
+use crate::layers::{Linear, Parameters, Phase};
 use crate::pixels::{IMAGENET_MEAN, IMAGENET_STD, Planes};
 use crate::resnet::{ResNet, ResNetSizes, Style};
 use crate::vgg::{self, VGG19_TO_RELU4_1, Vgg};
@@ -32,8 +33,14 @@ const GRID: i64 = 2;
 /// Side of the square that pictures are resized to.
 const SIDE_PX: u32 = 224;
 
+/// Share of the values of the hidden layer that are dropped in training.
+const DROPOUT: f64 = 0.5;
+
 /// Added to standard deviations.
 const STD_EPS: f64 = 1e-6;
+
+/// Published width of the first linear layer.
+const HIDDEN: i64 = 2048;
 
 /// Sizes of the network.
 #[derive(Clone, Debug)]
@@ -63,6 +70,7 @@ pub(crate) struct Saan {
     non_local: NonLocal,
     norm: BatchNorm,
     head: [Linear; 2],
+    dropout: f64,
 }
 
 impl Architecture for Saan {
@@ -94,6 +102,25 @@ impl Architecture for Saan {
                 Linear::new(&head.below(0), GRID * GRID * d, sizes.hidden)?,
                 Linear::new(&head.below(3), sizes.hidden, 1)?,
             ],
+            dropout: if matches!(p.phase(), Phase::Learning { drops: true, .. }) { DROPOUT } else { 0.0 },
+        })
+    }
+}
+
+impl Learned for Saan {
+    const TRUNKS: &'static [(&'static str, &'static Trunk)] =
+        &[("GenAes.model.", &RESNET50_V1), ("StyAes.model.", &RESNET50_V1), ("StyAes.vgg.model.", &VGG19)];
+
+    const DRAWN: &'static [&'static str] = &["NLB.", "bn.", "predictor."];
+
+    const FROZEN: &'static [&'static str] = &["GenAes.", "StyAes.vgg."];
+
+    fn on(trunks: &[Stored<'_>], _variant: Option<&str>) -> Result<Sizes, CheckpointError> {
+        Ok(Sizes {
+            generic: ResNetSizes::of(&trunks[0], "", GENERIC_LAYERS, Style::Torchvision)?,
+            content: ResNetSizes::of(&trunks[1], "", CONTENT_LAYERS, Style::Torchvision)?,
+            style: vgg::channels(&trunks[2], "", VGG19_TO_RELU4_1)?,
+            hidden: HIDDEN,
         })
     }
 }
@@ -157,7 +184,8 @@ impl Saan {
         let [hidden, output] = &self.head;
         let hidden = hidden.forward(&normed.flatten(1, -1));
         watch("fc1", &hidden);
-        let logit = output.forward(&hidden.relu());
+        let hidden = hidden.relu().dropout(self.dropout, self.dropout > 0.0);
+        let logit = output.forward(&hidden);
         watch("logit", &logit);
         logit.sigmoid().flatten(0, -1)
     }
@@ -190,7 +218,15 @@ impl Prepare for Square {
     }
 
     fn prepare(&self, image: &RgbImage8) -> Result<Prepared, Unfit> {
-        let Planes { values, height, width } = Planes::of(&Self::resized(image), IMAGENET_MEAN, IMAGENET_STD);
+        self.whole(&Self::resized(image))
+    }
+
+    fn whole(&self, crop: &RgbImage8) -> Result<Prepared, Unfit> {
+        let Planes { values, height, width } = Planes::of(crop, IMAGENET_MEAN, IMAGENET_STD);
         Ok(Prepared { values, shape: vec![3, height as i64, width as i64] })
+    }
+
+    fn kept(&self, image: RgbImage8) -> Result<RgbImage8, Unfit> {
+        Ok(Self::resized(&image))
     }
 }

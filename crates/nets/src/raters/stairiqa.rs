@@ -16,6 +16,8 @@ use std::sync::Arc;
 use agiqa_images::{PillowFilter, RgbImage8, resize_as_pillow};
 use tch::{Kind, Tensor};
 
+use super::native::one_crop;
+use super::start::{Learned, RESNET50_V2, Trunk};
 use super::{Architecture, Layout, Prepare, Prepared, Rater, Stored, Unfit};
 use crate::checkpoint::CheckpointError;
 use crate::conv::{Conv, Kernel, Watch};
@@ -36,6 +38,9 @@ pub(super) const VARIANTS: &[&str] = &["koniq10k", "flive", "flive-patch", "live
 /// The head of FLIVE's whole images, and that of its patches, which were trained on other sizes.
 const FLIVE: &str = HEADS[0];
 const FLIVE_PATCH: &str = HEADS[1];
+
+/// Published width of the head's first layer.
+const HIDDEN: i64 = 128;
 
 /// Sizes of the network.
 #[derive(Clone, Debug)]
@@ -135,6 +140,21 @@ impl Architecture for StairIqa {
             stairs,
             head: [Linear::new(&head.below(0), d_pooled, sizes.hidden)?, Linear::new(&head.below(1), sizes.hidden, 1)?],
             crops: sizes.crops,
+        })
+    }
+}
+
+impl Learned for StairIqa {
+    const TRUNKS: &'static [(&'static str, &'static Trunk)] = &[("", &RESNET50_V2)];
+
+    const DRAWN: &'static [&'static str] = &["hyper", "quality"];
+
+    fn on(trunks: &[Stored<'_>], _variant: Option<&str>) -> Result<Sizes, CheckpointError> {
+        Ok(Sizes {
+            trunk: ResNetSizes::of(&trunks[0], "", N_LEVELS, Style::Torchvision)?,
+            head: Head::Sole,
+            hidden: HIDDEN,
+            crops: FiveCrops::of(VARIANTS[0]),
         })
     }
 }
@@ -246,5 +266,13 @@ impl Prepare for FiveCrops {
         }
         let side = i64::from(self.side);
         Ok(Prepared { values, shape: vec![places.len() as i64, 3, side, side] })
+    }
+
+    fn kept(&self, image: RgbImage8) -> Result<RgbImage8, Unfit> {
+        self.resized(&image)
+    }
+
+    fn whole(&self, crop: &RgbImage8) -> Result<Prepared, Unfit> {
+        Ok(one_crop(crop))
     }
 }

@@ -49,7 +49,7 @@ pub enum StoreError {
     #[error("cannot open store folder `{}`", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     /// The store does not exist, but a command must read from it.
-    #[error("there is no store at `{url}`: name an existing one, or run a stage that writes (such as `ingest`) first")]
+    #[error("no store at `{url}`: name an existing one, or run a stage that writes (such as `ingest`) first")]
     Absent { url: String },
     /// An object could not be read, written, listed or deleted.
     #[error("cannot {action} `{path}` in store `{url}`")]
@@ -91,7 +91,15 @@ pub struct Store {
     url: String,
     folder: Option<PathBuf>,
     objects: Arc<dyn ObjectStore>,
+    /// Where objects below some folders are read from; see [`Store::reading_from`].
+    inputs: Option<Arc<Inputs>>,
     runtime: Arc<tokio::runtime::Runtime>,
+}
+
+/// Folders that are read from another store.
+struct Inputs {
+    folders: Vec<String>,
+    objects: Arc<dyn ObjectStore>,
 }
 
 impl Store {
@@ -106,7 +114,8 @@ impl Store {
             .map_err(|source| StoreError::Folder { path: path_of(url), source })?;
         if let Some(rest) = url.strip_prefix("s3://") {
             let objects = open_s3(url, rest)?;
-            return Ok(Self { url: url.trim_end_matches('/').to_owned(), folder: None, objects, runtime });
+            let url = url.trim_end_matches('/').to_owned();
+            return Ok(Self { url, folder: None, objects, inputs: None, runtime });
         }
         let path = match url.strip_prefix("file://") {
             Some(path) => path_of(path),
@@ -126,7 +135,7 @@ impl Store {
             OpenMode::Existing if !path.is_dir() => return Err(StoreError::Absent { url: url.to_owned() }),
             OpenMode::AbsentIsEmpty if !path.exists() => {
                 let objects = Arc::new(object_store::memory::InMemory::new());
-                return Ok(Self { url: url.to_owned(), folder: None, objects, runtime });
+                return Ok(Self { url: url.to_owned(), folder: None, objects, inputs: None, runtime });
             }
             OpenMode::Existing | OpenMode::AbsentIsEmpty => {}
         }
@@ -138,7 +147,22 @@ impl Store {
             source: Box::new(source),
         })?;
         let objects = Arc::new(local.with_fsync(true));
-        Ok(Self { url: text_of(&folder), folder: Some(folder), objects, runtime })
+        Ok(Self { url: text_of(&folder), folder: Some(folder), objects, inputs: None, runtime })
+    }
+
+    /// This store, but what lies below `folders` is read from `other`. Everything is written to this store, so that `other`
+    /// never changes.
+    pub fn reading_from(mut self, other: &Self, folders: &[&str]) -> Self {
+        let folders = folders.iter().map(|folder| (*folder).to_owned()).collect();
+        self.inputs = Some(Arc::new(Inputs { folders, objects: other.objects.clone() }));
+        self
+    }
+
+    /// Where the object or folder at `path` is read from.
+    fn source(&self, path: &str) -> &dyn ObjectStore {
+        let folder = path.split('/').next().unwrap_or_default();
+        let inputs = self.inputs.as_ref().filter(|inputs| inputs.folders.iter().any(|input| input == folder));
+        inputs.map_or(self.objects.as_ref(), |inputs| inputs.objects.as_ref())
     }
 
     /// The store's URL: an absolute folder, or `s3://…`.
@@ -154,7 +178,7 @@ impl Store {
     /// Objects under the folder `prefix`, sorted by path. Half-written objects are never listed.
     pub fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         let location = self.location(prefix)?;
-        let listing = self.runtime.block_on(self.objects.list(Some(&location)).try_collect::<Vec<_>>());
+        let listing = self.runtime.block_on(self.source(prefix).list(Some(&location)).try_collect::<Vec<_>>());
         let mut objects: Vec<ObjectInfo> = listing
             .map_err(|source| self.error("list", prefix, source))?
             .into_iter()
@@ -172,7 +196,7 @@ impl Store {
     /// Size in bytes of the object at `path`, or `None` if no object exists.
     pub fn n_bytes(&self, path: &str) -> Result<Option<u64>, StoreError> {
         let location = self.location(path)?;
-        match self.runtime.block_on(self.objects.head(&location)) {
+        match self.runtime.block_on(self.source(path).head(&location)) {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(self.error("read", path, source)),
@@ -183,7 +207,7 @@ impl Store {
     pub fn get(&self, path: &str) -> Result<Bytes, StoreError> {
         let location = self.location(path)?;
         self.runtime
-            .block_on(async { self.objects.get(&location).await?.bytes().await })
+            .block_on(async { self.source(path).get(&location).await?.bytes().await })
             .map_err(|source| self.error("read", path, source))
     }
 
@@ -202,7 +226,7 @@ impl Store {
     pub fn get_range(&self, path: &str, range: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
         let location = self.location(path)?;
         self.runtime
-            .block_on(self.objects.get_range(&location, range))
+            .block_on(self.source(path).get_range(&location, range))
             .map_err(|source| self.error("read", path, source))
     }
 

@@ -291,8 +291,8 @@ impl PartReader {
             let mut roots = Vec::with_capacity(columns.len());
             for column in columns {
                 let index = builder.schema().index_of(column).map_err(|_| {
-                    let there = column_names(builder.schema());
-                    bytes.column_error(format!("there is no column `{column}`; there are: {there}"))
+                    let available = column_names(builder.schema());
+                    bytes.column_error(format!("no column `{column}`; the columns are: {available}"))
                 })?;
                 roots.push(index);
             }
@@ -356,9 +356,9 @@ impl PartBytes {
         }
         let n_wanted = range.end - range.start;
         let bytes = self.store.get_range(&self.path, range).map_err(|error| {
-            let said = error.to_string();
+            let message = error.to_string();
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            ParquetError::General(said)
+            ParquetError::General(message)
         })?;
         let n_found = bytes.len() as u64;
         if n_found < n_wanted {

@@ -124,6 +124,29 @@ pub fn write(
     part::write(store, KIND, &key.path(), &to_batch(key, rows)?, Some(fingerprint)).map(|_| ())
 }
 
+/// Keys of all tables in `store`, sorted by name.
+///
+/// # Errors
+/// Fails if the store cannot be read or a part is damaged.
+pub fn keys(store: &Store) -> Result<Vec<ExperimentKey>, PartError> {
+    let mut keys = Vec::new();
+    for object in part::list(store, "experiments")? {
+        let mut names = object.path.split('/').skip(1).filter_map(|folder| folder.split_once('='));
+        let mut name = || names.next().and_then(|(_, name)| PartitionName::new(name).ok());
+        let (Some(experiment), Some(features)) = (name(), name()) else { continue };
+        let mut key = ExperimentKey { experiment, features, paper_table: 0 };
+        for_each_batch(store, &key.folder(), KIND, Some(&["paper_table"]), |columns, batch| {
+            let numbers = columns.integers("paper_table")?;
+            if batch.num_rows() > 0 {
+                key.paper_table = numbers.value(0).try_into().unwrap_or(0);
+            }
+            Ok(())
+        })?;
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
 /// Reads the table `key`, in the order of its rows; empty if it does not exist.
 ///
 /// # Errors

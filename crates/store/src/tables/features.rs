@@ -10,7 +10,7 @@
 //! `FixedSizeList<Float32, dim>`, never null and always finite. Two writers may both compute an image. Readers then
 //! keep the row of the part that sorts first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, RecordBatch};
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{Column, ColumnType, Columns, PartitionName, for_each_batch, integer_array, real_array, text_array};
 use crate::identity::{Fingerprint, ImageId};
 use crate::store::part::{self, PartError, PartKind, PartReader};
-use crate::store::{Store, StoreError};
+use crate::store::{ObjectInfo, Store, StoreError};
 
 /// Name and version of the table `semantic`. Version 1 is the first.
 pub const SEMANTIC: PartKind = PartKind { table: "semantic", version: 1 };
@@ -182,44 +182,67 @@ impl FeatureSet {
         Ok(ids)
     }
 
+    /// The places of the rows of the images that `is_wanted` accepts. Only ids are read.
+    pub fn index(&self, store: &Store, is_wanted: impl Fn(&ImageId) -> bool) -> Result<FeatureIndex, PartError> {
+        let kind = self.kind.part_kind();
+        let mut index = FeatureIndex { parts: part::list(store, &self.prefix())?, place_of: HashMap::new() };
+        for (part, object) in (0..).zip(&index.parts) {
+            let mut row = 0;
+            let mut batches = PartReader::open(store, object, kind)?.read(Some(&["image_id"]))?;
+            while let Some(batch) = batches.next() {
+                for id in Columns::new(&batches, &batch?).image_ids("image_id")? {
+                    if is_wanted(&id) {
+                        index.place_of.entry(id).or_insert((part, row));
+                    }
+                    row += 1;
+                }
+            }
+        }
+        Ok(index)
+    }
+
     /// Reads the vectors of `wanted`, in its order.
     ///
     /// Returns a row-major matrix over the found images for each vector column, and the row of each wanted image in
     /// these matrices. The row is `None` for an image without features.
     pub fn read(&self, store: &Store, wanted: &[ImageId]) -> Result<FoundFeatures, PartError> {
-        let mut positions: HashMap<ImageId, usize> = HashMap::with_capacity(wanted.len());
         let wanted_set: HashSet<ImageId> = wanted.iter().copied().collect();
-        let mut found = FeatureRows::empty(self.columns.len());
-        let (names, kind) = (self.columns.iter().map(|column| column.name.as_str()), self.kind.part_kind());
-        let names: Vec<&str> = names.collect();
-        for object in part::list(store, &self.prefix())? {
-            // The ids are read first: no vector is read from a part without a wanted image.
-            let (mut n_seen, mut taken) = (0, Vec::new());
-            let mut batches = PartReader::open(store, &object, kind)?.read(Some(&["image_id"]))?;
-            while let Some(batch) = batches.next() {
-                for id in Columns::new(&batches, &batch?).image_ids("image_id")? {
-                    if wanted_set.contains(&id) && !positions.contains_key(&id) {
-                        positions.insert(id, found.image_ids.len());
-                        found.image_ids.push(id);
-                        taken.push(n_seen);
-                    }
-                    n_seen += 1;
-                }
+        self.read_indexed(store, &self.index(store, |id| wanted_set.contains(id))?, wanted)
+    }
+
+    /// As [`Self::read`], from the places in `index`. No part without a wanted image is opened.
+    pub fn read_indexed(
+        &self,
+        store: &Store,
+        index: &FeatureIndex,
+        wanted: &[ImageId],
+    ) -> Result<FoundFeatures, PartError> {
+        let mut by_part: BTreeMap<u32, BTreeMap<usize, ImageId>> = BTreeMap::new();
+        for id in wanted {
+            if let Some((part, row)) = index.place_of.get(id) {
+                by_part.entry(*part).or_default().insert(*row as usize, *id);
             }
-            if taken.is_empty() {
-                continue;
+        }
+        let mut positions: HashMap<ImageId, usize> = HashMap::with_capacity(wanted.len());
+        let mut matrices = vec![Vec::new(); self.columns.len()];
+        let names: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
+        for (part, rows) in by_part {
+            for id in rows.values() {
+                positions.insert(*id, positions.len());
             }
-            let mut batches = PartReader::open(store, &object, kind)?.read_rows(&names, &taken)?;
+            let taken: Vec<usize> = rows.into_keys().collect();
+            let reader = PartReader::open(store, &index.parts[part as usize], self.kind.part_kind())?;
+            let mut batches = reader.read_rows(&names, &taken)?;
             while let Some(batch) = batches.next() {
                 let batch = batch?;
                 let columns = Columns::new(&batches, &batch);
-                for (column, values) in self.columns.iter().zip(&mut found.vectors) {
+                for (column, values) in self.columns.iter().zip(&mut matrices) {
                     values.extend(columns.vectors(&column.name, column.dim, &batch)?);
                 }
             }
         }
         let rows = wanted.iter().map(|id| positions.get(id).copied()).collect();
-        Ok(FoundFeatures { matrices: found.vectors, rows })
+        Ok(FoundFeatures { matrices, rows })
     }
 
     /// Feature sets in `store`, read from their `extractor.json`.
@@ -270,6 +293,21 @@ impl FeatureSet {
             arrays.push(integer_array(order.iter().map(|row| i64::from(rows.n_tokens[*row]))));
         }
         part::batch(self.kind.part_kind().table, self.schema(), arrays)
+    }
+}
+
+/// Where the rows of a feature set lie, by image: about 30 bytes each.
+#[derive(Clone, Debug)]
+pub struct FeatureIndex {
+    parts: Vec<ObjectInfo>,
+    /// Number of the part, and of the row in it. Of two writers' rows, that of the part that sorts first counts.
+    place_of: HashMap<ImageId, (u32, u32)>,
+}
+
+impl FeatureIndex {
+    /// The place of an image's row: number of its part, and of the row in it.
+    pub fn place(&self, id: &ImageId) -> Option<(u32, u32)> {
+        self.place_of.get(id).copied()
     }
 }
 

@@ -1,6 +1,7 @@
-//! `images`: one row per (image, MOS) of a dataset; `images/dataset=<dataset>/part-0.parquet`.
+//! `images`: one row per (image, MOS) of a dataset; `images/dataset=<dataset>/part-<name>.parquet`.
 //!
-//! A dataset's table is one part, replaced as a whole by each ingest. Readers see the old rows or the new ones. Columns
+//! A dataset's table is the part `0`, replaced as a whole by each ingest. Readers see the old rows or the new ones. The
+//! night of a corpus is the dataset `<corpus>.<night>`, whose parts are named by their content: they only grow. Columns
 //! of the dataset that have no place among the fixed columns follow them. Such a column holds numbers if every cell is
 //! a number.
 
@@ -10,13 +11,13 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 
 use super::{
-    Column, ColumnType, Columns, PartitionName, integer_array, optional_real_array, optional_text_array, real_at,
-    text_array, text_at,
+    Column, ColumnType, Columns, PartitionName, PartitionNameError, integer_array, optional_real_array,
+    optional_text_array, real_at, text_array, text_at,
 };
 use crate::identity::{Fingerprint, ImageId};
 use crate::store::derived::Derived;
 use crate::store::part::{self, PartError, PartKind, PartReader};
-use crate::store::{Store, StoreError};
+use crate::store::{ObjectInfo, Store, StoreError};
 
 /// Name and version of the table. Version 1 is the first.
 pub const KIND: PartKind = PartKind { table: "images", version: 1 };
@@ -26,7 +27,11 @@ pub const COLUMNS: &[Column] = &[
     Column::partition("dataset", "dataset that the row belongs to"),
     Column::required("image_id", ColumnType::Text, "first 32 hex digits of the BLAKE3 of the image file's bytes"),
     Column::required("name", ColumnType::Text, "file name as the dataset's table gives it"),
-    Column::required("path", ColumnType::Text, "absolute path of the image file when it was ingested"),
+    Column::required(
+        "path",
+        ColumnType::Text,
+        "absolute path of the image file when it was ingested; of a corpus, an address as in `inventory`",
+    ),
     Column::required("bytes", ColumnType::Integer, "size of the image file, bytes"),
     Column::required("width", ColumnType::Integer, "width, pixels, before any EXIF rotation"),
     Column::required("height", ColumnType::Integer, "height, pixels, before any EXIF rotation"),
@@ -213,6 +218,60 @@ pub fn for_each_location(
         }
         Ok(())
     })
+}
+
+/// Name of the dataset that a corpus' night is. `corpus` has no dot, so that the name can be taken apart again.
+///
+/// # Errors
+/// The name is too long.
+pub fn night_dataset(corpus: &PartitionName, night: &PartitionName) -> Result<PartitionName, PartitionNameError> {
+    PartitionName::new(&format!("{corpus}.{night}"))
+}
+
+/// Adds `images` to the table of a corpus' night, as a part that is named by its content. Writes nothing if there are no
+/// rows.
+pub fn append_part(store: &Store, dataset: &PartitionName, images: &Images) -> Result<(), PartError> {
+    if images.rows.is_empty() {
+        return Ok(());
+    }
+    let batch = to_batch(images)?;
+    let path = format!("{}/part-{}.parquet", prefix(dataset), part::content_name(KIND, &batch)?);
+    part::write(store, KIND, &path, &batch, None).map(|_| ())
+}
+
+/// Deletes the table of a corpus' night.
+pub fn delete(store: &Store, dataset: &PartitionName) -> Result<(), StoreError> {
+    part::list(store, &prefix(dataset))?.iter().try_for_each(|object| store.delete(&object.path))
+}
+
+/// Whether `dataset` was ingested as a whole, and is no night of a corpus.
+pub fn is_ingested(store: &Store, dataset: &PartitionName) -> Result<bool, StoreError> {
+    store.exists(&part_path(dataset))
+}
+
+/// Passes the rows of each part of `dataset`'s table to `each`. One part is in memory at a time.
+///
+/// # Errors
+/// A part cannot be read, or `each` fails.
+pub fn for_each_part<E: From<PartError>>(
+    store: &Store,
+    dataset: &PartitionName,
+    mut each: impl FnMut(Images) -> Result<(), E>,
+) -> Result<(), E> {
+    for object in part::list(store, &prefix(dataset)).map_err(PartError::from)? {
+        each(read_part(store, &object)?)?;
+    }
+    Ok(())
+}
+
+fn read_part(store: &Store, object: &ObjectInfo) -> Result<Images, PartError> {
+    let mut images = Images::default();
+    let mut batches = PartReader::open(store, object, KIND)?.read(None)?;
+    while let Some(batch) = batches.next() {
+        let batch = batch?;
+        append(&mut images, &Columns::new(&batches, &batch), &batch)?;
+    }
+    Ok(images)
 }
 
 fn to_batch(images: &Images) -> Result<RecordBatch, PartError> {

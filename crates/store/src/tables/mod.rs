@@ -12,6 +12,12 @@ use crate::store::part::{PartBatches, PartError, PartKind};
 
 pub mod images;
 
+mod making;
+
+pub use making::{COLUMNS as MAKING_COLUMNS, Making};
+
+pub mod inventory;
+
 pub mod splits;
 
 pub mod features;
@@ -23,6 +29,8 @@ pub mod train_log;
 pub mod scores;
 
 pub mod gates;
+
+pub mod night_scores;
 
 mod estimates;
 
@@ -113,6 +121,11 @@ pub fn fields_of(columns: &[Column]) -> Vec<Field> {
 /// Arrow schema of a table that has only fixed columns.
 pub fn schema_of(columns: &[Column]) -> SchemaRef {
     Arc::new(Schema::new(fields_of(columns)))
+}
+
+/// Names of the columns that stand in the files.
+fn schema_names(columns: &[Column]) -> Vec<&'static str> {
+    columns.iter().filter(|column| column.place == ColumnPlace::File).map(|column| column.name).collect()
 }
 
 /// A name that is valid in a partition folder: letters, digits, `.`, `_`, `-`; not empty, not starting with a dot.
@@ -215,7 +228,7 @@ impl<'a> Columns<'a> {
         self.batch.column_by_name(name).ok_or_else(|| {
             let schema = self.batch.schema();
             let names: Vec<String> = schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
-            self.part.column_error(format!("there is no column `{name}`; there are: {}", names.join(", ")))
+            self.part.column_error(format!("no column `{name}`; the columns are: {}", names.join(", ")))
         })
     }
 

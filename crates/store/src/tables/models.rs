@@ -6,6 +6,9 @@
 //! models/run=<run>/ridge_scores.json   {image_id: score} of ridge regression on the same columns, if requested
 //! models/run=<run>/maniqa/             the network of a joint training: `config.json` and `model.safetensors`,
 //!                                      which `agiqa features --extractor maniqa --weights` reads
+//! models/run=<run>/rater/              the network of a training of a rating network: `rater.json` and `model.safetensors`,
+//!                                      which `agiqa score --weights` reads
+//! models/run=<run>/backbone/           the network of a fine-tuning, in the form that its extractor's setting `weights` reads
 //! models/run=<run>/state.safetensors   during a training: the state from which it can resume
 //! ```
 
@@ -28,10 +31,10 @@ pub enum RunRecordError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The run does not exist.
-    #[error("there is no finished run `{run}` in store `{url}`; there are: {}", known.join(", "))]
+    #[error("no finished run `{run}` in store `{url}`; the finished runs are: {}", known.join(", "))]
     Absent { run: PartitionName, url: String, known: Vec<String> },
     /// No run belongs to the group.
-    #[error("there is no run of group `{group}` in store `{url}`; there are: {}", groups.join(", "))]
+    #[error("no run of group `{group}` in store `{url}`; the groups are: {}", groups.join(", "))]
     NoGroup { group: PartitionName, url: String, groups: Vec<String> },
     /// This program cannot read the record.
     #[error("`{path}` in store `{url}` is not a run's record that this agiqa reads; train again")]
@@ -110,6 +113,12 @@ pub const RECORD_VERSION: u32 = 2;
 /// The recipe of a run whose head is a kernel ridge regression.
 pub const KERNEL_RIDGE: &str = "kernel-ridge";
 
+/// The recipe of a run that trained a network that rates images.
+pub const RATER: &str = "rater";
+
+/// The recipe of a run whose network was fine-tuned with its head.
+pub const FINE_TUNE: &str = "fine-tune";
+
 /// The role of the features that hold f_a and f_b.
 pub const SEMANTIC: &str = "semantic";
 
@@ -146,7 +155,7 @@ pub struct RunRecord {
     /// Fingerprint of all inputs that decide the numbers: settings, features, images, MOS, split.
     pub fingerprint: Fingerprint,
     /// Name of the recipe: `head` trains a head over columns, `kernel-ridge` fits kernel ridge regression to them, `joint`
-    /// trains MANIQA with a head.
+    /// trains MANIQA with a head, `fine-tune` an extractor's network, `rater` a network that rates images.
     pub recipe: String,
     /// The features that the run reads.
     pub inputs: Vec<RunInput>,
@@ -203,6 +212,22 @@ pub fn maniqa_config_path(run: &PartitionName) -> String {
 /// Path of that network's weights.
 pub fn maniqa_weights_path(run: &PartitionName) -> String {
     format!("{}/model.safetensors", maniqa_prefix(run))
+}
+
+/// Folder of the rating network that a training left.
+pub fn rater_prefix(run: &PartitionName) -> String {
+    format!("{}/rater", prefix(run))
+}
+
+/// The file of that network's weights.
+pub const RATER_WEIGHTS: &str = "model.safetensors";
+
+/// The file with that network's name, its variant and the scale of its ratings.
+pub const RATER_DESCRIPTION: &str = "rater.json";
+
+/// Folder of the network that a fine-tuning left.
+pub fn backbone_prefix(run: &PartitionName) -> String {
+    format!("{}/backbone", prefix(run))
 }
 
 /// Path of the state of an unfinished run.

@@ -2,7 +2,10 @@
 //!
 //! Who asks for "all tables" asks here: `schemas/*.json` are printed from this list, and SQL finds its tables by it.
 
-use super::{Column, comparison, experiments, features, gates, images, metrics, rejects, scores, splits, train_log};
+use super::{
+    Column, comparison, experiments, features, gates, images, inventory, metrics, night_scores, rejects, scores,
+    splits, train_log,
+};
 use crate::store::part::PartKind;
 
 /// Whether parts hold columns that [`Table::columns`] does not name.
@@ -47,11 +50,19 @@ impl Table {
 /// The tables, in the order of the data.
 pub const TABLES: &[Table] = &[
     Table {
+        kind: inventory::KIND,
+        path: "inventory/corpus=<corpus>/part-<16 hex>.parquet",
+        columns: inventory::COLUMNS,
+        own_columns: OwnColumns::None,
+        written_by: "`agiqa score` of a corpus",
+        key: &[],
+    },
+    Table {
         kind: images::KIND,
-        path: "images/dataset=<dataset>/part-0.parquet",
+        path: "images/dataset=<dataset>/part-<name>.parquet",
         columns: images::COLUMNS,
         own_columns: OwnColumns::OfDataset,
-        written_by: "`agiqa ingest`",
+        written_by: "`agiqa ingest` or `agiqa score`",
         key: &[],
     },
     Table {
@@ -101,6 +112,14 @@ pub const TABLES: &[Table] = &[
         own_columns: OwnColumns::None,
         written_by: "`agiqa predict`",
         key: &["run", "fingerprint", "image_id"],
+    },
+    Table {
+        kind: night_scores::KIND,
+        path: "night_scores/scorer=<scorer>/corpus=<corpus>/night=<night>/part-<name>.parquet",
+        columns: night_scores::COLUMNS,
+        own_columns: OwnColumns::None,
+        written_by: "`agiqa score` of a corpus",
+        key: &[],
     },
     Table {
         kind: metrics::KIND,

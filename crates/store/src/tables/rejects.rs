@@ -102,6 +102,39 @@ pub fn append(store: &Store, stage: &str, rows: &[RejectRow]) -> Result<(), Part
     part::write(store, KIND, &path, &batch, None).map(|_| ())
 }
 
+/// Adds `rows` to the rejects of `dataset` in `stage` as a new part, named by dataset and content.
+pub fn append_of(store: &Store, stage: &str, dataset: &PartitionName, rows: &[RejectRow]) -> Result<(), PartError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let batch = to_batch(rows)?;
+    let path = format!("{}/part-{dataset}-{}.parquet", prefix(stage), part::content_name(KIND, &batch)?);
+    part::write(store, KIND, &path, &batch, None).map(|_| ())
+}
+
+/// The rejects that [`append_of`] wrote for `dataset`. No other dataset's parts are read.
+pub fn read_of(store: &Store, stage: &str, dataset: &PartitionName) -> Result<Vec<RejectRow>, PartError> {
+    let mut rows = Vec::new();
+    for object in parts_of(store, stage, dataset)? {
+        rows.extend(read_part(store, &object)?);
+    }
+    Ok(rows)
+}
+
+/// Deletes the rejects that [`append_of`] wrote for `dataset`.
+pub fn delete_of(store: &Store, stage: &str, dataset: &PartitionName) -> Result<(), StoreError> {
+    parts_of(store, stage, dataset)?.iter().try_for_each(|object| store.delete(&object.path))
+}
+
+fn parts_of(store: &Store, stage: &str, dataset: &PartitionName) -> Result<Vec<ObjectInfo>, StoreError> {
+    let start = format!("{}/part-{dataset}-", prefix(stage));
+    // Another dataset's name may begin with this one's.
+    let is_of = |object: &ObjectInfo| {
+        object.path.strip_prefix(&start).is_some_and(|rest| rest.len() == "0123456789abcdef.parquet".len())
+    };
+    Ok(part::list(store, &prefix(stage))?.into_iter().filter(is_of).collect())
+}
+
 /// Paths of the parts of `stage`'s rejects, for a stage that rewrites them.
 pub fn parts(store: &Store, stage: &str) -> Result<Vec<String>, StoreError> {
     Ok(part::list(store, &prefix(stage))?.into_iter().map(|object| object.path).collect())
@@ -112,6 +145,18 @@ pub fn read(store: &Store, stage: &str) -> Result<Vec<RejectRow>, PartError> {
     let mut rows = Vec::new();
     for object in part::list(store, &prefix(stage))? {
         rows.extend(read_part(store, &object)?);
+    }
+    Ok(rows)
+}
+
+/// The rejects of `dataset`'s images by all stages, each with its stage.
+pub fn of_dataset(store: &Store, dataset: &PartitionName) -> Result<Vec<(String, RejectRow)>, PartError> {
+    let mut rows = Vec::new();
+    for object in part::list(store, "rejects")? {
+        let stage = object.path.strip_prefix("rejects/stage=").and_then(|rest| rest.split('/').next());
+        let Some(stage) = stage.map(str::to_owned) else { continue };
+        let of_dataset = |row: &RejectRow| row.dataset.as_deref() == Some(dataset.as_str());
+        rows.extend(read_part(store, &object)?.into_iter().filter(of_dataset).map(|row| (stage.clone(), row)));
     }
     Ok(rows)
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::features::FeatureSet;
 use super::models::RunRecord;
-use super::{Column, ColumnType, PartitionName, for_each_batch, optional_real_array, real_array, text_array};
+use super::{Column, ColumnType, PartitionName, for_each_batch, optional_real_array, real_array, real_at, text_array};
 use crate::identity::{Fingerprint, FingerprintBuilder, ImageId};
 use crate::store::part::{self, PartError, PartKind};
 use crate::store::{Store, StoreError};
@@ -240,7 +240,8 @@ impl ScoreSet {
         self.write_rows_with(store, rows, &[])
     }
 
-    fn write_rows_with(&self, store: &Store, rows: &[ScoreRow], notes: &[(&str, String)]) -> Result<(), PartError> {
+    /// As [`Self::write_rows`], with `notes` in the part's metadata.
+    pub fn write_rows_with(&self, store: &Store, rows: &[ScoreRow], notes: &[(&str, String)]) -> Result<(), PartError> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -262,6 +263,28 @@ impl ScoreSet {
     /// All scores of this set.
     pub fn read(&self, store: &Store) -> Result<HashMap<ImageId, f64>, PartError> {
         read(store, &self.sources())
+    }
+
+    /// All scores of this set, with their deviations.
+    pub fn read_rows(&self, store: &Store) -> Result<HashMap<ImageId, ScoreRow>, PartError> {
+        let mut found = HashMap::new();
+        for source in self.sources() {
+            source.for_each(store, |image_id, score| {
+                found.entry(image_id).or_insert(ScoreRow { image_id, score, std: None });
+            })?;
+        }
+        let mut seen = HashSet::new();
+        for_each_batch(store, &self.prefix(), KIND, None, |columns, batch| {
+            // Absent in older parts.
+            let stds = batch.column_by_name("score_std").map(|_| columns.reals("score_std")).transpose()?;
+            for (row, id) in columns.image_ids("image_id")?.into_iter().enumerate() {
+                if let (true, Some(found), Some(stds)) = (seen.insert(id), found.get_mut(&id), stds) {
+                    found.std = real_at(stds, row);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Adds the content of the set to `builder`, part by part.

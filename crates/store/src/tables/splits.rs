@@ -17,7 +17,7 @@ pub const COLUMNS: &[Column] = &[
     Column::partition("split", "name of the split, e.g. `random-20`"),
     Column::required("image_id", ColumnType::Text, "identity of the image"),
     Column::optional("seed", ColumnType::Integer, "seed of the split; null where none is drawn"),
-    Column::required("fold", ColumnType::Integer, "number of the fold, 0 where there is one only"),
+    Column::required("fold", ColumnType::Integer, "number of the fold, 0 for a split of a single fold"),
     Column::required("part", ColumnType::Text, "`train`, `validation` or `test`"),
 ];
 

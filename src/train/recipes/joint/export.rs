@@ -24,7 +24,8 @@ impl JointLesson<'_> {
         store.put(&models::head_path(run), head.to_bytes())?;
         let folder = LocalFolder::new(store, &models::maniqa_prefix(run))?;
         let quality = FeaturePair::quality_of(&self.recipe.extractor(folder.path().to_owned()))?;
-        Ok(Exported { semantic: self.recipe.semantic.clone(), quality, ridge: None, kernel_ridge: None })
+        let inputs = models::fusion_inputs(&self.recipe.semantic, &quality);
+        Ok(Exported { inputs, ..Exported::default() })
     }
 
     /// The fusion module as a head over cached columns.

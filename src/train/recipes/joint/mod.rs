@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 
+use agiqa_images::interpolate_bicubic;
 use agiqa_judge::metrics;
 use tch::{Device, Kind, Tensor};
 
@@ -139,12 +140,10 @@ impl Recipe for JointRecipe {
     fn pictures(&self) -> Result<Option<PictureSettings>, RecipeError> {
         let config = self.config()?.maniqa;
         let preprocessor = ManiqaPreprocessor::of(&config);
-        Ok(Some(PictureSettings {
-            side_px: u32::try_from(config.vit.img_size)?,
-            memory_mib: self.joint.image_memory_mib,
-            augment: self.joint.augment,
-            fill: Box::new(move |image, input| preprocessor.fill(image, input)),
-        }))
+        let (side_px, memory_mib) = (u32::try_from(config.vit.img_size)?, self.joint.image_memory_mib);
+        let resize = |image: &_, side_px| interpolate_bicubic(image, side_px, side_px).pixels;
+        let fill = Box::new(move |image: &_, input: &mut [f32]| preprocessor.fill(image, input));
+        Ok(Some(PictureSettings::squares(side_px, memory_mib, self.joint.augment, resize, fill)))
     }
 
     fn pace(&self) -> Pace {
@@ -160,7 +159,9 @@ impl Recipe for JointRecipe {
         Some(Application {
             title: "features by MANIQA",
             prefix_of: models::maniqa_prefix,
-            stage: Box::new(move |folder, source| Box::new(FeatureStage::new(recipe.extractor(folder), source))),
+            stage: Box::new(move |_, folder, source| {
+                Ok(Box::new(FeatureStage::new(recipe.extractor(folder.to_owned()), source)))
+            }),
         })
     }
 
@@ -177,8 +178,8 @@ impl Recipe for JointRecipe {
 impl Course for JointRecipe {
     type Lesson<'a> = JointLesson<'a>;
 
-    fn warmup_steps(&self) -> u32 {
-        self.joint.warmup_steps
+    fn warmup_steps(&self, _n_steps: u64) -> u64 {
+        u64::from(self.joint.warmup_steps)
     }
 
     fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<JointLesson<'a>, RecipeError> {

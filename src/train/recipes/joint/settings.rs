@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::features::{DeviceChoice, Dtype};
-use crate::train::recipes::{HeadInput, HeadKind, HeadSettings, Start};
+use crate::train::recipes::{HeadInput, HeadKind, HeadSettings, Start, rate_in_transformer};
 use crate::train::{Augment, TrainSettingsError};
 use agiqa_nets::fusion::PARAMETER_NAMES;
 use agiqa_store::path_text;
@@ -167,14 +167,7 @@ impl JointSettings {
             return if PARAMETER_NAMES.contains(&name) { self.fusion_rate } else { self.quality_rate };
         };
         let n_frozen = if self.freeze_backbone { n_blocks } else { self.freeze_blocks as usize };
-        let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        let n_above = match block {
-            Some(block) if block < n_frozen => return 0.0,
-            Some(block) => n_blocks - 1 - block.min(n_blocks - 1),
-            None if n_frozen > 0 => return 0.0,
-            None => n_blocks,
-        };
-        self.backbone_rate * self.layer_decay.powi(n_above as i32)
+        rate_in_transformer(name, n_blocks, n_frozen, self.backbone_rate, self.layer_decay)
     }
 }
 

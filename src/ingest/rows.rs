@@ -209,8 +209,8 @@ impl MappedColumns {
     fn find(table: &Table, mapping: &Mapping, adapter: Adapter) -> Result<Self, IngestError> {
         let find = |key: &'static str, column: &str| {
             // An adapter may know several names of a column.
-            let there = column.split('|').find(|column| table.column(column).is_ok()).unwrap_or(column);
-            let first = column.split('|').next().filter(|_| there == column).unwrap_or(there);
+            let present = column.split('|').find(|column| table.column(column).is_ok()).unwrap_or(column);
+            let first = column.split('|').next().filter(|_| present == column).unwrap_or(present);
             table.column(first).map_err(|source| IngestError::Column { key, source })
         };
         let optional = |key, column: &Option<String>| column.as_ref().map(|column| find(key, column)).transpose();
@@ -306,7 +306,8 @@ impl Sorter<'_> {
     }
 
     /// The path of a name below the image folder. A name that is there as it stands, or as the text of a path, is taken as
-    /// it stands; else blanks around it are left out, and `\` separates folders. An absolute path must lie below the folder.
+    /// it stands; else blanks around it are left out, and `\` separates folders. An absolute path must lie below the folder. A
+    /// path may begin with the image folder's own last folders.
     fn relative(&self, whole_name: &str) -> Result<PathBuf, &'static str> {
         let name = whole_name.trim();
         if let Some([_, folder]) = &self.folders
@@ -319,10 +320,17 @@ impl Sorter<'_> {
         let name = name.replace('\\', "/");
         let below = |folder: &PathBuf| Path::new(&name).strip_prefix(folder).ok().map(Path::to_owned);
         let below = self.folders.iter().flatten().find_map(below).filter(|_| Path::new(&name).is_absolute());
-        match below.as_deref().and_then(Path::to_str) {
-            Some(below) => relative_path(below),
-            None => relative_path(&name),
-        }
+        let path = relative_path(below.as_deref().and_then(Path::to_str).unwrap_or(&name))?;
+        Ok(self.without_own_folders(&path).unwrap_or(path))
+    }
+
+    /// What is left of a path that begins with the last folders of the image folder's own path, if only the rest is there.
+    fn without_own_folders(&self, path: &Path) -> Option<PathBuf> {
+        let [_, folder] = self.folders.as_ref()?;
+        let own = path.ancestors().filter(|lead| !lead.as_os_str().is_empty() && folder.ends_with(lead));
+        let mut rests = own.filter_map(|lead| path.strip_prefix(lead).ok()).filter(|rest| !rest.as_os_str().is_empty());
+        let rest = rests.find(|rest| file_of(folder, rest).is_file())?;
+        (!file_of(folder, path).exists()).then(|| rest.to_owned())
     }
 
     fn mos(&self, text: Option<&str>) -> Result<f64, (&'static str, String)> {

@@ -1,0 +1,350 @@
+//! Rating networks that are to be trained: their first weights come from a checkpoint of the whole network, or from
+//! trunks that were trained on other tasks and are placed by hand.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tch::{Device, Kind};
+
+use super::dbcnn::Dbcnn;
+use super::hyperiqa::HyperIqa;
+use super::musiq::Musiq;
+use super::resnet50::ResNet50;
+use super::saan::Saan;
+use super::stairiqa::StairIqa;
+use super::{Architecture, Build, Layout, Prepare, Rater, RaterError, RaterName, Stored, build_of, listed, looks_like};
+use crate::checkpoint::{Checkpoint, CheckpointError, Wanted};
+use crate::layers::{NamedTensors, NetworkError, Phase, TensorScope};
+
+/// Why a training of a rating network cannot start.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
+pub enum StartError {
+    /// The weights cannot be used.
+    #[error(transparent)]
+    Rater(#[from] RaterError),
+    /// A trunk's file is absent.
+    #[error(
+        "a training of `{network}` starts from {}, which is absent: put `{}` ({}; its SHA-256 begins with {}) into the \
+         folder {}, or name such a folder or a checkpoint of `{network}` with `--weights` (in a pipeline, `weights` in \
+         `[train.rater]`){}",
+        trunk.about, trunk.files[0], trunk.size, trunk.sha256, folder.display(), alternatives(trunk)
+    )]
+    Absent { network: RaterName, trunk: &'static Trunk, folder: PathBuf },
+    /// A trunk's file holds another network.
+    #[error("{} does not hold {}: it has no tensor `{}`", path.display(), trunk.about, trunk.layout.landmark)]
+    OtherTrunk { path: PathBuf, trunk: &'static Trunk },
+    /// The network cannot be trained here.
+    #[error("`{network}` is not trained here: expected {}", names(RaterStart::NETWORKS))]
+    NotTrained { network: RaterName },
+}
+
+impl From<CheckpointError> for StartError {
+    fn from(source: CheckpointError) -> Self {
+        Self::Rater(source.into())
+    }
+}
+
+fn alternatives(trunk: &Trunk) -> String {
+    match &trunk.files[1..] {
+        [] => String::new(),
+        others => format!("; {} fits as well, but gives other results", others.join(" or ")),
+    }
+}
+
+fn names(networks: &[RaterName]) -> String {
+    networks.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// A published file with weights of a part of a network.
+#[derive(Debug)]
+pub struct Trunk {
+    /// Its content in words.
+    pub about: &'static str,
+    /// Names of files that fit, the recommended first.
+    pub files: &'static [&'static str],
+    /// Size of the recommended file.
+    pub size: &'static str,
+    /// First digits of its SHA-256, hexadecimal.
+    pub sha256: &'static str,
+    layout: Layout,
+}
+
+const RESNET: Layout = Layout::plain("layer1.0.conv1.weight");
+const CONVOLUTIONS: Layout = Layout { landmark: "features.0.weight", renamed: &[("", "features.")] };
+
+/// torchvision's ResNet-50, `IMAGENET1K_V1`.
+pub(crate) static RESNET50_V1: Trunk = Trunk {
+    about: "torchvision's ResNet-50, trained on ImageNet (V1)",
+    files: &["resnet50-0676ba61.pth", "resnet50-19c8e357.pth", "resnet50-11ad3fa6.pth"],
+    size: "97.8 MB",
+    sha256: "0676ba61",
+    layout: RESNET,
+};
+
+/// torchvision's ResNet-50, `IMAGENET1K_V2`.
+pub(crate) static RESNET50_V2: Trunk = Trunk {
+    about: "torchvision's ResNet-50, trained on ImageNet (V2)",
+    files: &["resnet50-11ad3fa6.pth", "resnet50-0676ba61.pth", "resnet50-19c8e357.pth"],
+    size: "97.8 MB",
+    sha256: "11ad3fa6",
+    layout: RESNET,
+};
+
+/// torchvision's VGG-16.
+pub(crate) static VGG16: Trunk = Trunk {
+    about: "torchvision's VGG-16, trained on ImageNet",
+    files: &["vgg16-397923af.pth"],
+    size: "527.8 MB",
+    sha256: "397923af",
+    layout: CONVOLUTIONS,
+};
+
+/// torchvision's VGG-19.
+pub(crate) static VGG19: Trunk = Trunk {
+    about: "torchvision's VGG-19, trained on ImageNet",
+    files: &["vgg19-dcbb9e9d.pth"],
+    size: "548.1 MB",
+    sha256: "dcbb9e9d",
+    layout: CONVOLUTIONS,
+};
+
+/// The S-CNN of DBCNN's authors.
+pub(crate) static S_CNN: Trunk = Trunk {
+    about: "the S-CNN of DBCNN's authors, trained on distortions",
+    files: &["scnn.pkl", "DBCNN_scnn-7ea73d75.pth"],
+    size: "2.6 MB",
+    sha256: "7ea73d75",
+    layout: CONVOLUTIONS,
+};
+
+/// MUSIQ, trained on ImageNet.
+pub(crate) static MUSIQ: Trunk = Trunk {
+    about: "MUSIQ, trained on ImageNet, as pyiqa publishes it",
+    files: &["musiq_imagenet_pretrain-51d9b0a5.pth"],
+    size: "108.5 MB",
+    sha256: "51d9b0a5",
+    layout: Layout::plain("transformer_encoder.posembed_input.position_emb"),
+};
+
+/// A rating network that can be trained.
+pub(crate) trait Learned: Architecture {
+    /// The trunks, each with the beginning of the network's names of its tensors.
+    const TRUNKS: &'static [(&'static str, &'static Trunk)];
+
+    /// Beginnings of the names of tensors that no trunk has. The seed draws them.
+    const DRAWN: &'static [&'static str];
+
+    /// Beginnings of the names of tensors that stay as they are.
+    const FROZEN: &'static [&'static str] = &[];
+
+    /// The sizes of the network on `trunks`, in the order of [`Self::TRUNKS`], with the published sizes elsewhere.
+    fn on(trunks: &[Stored<'_>], variant: Option<&str>) -> Result<Self::Sizes, CheckpointError>;
+
+    /// The sizes of the network that is trained from a checkpoint of a network of `sizes`.
+    fn with_one_output(sizes: Self::Sizes) -> Self::Sizes {
+        sizes
+    }
+}
+
+/// The first weights of a network, found complete.
+pub struct RaterStart {
+    /// Checkpoints, each with the tensors that the network reads from it.
+    parts: Vec<(Checkpoint, Wanted)>,
+    parameters: BTreeMap<String, Vec<i64>>,
+    frozen: &'static [&'static str],
+    preprocessor: Arc<dyn Prepare>,
+    build: Build,
+}
+
+impl RaterStart {
+    /// The networks that can be trained.
+    pub const NETWORKS: &'static [RaterName] = &[
+        RaterName::HyperIqa,
+        RaterName::Dbcnn,
+        RaterName::StairIqa,
+        RaterName::Baid,
+        RaterName::Musiq,
+        RaterName::ResNet50,
+    ];
+
+    /// Opens the first weights of the network `name`: a checkpoint of it or of its only trunk, or a folder with the
+    /// files of its trunks, at `weights`; without `weights`, the trunks in `folder`. Reads no values.
+    ///
+    /// # Errors
+    /// A file is absent, damaged, or a checkpoint of another network or geometry.
+    pub fn open(
+        name: RaterName,
+        variant: Option<&str>,
+        weights: Option<&Path>,
+        folder: &Path,
+    ) -> Result<Self, StartError> {
+        match name {
+            RaterName::HyperIqa => Self::of::<HyperIqa>(name, variant, weights, folder),
+            RaterName::Dbcnn => Self::of::<Dbcnn>(name, variant, weights, folder),
+            RaterName::StairIqa => Self::of::<StairIqa>(name, variant, weights, folder),
+            RaterName::Baid => Self::of::<Saan>(name, variant, weights, folder),
+            RaterName::Musiq => Self::of::<Musiq>(name, variant, weights, folder),
+            RaterName::ResNet50 => Self::of::<ResNet50>(name, variant, weights, folder),
+            RaterName::ClipIqa | RaterName::ClipIqaPlus | RaterName::QAlign => {
+                Err(StartError::NotTrained { network: name })
+            }
+        }
+    }
+
+    fn of<N: Learned>(
+        name: RaterName,
+        variant: Option<&str>,
+        weights: Option<&Path>,
+        folder: &Path,
+    ) -> Result<Self, StartError> {
+        let Some(path) = weights else { return Self::on_trunks::<N>(name, variant, folder) };
+        if N::TRUNKS.iter().any(|(_, trunk)| file_of(trunk, path).is_some()) {
+            return Self::on_trunks::<N>(name, variant, path);
+        }
+        let checkpoint = Checkpoint::find(path).map_err(RaterError::from)?;
+        if let Some(stored) = Stored::find(&checkpoint, N::LAYOUTS) {
+            let sizes = N::with_one_output(N::sizes(&stored, variant)?);
+            let listed = listed::<N>(&sizes);
+            // A head of another size is left, and drawn.
+            let is_read = |name: &str, shape: &[i64]| {
+                !is_below(name, N::DRAWN) || stored.dims(name).is_ok_and(|found| found == shape)
+            };
+            let read = listed.0.iter().filter(|(name, shape)| is_read(name, shape));
+            let read = read.map(|(name, shape)| (name.clone(), shape.clone())).collect();
+            let wanted = Wanted::new(&checkpoint, &read, |name| stored.name(name))?;
+            return Ok(Self::new::<N>(vec![(checkpoint, wanted)], listed, sizes));
+        }
+        if let [(_, trunk)] = N::TRUNKS
+            && Stored::find(&checkpoint, std::slice::from_ref(&trunk.layout)).is_some()
+        {
+            return Self::on_files::<N>(vec![checkpoint], variant);
+        }
+        let landmarks = N::LAYOUTS.iter().map(|layout| format!("`{}`", layout.landmark)).collect();
+        let (path, looks_like) = (checkpoint.path().to_owned(), looks_like(&checkpoint));
+        Err(RaterError::Another { path, asked: name, landmarks, looks_like }.into())
+    }
+
+    /// The network on the trunks whose files are in `folder`.
+    fn on_trunks<N: Learned>(name: RaterName, variant: Option<&str>, folder: &Path) -> Result<Self, StartError> {
+        let open = |(_, trunk): &(&str, &'static Trunk)| {
+            let absent = || StartError::Absent { network: name, trunk, folder: folder.to_owned() };
+            let path = file_of(trunk, folder).ok_or_else(absent)?;
+            Ok(Checkpoint::open(&path).map_err(RaterError::from)?)
+        };
+        Self::on_files::<N>(N::TRUNKS.iter().map(open).collect::<Result<_, StartError>>()?, variant)
+    }
+
+    /// The network on the trunks in `files`, in the order of [`Learned::TRUNKS`].
+    fn on_files<N: Learned>(files: Vec<Checkpoint>, variant: Option<&str>) -> Result<Self, StartError> {
+        let find = |(file, (_, trunk)): (&'_ Checkpoint, &(&str, &'static Trunk))| {
+            let stored = Stored::find(file, std::slice::from_ref(&trunk.layout));
+            stored.is_some().then_some(()).ok_or_else(|| StartError::OtherTrunk { path: file.path().to_owned(), trunk })
+        };
+        files.iter().zip(N::TRUNKS).try_for_each(find)?;
+        let stored: Vec<Stored<'_>> = files
+            .iter()
+            .zip(N::TRUNKS)
+            .filter_map(|(file, (_, trunk))| Stored::find(file, std::slice::from_ref(&trunk.layout)))
+            .collect();
+        let sizes = N::on(&stored, variant)?;
+        let listed = listed::<N>(&sizes);
+        let mut wanted = Vec::with_capacity(files.len());
+        for ((own, _), (file, stored)) in N::TRUNKS.iter().zip(files.iter().zip(&stored)) {
+            // A name belongs to the trunk with the longest beginning of it.
+            let is_of_trunk = |name: &str| {
+                let longest = N::TRUNKS.iter().map(|(own, _)| *own).filter(|own| name.starts_with(own));
+                longest.max_by_key(|own| own.len()) == Some(own)
+            };
+            let read = listed.0.iter().filter(|(name, _)| is_of_trunk(name) && !is_below(name, N::DRAWN));
+            let read = read.map(|(name, shape)| (name.clone(), shape.clone())).collect();
+            wanted.push(Wanted::new(file, &read, |name| stored.name(&name[own.len()..]))?);
+        }
+        drop(stored);
+        Ok(Self::new::<N>(files.into_iter().zip(wanted).collect(), listed, sizes))
+    }
+
+    fn new<N: Learned>(
+        parts: Vec<(Checkpoint, Wanted)>,
+        (parameters, network): (BTreeMap<String, Vec<i64>>, N),
+        sizes: N::Sizes,
+    ) -> Self {
+        let preprocessor = network.preprocessor();
+        Self { parts, parameters, frozen: N::FROZEN, preprocessor, build: build_of::<N>(sizes) }
+    }
+
+    /// Names and shapes of all tensors of the network.
+    pub fn parameters(&self) -> &BTreeMap<String, Vec<i64>> {
+        &self.parameters
+    }
+
+    /// The files that tensors are read from.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|(checkpoint, _)| checkpoint.path())
+    }
+
+    /// Whether the protocol of the network leaves the tensor `name` as it is.
+    pub fn is_frozen(&self, name: &str) -> bool {
+        is_below(name, self.frozen)
+    }
+
+    /// Whether the tensor `name` belongs to a batch norm.
+    pub fn is_of_batch_norm(&self, name: &str) -> bool {
+        let layer = name.rsplit_once('.').map_or("", |(layer, _)| layer);
+        self.parameters.contains_key(&format!("{layer}.running_mean"))
+    }
+
+    /// Whether the tensor `name` is a statistic of a batch norm.
+    pub fn is_statistic(&self, name: &str) -> bool {
+        name.ends_with(".running_mean") || name.ends_with(".running_var")
+    }
+
+    /// What makes the network's inputs of images.
+    pub fn preprocessor(&self) -> Arc<dyn Prepare> {
+        self.preprocessor.clone()
+    }
+
+    /// Hash of the tensors that are read, for fingerprints.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn content_hash(&self) -> Result<String, StartError> {
+        let hashes = self.parts.iter().map(|(checkpoint, wanted)| wanted.content_hash(checkpoint));
+        Ok(hashes.collect::<Result<Vec<_>, _>>()?.join("+"))
+    }
+
+    /// The tensors that the files hold. The others of [`Self::parameters`] are to be drawn.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn read(&self) -> Result<NamedTensors, StartError> {
+        let mut tensors = NamedTensors::new();
+        for (checkpoint, wanted) in &self.parts {
+            tensors.extend(wanted.read(checkpoint)?);
+        }
+        Ok(tensors)
+    }
+
+    /// The network of `tensors`, which are all of [`Self::parameters`]. Tensors that require gradients are shared.
+    ///
+    /// # Errors
+    /// Memory is short.
+    pub fn network(
+        &self,
+        tensors: &NamedTensors,
+        device: Device,
+        phase: Phase,
+    ) -> Result<Box<dyn Rater>, NetworkError> {
+        (self.build)(&TensorScope::new(tensors, device, Kind::Float).in_phase(phase))
+    }
+}
+
+/// The file of `trunk` in `folder`.
+fn file_of(trunk: &Trunk, folder: &Path) -> Option<PathBuf> {
+    trunk.files.iter().map(|file| folder.join(file)).find(|path| path.is_file())
+}
+
+fn is_below(name: &str, beginnings: &[&str]) -> bool {
+    beginnings.iter().any(|beginning| name.starts_with(beginning))
+}

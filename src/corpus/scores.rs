@@ -1,0 +1,159 @@
+//! The stage that joins a night's images with their scores.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::rows::CACHED;
+use super::{CorpusError, Night};
+use crate::engine::is_of_share;
+use agiqa_store::identity::{Fingerprint, ImageId};
+use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::Store;
+use agiqa_store::store::run_log::RowCounts;
+use agiqa_store::store::shard::Shard;
+use agiqa_store::tables::images::{self, ExtraValues, Images};
+use agiqa_store::tables::night_scores::{NightScore, ScoredNight};
+use agiqa_store::tables::scores::{Direction, ScoreSet};
+use agiqa_store::tables::{PartitionName, gates};
+
+/// What scores a night: a set of scores, or the mean over several of one direction.
+#[derive(Clone, Debug)]
+pub struct NightScorer {
+    /// Its name: a run, a group, a method.
+    pub name: PartitionName,
+    /// The sets, at least one. An image counts if it has a score in each.
+    pub sets: Vec<ScoreSet>,
+}
+
+/// Writes a night's rows of `night_scores`.
+#[derive(Clone, Debug)]
+pub struct NightScoresStage {
+    /// The night.
+    pub night: Night,
+    /// What scores it.
+    pub scorer: NightScorer,
+    /// The share of its files.
+    pub shard: Shard,
+}
+
+/// An image's score.
+#[derive(Clone, Copy)]
+struct Scored {
+    score: f64,
+    std: Option<f64>,
+    gates: [Option<f64>; 3],
+}
+
+impl NightScoresStage {
+    fn join(&self, store: &Store) -> Result<StageReport, CorpusError> {
+        let dataset = self.night.dataset()?;
+        let scored = self.scorer.read(store)?;
+        let direction = self.scorer.sets.first().map_or(Direction::Higher, |set| set.direction);
+        let fingerprint = self.scorer.fingerprint();
+        let Night { corpus, night } = self.night.clone();
+        let table = ScoredNight { scorer: self.scorer.name.clone(), corpus, night };
+        let (mut rows, mut parts) = (RowCounts::default(), BTreeSet::new());
+        images::for_each_part(store, &dataset, |images| {
+            let (n_in, of_part) = self.rows(images, &scored);
+            rows.n_in += n_in;
+            rows.n_out += of_part.len() as u64;
+            rows.n_cached += of_part.iter().filter(|row| row.is_cached).count() as u64;
+            if !of_part.is_empty() {
+                parts.insert(table.write_part(store, self.shard, direction, fingerprint, &of_part)?);
+            }
+            Ok::<_, CorpusError>(())
+        })?;
+        table.keep_only(store, self.shard, &parts)?;
+        rows.n_rejected = rows.n_in - rows.n_out;
+        let mut summary = format!(
+            "{} of {} images have scores, {} of them from earlier nights",
+            rows.n_out, rows.n_in, rows.n_cached
+        );
+        if rows.n_rejected > 0 {
+            summary.push_str(&format!(", {} have none (table `rejects`)", rows.n_rejected));
+        }
+        Ok(StageReport { rows, summary, interrupted: false })
+    }
+
+    /// The number of images of a part that belong to this share, and their rows.
+    fn rows(&self, images: Images, scored: &HashMap<ImageId, Scored>) -> (u64, Vec<NightScore>) {
+        let texts = |name: &str| images.column_text(name);
+        let (groups, cached) = (texts("group_id"), images.extra.iter().find(|extra| extra.name == CACHED));
+        let is_cached = |row: usize| match cached.map(|cached| &cached.values) {
+            Some(ExtraValues::Real(values)) => values[row] == Some(1.0),
+            Some(ExtraValues::Text(_)) | None => false,
+        };
+        let mut n_in = 0;
+        let mut rows = Vec::new();
+        for (at, image) in images.rows.iter().enumerate().filter(|(_, image)| is_of_share(self.shard, &image.path)) {
+            n_in += 1;
+            let Some(Scored { score, std, gates }) = scored.get(&image.image_id).copied() else { continue };
+            rows.push(NightScore {
+                image_id: image.image_id,
+                uri: image.path.clone(),
+                name: image.name.clone(),
+                generator: image.generator.clone(),
+                prompt: image.prompt.clone(),
+                group_id: groups.as_ref().and_then(|groups| groups[at].clone()),
+                score,
+                std,
+                gates,
+                is_cached: is_cached(at),
+            });
+        }
+        (n_in, rows)
+    }
+}
+
+impl NightScorer {
+    /// Identity of all sets together.
+    fn fingerprint(&self) -> Fingerprint {
+        match self.sets.as_slice() {
+            [set] => set.fingerprint,
+            sets => {
+                let fingerprints: Vec<Fingerprint> = sets.iter().map(|set| set.fingerprint).collect();
+                Fingerprint::builder("mean of scores").json("sets", &fingerprints).finish()
+            }
+        }
+    }
+
+    fn read(&self, store: &Store) -> Result<HashMap<ImageId, Scored>, CorpusError> {
+        if let [set] = self.sets.as_slice() {
+            let mut gates: HashMap<ImageId, [Option<f64>; 3]> =
+                gates::read(store, set)?.into_iter().map(|row| (row.image_id, row.weights)).collect();
+            let scored = set.read_rows(store)?.into_iter().map(|(id, row)| {
+                let gates = gates.remove(&id).unwrap_or_default();
+                (id, Scored { score: row.score, std: row.std, gates })
+            });
+            return Ok(scored.collect());
+        }
+        let mut all: HashMap<ImageId, Vec<f64>> = HashMap::new();
+        for set in &self.sets {
+            for (id, score) in set.read(store)? {
+                all.entry(id).or_default().push(score);
+            }
+        }
+        let n = self.sets.len();
+        let whole = all.into_iter().filter(|(_, scores)| scores.len() == n);
+        let mean = whole.map(|(id, scores)| {
+            let score = scores.iter().sum::<f64>() / n as f64;
+            let variance = scores.iter().map(|of_run| (of_run - score).powi(2)).sum::<f64>() / n as f64;
+            (id, Scored { score, std: Some(variance.sqrt()), gates: [None; 3] })
+        });
+        Ok(mean.collect())
+    }
+}
+
+impl Stage for NightScoresStage {
+    fn name(&self) -> String {
+        let Night { corpus, night } = &self.night;
+        format!("scores of {corpus}, night {night}, by {}", self.scorer.name)
+    }
+
+    fn freshness(&self, _store: &Store) -> Result<Freshness, StageError> {
+        Ok(Freshness::Stale { reason: "images and scores are joined each time".to_owned() })
+    }
+
+    fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {
+        Ok(self.join(&context.store)?)
+    }
+}

@@ -1,0 +1,67 @@
+//! Steps without weights. A pipeline may go on without them, and then without the steps that need their results.
+
+use std::error::Error;
+
+use super::plan::{StageName, Step};
+use crate::baselines::BaselineError;
+use crate::engine::EngineError;
+use crate::features::ExtractError;
+use crate::ratings::RatingError;
+use agiqa_handcrafted::ParamsError;
+use agiqa_judge::compare::CompareError;
+use agiqa_nets::raters::StartError;
+use agiqa_store::stage::ExecuteError;
+use agiqa_weights::WeightsError;
+
+/// A step that was left out.
+#[derive(Clone, Debug)]
+pub struct LeftOut {
+    /// Position of the step.
+    pub step: usize,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+/// The message of the absence of weights or parameter files that caused `error`, if one did. A comparison without any
+/// method counts as one.
+pub fn absence(error: &(dyn Error + 'static)) -> Option<String> {
+    let is_absence = match error.downcast_ref() {
+        Some(WeightsError::Absent { .. } | WeightsError::Incomplete { .. }) => true,
+        _ => {
+            matches!(error.downcast_ref(), Some(RatingError::Absent { .. }))
+                || matches!(error.downcast_ref(), Some(StartError::Absent { .. }))
+                || matches!(error.downcast_ref(), Some(ParamsError::Missing { .. }))
+                || matches!(error.downcast_ref(), Some(CompareError::NoMethods { .. }))
+        }
+    };
+    if is_absence {
+        return Some(error.to_string().replace("\nhint: ", "; "));
+    }
+    // An error that only wraps another one gives the other's cause as its own.
+    let wrapped: Option<&(dyn Error + 'static)> = if let Some(ExecuteError::Freshness(inner)) = error.downcast_ref() {
+        Some(inner.as_ref())
+    } else if let Some(EngineError::Guest(inner)) = error.downcast_ref() {
+        Some(inner.as_ref())
+    } else if let Some(BaselineError::Params(inner)) = error.downcast_ref() {
+        Some(inner)
+    } else if let Some(ExtractError::Weights(inner)) = error.downcast_ref() {
+        Some(inner)
+    } else {
+        error.source()
+    };
+    absence(wrapped?)
+}
+
+/// Why the step `idx` cannot work without the steps that were left out before it, if it cannot.
+pub fn consequence(steps: &[Step], idx: usize, left_out: &[LeftOut]) -> Option<String> {
+    let needs = |before: StageName| match steps[idx].name {
+        StageName::Features => before == StageName::Features,
+        StageName::Train => matches!(before, StageName::Features | StageName::Train),
+        StageName::Predict => matches!(before, StageName::Train | StageName::Predict),
+        StageName::Evaluate => before == StageName::Predict,
+        StageName::Experiment => before == StageName::Evaluate,
+        _ => false,
+    };
+    let before = left_out.iter().find(|left| steps[idx].after.contains(&left.step) && needs(steps[left.step].name))?;
+    Some(before.reason.clone())
+}
