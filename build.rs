@@ -3,7 +3,8 @@
 
 use std::{env, fs, path::Path};
 
-fn main() {
+/// Prints what cargo and the linker need. The build script of `agiqa-nets` calls it, too.
+pub fn main() {
     // Something has to be named, or every file of the package would count. The script itself counts anyway.
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     // torch-sys hands this over (as `links = "tch"`), and only to packages that name it as a dependency of their own.

@@ -8,6 +8,7 @@ use super::exit::Exit;
 use super::weights::{State, megabytes, print_line};
 use super::{Context, path_argument};
 use crate::features::{Dtype, FeatureSettingsError};
+use agiqa_nets::device::{Gpu, forbid_tf32, rounds_inputs};
 use agiqa_store::path_text;
 use agiqa_weights::Source;
 
@@ -26,7 +27,9 @@ struct Report {
     agiqa_version: &'static str,
     libtorch: Libtorch,
     cpu: Cpu,
-    cuda_devices: Vec<String>,
+    /// Version of NVIDIA's driver, e.g. `580.65.06`.
+    cuda_driver: Option<String>,
+    cuda_devices: Vec<CudaDevice>,
     memory: Memory,
     disks: Vec<Disk>,
     weights: Vec<State>,
@@ -95,6 +98,23 @@ impl Bf16 {
     }
 }
 
+/// A GPU as networks find it.
+#[derive(Serialize)]
+struct CudaDevice {
+    name: String,
+    /// Major and minor, e.g. `9.0`.
+    compute_capability: Option<String>,
+    /// Highest version of CUDA that the driver serves.
+    driver_cuda: Option<String>,
+    free_bytes: Option<u64>,
+    total_bytes: Option<u64>,
+    /// Whether products of half precision run at full speed.
+    f16: Option<bool>,
+    bf16: Option<bool>,
+    /// Whether f32 products are rounded to TF32 after the program has forbidden it. Networks refuse such a device.
+    tf32: Option<bool>,
+}
+
 #[derive(Serialize)]
 struct Memory {
     total_bytes: Option<u64>,
@@ -124,6 +144,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         agiqa_version: env!("CARGO_PKG_VERSION"),
         libtorch: libtorch(),
         cpu: cpu(context.n_threads),
+        cuda_driver: std::fs::read_to_string("/proc/driver/nvidia/version").ok().as_deref().and_then(driver_version),
         cuda_devices: cuda_devices(),
         memory: memory(),
         disks,
@@ -161,13 +182,14 @@ fn print(report: &Report) {
     line("cpu", format!("{model}, {} CPUs, {} threads used", cpu.n_cpus, cpu.n_threads));
     line("", if cpu.features.is_empty() { "no known wide vectors".to_owned() } else { cpu.features.join(", ") });
     line("bf16", cpu.bf16.words().to_owned());
-    line(
-        "cuda",
-        match report.cuda_devices.len() {
-            0 => "none".to_owned(),
-            n => format!("{n}: {}", report.cuda_devices.join(", ")),
-        },
-    );
+    let driver = report.cuda_driver.as_ref().map_or_else(String::new, |version| format!("driver {version}, "));
+    match report.cuda_devices.len() {
+        0 => line("cuda", "none".to_owned()),
+        n => line("cuda", format!("{driver}{n} devices")),
+    }
+    for (index, device) in report.cuda_devices.iter().enumerate() {
+        line("", format!("cuda:{index}: {}", device.words()));
+    }
 
     let memory = &report.memory;
     let limit = memory.limit_bytes.map_or_else(String::new, |n| format!(", limited to {}", gigabytes(Some(n))));
@@ -257,21 +279,50 @@ fn cpu(n_threads: usize) -> Cpu {
     }
 }
 
-/// Names of the CUDA devices that libtorch sees, from the driver's files.
-fn cuda_devices() -> Vec<String> {
+impl CudaDevice {
+    fn words(&self) -> String {
+        let unknown = || "unknown".to_owned();
+        let gigabytes = |n: Option<u64>| n.map_or_else(unknown, |n| format!("{:.1} GB", n as f64 / 1e9));
+        let said = |value: Option<bool>, words: [&'static str; 2]| value.map(|value| words[usize::from(value)]);
+        let capability = self.compute_capability.clone().map(|text| format!("compute capability {text}"));
+        let parts = [
+            Some(self.name.clone()),
+            capability,
+            Some(format!("{} free of {}", gigabytes(self.free_bytes), gigabytes(self.total_bytes))),
+            said(self.f16, ["f16 slow", "f16 fast"]).map(str::to_owned),
+            said(self.bf16, ["no bf16", "bf16"]).map(str::to_owned),
+            said(self.tf32, ["f32 exact (no TF32)", "TF32 IN PLACE OF f32, which networks refuse"]).map(str::to_owned),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The CUDA devices that libtorch sees.
+fn cuda_devices() -> Vec<CudaDevice> {
     let n = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
-    let folders = std::fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> = folders.map(|entry| entry.path().join("information")).collect();
-    paths.sort();
-    let models: Vec<String> = paths
-        .iter()
-        .filter_map(|path| {
-            let text = std::fs::read_to_string(path).ok()?;
-            Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned())
-        })
-        .collect();
-    // If some devices are hidden from this process, the names cannot be assigned to the others.
-    (0..n).map(|i| if models.len() == n { models[i].clone() } else { format!("device {i}") }).collect()
+    let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
+    let found = |index: usize| {
+        // The first product makes libtorch take the device, which it does not say anything about before.
+        let rounds = forbid_tf32().and_then(|()| rounds_inputs(tch::Device::Cuda(index), tch::Kind::Float));
+        let gpu = Gpu::of(index);
+        CudaDevice {
+            f16: gpu.has_fast_f16(),
+            bf16: gpu.has_bf16_and_tf32(),
+            compute_capability: gpu.capability.map(version),
+            driver_cuda: gpu.driver_cuda.map(version),
+            free_bytes: gpu.memory.map(|(free, _)| free),
+            total_bytes: gpu.memory.map(|(_, total)| total),
+            tf32: rounds.ok(),
+            name: gpu.name.unwrap_or_else(|| format!("device {index}")),
+        }
+    };
+    (0..n).map(found).collect()
+}
+
+/// The version in the driver's own file: the first word of its first line that is a number with dots.
+fn driver_version(text: &str) -> Option<String> {
+    let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.lines().next()?.split_whitespace().find(is_version).map(str::to_owned)
 }
 
 fn memory() -> Memory {
@@ -304,6 +355,30 @@ fn disk(purpose: &'static str, path: &Path) -> Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gpu_is_described_by_what_is_known_of_it() {
+        let device = CudaDevice {
+            name: "NVIDIA H100".to_owned(),
+            compute_capability: Some("9.0".to_owned()),
+            driver_cuda: None,
+            free_bytes: Some(79_000_000_000),
+            total_bytes: Some(85_000_000_000),
+            f16: Some(true),
+            bf16: Some(true),
+            tf32: Some(false),
+        };
+        let expected =
+            "NVIDIA H100, compute capability 9.0, 79.0 GB free of 85.0 GB, f16 fast, bf16, f32 exact (no TF32)";
+        assert_eq!(device.words(), expected);
+        let unknown =
+            CudaDevice { compute_capability: None, free_bytes: None, f16: None, bf16: None, tf32: None, ..device };
+        assert_eq!(unknown.words(), "NVIDIA H100, unknown free of 85.0 GB");
+        let text =
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27\nGCC version: gcc version 12.2.0";
+        assert_eq!(driver_version(text).as_deref(), Some("580.65.06"));
+        assert_eq!(driver_version(""), None);
+    }
 
     #[test]
     fn bf16_is_promised_only_if_networks_multiply_in_it() {

@@ -39,7 +39,11 @@ const EVENTS: &[(&str, &str, &[&str])] = &[
     ),
     ("method", "`methods`", &["name", "about", "fills", "weights"]),
     ("weights", "`weights`", &["name", "state"]),
-    ("doctor", "`doctor`", &["agiqa_version", "libtorch", "cpu", "cuda_devices", "memory", "disks", "weights"]),
+    (
+        "doctor",
+        "`doctor`",
+        &["agiqa_version", "libtorch", "cpu", "cuda_driver", "cuda_devices", "memory", "disks", "weights"],
+    ),
     (
         "done",
         "every command, as its last line; also the file of `--summary`",

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::ErrorKind;
 
+use crate::engine::is_allocation_failure;
 use agiqa_store::interrupt::EXIT_INTERRUPTED;
 
 /// The end of a command that could run.
@@ -53,14 +54,7 @@ fn is_shortage(cause: &(dyn Error + 'static)) -> bool {
             // An error that only wraps another error hides it from the chain.
             || error.get_ref().is_some_and(|inner| is_shortage(inner as &(dyn Error + 'static)))
     });
-    // libtorch reports a failed allocation as text only.
-    io_shortage || cause.downcast_ref::<tch::TchError>().is_some_and(|error| is_allocation_failure(&error.to_string()))
-}
-
-fn is_allocation_failure(message: &str) -> bool {
-    message.contains("not enough memory")
-        || message.contains("out of memory")
-        || message.contains("can't allocate memory")
+    io_shortage || is_allocation_failure(cause)
 }
 
 #[cfg(test)]

@@ -37,14 +37,14 @@ pub(super) struct Args {
     /// own.
     #[arg(long = "side", value_name = "PX", value_delimiter = ',')]
     sides: Vec<u32>,
-    /// Number type of the network: `f32`, `bf16` or `f16` (CUDA only). Default: f32.
+    /// Number type of the network: `f32`, `bf16` or `f16` (CUDA only). Default: f32 on a CPU, f16 on a GPU.
     #[arg(long, value_name = "TYPE")]
     dtype: Option<Dtype>,
     /// Device of the network: `auto` (a GPU if the machine has one), `cpu` or `cuda:N`.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: DeviceChoice,
     /// Number of images per batch. It decides speed and memory, and may change the last bits of the numbers. Default:
-    /// the extractor's own.
+    /// the extractor's own; on a GPU, no more than fit its memory.
     #[arg(long, value_name = "N")]
     batch_size: Option<NonZeroUsize>,
     #[command(flatten)]

@@ -136,26 +136,57 @@ pub trait Network {
     fn preprocessor(&self) -> Arc<dyn Preprocessor>;
 
     /// Number of images per batch. It does not apply to inputs of varying size, which run one at a time.
-    fn batch_size(&self) -> usize;
+    fn batch_size(&self) -> BatchSize;
 
     /// Whether the network runs on the CPU, where decoding competes with it.
     fn on_cpu(&self) -> bool;
 
-    /// Messages to the user about the weights that were read. They are shown once.
+    /// The memory of the network's device; `None` on a CPU. The peak is that since the last call.
+    fn memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+
+    /// Messages to the user about the weights and number types. They are shown once.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Warnings to the user about the batches since the last call.
-    fn take_warnings(&mut self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// Rows of one batch, per output of the task. An image's rows must depend only on its own input.
+    /// Starts the computation of one batch and returns what waits for its rows, per output of the task. A CPU computes
+    /// them at once; a GPU goes on while later batches are launched. An image's rows must depend only on its own input.
     ///
     /// # Errors
     /// The network as a whole fails, e.g. because memory is short.
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError>;
+    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError>;
+}
+
+/// Waits for the rows of a launched batch.
+pub type Launched = Box<dyn FnOnce() -> Result<Vec<OutputRows>, GuestError>>;
+
+/// A network's number of images per batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchSize {
+    /// The user asked for it.
+    Asked(usize),
+    /// The network's own. A device with little memory gets less.
+    Preferred(usize),
+}
+
+impl BatchSize {
+    /// The user's choice if there is one, else the network's own.
+    pub fn of(asked: Option<usize>, preferred: usize) -> Self {
+        asked.map_or(Self::Preferred(preferred), Self::Asked)
+    }
+}
+
+/// Memory of a device, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Free for this process.
+    pub free: u64,
+    /// Allocated by this process.
+    pub allocated: u64,
+    /// Greatest number allocated at once since the last question.
+    pub peak: u64,
 }
 
 /// Inputs of one call of a network.
@@ -163,10 +194,18 @@ pub trait Network {
 pub struct Batch<'a> {
     /// The inputs one after the other: real inputs first, then zeros up to the batch size.
     pub values: &'a Values,
-    /// Shape of one input, e.g. `[3, 224, 224]`.
+    /// Shape of one input, e.g. `[224, 224, 3]`.
     pub shape: &'a [i64],
     /// The number of real images.
     pub n_images: usize,
+}
+
+impl Batch<'_> {
+    /// Shape of all inputs together, padding included.
+    pub fn whole_shape(&self) -> Vec<i64> {
+        let n_values = self.shape.iter().product::<i64>().max(1);
+        std::iter::once(self.values.len() as i64 / n_values).chain(self.shape.iter().copied()).collect()
+    }
 }
 
 /// Turns a decoded image into a network's input.
@@ -223,6 +262,38 @@ impl Values {
         }
     }
 
+    /// The values as bytes.
+    ///
+    /// # Panics
+    /// If the values are floats, which is the guest's bug.
+    pub fn as_u8(&self) -> &[u8] {
+        match self {
+            Self::U8(values) => values,
+            Self::F32(_) => panic!("the preprocessor of this network makes bytes"),
+        }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::U8(values) => values.len(),
+            Self::F32(values) => values.len(),
+        }
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of bytes in memory.
+    pub(super) fn n_bytes(&self) -> usize {
+        match self {
+            Self::U8(values) => values.len(),
+            Self::F32(values) => 4 * values.len(),
+        }
+    }
+
     /// Appends the values of `input`. The first input decides the type.
     pub(super) fn push(&mut self, input: Self) {
         match (&mut *self, input) {
@@ -237,6 +308,31 @@ impl Values {
         match self {
             Self::U8(values) => values.resize(n, 0),
             Self::F32(values) => values.resize(n, 0.0),
+        }
+    }
+
+    /// Takes out the values from number `n` on.
+    pub(super) fn split_off(&mut self, n: usize) -> Self {
+        match self {
+            Self::U8(values) => Self::U8(values.split_off(n)),
+            Self::F32(values) => Self::F32(values.split_off(n)),
+        }
+    }
+
+    /// Adds `rest`, which has the same type.
+    pub(super) fn append(&mut self, rest: &mut Self) {
+        match (self, rest) {
+            (Self::U8(values), Self::U8(rest)) => values.append(rest),
+            (Self::F32(values), Self::F32(rest)) => values.append(rest),
+            (Self::U8(_), Self::F32(_)) | (Self::F32(_), Self::U8(_)) => unreachable!("inputs have one type"),
+        }
+    }
+
+    /// Keeps the first `n` values.
+    pub(super) fn truncate(&mut self, n: usize) {
+        match self {
+            Self::U8(values) => values.truncate(n),
+            Self::F32(values) => values.truncate(n),
         }
     }
 

@@ -7,9 +7,13 @@
 //! store lacks.
 //!
 //! ```text
-//! images ─ plan ─► decode + prepare (threads) ─► network (calling thread, fixed batches) ─► parts (one thread)
+//! images ─ plan ─► decode + prepare (threads) ─► queue ─► batches ─► network ─► fetch ─► parts (one thread)
 //!                  decode + compute (threads) ─────────────────────────────────────────┘
 //! ```
+//!
+//! The calling thread collects inputs into batches of one size, launches them and fetches their rows. On a GPU it
+//! fetches a batch after it has launched the next one, so that the device always has work. On a CPU a launch computes.
+//! Inputs are 8-bit pictures where a network's device normalises them: a quarter of the bytes to collect and copy.
 //!
 //! A [`Guest`] is a set of checked settings. It declares its outputs before any weights are read, and then loads either
 //! a [`Network`], which runs on batches, or a [`PerImage`], which any thread may call. The engine does the rest:
@@ -18,8 +22,9 @@
 mod guest;
 
 pub use guest::{
-    Batch, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Loaded, MAX_BATCH_SIZE, MAX_PART_ROWS,
-    Network, Output, OutputRows, PerImage, Preprocessor, Score, Task, Unusable, Values, Work,
+    Batch, BatchSize, DeviceMemory, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Launched, Loaded,
+    MAX_BATCH_SIZE, MAX_PART_ROWS, Network, Output, OutputRows, PerImage, Preprocessor, Score, Task, Unusable, Values,
+    Work,
 };
 
 mod left_out;
@@ -37,6 +42,14 @@ pub use decode::{Failure, decode_verified};
 mod plan;
 
 mod writer;
+
+mod queue;
+
+mod memory;
+
+pub use memory::is_allocation_failure;
+
+mod batches;
 
 mod run;
 

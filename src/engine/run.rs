@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::Sender;
 
+use super::batches::Batches;
 use super::decode::{Failure, decode_verified};
 use super::guest::{
-    Batch, Guest, GuestError, GuestWords, Input, InputSize, Loaded, Network, Output, OutputRows, PerImage,
-    Preprocessor, Unusable, Values, Work,
+    Guest, GuestError, GuestWords, Input, Loaded, Output, OutputRows, PerImage, Preprocessor, Unusable, Work,
 };
 use super::plan::{Plan, Todo, is_undecodable};
+use super::queue::{Queue, QueueLimits, Received};
 use super::stage::EngineError;
 use super::writer::{self, Finished, PartLimits};
 use agiqa_images::DecodeLimits;
@@ -25,11 +26,18 @@ use agiqa_store::stage::StageContext;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::rejects::RejectRow;
 
-/// Time that the calling thread waits for an image before it checks for an interrupt.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// Time that the calling thread waits for an image before it checks for an interrupt and fetches what a GPU has done. The
+/// tests of the order of events must not depend on a busy machine.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 60_000 } else { 100 });
 
 /// Greatest number of messages that wait for the writer.
 const WRITER_QUEUE: usize = 4;
+
+/// Greatest number of bytes of inputs that wait for the network.
+const INPUT_QUEUE_BYTES: usize = 512 << 20;
+
+/// Threads that a GPU leaves to other work than decoding: one launches batches, one writes parts.
+const N_OTHER_THREADS: usize = 2;
 
 /// Result of a computation, counted in pairs of file and task.
 #[derive(Default)]
@@ -74,8 +82,17 @@ enum Made {
     Failed(Failure),
 }
 
+impl Made {
+    fn n_bytes(&self) -> usize {
+        match self {
+            Self::Input(input) => input.values.n_bytes(),
+            Self::Rows(_) | Self::Failed(_) => 0,
+        }
+    }
+}
+
 /// Why a computation stops before the end of its images.
-enum Stop {
+pub(super) enum Stop {
     /// The guest failed.
     Guest(GuestError),
     /// The writer has failed. Its own error says why.
@@ -129,56 +146,62 @@ impl Run<'_> {
         let n_threads = self.context.n_threads.max(1);
         match loaded {
             Loaded::Network(network) => {
-                // On a CPU the network takes tens of times as long as decoding, so decoding gets few threads. A GPU
-                // waits for its images, so decoding gets all threads.
-                let n_decoders = if network.on_cpu() { n_threads.div_ceil(8) } else { n_threads };
+                let on_cpu = network.on_cpu();
                 let frontend = Frontend::Prepare(network.preprocessor());
-                let mut batches = Batches::new(network.as_mut(), &self.plan.todo);
-                self.with_decoders(&frontend, n_decoders, batches.size, |decoded| {
-                    self.receive(decoded, sink, |input, sink| batches.take(input, sink))
+                let mut batches = Batches::new(network.as_mut(), &self.plan.todo, sink);
+                // On a CPU the network takes tens of times as long as decoding, so one batch waits at most.
+                let n_items = if on_cpu { batches.size() } else { usize::MAX };
+                let limits = QueueLimits { n_items, n_bytes: INPUT_QUEUE_BYTES };
+                self.with_decoders(&frontend, n_decoders(n_threads, on_cpu), limits, |decoded| {
+                    self.receive(decoded, sink, |next, sink| match next {
+                        Next::Input(position, input) => batches.take(position, input, sink),
+                        Next::None => batches.fetch_all(sink),
+                        Next::End => batches.finish(sink),
+                    })
                 })
             }
             Loaded::PerImage(per_image) => {
                 let frontend = Frontend::Compute(per_image.as_ref());
-                self.with_decoders(&frontend, n_threads, 2 * n_threads, |decoded| {
-                    self.receive(decoded, sink, |_, _| Ok(()))
-                })
+                let limits = QueueLimits { n_items: 2 * n_threads, n_bytes: INPUT_QUEUE_BYTES };
+                self.with_decoders(&frontend, n_threads, limits, |decoded| self.receive(decoded, sink, |_, _| Ok(())))
             }
         }
     }
 
-    /// Decodes the plan's images on `n_decoders` threads and runs `consume` on the results. At most `n_waiting` results
-    /// wait.
+    /// Decodes the plan's images on `n_decoders` threads and runs `consume` on the results, which wait within `limits`.
     fn with_decoders(
         &self,
         frontend: &Frontend<'_>,
         n_decoders: usize,
-        n_waiting: usize,
-        consume: impl FnOnce(&Receiver<Decoded>) -> Result<(), Stop>,
+        limits: QueueLimits,
+        consume: impl FnOnce(&Queue<Decoded>) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let n_decoders = n_decoders.clamp(1, self.plan.todo.len().max(1));
+        let decoded = Queue::new(limits, n_decoders);
         std::thread::scope(|scope| {
-            let (decoded_tx, decoded_rx) = crossbeam_channel::bounded(n_waiting);
-            for _ in 0..n_decoders.clamp(1, self.plan.todo.len().max(1)) {
-                let (next, stop, decoded_tx) = (&next, &stop, decoded_tx.clone());
-                scope.spawn(move || self.decode(frontend, next, stop, &decoded_tx));
+            for _ in 0..n_decoders {
+                let (next, stop, decoded) = (&next, &stop, &decoded);
+                scope.spawn(move || {
+                    let _sending = decoded.sending();
+                    self.decode(frontend, next, stop, decoded);
+                });
             }
-            drop(decoded_tx);
-            let result = consume(&decoded_rx);
-            // Ends waiting decoders at once, and working decoders after their image.
+            // Its end ends waiting decoders at once, and working decoders after their image.
+            let _receiving = decoded.receiving();
+            let result = consume(&decoded);
             stop.store(true, Ordering::Relaxed);
-            drop(decoded_rx);
             result
         })
     }
 
     /// Decodes images until none is left, `stop` is raised or the receiver of `decoded` is gone.
-    fn decode(&self, frontend: &Frontend<'_>, next: &AtomicUsize, stop: &AtomicBool, decoded: &Sender<Decoded>) {
+    fn decode(&self, frontend: &Frontend<'_>, next: &AtomicUsize, stop: &AtomicBool, decoded: &Queue<Decoded>) {
         while !stop.load(Ordering::Relaxed) {
             let position = next.fetch_add(1, Ordering::Relaxed);
             let Some(todo) = self.plan.todo.get(position) else { return };
             let made = self.make(frontend, todo);
-            if decoded.send(Decoded { position, made }).is_err() {
+            if !decoded.send(made.n_bytes(), Decoded { position, made }) {
                 return;
             }
         }
@@ -206,89 +229,55 @@ impl Run<'_> {
         }
     }
 
-    /// Receives the decoders' results until they are done or an interrupt is raised. Passes each input to `feed`, and
-    /// `None` at the end.
+    /// Receives the decoders' results until they are done or an interrupt is raised, and passes on each input and each
+    /// pause. What was launched before an interrupt is fetched.
     fn receive(
         &self,
-        decoded: &Receiver<Decoded>,
+        decoded: &Queue<Decoded>,
         sink: &mut Sink<'_>,
-        mut feed: impl FnMut(Option<(usize, Input)>, &mut Sink<'_>) -> Result<(), Stop>,
+        mut feed: impl FnMut(Next, &mut Sink<'_>) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         loop {
             if self.context.interrupt.is_raised() {
                 sink.outcome.interrupted = true;
-                return Ok(());
+                return feed(Next::None, sink);
             }
-            match decoded.recv_timeout(PATIENCE) {
-                Ok(Decoded { position, made: Made::Input(input) }) => feed(Some((position, input)), sink)?,
-                Ok(Decoded { position, made: Made::Rows(rows) }) => sink.rows(&self.plan.todo[position], rows)?,
-                Ok(Decoded { position, made: Made::Failed(failure) }) => {
+            match decoded.receive(PATIENCE) {
+                Received::Item(Decoded { position, made: Made::Input(input) }) => {
+                    feed(Next::Input(position, input), sink)?;
+                }
+                Received::Item(Decoded { position, made: Made::Rows(rows) }) => {
+                    sink.rows(&self.plan.todo[position], rows)?;
+                }
+                Received::Item(Decoded { position, made: Made::Failed(failure) }) => {
                     sink.failed(&self.plan.todo[position], &failure)?;
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return feed(None, sink),
+                Received::Late => feed(Next::None, sink)?,
+                Received::End => return feed(Next::End, sink),
             }
         }
     }
 }
 
-/// Inputs on their way into a network.
-struct Batches<'a> {
-    network: &'a mut dyn Network,
-    todo: &'a [Todo],
-    /// Number of images per call.
-    size: usize,
-    /// Positions of the images in `values`.
-    positions: Vec<usize>,
-    values: Values,
-    shape: Vec<i64>,
+/// Number of decoding threads beside a network. On a CPU the network takes tens of times as long as decoding, so
+/// decoding gets few threads. A GPU waits for its images, so decoding gets all threads but those that serve it.
+fn n_decoders(n_threads: usize, on_cpu: bool) -> usize {
+    if on_cpu { n_threads.div_ceil(8) } else { n_threads.saturating_sub(N_OTHER_THREADS).max(1) }
 }
 
-impl<'a> Batches<'a> {
-    fn new(network: &'a mut dyn Network, todo: &'a [Todo]) -> Self {
-        let size = match network.preprocessor().size() {
-            InputSize::Fixed => network.batch_size().max(1),
-            InputSize::Varying => 1,
-        };
-        Self {
-            network,
-            todo,
-            size,
-            positions: Vec::with_capacity(size),
-            values: Values::F32(Vec::new()),
-            shape: Vec::new(),
-        }
-    }
-
-    /// Adds `input`, and runs the network if the batch is full. `None` marks the end and runs the last batch.
-    fn take(&mut self, input: Option<(usize, Input)>, sink: &mut Sink<'_>) -> Result<(), Stop> {
-        let is_last = input.is_none();
-        if let Some((position, Input { values, shape })) = input {
-            self.positions.push(position);
-            self.values.push(values);
-            self.shape = shape;
-        }
-        let is_due = if is_last { !self.positions.is_empty() } else { self.positions.len() == self.size };
-        if !is_due {
-            return Ok(());
-        }
-        self.values.pad(self.size * self.shape.iter().product::<i64>() as usize);
-        let batch = Batch { values: &self.values, shape: &self.shape, n_images: self.positions.len() };
-        let rows = self.network.forward(&batch);
-        for warning in self.network.take_warnings() {
-            sink.run.context.console.warn(warning);
-        }
-        let images: Vec<&Todo> = self.positions.iter().map(|position| &self.todo[*position]).collect();
-        sink.task_rows(0, &images, &rows.map_err(Stop::Guest)?)?;
-        self.positions.clear();
-        self.values.clear();
-        Ok(())
-    }
+/// What comes next for a network.
+enum Next {
+    /// The input of the image at this position of the plan's list.
+    Input(usize, Input),
+    /// Nothing for a while.
+    None,
+    /// Nothing more.
+    End,
 }
 
 /// The destination of results. It counts them and sends them to the writer.
-struct Sink<'a> {
-    run: &'a Run<'a>,
+pub(super) struct Sink<'a> {
+    pub(super) run: &'a Run<'a>,
     finished: Sender<Finished>,
     outcome: Outcome,
     progress: &'a Progress,
@@ -332,7 +321,7 @@ impl Sink<'_> {
     fn rows(&mut self, todo: &Todo, rows: Vec<Result<Vec<OutputRows>, Unusable>>) -> Result<(), Stop> {
         for (task, rows) in todo.tasks.iter().zip(rows) {
             match rows {
-                Ok(rows) => self.task_rows(*task, &[todo], &rows)?,
+                Ok(rows) => self.task_rows(*task, &[todo], &rows, None)?,
                 Err(Unusable { kind, message }) => {
                     let message = format!("`{}`: {message}", todo.image.path);
                     self.reject(todo.image.reject(kind, &message), *task, todo.image.n_files)?;
@@ -342,8 +331,15 @@ impl Sink<'_> {
         Ok(())
     }
 
-    /// Takes the rows of `images` from one task. An image with a value that is not finite is a reject.
-    fn task_rows(&mut self, task: usize, images: &[&Todo], rows: &[OutputRows]) -> Result<(), Stop> {
+    /// Takes the rows of `images` from one task, computed in batches of `batch_size` if a network computed them. An
+    /// image with a value that is not finite is a reject.
+    pub(super) fn task_rows(
+        &mut self,
+        task: usize,
+        images: &[&Todo],
+        rows: &[OutputRows],
+        batch_size: Option<usize>,
+    ) -> Result<(), Stop> {
         let plan = self.run.plan;
         let Some(outputs) = plan.outputs().into_iter().nth(task) else { return Ok(()) };
         let name = &plan.tasks[task].name;
@@ -367,7 +363,8 @@ impl Sink<'_> {
             let lacking: Vec<usize> = finite.iter().copied().filter(|image| images[*image].lacks[output]).collect();
             if !lacking.is_empty() {
                 let image_ids = lacking.iter().map(|image| images[*image].image.image_id).collect();
-                self.send(Finished::Rows { output, image_ids, rows: select(declared, rows, &lacking) })?;
+                let rows = select(declared, rows, &lacking);
+                self.send(Finished::Rows { output, image_ids, rows, batch_size })?;
             }
         }
         Ok(())
@@ -400,5 +397,16 @@ fn select(output: &Output, rows: &OutputRows, images: &[usize]) -> OutputRows {
         }
         (_, OutputRows::Scores(scores)) => OutputRows::Scores(images.iter().map(|image| scores[*image]).collect()),
         (Output::Scores(_), OutputRows::Vectors { .. }) => rows.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::n_decoders;
+
+    #[test]
+    fn a_gpu_gets_all_threads_but_two_for_decoding_and_a_cpu_an_eighth() {
+        assert_eq!([1, 2, 3, 16].map(|n| n_decoders(n, false)), [1, 1, 1, 14]);
+        assert_eq!([1, 2, 8, 16].map(|n| n_decoders(n, true)), [1, 1, 1, 2]);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
@@ -13,6 +13,7 @@ use agiqa_store::console::{Console, EventFormat, Verbosity};
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::interrupt::Interrupt;
 use agiqa_store::stage::{Freshness, Stage, StageContext};
+use agiqa_store::store::part::{self, PartReader};
 use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::store::shard::Shard;
 use agiqa_store::store::{OpenMode, Store};
@@ -34,10 +35,43 @@ enum Kind {
 #[derive(Clone, Debug)]
 struct Levels {
     kind: Kind,
+    device: FakeDevice,
     batch_size: usize,
     part_rows: usize,
     shard: Shard,
     retry_rejects: bool,
+}
+
+/// What a network meets on its device.
+#[derive(Clone, Debug)]
+struct FakeDevice {
+    on_cpu: bool,
+    /// Greatest number of images that fit into its memory.
+    room: usize,
+    /// What happened, in order.
+    log: Arc<Mutex<Vec<Event>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    /// A batch of this many images was launched.
+    Launched(usize),
+    /// A batch of this many images did not fit.
+    Failed(usize),
+    /// The rows of this many real images were fetched.
+    Fetched(usize),
+}
+
+impl FakeDevice {
+    fn note(&self, event: Event) {
+        self.log.lock().expect("no panic").push(event);
+    }
+}
+
+impl Default for FakeDevice {
+    fn default() -> Self {
+        Self { on_cpu: true, room: usize::MAX, log: Arc::default() }
+    }
 }
 
 fn name(text: &str) -> PartitionName {
@@ -117,7 +151,9 @@ impl Preprocessor for Kind {
 
 struct LevelNetwork {
     kind: Kind,
+    device: FakeDevice,
     batch_size: usize,
+    n_last: usize,
 }
 
 impl Network for LevelNetwork {
@@ -125,18 +161,30 @@ impl Network for LevelNetwork {
         Arc::new(self.kind)
     }
 
-    fn batch_size(&self) -> usize {
-        self.batch_size
+    fn batch_size(&self) -> BatchSize {
+        BatchSize::Preferred(self.batch_size)
     }
 
     fn on_cpu(&self) -> bool {
-        true
+        self.device.on_cpu
     }
 
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
+    /// 50 bytes of weights; a batch takes 7, and 3 for each image.
+    fn memory(&self) -> Option<DeviceMemory> {
+        (!self.device.on_cpu).then(|| DeviceMemory { free: 1000, allocated: 50, peak: 57 + 3 * self.n_last as u64 })
+    }
+
+    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
+        let (n_images, n_padded) = (batch.n_images, batch.whole_shape()[0] as usize);
+        self.n_last = n_padded;
+        if n_padded > self.device.room {
+            self.device.note(Event::Failed(n_padded));
+            return Err(Box::new(tch::TchError::Torch("CUDA out of memory. Tried to allocate 2.00 GiB".to_owned())));
+        }
+        self.device.note(Event::Launched(n_padded));
         let pixels: Vec<u8> = match batch.values {
             Values::F32(values) => {
-                assert_eq!(values.len(), 2 * self.batch_size, "a batch is padded to its size");
+                assert_eq!(values.len(), 2 * n_padded, "a batch is padded to its size");
                 values.chunks_exact(2).take(batch.n_images).map(|input| input[0] as u8).collect()
             }
             Values::U8(values) => {
@@ -144,7 +192,11 @@ impl Network for LevelNetwork {
                 vec![values[0]]
             }
         };
-        Ok(rows(&pixels))
+        let device = self.device.clone();
+        Ok(Box::new(move || {
+            device.note(Event::Fetched(n_images));
+            Ok(rows(&pixels))
+        }))
     }
 }
 
@@ -156,7 +208,10 @@ impl Guest for Levels {
     fn load(&self) -> Result<Loaded, GuestError> {
         Ok(match self.kind {
             Kind::PerImage => Loaded::PerImage(Box::new(Levelling)),
-            kind => Loaded::Network(Box::new(LevelNetwork { kind, batch_size: self.batch_size })),
+            kind => {
+                let (device, batch_size) = (self.device.clone(), self.batch_size);
+                Loaded::Network(Box::new(LevelNetwork { kind, device, batch_size, n_last: 0 }))
+            }
         })
     }
 }
@@ -243,7 +298,8 @@ fn stored(store: &Store) -> BTreeMap<ImageId, f64> {
 }
 
 fn settings(kind: Kind, batch_size: usize, part_rows: usize) -> Levels {
-    Levels { kind, batch_size, part_rows, shard: Shard::WHOLE, retry_rejects: false }
+    let device = FakeDevice::default();
+    Levels { kind, device, batch_size, part_rows, shard: Shard::WHOLE, retry_rejects: false }
 }
 
 fn images() -> impl Strategy<Value = Vec<(u32, u8)>> {
@@ -299,6 +355,70 @@ proptest! {
         }
         prop_assert_eq!(stored(&context.store), night.expected());
     }
+}
+
+/// Seven pictures on a GPU with memory for `room` images at once, in batches of four, and what happened.
+fn on_a_gpu(room: usize) -> (Vec<Event>, String) {
+    let night = Night::new(&[(1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (1, 6), (1, 8)]);
+    let context = night.context("store");
+    let device = FakeDevice { on_cpu: false, room, log: Arc::default() };
+    let levels = Levels { device: device.clone(), ..settings(Kind::FixedBatches, 4, 100) };
+    let rows = night.compute(levels, &context);
+    assert!(rows.balanced() && rows.n_left == 0, "{rows:?}");
+    assert_eq!(stored(&context.store), night.expected());
+    let set = vectors();
+    let parts = part::list(&context.store, &set.prefix()).expect("parts");
+    let reader = PartReader::open(&context.store, &parts[0], set.kind.part_kind()).expect("a part");
+    let batch_size = reader.metadata_value("agiqa.batch_size").expect("the part says it");
+    let log = device.log.lock().expect("no panic").clone();
+    (log, batch_size)
+}
+
+#[test]
+fn a_gpu_has_the_next_batch_before_the_rows_of_the_last_are_fetched() {
+    use Event::{Fetched, Launched};
+    let (log, batch_size) = on_a_gpu(100);
+    // Three batches measure the memory.
+    let measured = [1, 2, 6].map(|n| [Launched(n), Fetched(n)]).concat();
+    assert_eq!(log, [&measured[..], &[Launched(4), Launched(4), Fetched(4), Fetched(3)]].concat());
+    assert_eq!(batch_size, "4");
+}
+
+#[test]
+fn if_memory_is_short_launched_batches_are_fetched_and_then_half_as_many_images_are_launched() {
+    use Event::{Failed, Fetched, Launched};
+    let (log, batch_size) = on_a_gpu(2);
+    let measured = [Launched(1), Fetched(1), Launched(2), Fetched(2), Failed(6)];
+    let batches = [Failed(4), Launched(2), Launched(2), Fetched(2), Launched(2), Fetched(2), Launched(2)];
+    assert_eq!(log, [&measured[..], &batches[..], &[Fetched(2), Fetched(1)]].concat());
+    assert_eq!(batch_size, "2");
+    let night = Night::new(&[(1, 1)]);
+    let device = FakeDevice { on_cpu: false, room: 0, log: Arc::default() };
+    let levels = Levels { device, ..settings(Kind::FixedBatches, 4, 100) };
+    let error = night.stage(levels).compute(&night.context("store")).expect_err("one image does not fit");
+    let EngineError::Guest(error) = error else { panic!("{error}") };
+    assert!(is_allocation_failure(error.as_ref()), "{error}");
+}
+
+#[test]
+fn a_cpu_computes_a_batch_before_the_next() {
+    use Event::{Fetched, Launched};
+    let night = Night::new(&[(1, 1), (1, 2), (1, 3)]);
+    let levels = settings(Kind::FixedBatches, 2, 100);
+    night.compute(levels.clone(), &night.context("store"));
+    let log = levels.device.log.lock().expect("no panic").clone();
+    assert_eq!(log, [Launched(2), Fetched(2), Launched(2), Fetched(1)]);
+}
+
+#[test]
+fn the_batch_size_follows_the_memory_that_batches_took() {
+    let device = FakeDevice { on_cpu: false, ..FakeDevice::default() };
+    let mut network = LevelNetwork { kind: Kind::FixedBatches, device, batch_size: 1, n_last: 0 };
+    let room = memory::measured(&mut network);
+    // 85 % of 1000 bytes without 7, at 3 an image: 281.
+    assert_eq!(memory::choose(BatchSize::Preferred(1024), room).n_images, 256);
+    network.device.on_cpu = true;
+    assert_eq!(memory::measured(&mut network), None);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The thread that writes rows into parts, so that the network never waits for a disk.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -13,6 +14,10 @@ use agiqa_store::tables::gates::{self, GateRow};
 use agiqa_store::tables::rejects::{self, RejectRow};
 use agiqa_store::tables::scores::ScoreRow;
 
+/// Metadata key of a part: number of images of the batches that its rows were computed in. It decides the last bits of
+/// a network's numbers.
+const BATCH_SIZE_KEY: &str = "agiqa.batch_size";
+
 /// A message from the engine to the writer.
 pub(super) enum Finished {
     /// Rows of output number `output`, one per image.
@@ -23,6 +28,8 @@ pub(super) enum Finished {
         image_ids: Vec<ImageId>,
         /// The images' rows.
         rows: OutputRows,
+        /// Number of images of the network's batches, if a network computed the rows.
+        batch_size: Option<usize>,
     },
     /// An image that cannot be used.
     Reject(RejectRow),
@@ -52,7 +59,10 @@ pub(super) fn write_parts(
     loop {
         let patience = pending.since.map_or(limits.age, |since| limits.age.saturating_sub(since.elapsed()));
         match finished.recv_timeout(patience) {
-            Ok(Finished::Rows { output, image_ids, rows }) => pending.add(output, image_ids, rows),
+            Ok(Finished::Rows { output, image_ids, rows, batch_size }) => {
+                pending.batch_sizes.extend(batch_size);
+                pending.add(output, image_ids, rows);
+            }
             Ok(Finished::Reject(reject)) => pending.reject(reject),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return pending.flush(store, stage, outputs),
@@ -68,6 +78,8 @@ pub(super) fn write_parts(
 struct Pending {
     rows: Vec<PendingRows>,
     rejects: Vec<RejectRow>,
+    /// Batch sizes of the rows: one, unless memory was short.
+    batch_sizes: BTreeSet<usize>,
     since: Option<Instant>,
 }
 
@@ -117,7 +129,7 @@ impl PendingRows {
 impl Pending {
     fn new(outputs: &[&Output]) -> Self {
         let rows = outputs.iter().map(|output| PendingRows::of(output)).collect();
-        Self { rows, rejects: Vec::new(), since: None }
+        Self { rows, rejects: Vec::new(), batch_sizes: BTreeSet::new(), since: None }
     }
 
     fn n_rows(&self) -> usize {
@@ -135,15 +147,18 @@ impl Pending {
     }
 
     fn flush(&mut self, store: &Store, stage: &str, outputs: &[&Output]) -> Result<(), PartError> {
+        let sizes: Vec<String> = self.batch_sizes.iter().map(usize::to_string).collect();
+        let batch_size = (!sizes.is_empty()).then(|| sizes.join(", "));
+        let notes: Vec<(&str, String)> = batch_size.into_iter().map(|sizes| (BATCH_SIZE_KEY, sizes)).collect();
         for (output, rows) in outputs.iter().zip(&self.rows) {
             match (output, rows) {
                 (Output::Vectors(set), PendingRows::Vectors(rows)) if !rows.is_empty() => {
-                    set.write_part(store, rows)?;
+                    set.write_part_with(store, rows, &notes)?;
                 }
                 (Output::Scores(set), PendingRows::Scores(scores, gates)) => {
                     // The scores are written last: an image that has a score is done.
                     gates::write_part(store, set, gates)?;
-                    set.write_rows(store, scores)?;
+                    set.write_rows_with(store, scores, &notes)?;
                 }
                 _ => {}
             }

@@ -11,16 +11,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use super::extractor::{Precision, column, described_set, guarded, hash_of_files, side_by_side, values};
+use super::extractor::{
+    Precise, Precision, column, columns_of, described_set, device_memory, guarded, hash_of_files, side_by_side,
+};
 use super::pooling::{Pool, Statistic, pool};
 use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
 };
-use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable, Values};
+use crate::engine::{
+    Batch, BatchSize, DeviceMemory, GuestError, Input, Launched, Loaded, Network, OutputRows, Preprocessor, Unusable,
+    Values,
+};
 use agiqa_images::{DECODER_VERSION, PillowFilter, RgbImage8, resize_as_pillow};
 use agiqa_nets::clip::{self, ClipCheckpoint, ClipError};
+use agiqa_nets::device::{Normalisation, placed};
 use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::onnx::OnnxFile;
 use agiqa_nets::vit::{Tap, Vit, VitConfig};
@@ -44,7 +50,7 @@ const MAX_SIDE_PX: u32 = 1024;
 const CPU_IMAGES_PER_THREAD: usize = 4;
 
 /// Default number of images per batch on a GPU, which needs much parallel work.
-const GPU_BATCH_SIZE: usize = 32;
+const GPU_BATCH_SIZE: usize = 64;
 
 /// Constant added to the variance in the layer norm before pooling.
 const POOLING_EPS: f64 = 1e-5;
@@ -73,7 +79,7 @@ pub struct ClipOptions {
     pub blocks: Option<ClipBlocks>,
     /// The statistics of each block. They decide the numbers. Default: `class`, `mean` and `sample std`.
     pub statistics: Option<Vec<Statistic>>,
-    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
+    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32` on a CPU, `f16` on a GPU.
     pub dtype: Option<Dtype>,
 }
 
@@ -106,7 +112,7 @@ pub struct ClipSettings {
     pub(super) plan: Plan,
     /// Whether the device chose sides and mirror images.
     is_chosen_by_device: bool,
-    precision: Precision,
+    precise: Precise,
     device: DeviceChoice,
     batch_size: Option<usize>,
     weights_blake3: String,
@@ -172,7 +178,7 @@ impl ClipSettings {
             },
             config,
             is_chosen_by_device: options.sides.is_none() && options.mirror.is_none(),
-            precision: Precision::of(options.dtype.unwrap_or_default(), common.device),
+            precise: Precise::new(NAME, options.dtype, common.device),
             device: common.device,
             batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
             weights_blake3,
@@ -243,7 +249,7 @@ impl ClipSettings {
             decoder_version: DECODER_VERSION,
             resize: "Pillow bicubic",
             mirror: self.plan.mirror,
-            precision: self.precision,
+            precision: self.precise.precision,
             tokens: "layer norm without weights",
             columns: described,
         };
@@ -311,7 +317,7 @@ impl ExtractorKind for ClipSettings {
 
     fn load(&self) -> Result<Loaded, ExtractError> {
         let device = self.device.device()?;
-        let dtype = self.precision.dtype;
+        let dtype = self.precise.precision.dtype;
         dtype.check_on(device)?;
         let network = Vit::for_features(&self.config, self.tensors()?, device, dtype.kind()).map_err(load_error)?;
         let n_networks = if device == Device::Cpu { tch::get_num_threads().max(1) as usize } else { 1 };
@@ -319,8 +325,9 @@ impl ExtractorKind for ClipSettings {
         Ok(Loaded::Network(Box::new(ClipExtractor {
             networks: (0..n_networks).map(|_| network.share()).collect(),
             device,
-            batch_size: self.batch_size.unwrap_or(batch_size),
-            note: self.note(),
+            batch_size: BatchSize::of(self.batch_size, batch_size),
+            normalisation: Normalisation::new(clip::MEAN, clip::STD, device),
+            notes: self.note().into_iter().chain(self.precise.note.clone()).collect(),
             preprocessor: Arc::new(Squares { sides_px: self.plan.sides_px.clone() }),
             plan: self.plan.clone(),
         })))
@@ -352,26 +359,22 @@ impl Plan {
     /// # Shapes
     /// - pixels: `(b, Σ 3 s²)`, u8, the squares of one image after the other, three values per pixel
     /// - returns: per column `(b, d)`, f32
-    fn columns(&self, network: &Vit, pixels: &Tensor) -> Vec<Tensor> {
+    fn columns(&self, network: &Vit, normalisation: &Normalisation, pixels: &Tensor) -> Vec<Tensor> {
         let mut columns = Vec::new();
         let mut start = 0;
         for side_px in self.sides_px.iter().map(|side_px| i64::from(*side_px)) {
             let n_values = 3 * side_px * side_px;
             let square = pixels.narrow(1, start, n_values).reshape([-1, side_px, side_px, 3]);
             start += n_values;
-            let square = normalised(&square); // (b, 3, s, s)
+            let square = normalisation.forward(&square); // (b, 3, s, s)
             let pooled = self.pooled(network, &square, |_, _| None);
-            columns.extend(match self.mirror {
+            match self.mirror {
                 true => {
                     let mirrored = self.pooled(network, &square.flip([3]), |_, _| None);
-                    pooled
-                        .iter()
-                        .zip(&mirrored)
-                        .map(|(column, mirrored)| (column + mirrored) / 2.0)
-                        .collect::<Vec<Tensor>>()
+                    columns.extend(pooled.iter().zip(&mirrored).map(|(column, mirrored)| (column + mirrored) / 2.0));
                 }
-                false => Vec::from(pooled),
-            });
+                false => columns.extend(pooled),
+            }
         }
         columns
     }
@@ -411,55 +414,59 @@ impl Plan {
     }
 }
 
-/// `(pixels / 255 − mean) / std`.
-///
-/// # Shapes
-/// - pixels: `(b, s, s, 3)`, u8
-/// - returns: `(b, 3, s, s)`, f32
-fn normalised(pixels: &Tensor) -> Tensor {
-    let per_channel = |values: [f32; 3]| Tensor::from_slice(&values).view([3, 1, 1]).to_device(pixels.device());
-    let levels = pixels.permute([0, 3, 1, 2]).contiguous().to_kind(Kind::Float);
-    (levels / 255.0 - per_channel(clip::MEAN)) / per_channel(clip::STD)
-}
-
 /// The loaded network.
 struct ClipExtractor {
     /// One per thread on a CPU, over the same weights.
     networks: Vec<Vit>,
     plan: Plan,
     device: Device,
-    batch_size: usize,
-    note: Option<String>,
+    batch_size: BatchSize,
+    normalisation: Normalisation,
+    notes: Vec<String>,
     preprocessor: Arc<Squares>,
 }
 
 impl ClipExtractor {
-    /// The features of a batch. Panics if torch fails, as tch's methods do.
-    fn features(&mut self, pixels: &[u8], n_images: usize) -> Vec<OutputRows> {
+    /// The columns of a batch side by side, `(b, Σ d)`. Panics if torch fails, as tch's methods do.
+    fn features(&mut self, batch: &Batch<'_>) -> Result<Tensor, tch::TchError> {
         let _no_grad = tch::no_grad_guard();
-        let pixels = Tensor::from_slice(pixels).view([self.batch_size as i64, -1]); // (b, Σ 3 s²)
-        let plan = &self.plan;
+        let pixels = placed(batch.values.as_u8(), &batch.whole_shape(), self.device)?; // (b, Σ 3 s²)
+        let (plan, normalisation) = (&self.plan, &self.normalisation);
         // Per image on a CPU, per batch elsewhere.
-        let computed: Vec<Vec<Tensor>> = if self.device == Device::Cpu {
-            let networks = self.networks.iter_mut().take(n_images);
-            let mut workers: Vec<_> = networks.map(|network| (network, pixels.shallow_clone())).collect();
-            side_by_side(&mut workers, n_images, |(network, pixels), image_idx| {
-                plan.columns(network, &pixels.narrow(0, image_idx as i64, 1))
-            })
-        } else {
-            let columns = plan.columns(&self.networks[0], &pixels.to_device(self.device));
-            vec![columns.iter().map(|column| column.narrow(0, 0, n_images as i64)).collect()]
-        };
-        let patch_px = self.networks[0].config().patch_px as u32;
-        let n_tokens = plan.sides_px.iter().map(|side_px| 1 + (side_px / patch_px).pow(2)).sum();
-        let rows = |positions: &[usize]| {
-            let sides = (0..plan.sides_px.len()).map(|side_idx| side_idx * COLUMNS.len());
-            let of_set = sides.flat_map(|first| positions.iter().map(move |position| first + position));
-            let column = |index: usize| computed.iter().flat_map(|columns| values(&columns[index])).collect();
-            OutputRows::Vectors { columns: of_set.map(column).collect(), n_tokens }
-        };
-        vec![rows(&[0, 1]), rows(&[2])]
+        if self.device != Device::Cpu {
+            return Ok(Tensor::cat(&plan.columns(&self.networks[0], normalisation, &pixels), 1));
+        }
+        let networks = self.networks.iter_mut().take(batch.n_images);
+        let mut workers: Vec<_> =
+            networks.map(|network| (network, normalisation.share(), pixels.shallow_clone())).collect();
+        let rows = side_by_side(&mut workers, batch.n_images, |(network, normalisation, pixels), image_idx| {
+            Tensor::cat(&plan.columns(network, normalisation, &pixels.narrow(0, image_idx as i64, 1)), 1)
+        });
+        Ok(Tensor::cat(&rows, 0))
     }
+
+    /// The widths of [`Self::features`]' columns.
+    fn widths(&self) -> Vec<usize> {
+        let dim = self.networks[0].config().dim as usize;
+        let of_side = || self.plan.pools.iter().map(move |pools| pools.len() * dim);
+        self.plan.sides_px.iter().flat_map(|_| of_side()).collect()
+    }
+
+    /// The number of tokens of all sides together.
+    fn n_tokens(&self) -> u32 {
+        let patch_px = self.networks[0].config().patch_px as u32;
+        self.plan.sides_px.iter().map(|side_px| 1 + (side_px / patch_px).pow(2)).sum()
+    }
+}
+
+/// Rows of both tables from the columns of all sides.
+fn rows(columns: Vec<Vec<f32>>, n_tokens: u32) -> Vec<OutputRows> {
+    let of_set = |positions: &[usize]| {
+        let is_of_set = |index: &usize| positions.contains(&(index % COLUMNS.len()));
+        let columns = (0..columns.len()).filter(is_of_set).map(|index| columns[index].clone()).collect();
+        OutputRows::Vectors { columns, n_tokens }
+    };
+    vec![of_set(&[0, 1]), of_set(&[2])]
 }
 
 impl Network for ClipExtractor {
@@ -467,8 +474,12 @@ impl Network for ClipExtractor {
         self.preprocessor.clone()
     }
 
-    fn batch_size(&self) -> usize {
+    fn batch_size(&self) -> BatchSize {
         self.batch_size
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        device_memory(self.device)
     }
 
     fn on_cpu(&self) -> bool {
@@ -476,11 +487,12 @@ impl Network for ClipExtractor {
     }
 
     fn notes(&self) -> Vec<String> {
-        self.note.iter().cloned().collect()
+        self.notes.clone()
     }
 
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
-        let Values::U8(pixels) = batch.values else { panic!("the preprocessor of this network makes bytes") };
-        Ok(guarded(NAME, batch.n_images, || self.features(pixels, batch.n_images))?)
+    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
+        let (widths, n_tokens) = (self.widths(), self.n_tokens());
+        let matrix = guarded(NAME, batch.n_images, || self.features(batch))?;
+        Ok(columns_of(NAME, &matrix, batch.n_images, widths, move |columns| rows(columns, n_tokens))?)
     }
 }

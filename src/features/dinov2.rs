@@ -7,14 +7,17 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::extractor::{Precision, column, described_set, guarded, hash_of_files, values};
-use super::pixels::normalised;
+use super::extractor::{Precise, Precision, column, columns_of, described_set, device_memory, guarded, hash_of_files};
 use super::pooling::{Pool, Statistic, pool};
 use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
 };
-use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
+use crate::engine::{
+    Batch, BatchSize, DeviceMemory, GuestError, Input, Launched, Loaded, Network, OutputRows, Preprocessor, Unusable,
+    Values,
+};
 use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
+use agiqa_nets::device::{Normalisation, placed};
 use agiqa_nets::dinov2;
 use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::pixels::{IMAGENET_MEAN, IMAGENET_STD};
@@ -47,7 +50,7 @@ const MAX_SIDE_PX: u32 = 1036;
 const CPU_BATCH_SIZE: usize = 2;
 
 /// Default number of images per batch on a GPU, which needs much parallel work.
-const GPU_BATCH_SIZE: usize = 32;
+const GPU_BATCH_SIZE: usize = 128;
 
 /// Least number of tokens of an image of a batch. Images of fewer are run one by one: in products of few rows, the last bits of
 /// an image may depend on its place in the batch and on the number of threads.
@@ -72,6 +75,9 @@ const F_B: &[Pool] = &[Pool::of(Tap::Hidden(6), Statistic::LogStd), Pool::of(Tap
 /// Pools of `f_1`: the variation of earlier blocks' hidden units, which respond to texture and edges.
 const F_1: &[Pool] = &[Pool::of(Tap::Hidden(3), Statistic::LogStd), Pool::of(Tap::Hidden(4), Statistic::LogStd)];
 
+/// The columns, in the order of their vectors.
+const COLUMNS: [&[Pool]; 3] = [F_A, F_B, F_1];
+
 /// A user's settings of the network. An absent setting takes its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -82,7 +88,7 @@ pub struct Dinov2Options {
     pub weights: Option<PathBuf>,
     /// Side of the square that images are resized to, pixels. It decides the numbers. Default: 392.
     pub side: Option<u32>,
-    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
+    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32` on a CPU, `f16` on a GPU.
     pub dtype: Option<Dtype>,
 }
 
@@ -91,7 +97,7 @@ pub struct Dinov2Options {
 pub struct Dinov2Settings {
     folder: Option<PathBuf>,
     pub(super) side_px: u32,
-    precision: Precision,
+    precise: Precise,
     device: DeviceChoice,
     batch_size: Option<usize>,
     weights_blake3: String,
@@ -138,7 +144,7 @@ impl Dinov2Settings {
         Ok(Self {
             folder: options.weights.clone(),
             side_px,
-            precision: Precision::of(options.dtype.unwrap_or_default(), common.device),
+            precise: Precise::new(NAME, options.dtype, common.device),
             device: common.device,
             batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
             weights_blake3,
@@ -163,7 +169,7 @@ impl Dinov2Settings {
             decoder_version: DECODER_VERSION,
             resize: "bicubic",
             side_px: self.side_px,
-            precision: self.precision,
+            precision: self.precise.precision,
             columns: columns.iter().map(|(name, list)| ((*name).to_owned(), pools(list))).collect(),
         };
         let pooled_column = |(name, list): &(&str, &[Pool])| column(name, list.iter().map(width).sum());
@@ -184,13 +190,23 @@ pub(super) fn pooled(
     pixels: &Tensor,
     multipliers: impl Fn(usize, usize) -> Option<Tensor>,
 ) -> [Tensor; 3] {
-    let columns = [F_A, F_B, F_1];
+    columns_by(network, pixels, multipliers, |activation, statistic| pool(&activation.to_kind(Kind::Float), statistic))
+}
+
+/// As [`pooled`], with the statistics of an activation by `pool`. Each activation is pooled at once, so that memory holds
+/// one at a time.
+fn columns_by(
+    network: &Vit,
+    pixels: &Tensor,
+    multipliers: impl Fn(usize, usize) -> Option<Tensor>,
+    pool: impl Fn(&Tensor, Statistic) -> Tensor,
+) -> [Tensor; 3] {
     let mut found: HashMap<Pool, Tensor> = HashMap::new();
-    network.forward_dropping(pixels, &taps(columns), multipliers, |tap, activation| {
-        let of_tap = columns.into_iter().flatten().filter(|one| one.tap == tap);
-        found.extend(of_tap.map(|one| (*one, pool(&activation.to_kind(Kind::Float), one.statistic))));
+    network.forward_dropping(pixels, &taps(), multipliers, |tap, activation| {
+        let of_tap = COLUMNS.into_iter().flatten().filter(|one| one.tap == tap);
+        found.extend(of_tap.map(|one| (*one, pool(activation, one.statistic))));
     });
-    columns.map(|pools| Tensor::cat(&pools.iter().map(|one| &found[one]).collect::<Vec<_>>(), -1))
+    COLUMNS.map(|pools| Tensor::cat(&pools.iter().map(|one| &found[one]).collect::<Vec<_>>(), -1))
 }
 
 /// Number of blocks that the columns read.
@@ -199,11 +215,11 @@ pub(super) fn n_blocks() -> usize {
         Tap::Block(i) | Tap::Hidden(i) => i + 1,
         Tap::Embedding | Tap::FinalNorm => 0,
     };
-    taps([F_A, F_B, F_1]).iter().map(block_of).max().unwrap_or(0)
+    taps().iter().map(block_of).max().unwrap_or(0)
 }
 
-fn taps(columns: [&[Pool]; 3]) -> Vec<Tap> {
-    let mut taps: Vec<Tap> = columns.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
+fn taps() -> Vec<Tap> {
+    let mut taps: Vec<Tap> = COLUMNS.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
     taps.sort();
     taps.dedup();
     taps
@@ -232,27 +248,33 @@ impl ExtractorKind for Dinov2Settings {
 
     fn load(&self) -> Result<Loaded, ExtractError> {
         let device = self.device.device()?;
-        let dtype = self.precision.dtype;
+        let dtype = self.precise.precision.dtype;
         dtype.check_on(device)?;
         let network = Vit::for_features(&dinov2::vit_s14(), self.tensors()?, device, dtype.kind());
         let network = network.map_err(load_error)?;
         Ok(Loaded::Network(Box::new(Dinov2Extractor {
             network,
             device,
-            batch_size: self.batch_size.unwrap_or(if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE }),
+            batch_size: BatchSize::of(
+                self.batch_size,
+                if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE },
+            ),
+            normalisation: Normalisation::new(IMAGENET_MEAN, IMAGENET_STD, device),
+            notes: self.precise.note.iter().cloned().collect(),
             preprocessor: Arc::new(Squares { side_px: self.side_px }),
         })))
     }
 }
 
-/// Resizes to a square, ignoring the aspect ratio, and normalises as in the network's training.
+/// Resizes to a square, ignoring the aspect ratio. The network normalises on its device.
 struct Squares {
     side_px: u32,
 }
 
 impl Preprocessor for Squares {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
-        Ok(normalised(&resized(image, self.side_px), IMAGENET_MEAN, IMAGENET_STD))
+        let side = i64::from(self.side_px);
+        Ok(Input { values: Values::U8(resized(image, self.side_px).pixels), shape: vec![side, side, 3] })
     }
 }
 
@@ -260,7 +282,9 @@ impl Preprocessor for Squares {
 struct Dinov2Extractor {
     network: Vit,
     device: Device,
-    batch_size: usize,
+    batch_size: BatchSize,
+    normalisation: Normalisation,
+    notes: Vec<String>,
     preprocessor: Arc<Squares>,
 }
 
@@ -271,40 +295,42 @@ impl Dinov2Extractor {
         1 + grid * grid
     }
 
-    /// The features of a batch. Panics if torch fails, as tch's methods do.
-    fn features(&self, inputs: &[f32], n_images: usize) -> Vec<OutputRows> {
+    /// The columns of a batch side by side, `(b or n, Σ d)`. Panics if torch fails, as tch's methods do.
+    fn features(&self, batch: &Batch<'_>) -> Result<Tensor, tch::TchError> {
         let _no_grad = tch::no_grad_guard();
-        let (b, side) = (self.batch_size as i64, i64::from(self.preprocessor.side_px));
-        let pixels = Tensor::from_slice(inputs).reshape([b, 3, side, side]);
-        let columns = [F_A, F_B, F_1];
-        let taps = taps(columns);
-        // Per column, pool and image: `(d,)`. Each activation is pooled at once, so that memory holds one at a time.
-        let mut pooled = columns.map(|pools| vec![vec![Vec::new(); n_images]; pools.len()]);
+        let pixels = placed(batch.values.as_u8(), &batch.whole_shape(), self.device)?; // (b, s, s, 3)
+        let pixels = self.normalisation.forward(&pixels); // (b, 3, s, s)
         let n_tokens = i64::from(self.n_tokens());
-        let n_per_call = if n_tokens < LEAST_BATCH_TOKENS { 1 } else { b };
-        for first in (0..n_images).step_by(n_per_call as usize) {
-            let n_padding = ((LEAST_CALL_TOKENS - 1) / n_tokens + 1 - n_per_call).max(0);
-            let padding = Tensor::zeros([n_padding, 3, side, side], (Kind::Float, Device::Cpu));
-            let call = Tensor::cat(&[pixels.narrow(0, first as i64, n_per_call), padding], 0).to_device(self.device);
-            self.network.forward_taps(&call, &taps, |tap, activation| {
-                for (place, image_idx) in (first..n_images.min(first + n_per_call as usize)).enumerate() {
-                    let tokens = activation.select(0, place as i64).to_kind(Kind::Float); // (1 + n, d)
-                    for (pools, pooled) in columns.iter().zip(&mut pooled) {
-                        for (one, pooled) in pools.iter().zip(pooled).filter(|(one, _)| one.tap == tap) {
-                            pooled[image_idx] = values(&pool(&tokens, one.statistic));
-                        }
-                    }
-                }
-            });
+        if self.device != Device::Cpu || n_tokens >= LEAST_BATCH_TOKENS {
+            return Ok(self.of_call(&pixels, batch.n_images));
         }
-        let vectors = pooled.map(|pooled| {
-            let row = |image_idx: usize| pooled.iter().flat_map(move |pool| pool[image_idx].iter().copied());
-            (0..n_images).flat_map(row).collect::<Vec<f32>>()
-        });
-        let n_tokens = self.n_tokens();
-        let [f_a, f_b, f_1] = vectors;
-        let rows = |columns| OutputRows::Vectors { columns, n_tokens };
-        vec![rows(vec![f_a, f_b]), rows(vec![f_1])]
+        let side = i64::from(self.preprocessor.side_px);
+        let padding = Tensor::zeros([(LEAST_CALL_TOKENS - 1) / n_tokens, 3, side, side], (Kind::Float, self.device));
+        let one = |image_idx: i64| self.of_call(&Tensor::cat(&[&pixels.narrow(0, image_idx, 1), &padding], 0), 1);
+        Ok(Tensor::cat(&(0..batch.n_images as i64).map(one).collect::<Vec<_>>(), 0))
+    }
+
+    /// The columns of one call's first `n_images` images side by side, `(b or n, Σ d)`.
+    ///
+    /// # Shapes
+    /// - pixels: `(b, 3, s, s)`, f32, normalised
+    fn of_call(&self, pixels: &Tensor, n_images: usize) -> Tensor {
+        let statistic = |activation: &Tensor, statistic| self.statistic(activation, statistic, n_images);
+        Tensor::cat(&columns_by(&self.network, pixels, |_, _| None, statistic), 1)
+    }
+
+    /// A statistic of each image: of all at once on a GPU. On a CPU it is computed image by image, so that the order of
+    /// summation does not depend on the size of the batch.
+    ///
+    /// # Shapes
+    /// - activation: `(b, 1 + n, d)`
+    /// - returns: `(b, d)`, or `(n_images, d)` on a CPU
+    fn statistic(&self, activation: &Tensor, statistic: Statistic, n_images: usize) -> Tensor {
+        if self.device != Device::Cpu {
+            return pool(&activation.to_kind(Kind::Float), statistic);
+        }
+        let one = |image_idx: usize| pool(&activation.select(0, image_idx as i64).to_kind(Kind::Float), statistic);
+        Tensor::stack(&(0..n_images).map(one).collect::<Vec<_>>(), 0)
     }
 }
 
@@ -313,7 +339,7 @@ impl Network for Dinov2Extractor {
         self.preprocessor.clone()
     }
 
-    fn batch_size(&self) -> usize {
+    fn batch_size(&self) -> BatchSize {
         self.batch_size
     }
 
@@ -321,8 +347,23 @@ impl Network for Dinov2Extractor {
         self.device == Device::Cpu
     }
 
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
-        Ok(guarded(NAME, batch.n_images, || self.features(batch.values.as_f32(), batch.n_images))?)
+    fn memory(&self) -> Option<DeviceMemory> {
+        device_memory(self.device)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+
+    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
+        let matrix = guarded(NAME, batch.n_images, || self.features(batch))?;
+        let widths = COLUMNS.map(|pools| pools.iter().map(width).sum::<usize>()).to_vec();
+        let n_tokens = self.n_tokens();
+        let rows = move |mut columns: Vec<Vec<f32>>| {
+            let quality = columns.split_off(2);
+            [columns, quality].map(|columns| OutputRows::Vectors { columns, n_tokens }).into()
+        };
+        Ok(columns_of(NAME, &matrix, batch.n_images, widths, rows)?)
     }
 }
 
@@ -335,8 +376,9 @@ mod tests {
         let sets = |products| {
             let precision = Precision { dtype: Dtype::Bf16, products };
             let (device, weights_blake3) = (DeviceChoice::Cpu, "of some weights".to_owned());
+            let precise = Precise { precision, note: None };
             let settings =
-                Dinov2Settings { folder: None, side_px: SIDE_PX, precision, device, batch_size: None, weights_blake3 };
+                Dinov2Settings { folder: None, side_px: SIDE_PX, precise, device, batch_size: None, weights_blake3 };
             settings.feature_sets()
         };
         let (native, widened) = (sets(None), sets(Some(Dtype::F32)));

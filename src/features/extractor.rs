@@ -14,7 +14,10 @@ use super::nss::NssSettings;
 use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractorName, FeatureSettings, FeatureSettingsError, NetworkSettings,
 };
-use crate::engine::{Guest, GuestError, GuestSettings, GuestWords, Loaded, Output, Task, Work};
+use crate::engine::{
+    DeviceMemory, Guest, GuestError, GuestSettings, GuestWords, Launched, Loaded, Output, OutputRows, Task, Work,
+};
+use agiqa_nets::device::{Fetch, Memory};
 use agiqa_store::identity::Fingerprint;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
@@ -229,6 +232,74 @@ impl Precision {
     }
 }
 
+/// The number type of an extractor, and what to tell the user about it.
+#[derive(Clone, Debug)]
+pub(super) struct Precise {
+    /// The types, which decide the numbers.
+    pub(super) precision: Precision,
+    /// What the device chose; `None` if the settings name a type.
+    pub(super) note: Option<String>,
+}
+
+impl Precise {
+    /// The type `asked`, or the default of `extractor` on `device`.
+    pub(super) fn new(extractor: ExtractorName, asked: Option<Dtype>, device: DeviceChoice) -> Self {
+        // Looking for a GPU takes a while, and the result matters only if no type is named.
+        let dtype = asked.unwrap_or_else(|| Dtype::default_of(extractor, device.wanted()));
+        Self { precision: Precision::of(dtype, device), note: asked.is_none().then(|| note(extractor, dtype)) }
+    }
+}
+
+/// What a user who named no type should know of `dtype`, which the device chose.
+fn note(extractor: ExtractorName, dtype: Dtype) -> String {
+    match dtype {
+        Dtype::F32 => format!("`{extractor}` computes in f32, the default on a CPU"),
+        Dtype::F16 | Dtype::Bf16 => format!(
+            "`{extractor}` computes in {dtype}, the default on a GPU: as fast as the device multiplies, with residuals, \
+             norms, softmax and sums in f32; `dtype = \"f32\"` makes another feature set, slower and exact"
+        ),
+    }
+}
+
+/// The memory of `device` for the engine; `None` on a CPU.
+pub(crate) fn device_memory(device: Device) -> Option<DeviceMemory> {
+    let Memory { free, allocated, peak } = agiqa_nets::device::memory(device)?;
+    Some(DeviceMemory { free, allocated, peak })
+}
+
+/// The columns of a batch on their way from the device: one copy for all of them.
+///
+/// # Shapes
+/// - matrix: `(b, Σ widths)`, the columns side by side; rows from `n_images` on are padding
+pub(super) fn columns_of(
+    extractor: ExtractorName,
+    matrix: &Tensor,
+    n_images: usize,
+    widths: Vec<usize>,
+    rows: impl FnOnce(Vec<Vec<f32>>) -> Vec<OutputRows> + 'static,
+) -> Result<Launched, ExtractError> {
+    let failed = move |source| ExtractError::Forward { extractor, n_images, source };
+    let fetch = Fetch::of(&matrix.narrow(0, 0, n_images as i64)).map_err(failed)?;
+    let wait: Launched = Box::new(move || {
+        let values = fetch.wait().map_err(failed)?;
+        Ok(rows(cut(&values, &widths)))
+    });
+    Ok(wait)
+}
+
+/// Columns of a row-major matrix whose rows hold them side by side.
+fn cut(values: &[f32], widths: &[usize]) -> Vec<Vec<f32>> {
+    let n_row = widths.iter().sum::<usize>().max(1);
+    let mut start = 0;
+    let column = |width: &usize| {
+        let of_row = |row: &[f32]| row[start..start + width].to_vec();
+        let column = values.chunks_exact(n_row).flat_map(of_row).collect();
+        start += width;
+        column
+    };
+    widths.iter().map(column).collect()
+}
+
 /// Loads the network of `kind`, whose extractor is called `name`.
 ///
 /// # Errors
@@ -244,9 +315,9 @@ fn load(kind: &dyn ExtractorKind, name: ExtractorName) -> Result<Loaded, Extract
 pub(super) fn guarded<T>(
     extractor: ExtractorName,
     n_images: usize,
-    run: impl FnOnce() -> T,
+    run: impl FnOnce() -> Result<T, tch::TchError>,
 ) -> Result<T, ExtractError> {
-    catching(run).map_err(|source| ExtractError::Forward { extractor, n_images, source })
+    catching(run).flatten().map_err(|source| ExtractError::Forward { extractor, n_images, source })
 }
 
 /// Runs a network.
@@ -305,13 +376,6 @@ pub(crate) fn hash_of_files(files: &[PathBuf]) -> std::io::Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// The values of a tensor on any device, row-major.
-pub(super) fn values(xs: &Tensor) -> Vec<f32> {
-    let mut values = vec![0.0; xs.numel()];
-    xs.to_device(Device::Cpu).contiguous().copy_data(&mut values, xs.numel());
-    values
-}
-
 #[cfg(test)]
 mod tests {
     use std::error::Error as _;
@@ -324,6 +388,37 @@ mod tests {
             |products| serde_json::to_value(Precision { dtype: Dtype::Bf16, products }).expect("plain data");
         assert_eq!(described(None), serde_json::json!({ "dtype": "bf16" }));
         assert_eq!(described(Some(Dtype::F32)), serde_json::json!({ "dtype": "bf16", "products": "f32" }));
+    }
+
+    #[test]
+    fn a_matrix_is_cut_into_its_columns() {
+        let values: Vec<f32> = (0..10).map(|value| value as f32).collect();
+        let columns = cut(&values, &[1, 3, 1]);
+        assert_eq!(columns, [vec![0.0, 5.0], vec![1.0, 2.0, 3.0, 6.0, 7.0, 8.0], vec![4.0, 9.0]]);
+    }
+
+    #[test]
+    fn a_user_is_told_what_the_device_chose_unless_the_settings_name_a_type() {
+        let note = |asked| Precise::new(ExtractorName::Maniqa, asked, DeviceChoice::Cpu).note;
+        assert_eq!(note(None).as_deref(), Some("`maniqa` computes in f32, the default on a CPU"));
+        assert_eq!(note(Some(Dtype::F32)), None);
+        let on_gpu = Precise::new(ExtractorName::Maniqa, None, DeviceChoice::Cuda(0));
+        assert_eq!(on_gpu.precision.dtype, Dtype::F16);
+        assert!(on_gpu.note.expect("a note").contains("f16, the default on a GPU"));
+    }
+
+    /// A store keeps its features only as long as these stay.
+    #[test]
+    fn fingerprints_on_a_cpu_stay_those_of_the_stores_that_exist() {
+        let common = CommonSettings { device: DeviceChoice::Cpu, ..CommonSettings::default() };
+        let of = |network| {
+            let sets = resolve(&FeatureSettings { network, common: common.clone() }).expect("defaults").feature_sets();
+            sets.iter().map(|set| set.fingerprint.short()).collect::<Vec<_>>()
+        };
+        let clip = of(NetworkSettings::ClipB16(crate::features::clip::ClipOptions::default()));
+        assert_eq!(clip, ["774271559ab033c9", "a2f29a9821560e98"]);
+        let dinov2 = of(NetworkSettings::Dinov2S14(crate::features::dinov2::Dinov2Options::default()));
+        assert_eq!(dinov2, ["7e04c60b87197515", "028bcb4486ca574d"]);
     }
 
     #[test]

@@ -9,14 +9,17 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use super::extractor::{Precision, column, described_set, guarded, side_by_side, values};
-use super::pixels::normalised;
+use super::extractor::{Precise, Precision, column, columns_of, described_set, device_memory, guarded, side_by_side};
 use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
 };
-use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable};
+use crate::engine::{
+    Batch, BatchSize, DeviceMemory, GuestError, Input, Launched, Loaded, Network, OutputRows, Preprocessor, Unusable,
+    Values,
+};
 use agiqa_images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
 use agiqa_nets::checkpoint::Checkpoint;
+use agiqa_nets::device::{Normalisation, placed};
 use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, weights};
 use agiqa_nets::pixels::normalise;
 use agiqa_store::path_text;
@@ -31,7 +34,7 @@ const CODE_VERSION: u32 = 2;
 const CPU_BATCH_SIZE: usize = 2;
 
 /// Default number of images per batch on a GPU, which needs much parallel work.
-const GPU_BATCH_SIZE: usize = 16;
+const GPU_BATCH_SIZE: usize = 64;
 
 /// A user's settings of the network. An absent setting takes its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -40,7 +43,7 @@ pub struct ManiqaOptions {
     /// Folder of the weights and their `config.json`. Required.
     #[serde(with = "path_text::optional")]
     pub weights: Option<PathBuf>,
-    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
+    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32` on a CPU, `f16` on a GPU.
     pub dtype: Option<Dtype>,
 }
 
@@ -49,7 +52,7 @@ pub struct ManiqaOptions {
 pub struct ManiqaSettings {
     folder: PathBuf,
     config: ManiqaConfig,
-    precision: Precision,
+    precise: Precise,
     device: DeviceChoice,
     batch_size: Option<usize>,
     weights_blake3: String,
@@ -84,7 +87,7 @@ impl ManiqaSettings {
         Ok(Self {
             folder,
             config,
-            precision: Precision::of(options.dtype.unwrap_or_default(), common.device),
+            precise: Precise::new(NAME, options.dtype, common.device),
             device: common.device,
             batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
             weights_blake3,
@@ -104,7 +107,7 @@ impl ExtractorKind for ManiqaSettings {
             weights_blake3: &self.weights_blake3,
             decoder_version: DECODER_VERSION,
             resize: "opencv bicubic, fixed point",
-            precision: self.precision,
+            precision: self.precise.precision,
             config: &self.config,
         };
         let columns = vec![column("f_1", self.config.n_tokens() as usize), column("rating", 1)];
@@ -114,7 +117,7 @@ impl ExtractorKind for ManiqaSettings {
 
     fn load(&self) -> Result<Loaded, ExtractError> {
         let device = self.device.device()?;
-        let dtype = self.precision.dtype;
+        let dtype = self.precise.precision.dtype;
         dtype.check_on(device)?;
         let checkpoint = Checkpoint::find(&self.folder).map_err(load_error)?;
         let tensors = weights::read(&checkpoint, &self.config.parameters()).map_err(load_error)?;
@@ -123,7 +126,12 @@ impl ExtractorKind for ManiqaSettings {
             unused: checkpoint.unused().into_iter().map(str::to_owned).collect(),
             network,
             device,
-            batch_size: self.batch_size.unwrap_or(if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE }),
+            batch_size: BatchSize::of(
+                self.batch_size,
+                if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE },
+            ),
+            normalisation: Normalisation::new(self.config.pixel_mean, self.config.pixel_std, device),
+            note: self.precise.note.clone(),
             preprocessor: Arc::new(ManiqaPreprocessor::of(&self.config)),
         })))
     }
@@ -158,7 +166,8 @@ impl ManiqaPreprocessor {
 
 impl Preprocessor for ManiqaPreprocessor {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
-        Ok(normalised(&self.resized(image), self.mean, self.std))
+        let side = i64::from(self.side_px);
+        Ok(Input { values: Values::U8(self.resized(image).pixels), shape: vec![side, side, 3] })
     }
 }
 
@@ -167,39 +176,39 @@ struct ManiqaExtractor {
     network: Maniqa,
     unused: Vec<String>,
     device: Device,
-    batch_size: usize,
+    batch_size: BatchSize,
+    normalisation: Normalisation,
+    note: Option<String>,
     preprocessor: Arc<ManiqaPreprocessor>,
 }
 
 impl ManiqaExtractor {
-    /// The features of a batch. Panics if torch fails, as tch's methods do.
-    fn features(&self, inputs: &[f32], n_images: usize) -> Vec<OutputRows> {
+    /// `f_1` and the rating of each image side by side. Panics if torch fails, as tch's methods do.
+    ///
+    /// # Shapes
+    /// - returns: `(b, n + 1)`, or `(n_images, n + 1)` on a CPU
+    fn features(&self, batch: &Batch<'_>) -> Result<Tensor, tch::TchError> {
         let _no_grad = tch::no_grad_guard();
-        let (b, side) = (self.batch_size as i64, i64::from(self.preprocessor.side_px));
-        let pixels = Tensor::from_slice(inputs).reshape([b, 3, side, side]).to_device(self.device);
-        let [f_1, rating] = if self.on_cpu() {
-            let n_workers = (tch::get_num_threads() as usize).min(n_images);
-            let worker = || (self.network.share(), pixels.shallow_clone());
-            let mut workers: Vec<_> = (0..n_workers).map(|_| worker()).collect();
-            let rated_images = side_by_side(&mut workers, n_images, |(network, pixels), image_idx| {
-                rated(network, &pixels.narrow(0, image_idx as i64, 1))
-            });
-            [0, 1]
-                .map(|column| Tensor::cat(&rated_images.iter().map(|columns| &columns[column]).collect::<Vec<_>>(), 0))
-        } else {
-            rated(&self.network, &pixels)
-        };
-        let real = |xs: &Tensor| values(&xs.narrow(0, 0, n_images as i64));
-        let columns = vec![real(&f_1), real(&rating)];
-        vec![OutputRows::Vectors { columns, n_tokens: self.network.config().n_tokens() as u32 }]
+        let pixels = placed(batch.values.as_u8(), &batch.whole_shape(), self.device)?; // (b, s, s, 3)
+        let pixels = self.normalisation.forward(&pixels); // (b, 3, s, s)
+        if !self.on_cpu() {
+            return Ok(rated(&self.network, &pixels));
+        }
+        let n_workers = (tch::get_num_threads() as usize).min(batch.n_images);
+        let worker = || (self.network.share(), pixels.shallow_clone());
+        let mut workers: Vec<_> = (0..n_workers).map(|_| worker()).collect();
+        let rows = side_by_side(&mut workers, batch.n_images, |(network, pixels), image_idx| {
+            rated(network, &pixels.narrow(0, image_idx as i64, 1))
+        });
+        Ok(Tensor::cat(&rows, 0))
     }
 }
 
-/// `f_1` and the rating of each image.
-fn rated(network: &Maniqa, pixels: &Tensor) -> [Tensor; 2] {
+/// `f_1` and the rating of each image, `(b, n + 1)`.
+fn rated(network: &Maniqa, pixels: &Tensor) -> Tensor {
     let output = network.forward(pixels, Mode::Evaluate);
-    let rating = output.rating();
-    [output.f_1, rating]
+    let rating = output.rating().unsqueeze(1); // (b, 1)
+    Tensor::cat(&[output.f_1, rating], 1)
 }
 
 impl Network for ManiqaExtractor {
@@ -207,8 +216,12 @@ impl Network for ManiqaExtractor {
         self.preprocessor.clone()
     }
 
-    fn batch_size(&self) -> usize {
+    fn batch_size(&self) -> BatchSize {
         self.batch_size
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        device_memory(self.device)
     }
 
     fn on_cpu(&self) -> bool {
@@ -216,18 +229,17 @@ impl Network for ManiqaExtractor {
     }
 
     fn notes(&self) -> Vec<String> {
-        match self.unused.as_slice() {
-            [] => Vec::new(),
-            unused => vec![format!(
-                "{} tensors of the checkpoint are not read by `{NAME}`: {}",
-                unused.len(),
-                unused.join(", ")
-            )],
-        }
+        let n = self.unused.len();
+        let unused = (n > 0)
+            .then(|| format!("{n} tensors of the checkpoint are not read by `{NAME}`: {}", self.unused.join(", ")));
+        unused.into_iter().chain(self.note.clone()).collect()
     }
 
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
-        Ok(guarded(NAME, batch.n_images, || self.features(batch.values.as_f32(), batch.n_images))?)
+    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
+        let matrix = guarded(NAME, batch.n_images, || self.features(batch))?;
+        let n_tokens = self.network.config().n_tokens();
+        let rows = move |columns| vec![OutputRows::Vectors { columns, n_tokens: n_tokens as u32 }];
+        Ok(columns_of(NAME, &matrix, batch.n_images, vec![n_tokens as usize, 1], rows)?)
     }
 }
 
@@ -241,7 +253,7 @@ mod tests {
             let settings = ManiqaSettings {
                 folder: PathBuf::new(),
                 config: ManiqaConfig::vit_b8(),
-                precision: Precision { dtype: Dtype::Bf16, products },
+                precise: Precise { precision: Precision { dtype: Dtype::Bf16, products }, note: None },
                 device: DeviceChoice::Cpu,
                 batch_size: None,
                 weights_blake3: "of some weights".to_owned(),

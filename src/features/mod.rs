@@ -11,19 +11,20 @@
 mod settings;
 
 pub use settings::{
-    CommonSettings, DeviceChoice, Dtype, ExtractorName, FeatureSettings, FeatureSettingsError, NetworkSettings,
-    ReadSettings, cpu_has_bf16,
+    CommonSettings, ExtractorName, FeatureSettings, FeatureSettingsError, NetworkSettings, ReadSettings,
 };
+
+mod device;
+
+pub use device::{DeviceChoice, Dtype, cpu_has_bf16};
 
 mod extractor;
 
 pub use extractor::{ExtractError, ExtractorKind, FeaturePair, FeatureSets, feature_sets, resolve};
 
-pub(crate) use extractor::{Precision, catching, hash_of_files};
+pub(crate) use extractor::{Precision, catching, device_memory, hash_of_files};
 
 pub mod pooling;
-
-mod pixels;
 
 pub mod clip;
 pub mod dinov2;

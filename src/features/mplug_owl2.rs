@@ -3,20 +3,23 @@
 //!
 //! The user provides the weights: a folder with the released checkpoint, or another checkpoint of its layout.
 
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use super::extractor::{Precision, column, described_set, guarded, hash_of_files, values};
+use super::extractor::{Precise, Precision, column, columns_of, described_set, device_memory, guarded, hash_of_files};
 use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
 };
-use crate::engine::{Batch, GuestError, Input, Loaded, Network, OutputRows, Preprocessor, Unusable, Values};
+use crate::engine::{
+    Batch, BatchSize, DeviceMemory, GuestError, Input, Launched, Loaded, Network, OutputRows, Preprocessor, Unusable,
+    Values,
+};
 use agiqa_images::{DECODER_VERSION, RgbImage8};
 use agiqa_nets::checkpoint::Checkpoint;
+use agiqa_nets::device::{Normalisation, placed};
 use agiqa_nets::mplug_owl2::{Frontend, MplugOwl2, Preprocessing, Prompt, PromptIds};
 use agiqa_store::path_text;
 use agiqa_store::tables::features::FeatureKind;
@@ -27,9 +30,12 @@ const NAME: ExtractorName = ExtractorName::MplugOwl2;
 /// Version of this file and the network, raised if numbers change. It is part of the fingerprint.
 const CODE_VERSION: u32 = 2;
 
-/// Default number of images per batch. It gives enough rows for the language model's products to run at their full
-/// rate.
-const BATCH_SIZE: usize = 8;
+/// Default number of images per batch on a CPU. It gives enough rows for the language model's products to run at their
+/// full rate.
+const CPU_BATCH_SIZE: usize = 8;
+
+/// Default number of images per batch on a GPU, if they fit next to the weights.
+const GPU_BATCH_SIZE: usize = 64;
 
 /// Greatest number of prompts. Each prompt adds a column and a pass of the language model.
 const MAX_PROMPTS: usize = 64;
@@ -50,7 +56,7 @@ pub struct MplugOwl2Options {
     pub weights: Option<PathBuf>,
     /// Prompts that images are read under, one column each. They decide the numbers. Default: the paper's two prompts.
     pub prompts: Option<Vec<Prompt>>,
-    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
+    /// Number type of the network, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32` on a CPU, `f16` on a GPU.
     pub dtype: Option<Dtype>,
 }
 
@@ -61,9 +67,9 @@ pub struct MplugOwl2Settings {
     frontend: Frontend,
     prompts: Vec<Prompt>,
     ids: Vec<PromptIds>,
-    precision: Precision,
+    precise: Precise,
     device: DeviceChoice,
-    batch_size: usize,
+    batch_size: Option<usize>,
     weights_blake3: String,
 }
 
@@ -118,9 +124,9 @@ impl MplugOwl2Settings {
             frontend,
             prompts,
             ids,
-            precision: Precision::of(options.dtype.unwrap_or_default(), common.device),
+            precise: Precise::new(NAME, options.dtype, common.device),
             device: common.device,
-            batch_size: common.batch_size.map_or(BATCH_SIZE, std::num::NonZeroUsize::get),
+            batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
             weights_blake3,
         })
     }
@@ -185,7 +191,7 @@ impl ExtractorKind for MplugOwl2Settings {
             decoder_version: DECODER_VERSION,
             resize: "padded to a square, Pillow bicubic",
             side_px: self.frontend.preprocessing.side_px,
-            precision: self.precision,
+            precision: self.precise.precision,
             pooling: "mean over all positions of the last hidden states",
             prompts,
         };
@@ -197,7 +203,7 @@ impl ExtractorKind for MplugOwl2Settings {
 
     fn load(&self) -> Result<Loaded, ExtractError> {
         let device = self.device.device()?;
-        let dtype = self.precision.dtype;
+        let dtype = self.precise.precision.dtype;
         dtype.check_on(device)?;
         let checkpoint = Checkpoint::open(&self.folder).map_err(load_error)?;
         let network = MplugOwl2::new(&checkpoint, &self.frontend.config, &self.ids, device, dtype.kind());
@@ -206,33 +212,28 @@ impl ExtractorKind for MplugOwl2Settings {
             network: network.map_err(load_error)?,
             unused: checkpoint.unused().into_iter().map(str::to_owned).collect(),
             device,
-            batch_size: self.batch_size,
-            at_once: AtOnce::new(self.batch_size),
-            n_columns: self.prompts.len(),
+            batch_size: BatchSize::of(
+                self.batch_size,
+                if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE },
+            ),
+            widths: vec![self.frontend.config.decoder.dim as usize; self.prompts.len()],
+            normalisation: self.frontend.preprocessing.normalisation(device),
+            note: self.precise.note.clone(),
             n_tokens: u32::try_from(n_tokens).unwrap_or(u32::MAX),
             preprocessor: Arc::new(Squares { preprocessing: self.frontend.preprocessing.clone() }),
         })))
     }
 }
 
-/// Pads, resizes and normalises as the published code does.
+/// Pads and resizes as the published code does. The network normalises on its device.
 struct Squares {
     preprocessing: Preprocessing,
 }
 
-impl Squares {
-    fn n_values(&self) -> usize {
-        let side_px = self.preprocessing.side_px as usize;
-        3 * side_px * side_px
-    }
-}
-
 impl Preprocessor for Squares {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
-        let mut values = vec![0.0; self.n_values()];
-        self.preprocessing.prepare(image, &mut values);
         let side = i64::from(self.preprocessing.side_px);
-        Ok(Input { values: Values::F32(values), shape: vec![3, side, side] })
+        Ok(Input { values: Values::U8(self.preprocessing.resized(image).pixels), shape: vec![side, side, 3] })
     }
 }
 
@@ -241,76 +242,24 @@ struct MplugOwl2Extractor {
     network: MplugOwl2,
     unused: Vec<String>,
     device: Device,
-    batch_size: usize,
-    at_once: AtOnce,
-    n_columns: usize,
+    batch_size: BatchSize,
+    /// Number of values of each column.
+    widths: Vec<usize>,
     /// Number of tokens of all prompts together.
     n_tokens: u32,
+    normalisation: Normalisation,
+    note: Option<String>,
     preprocessor: Arc<Squares>,
 }
 
-/// The number of images that the network gets at once. It starts at the batch size and shrinks if memory is short.
-#[derive(Debug)]
-struct AtOnce {
-    n_images: usize,
-    warnings: Vec<String>,
-}
-
-impl AtOnce {
-    fn new(n_images: usize) -> Self {
-        Self { n_images, warnings: Vec::new() }
+impl MplugOwl2Extractor {
+    /// The embeddings of a batch, prompts side by side, `(n_images, Σ d)`. Panics if torch fails, as tch's methods do.
+    fn embeddings(&self, batch: &Batch<'_>) -> Result<Tensor, tch::TchError> {
+        let _no_grad = tch::no_grad_guard();
+        let pixels = placed(batch.values.as_u8(), &batch.whole_shape(), self.device)?; // (b, s, s, 3)
+        let pixels = self.normalisation.forward(&pixels); // (b, 3, s, s)
+        Ok(Tensor::cat(&self.network.embed_first(&pixels, batch.n_images as i64), 1))
     }
-
-    /// Calls `embed` with the images `0..n_images`, some at a time and in order, and with the number of images that
-    /// each call is padded to. If memory is short, this halves the number of images at a time and starts again with the
-    /// first image. Later batches start with the smaller number.
-    ///
-    /// # Errors
-    /// `embed` fails for another reason, or memory is short for a single image.
-    fn halving<T>(
-        &mut self,
-        n_images: usize,
-        mut embed: impl FnMut(Range<usize>, usize) -> Result<T, ExtractError>,
-    ) -> Result<Vec<T>, ExtractError> {
-        loop {
-            let size = self.n_images;
-            let chunks = (0..n_images).step_by(size).map(|start| start..(start + size).min(n_images));
-            match chunks.map(|images| embed(images, size)).collect::<Result<Vec<T>, ExtractError>>() {
-                Err(ExtractError::Forward { source, .. })
-                    if size > 1 && source.to_string().contains("out of memory") =>
-                {
-                    self.n_images = size.div_ceil(2);
-                    self.warnings.push(format!(
-                        "the device is out of memory: continuing with {n} images at once; `--batch-size {n}` does so \
-                         from the start",
-                        n = self.n_images
-                    ));
-                }
-                ended => return ended,
-            }
-        }
-    }
-}
-
-/// The embeddings of `images` of a batch, per column. `inputs` are the batch's inputs. Panics if torch fails, as tch's
-/// methods do.
-///
-/// All calls have the same `size`, and the last one is padded, so that an image's numbers never depend on its
-/// neighbours.
-fn embeddings(
-    network: &MplugOwl2,
-    preprocessor: &Squares,
-    inputs: &[f32],
-    images: Range<usize>,
-    size: usize,
-) -> Vec<Vec<f32>> {
-    let n_values = preprocessor.n_values();
-    let side = i64::from(preprocessor.preprocessing.side_px);
-    let mut chunk = inputs[images.start * n_values..images.end * n_values].to_vec();
-    chunk.resize(size * n_values, 0.0);
-    let pixels = Tensor::from_slice(&chunk).view([size as i64, 3, side, side]);
-    let embedded = network.embed_first(&pixels, images.len() as i64);
-    embedded.iter().map(values).collect()
 }
 
 impl Network for MplugOwl2Extractor {
@@ -318,8 +267,12 @@ impl Network for MplugOwl2Extractor {
         self.preprocessor.clone()
     }
 
-    fn batch_size(&self) -> usize {
+    fn batch_size(&self) -> BatchSize {
         self.batch_size
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        device_memory(self.device)
     }
 
     fn on_cpu(&self) -> bool {
@@ -330,89 +283,23 @@ impl Network for MplugOwl2Extractor {
         // Every released checkpoint has the output head and the tables of rotary frequencies.
         let is_known = |name: &&String| name.as_str() == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq");
         let unknown: Vec<&str> = self.unused.iter().filter(|name| !is_known(name)).map(String::as_str).collect();
-        match unknown.len() {
-            0 => Vec::new(),
-            n => vec![format!("{n} tensors of the checkpoint are not read by `{NAME}`: {}", unknown.join(", "))],
-        }
+        let n = unknown.len();
+        let unknown =
+            (n > 0).then(|| format!("{n} tensors of the checkpoint are not read by `{NAME}`: {}", unknown.join(", ")));
+        unknown.into_iter().chain(self.note.clone()).collect()
     }
 
-    fn take_warnings(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.at_once.warnings)
-    }
-
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
-        let (inputs, n_images) = (batch.values.as_f32(), batch.n_images);
-        let Self { network, preprocessor, at_once, .. } = self;
-        let chunks = at_once.halving(n_images, |images, size| {
-            guarded(NAME, n_images, || embeddings(network, preprocessor, inputs, images, size))
-        })?;
-        let mut columns = vec![Vec::new(); self.n_columns];
-        for chunk in chunks {
-            for (column, embedded) in columns.iter_mut().zip(chunk) {
-                column.extend(embedded);
-            }
-        }
-        Ok(vec![OutputRows::Vectors { columns, n_tokens: self.n_tokens }])
+    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
+        let matrix = guarded(NAME, batch.n_images, || self.embeddings(batch))?;
+        let n_tokens = self.n_tokens;
+        let rows = move |columns| vec![OutputRows::Vectors { columns, n_tokens }];
+        Ok(columns_of(NAME, &matrix, batch.n_images, self.widths.clone(), rows)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn failed(message: &str) -> ExtractError {
-        ExtractError::Forward { extractor: NAME, n_images: 7, source: tch::TchError::Torch(message.to_owned()) }
-    }
-
-    /// An `embed` with memory for `room` images. It returns its images, and records the size of each call in `sizes`.
-    fn with_room(
-        room: usize,
-        sizes: &mut Vec<usize>,
-    ) -> impl FnMut(Range<usize>, usize) -> Result<Range<usize>, ExtractError> {
-        move |images, size| {
-            sizes.push(size);
-            match size <= room {
-                true => Ok(images),
-                false => Err(failed("CUDA out of memory. Tried to allocate 2.00 GiB")),
-            }
-        }
-    }
-
-    #[test]
-    fn if_memory_is_short_half_as_many_images_are_computed_at_once() {
-        let (mut at_once, mut sizes) = (AtOnce::new(8), Vec::new());
-        let found = at_once.halving(7, with_room(2, &mut sizes)).expect("there is room for two");
-        assert_eq!(found, [0..2, 2..4, 4..6, 6..7]);
-        assert_eq!(sizes, [8, 4, 2, 2, 2, 2]);
-        let warned: Vec<bool> =
-            [4, 2].iter().zip(&at_once.warnings).map(|(n, text)| text.contains(&format!("{n} images"))).collect();
-        assert_eq!(warned, [true, true], "{:?}", at_once.warnings);
-
-        // The next batch starts with the number of images at which this one ended.
-        let mut sizes = Vec::new();
-        assert_eq!(at_once.halving(3, with_room(2, &mut sizes)).expect("as before"), [0..2, 2..3]);
-        assert_eq!((sizes, at_once.warnings.len()), (vec![2, 2], 2));
-    }
-
-    #[test]
-    fn a_failure_after_some_images_starts_again_with_the_first() {
-        let (mut at_once, mut n_calls) = (AtOnce::new(4), 0);
-        let found = at_once.halving(8, |images, size| {
-            n_calls += 1;
-            if n_calls == 2 { Err(failed("CUDA out of memory")) } else { Ok((images.start, size)) }
-        });
-        assert_eq!(found.expect("only one call fails"), [(0, 2), (2, 2), (4, 2), (6, 2)]);
-    }
-
-    #[test]
-    fn one_image_without_room_and_any_other_failure_are_errors() {
-        let (mut at_once, mut sizes) = (AtOnce::new(4), Vec::new());
-        assert!(at_once.halving(4, with_room(0, &mut sizes)).is_err());
-        assert_eq!(sizes, [4, 2, 1]);
-        let mut at_once = AtOnce::new(4);
-        let found: Result<Vec<()>, _> = at_once.halving(4, |_, _| Err(failed("shapes cannot be multiplied")));
-        assert!(found.is_err() && at_once.warnings.is_empty(), "{:?}", at_once.warnings);
-    }
 
     #[test]
     fn prompts_cannot_take_the_names_of_the_tables_own_columns() {

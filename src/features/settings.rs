@@ -7,13 +7,13 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::DeviceChoice;
 use super::clip::ClipOptions;
 use super::dinov2::Dinov2Options;
 use super::maniqa::ManiqaOptions;
 use super::mplug_owl2::MplugOwl2Options;
 use super::nss::NssOptions;
 use crate::engine::{MAX_BATCH_SIZE, MAX_PART_ROWS};
-use agiqa_nets::layers::products_of;
 use agiqa_store::store::shard::Shard;
 
 /// Invalid settings.
@@ -47,6 +47,15 @@ pub enum FeatureSettingsError {
         "f16 is computed on CUDA devices only (on CPUs it is emulated, hundreds of times slower): use `bf16` or `f32`"
     )]
     NoF16,
+    /// f32 would not be f32.
+    #[error(
+        "`{device}` rounds the inputs of f32 products to TF32, which costs three digits: unset NVIDIA_TF32_OVERRIDE and \
+         TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, or use `device = \"cpu\"`"
+    )]
+    Tf32 { device: DeviceChoice },
+    /// The GPU failed at its first product.
+    #[error("`{device}` cannot compute")]
+    Device { device: DeviceChoice, source: tch::TchError },
     /// The GPU that was asked for does not exist.
     #[error("device `cuda:{asked}` was asked for, but this libtorch sees {n_found} CUDA devices: use `cpu` or `auto`")]
     NoCuda { asked: usize, n_found: i64 },
@@ -89,121 +98,6 @@ impl ExtractorName {
     }
 }
 
-/// Number type of a network. Stored features are f32 with every type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// bfloat16 matrix products, if the CPU has instructions for them. Norms, sums and pooling stay f32.
-    Bf16,
-    /// Half-precision matrix products, on CUDA devices only. Norms, sums and pooling stay f32.
-    F16,
-}
-
-impl Dtype {
-    /// Every type.
-    pub const ALL: &[Self] = &[Self::F32, Self::Bf16, Self::F16];
-
-    /// The name in settings.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-        }
-    }
-
-    /// The torch type.
-    pub fn kind(self) -> tch::Kind {
-        match self {
-            Self::F32 => tch::Kind::Float,
-            Self::Bf16 => tch::Kind::BFloat16,
-            Self::F16 => tch::Kind::Half,
-        }
-    }
-
-    /// The type of products with weights of this type on `device`: f32 for bf16 if the CPU multiplies f32 faster, else
-    /// the type itself.
-    pub(crate) fn products_on(self, device: tch::Device) -> Self {
-        let products = products_of(self.kind(), device);
-        Self::ALL.iter().copied().find(|dtype| dtype.kind() == products).unwrap_or(self)
-    }
-
-    /// The type of products with weights of this type on `device`, if it differs from the weights' type. Machines that
-    /// share a store may multiply the same weights in different types, so it is part of a fingerprint.
-    pub(crate) fn other_products(self, device: DeviceChoice) -> Option<Self> {
-        let other = |device| Some(self.products_on(device)).filter(|products| *products != self);
-        // Looking for a GPU takes a while, and the result matters only if the CPU's products have another type.
-        other(tch::Device::Cpu).and_then(|_| other(device.wanted()))
-    }
-
-    /// Refuses bf16 on a CPU without instructions for it, and f16 on any CPU.
-    pub fn check_on(self, device: tch::Device) -> Result<(), FeatureSettingsError> {
-        match (self, device) {
-            (Self::Bf16, tch::Device::Cpu) if !cpu_has_bf16() => Err(FeatureSettingsError::NoBf16),
-            (Self::F16, tch::Device::Cuda(_)) => Ok(()),
-            (Self::F16, _) => Err(FeatureSettingsError::NoF16),
-            (Self::F32 | Self::Bf16, _) => Ok(()),
-        }
-    }
-}
-
-/// Whether this CPU has instructions for bf16 products.
-pub fn cpu_has_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("avx512bf16")
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        std::arch::is_aarch64_feature_detected!("bf16")
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    {
-        false
-    }
-}
-
-/// The device of a network. It is not part of a fingerprint, because devices agree except for rounding.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum DeviceChoice {
-    /// The first GPU if the machine has one, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The GPU of this index.
-    Cuda(usize),
-}
-
-impl DeviceChoice {
-    /// The torch device.
-    ///
-    /// # Errors
-    /// The GPU does not exist.
-    pub fn device(self) -> Result<tch::Device, FeatureSettingsError> {
-        if let Self::Cuda(asked) = self {
-            let n_found = tch::Cuda::device_count();
-            if !i64::try_from(asked).is_ok_and(|asked| asked < n_found) {
-                return Err(FeatureSettingsError::NoCuda { asked, n_found });
-            }
-        }
-        Ok(self.wanted())
-    }
-
-    /// The torch device that was asked for, even if it does not exist.
-    pub(crate) fn wanted(self) -> tch::Device {
-        match self {
-            Self::Auto => tch::Device::cuda_if_available(),
-            Self::Cpu => tch::Device::Cpu,
-            Self::Cuda(asked) => tch::Device::Cuda(asked),
-        }
-    }
-}
-
 impl FromStr for ExtractorName {
     type Err = FeatureSettingsError;
 
@@ -218,67 +112,6 @@ impl FromStr for ExtractorName {
 impl fmt::Display for ExtractorName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Dtype {
-    type Err = FeatureSettingsError;
-
-    fn from_str(text: &str) -> Result<Self, FeatureSettingsError> {
-        Self::ALL.iter().copied().find(|dtype| dtype.as_str() == text).ok_or_else(|| FeatureSettingsError::Word {
-            what: "dtype",
-            found: text.to_owned(),
-            expected: "f32, bf16 or f16".to_owned(),
-        })
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for DeviceChoice {
-    type Err = FeatureSettingsError;
-
-    fn from_str(text: &str) -> Result<Self, FeatureSettingsError> {
-        let cuda = |index: &str| index.parse().ok().map(Self::Cuda);
-        match text {
-            "auto" => Some(Self::Auto),
-            "cpu" => Some(Self::Cpu),
-            "cuda" => Some(Self::Cuda(0)),
-            other => other.strip_prefix("cuda:").and_then(cuda),
-        }
-        .ok_or_else(|| FeatureSettingsError::Word {
-            what: "device",
-            found: text.to_owned(),
-            expected: "auto, cpu or cuda:N".to_owned(),
-        })
-    }
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(index) => write!(f, "cuda:{index}"),
-        }
-    }
-}
-
-impl TryFrom<String> for DeviceChoice {
-    type Error = FeatureSettingsError;
-
-    fn try_from(text: String) -> Result<Self, FeatureSettingsError> {
-        text.parse()
-    }
-}
-
-impl From<DeviceChoice> for String {
-    fn from(device: DeviceChoice) -> Self {
-        device.to_string()
     }
 }
 
@@ -426,14 +259,6 @@ impl Default for CommonSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn devices_round_trip_through_their_text() {
-        for text in ["auto", "cpu", "cuda:0", "cuda:3"] {
-            assert_eq!(text.parse::<DeviceChoice>().expect(text).to_string(), text);
-        }
-        assert!("gpu".parse::<DeviceChoice>().is_err());
-    }
 
     #[test]
     fn a_setting_that_does_not_exist_or_belongs_to_another_network_is_refused() {

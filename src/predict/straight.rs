@@ -3,6 +3,7 @@
 //! Output: `scores` and `gates` of the runs, the same as those of `predict` over stored features, and `rejects` of stage
 //! `score`.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tch::Tensor;
@@ -10,8 +11,8 @@ use tch::Tensor;
 use super::head::Head;
 use super::stage::PredictError;
 use crate::engine::{
-    Batch, Guest, GuestError, GuestSettings, GuestWords, ImageStage, Loaded, Network, Output, OutputRows, Preprocessor,
-    Score, Task, Work,
+    Batch, BatchSize, DeviceMemory, Guest, GuestError, GuestSettings, GuestWords, ImageStage, Launched, Loaded,
+    Network, Output, OutputRows, Preprocessor, Score, Task, Work,
 };
 use crate::features::{FeatureSets, FeatureSettings, resolve};
 use agiqa_store::store::Store;
@@ -74,7 +75,7 @@ impl Guest for StraightGuest {
         match guest.load()? {
             Loaded::Network(network) => {
                 let sets = self.sets.iter().cloned().collect();
-                Ok(Loaded::Network(Box::new(StraightNetwork { network, sets, heads })))
+                Ok(Loaded::Network(Box::new(StraightNetwork { network, heads: Rc::new(Heads { sets, heads }) })))
             }
             Loaded::PerImage(_) => {
                 Err(StraightError::NotAlone(self.settings.extractor.network.name().to_string()).into())
@@ -86,13 +87,18 @@ impl Guest for StraightGuest {
 /// A network with heads behind it.
 struct StraightNetwork {
     network: Box<dyn Network>,
+    heads: Rc<Heads>,
+}
+
+/// The heads behind a network.
+struct Heads {
     /// The sets that the network fills, in its order.
     sets: Vec<FeatureSet>,
     /// The heads, each with the columns that it reads.
     heads: Vec<(Head, Vec<FeatureSet>)>,
 }
 
-impl StraightNetwork {
+impl Heads {
     /// The columns of `wanted` among the network's rows, `(n, d)` each.
     fn inputs(&self, rows: &[OutputRows], wanted: &[FeatureSet], n_images: usize) -> Vec<Tensor> {
         let mut inputs = Vec::new();
@@ -110,32 +116,9 @@ impl StraightNetwork {
         }
         inputs
     }
-}
 
-impl Network for StraightNetwork {
-    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
-        self.network.preprocessor()
-    }
-
-    fn batch_size(&self) -> usize {
-        self.network.batch_size()
-    }
-
-    fn on_cpu(&self) -> bool {
-        self.network.on_cpu()
-    }
-
-    fn notes(&self) -> Vec<String> {
-        self.network.notes()
-    }
-
-    fn take_warnings(&mut self) -> Vec<String> {
-        self.network.take_warnings()
-    }
-
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
-        let mut rows = self.network.forward(batch)?;
-        let n_images = batch.n_images;
+    /// The scores by each head, from the network's rows.
+    fn scores(&self, mut rows: Vec<OutputRows>, n_images: usize) -> Result<Vec<OutputRows>, tch::TchError> {
         // An image with a feature that is not finite has no score: the engine rejects a score that is not finite.
         let is_finite: Vec<bool> = (0..n_images).map(|image| is_finite(&rows, &self.sets, image)).collect();
         rows.truncate(self.sets.len());
@@ -148,7 +131,35 @@ impl Network for StraightNetwork {
             }
             Ok(OutputRows::Scores(scores))
         };
-        self.heads.iter().map(score).collect::<Result<_, tch::TchError>>().map_err(GuestError::from)
+        self.heads.iter().map(score).collect()
+    }
+}
+
+impl Network for StraightNetwork {
+    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
+        self.network.preprocessor()
+    }
+
+    fn batch_size(&self) -> BatchSize {
+        self.network.batch_size()
+    }
+
+    fn on_cpu(&self) -> bool {
+        self.network.on_cpu()
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        self.network.memory()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.network.notes()
+    }
+
+    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
+        let rows = self.network.launch(batch)?;
+        let (heads, n_images) = (Rc::clone(&self.heads), batch.n_images);
+        Ok(Box::new(move || Ok(heads.scores(rows()?, n_images)?)))
     }
 }
 

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, TchError, Tensor};
 
 use super::settings::{RatingError, RatingSettings};
 use crate::engine::{
-    Batch, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Loaded, Network, Output, OutputRows,
-    Preprocessor, Score, Task, Unusable, Values, Work,
+    Batch, BatchSize, DeviceMemory, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Launched, Loaded,
+    Network, Output, OutputRows, Preprocessor, Score, Task, Unusable, Values, Work,
 };
-use crate::features::{CommonSettings, catching};
+use crate::features::{CommonSettings, catching, device_memory};
 use agiqa_images::RgbImage8;
+use agiqa_nets::device::{Fetch, sent};
 use agiqa_nets::raters::{Prepare, Prepared, Rater, RaterName, Unfit};
 use agiqa_nets::trained_head::LabelScale;
 use agiqa_store::tables::scores::ScoreSet;
@@ -49,7 +50,7 @@ impl Guest for RatingGuest {
             rater,
             device,
             labels: self.settings.trained.as_ref().map(|trained| trained.labels),
-            batch_size: common.batch_size.map_or(preset, std::num::NonZeroUsize::get),
+            batch_size: BatchSize::of(common.batch_size.map(std::num::NonZeroUsize::get), preset),
         })))
     }
 }
@@ -84,22 +85,16 @@ struct RatingNetwork {
     device: Device,
     /// From ratings to the MOS scale, for trained weights.
     labels: Option<LabelScale>,
-    batch_size: usize,
+    batch_size: BatchSize,
 }
 
 impl RatingNetwork {
-    /// The ratings of a batch. Panics if torch fails, as tch's methods do.
-    fn ratings(&self, batch: &Batch<'_>) -> Vec<f64> {
+    /// The ratings of a batch on their way from the device. Panics if torch fails, as tch's methods do.
+    fn ratings(&self, batch: &Batch<'_>) -> Result<Fetch, TchError> {
         let _no_grad = tch::no_grad_guard();
-        let shape: Vec<i64> = std::iter::once(-1).chain(batch.shape.iter().copied()).collect();
-        let inputs = Tensor::from_slice(batch.values.as_f32()).view(shape.as_slice()).to_device(self.device);
-        let ratings = self.rater.rate(&inputs).narrow(0, 0, batch.n_images as i64);
-        let ratings = Vec::<f64>::try_from(ratings.to_device(Device::Cpu).to_kind(Kind::Double));
-        let mut ratings = ratings.expect("one number per image");
-        if let Some(LabelScale { scale, offset }) = self.labels {
-            ratings.iter_mut().for_each(|rating| *rating = *rating * scale + offset);
-        }
-        ratings
+        let inputs = Tensor::from_slice(batch.values.as_f32()).view(batch.whole_shape().as_slice());
+        let inputs = sent(&inputs, self.device)?;
+        Fetch::of(&self.rater.rate(&inputs).narrow(0, 0, batch.n_images as i64))
     }
 }
 
@@ -108,18 +103,31 @@ impl Network for RatingNetwork {
         self.preprocessor.clone()
     }
 
-    fn batch_size(&self) -> usize {
+    fn batch_size(&self) -> BatchSize {
         self.batch_size
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        device_memory(self.device)
     }
 
     fn on_cpu(&self) -> bool {
         self.device == Device::Cpu
     }
 
-    fn forward(&mut self, batch: &Batch<'_>) -> Result<Vec<OutputRows>, GuestError> {
-        let ratings = catching(|| self.ratings(batch));
-        let failed = |source| RatingError::Torch { network: self.network, action: "rating a batch", source };
-        Ok(vec![OutputRows::Scores(ratings.map_err(failed)?.into_iter().map(Score::from).collect())])
+    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
+        let (network, labels) = (self.network, self.labels);
+        let failed = move |source| RatingError::Torch { network, action: "rating a batch", source };
+        let ratings = catching(|| self.ratings(batch)).flatten().map_err(failed)?;
+        let scaled = move |rating: f32| {
+            let rating = f64::from(rating);
+            labels.map_or(rating, |LabelScale { scale, offset }| rating * scale + offset)
+        };
+        let wait: Launched = Box::new(move || {
+            let ratings = ratings.wait().map_err(failed)?;
+            Ok(vec![OutputRows::Scores(ratings.into_iter().map(scaled).map(Score::from).collect())])
+        });
+        Ok(wait)
     }
 }
 

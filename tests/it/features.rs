@@ -441,7 +441,9 @@ fn fingerprints_differ_by_what_decides_the_numbers_and_by_nothing_else() {
     assert_eq!(default, pair(|_, common| common.retry_rejects = true));
     assert_eq!(default, pair(|_, common| common.part_secs = 1));
     assert_ne!(default, pair(|options, _| options.side = Some(224)));
-    assert_eq!(default, pair(|_, common| common.device = DeviceChoice::Cuda(0)), "f32 is f32 on any device");
+    assert_ne!(default, pair(|_, common| common.device = DeviceChoice::Cuda(0)), "a GPU takes f16 by default");
+    let f32_on_gpu = pair(|options, common| (options.dtype, common.device) = (Some(Dtype::F32), DeviceChoice::Cuda(0)));
+    assert_eq!(default, f32_on_gpu, "f32 is f32 on any device");
     let bf16 = pair(|options, _| options.dtype = Some(Dtype::Bf16));
     assert_ne!(default, bf16);
     // bf16 weights may be multiplied in f32 on a CPU: the same values have the same fingerprint, others another.

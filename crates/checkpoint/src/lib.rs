@@ -25,7 +25,7 @@ pub mod other;
 
 mod source;
 
-pub use source::{FileSource, ReadAt};
+pub use source::{FileSource, ReadAt, read_in_parallel};
 
 mod tensors;
 

@@ -102,6 +102,11 @@ impl<'a> TensorScope<'a> {
         }
     }
 
+    /// The same tensors, with products of `kind`.
+    pub(super) fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
     /// The tensor `name` as `kind`. A tensor that requires a gradient is shared unchanged, so that training updates it.
     pub(super) fn get(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, NetworkError> {
         let name = format!("{}{name}", self.prefix);
@@ -324,6 +329,10 @@ impl RmsNorm {
     /// - xs: `(.., d)`, f32
     /// - returns: `(.., d)`, f32
     pub(super) fn forward(&self, xs: &Tensor) -> Tensor {
+        if xs.device() != Device::Cpu {
+            // One kernel instead of five, each of which would read and write all rows.
+            return xs.rms_norm(self.weight.size(), Some(&self.weight), self.eps);
+        }
         let mean_square = xs.square().mean_dim([-1_i64].as_slice(), true, Kind::Float);
         (xs * (mean_square + self.eps).rsqrt()).g_mul_(&self.weight)
     }

@@ -2,6 +2,7 @@
 //!
 //! - [`onnx`] reads the file format of the weights that a package index carries.
 //! - [`checkpoint`] reads the other formats in which networks are published.
+//! - [`device`] places tensors on devices and fetches them, and knows what libtorch does there.
 //! - [`layers`] holds layers that several networks share; [`pixels`] makes inputs of pictures.
 //! - [`vit`] is the vision transformer under the image networks.
 //! - [`clip`] loads CLIP's image tower into that transformer.
@@ -16,6 +17,8 @@
 pub mod onnx;
 
 pub mod checkpoint;
+
+pub mod device;
 
 pub mod layers;
 

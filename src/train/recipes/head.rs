@@ -11,8 +11,8 @@ use super::linear_start::{LinearStart, RidgeError, initial_head};
 use super::ridge;
 use crate::train::head_inputs::{self, HeadInputsError};
 use crate::train::trainer::{
-    Batch, Course, Exported, Finished, Lesson, Pace, Recipe, RecipeError, RunData, TrainError, Validated, Weights,
-    by_steps,
+    Batch, Course, Exported, Finished, Lesson, Pace, Recipe, RecipeError, RunData, StepLoss, TrainError, Validated,
+    Weights, by_steps,
 };
 use crate::train::{Gradient, TrainSettings};
 use agiqa_nets::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
@@ -142,7 +142,7 @@ impl Lesson for HeadLesson<'_> {
         Ok(TrainedHead { head, inputs: [f_a, f_b, f_1], labels: self.data.label_scale(), linear })
     }
 
-    fn step(&self, network: &TrainedHead, weights: &mut Weights, batch: &Batch) -> Result<f64, RecipeError> {
+    fn step(&self, network: &TrainedHead, weights: &mut Weights, batch: &Batch) -> Result<StepLoss, RecipeError> {
         let _no_grad = tch::no_grad_guard();
         let [f_a, f_b, f_1] = &three(&self.columns.batch(batch));
         let masks = self.columns.masks(batch);
@@ -154,7 +154,7 @@ impl Lesson for HeadLesson<'_> {
         }
         let sum = error.square().sum(Kind::Double).double_value(&[]);
         if !sum.is_finite() {
-            return Ok(sum);
+            return Ok(StepLoss::Known(sum));
         }
         let n = error.size()[0] as f64;
         let gradients = head.backward(&output, masks.as_ref(), &(error * (2.0 / n)));
@@ -175,7 +175,7 @@ impl Lesson for HeadLesson<'_> {
                 Gradient::Whole(d_output.sum_dim_intlist([0_i64].as_slice(), false, Kind::Float))
             }
         });
-        Ok(sum)
+        Ok(StepLoss::Known(sum))
     }
 
     fn validate(&self, network: &TrainedHead) -> Result<Validated, RecipeError> {

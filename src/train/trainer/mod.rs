@@ -37,7 +37,7 @@ pub use run::{Finished, by_steps};
 pub(in crate::train) use selection::judged;
 pub use selection::selection_score;
 pub use stage::{TrainStage, Training};
-pub use weights::{Loss, Weights};
+pub use weights::{Loss, StepLoss, Weights};
 
 /// How the runs of a training share the machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -173,7 +173,7 @@ pub trait Lesson {
 
     /// One step: forward, backward and [`Weights::update`]. Returns the sum of the squared errors of the scores before
     /// the step, on the scale of training. If that sum is not finite, the step updates nothing.
-    fn step(&self, network: &Self::Network, weights: &mut Weights, batch: &Batch) -> Result<f64, RecipeError>;
+    fn step(&self, network: &Self::Network, weights: &mut Weights, batch: &Batch) -> Result<StepLoss, RecipeError>;
 
     /// Scores the validation part.
     fn validate(&self, network: &Self::Network) -> Result<Validated, RecipeError>;

@@ -1,6 +1,6 @@
 //! One run: one split, one seed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use tch::{Device, Tensor};
 
 use super::selection::{self, Best};
 use super::state::{self, LossSum, Position};
-use super::{Batch, Course, Exported, Lesson, Pace, RecipeError, RunData, TrainError, Validated, Weights};
+use super::{Batch, Course, Exported, Lesson, Pace, RecipeError, RunData, StepLoss, TrainError, Validated, Weights};
 use crate::features::catching;
 use crate::train::KeepEpoch;
 use crate::train::in_order::in_order;
@@ -59,6 +59,7 @@ pub fn by_steps<C: Course>(
         progress,
         started: now,
         saved: Cell::new(now),
+        unknown: RefCell::default(),
     };
     let (mut weights, mut position) = run.start()?;
     let network = lesson.network(weights.parameters()).map_err(RecipeError::from)?;
@@ -95,6 +96,17 @@ struct Run<'a, L> {
     started: Instant,
     /// The time of the last saved state.
     saved: Cell<Instant>,
+    /// Steps whose losses are on a GPU.
+    unknown: RefCell<Vec<(DoneStep, Tensor)>>,
+}
+
+/// A step that is done.
+struct DoneStep {
+    /// Number of the step, from 1.
+    step: u64,
+    learning_rate: f64,
+    /// Rows of its images.
+    rows: Vec<i64>,
 }
 
 impl<L: Lesson> Run<'_, L> {
@@ -212,6 +224,7 @@ impl<L: Lesson> Run<'_, L> {
                 })?
             }
         };
+        self.fetch_losses(position)?;
         if ended.is_continue() {
             self.validate(weights, position, started)?;
         }
@@ -222,12 +235,14 @@ impl<L: Lesson> Run<'_, L> {
     fn within_epoch(&self, weights: &Weights, position: &mut Position) -> Result<(), TrainError> {
         let Pace::InTurn { checkpoint_minutes } = self.pace else { return Ok(()) };
         if weights.n_steps().is_multiple_of(LOG_STEPS) {
+            self.fetch_losses(position)?;
             let row = self.log_row(weights, position, None);
             self.progress.note(format!("epoch {}, loss {:.4}, rate {:.2e}", row.epoch, row.loss, row.lr));
             position.log.push(row);
             position.stretch_loss = LossSum::default();
         }
         if self.saved.get().elapsed().as_secs_f64() / 60.0 >= checkpoint_minutes {
+            self.fetch_losses(position)?;
             self.save(weights, position)?;
         }
         Ok(())
@@ -246,7 +261,7 @@ impl<L: Lesson> Run<'_, L> {
         let train_rows = data.part(Part::Train);
         let rows: Vec<i64> = positions.iter().map(|position| train_rows[*position as usize]).collect();
         let learning_rate = self.learning_rate(step);
-        let sum = self.catching(step + 1, || {
+        let loss = self.catching(step + 1, || {
             let targets = self.targets.index_select(0, &Tensor::from_slice(positions));
             let inputs = inputs.unwrap_or_default();
             let pixels = stacked(&inputs);
@@ -255,11 +270,36 @@ impl<L: Lesson> Run<'_, L> {
             let batch = Batch { step, learning_rate, rows: rows.clone(), targets, pixels, varied };
             self.lesson.step(network, weights, &batch)
         })??;
+        self.progress.add(rows.len() as u64);
+        let done = DoneStep { step: step + 1, learning_rate, rows };
+        match loss {
+            StepLoss::Known(sum) => self.count(position, &done, sum)?,
+            StepLoss::OnDevice(sum) => self.unknown.borrow_mut().push((done, sum)),
+        }
+        Ok(())
+    }
+
+    /// Counts the losses that are on a GPU.
+    fn fetch_losses(&self, position: &mut Position) -> Result<(), TrainError> {
+        let unknown = self.unknown.take();
+        let Some((last, _)) = unknown.last() else { return Ok(()) };
+        let sums = self.catching(last.step, || {
+            let sums = Tensor::stack(&unknown.iter().map(|(_, sum)| sum).collect::<Vec<_>>(), 0);
+            Vec::<f64>::try_from(sums.to_device(Device::Cpu)).map_err(RecipeError::from)
+        })??;
+        unknown.iter().zip(sums).try_for_each(|((done, _), sum)| self.count(position, done, sum))
+    }
+
+    /// Adds the loss of a step.
+    ///
+    /// # Errors
+    /// The loss is not finite.
+    fn count(&self, position: &mut Position, done: &DoneStep, sum: f64) -> Result<(), TrainError> {
+        let (data, DoneStep { step, learning_rate, rows }) = (self.data, done);
         if !sum.is_finite() {
             let images: Vec<String> = rows.iter().map(|row| data.image_ids[*row as usize].to_string()).collect();
             let sign = format!(
-                "the loss of step {} (epoch {}) is {}, at learning rate {learning_rate:e}, on the images {}",
-                step + 1,
+                "the loss of step {step} (epoch {}) is {}, at learning rate {learning_rate:e}, on the images {}",
                 position.epochs.len() + 1,
                 sum / rows.len() as f64,
                 images.join(", ")
@@ -268,7 +308,6 @@ impl<L: Lesson> Run<'_, L> {
         }
         position.epoch_loss.add(sum, rows.len());
         position.stretch_loss.add(sum, rows.len());
-        self.progress.add(rows.len() as u64);
         Ok(())
     }
 

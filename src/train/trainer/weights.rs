@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Batch, Lesson};
 use crate::train::TrainSettings;
 use crate::train::optimiser::{Adam, AdamState, Gradient, Rule};
+use agiqa_nets::device::sent;
 use agiqa_nets::layers::NamedTensors;
 
 /// Parameters that share a learning rate.
@@ -28,6 +29,8 @@ pub struct Weights {
     device: Device,
     /// Largest norm of the gradient of all parameters together.
     gradient_norm: Option<f64>,
+    /// Whether losses stay on the device until the trainer fetches several at once.
+    keeps_losses: bool,
 }
 
 /// All values that training changes. A resumed training needs them in addition to the initial parameters.
@@ -50,6 +53,16 @@ pub struct Loss {
     pub squared_errors: Tensor,
     /// The quantity to minimise, summed over images; `None` if it equals `squared_errors`.
     pub minimised: Option<Tensor>,
+}
+
+/// The loss of one step: the sum of the squared errors of the scores before it.
+#[derive(Debug)]
+pub enum StepLoss {
+    /// The sum itself.
+    Known(f64),
+    /// The sum on a GPU, `()`, f64. The trainer fetches the sums of several steps at once, because a fetch waits for all
+    /// work of the GPU.
+    OnDevice(Tensor),
 }
 
 impl Weights {
@@ -101,7 +114,8 @@ impl Weights {
             Group { rate, names, adam }
         };
         let groups = by_rate.into_iter().map(group).collect();
-        Self { parameters, groups, moving, device, gradient_norm: tuning.gradient_norm }
+        let (gradient_norm, keeps_losses) = (tuning.gradient_norm, device != Device::Cpu);
+        Self { parameters, groups, moving, device, gradient_norm, keeps_losses }
     }
 
     /// All parameters.
@@ -124,17 +138,27 @@ impl Weights {
     }
 
     /// One step of the optimiser. `gradient` gives the gradient of a trained parameter by name.
-    pub fn update<'g>(&mut self, learning_rate: f64, mut gradient: impl FnMut(&str) -> Gradient<'g>) {
+    pub fn update<'g>(&mut self, learning_rate: f64, gradient: impl FnMut(&str) -> Gradient<'g>) {
+        self.update_unless(learning_rate, None, gradient);
+    }
+
+    /// As [`Self::update`]. If `skipped` holds 1, nothing is updated on a GPU.
+    fn update_unless<'g>(
+        &mut self,
+        learning_rate: f64,
+        skipped: Option<&Tensor>,
+        mut gradient: impl FnMut(&str) -> Gradient<'g>,
+    ) {
         let _no_grad = tch::no_grad_guard();
         for Group { rate, names, adam } in &mut self.groups {
             let gradients: Vec<Gradient<'g>> = names.iter().map(|name| gradient(name)).collect();
-            adam.step(learning_rate * *rate, &gradients);
+            adam.step_unless(learning_rate * *rate, &gradients, skipped);
         }
     }
 
     /// One step by autograd on a batch, in parts of up to `micro_batch` images whose gradients are summed. `loss` gets
-    /// a function that cuts a part out of a tensor over the batch and places it on the device. Returns the sum of the
-    /// squared errors.
+    /// a function that cuts a part out of a tensor over the batch and places it on the device. A GPU is given the whole
+    /// step without a wait.
     ///
     /// Dropout is drawn from libtorch's generator, seeded by `seed` for the first part, `seed + 1` for the second, and
     /// so on. If the loss is not finite, the result is not finite either, and nothing is updated.
@@ -144,21 +168,33 @@ impl Weights {
         micro_batch: Option<u32>,
         seed: u64,
         loss: impl Fn(&dyn Fn(&Tensor) -> Tensor) -> Loss,
-    ) -> f64 {
+    ) -> StepLoss {
         let n_images = batch.rows.len() as i64;
         let n_part = micro_batch.map_or(n_images, |size| i64::from(size).min(n_images));
-        let mut total = 0.0;
+        let keeps = self.keeps_losses;
+        let (mut known, mut on_device) = (0.0, Tensor::zeros([], (Kind::Double, self.device)));
         for (i, start) in (0..n_images).step_by(n_part as usize).enumerate() {
             // The sign does not matter to a generator.
             tch::manual_seed(seed.wrapping_add(i as u64) as i64);
-            let part = |xs: &Tensor| xs.narrow(0, start, n_part.min(n_images - start)).to_device(self.device);
+            let part = |xs: &Tensor| {
+                let part = xs.narrow(0, start, n_part.min(n_images - start));
+                sent(&part, self.device).expect("libtorch places the tensor")
+            };
             let Loss { squared_errors, minimised } = loss(&part);
-            total += squared_errors.double_value(&[]);
+            if keeps {
+                let minimised = minimised.as_ref().unwrap_or(&squared_errors).detach();
+                // The second term is 0, or not a number if the minimised quantity is none.
+                on_device = on_device + squared_errors.detach() + minimised * 0.0;
+            } else {
+                known += squared_errors.double_value(&[]);
+            }
             let minimised = minimised.unwrap_or(squared_errors);
-            let value = minimised.double_value(&[]);
-            if !value.is_finite() {
-                total = value;
-                break;
+            if !keeps {
+                let value = minimised.double_value(&[]);
+                if !value.is_finite() {
+                    known = value;
+                    break;
+                }
             }
             (minimised / n_images as f64).backward();
         }
@@ -170,22 +206,19 @@ impl Weights {
             (name.clone(), if gradient.defined() { gradient } else { parameter.zeros_like() })
         };
         let mut gradients: NamedTensors = self.trained_names().map(gradient).collect();
-        if total.is_finite() {
+        let skipped = keeps.then(|| on_device.isfinite().logical_not().to_kind(Kind::Float));
+        if known.is_finite() {
             if let Some(largest) = self.gradient_norm {
-                // In the order of names, so that a sum rounds alike in each session.
-                let squares = gradients.iter().collect::<BTreeMap<_, _>>().into_values();
-                let squares: Vec<Tensor> = squares.map(|gradient| gradient.square().sum(Kind::Double)).collect();
-                let norm = Tensor::stack(&squares, 0).sum(Kind::Double).double_value(&[]).sqrt();
-                if norm > largest {
-                    gradients.values_mut().for_each(|gradient| drop(gradient.g_mul_scalar_(largest / norm)));
-                }
+                limit_norm(&mut gradients, largest, keeps);
             }
-            self.update(batch.learning_rate, |name| Gradient::Whole(gradients[name].shallow_clone()));
+            self.update_unless(batch.learning_rate, skipped.as_ref(), |name| {
+                Gradient::Whole(gradients[name].shallow_clone())
+            });
         }
         for gradient in gradients.values_mut() {
             let _ = gradient.zero_();
         }
-        total
+        if keeps { StepLoss::OnDevice(on_device) } else { StepLoss::Known(known) }
     }
 
     /// Whether every trained value is a number.
@@ -235,6 +268,102 @@ impl Weights {
     }
 }
 
+/// Scales `gradients` so that their norm is `largest` at most. With `keeps`, a GPU scales without a wait.
+fn limit_norm(gradients: &mut NamedTensors, largest: f64, keeps: bool) {
+    // In the order of names, so that a sum rounds alike in each session.
+    let squares = gradients.iter().collect::<BTreeMap<_, _>>().into_values();
+    let squares: Vec<Tensor> = squares.map(|gradient| gradient.square().sum(Kind::Double)).collect();
+    let norm = Tensor::stack(&squares, 0).sum(Kind::Double).sqrt();
+    if keeps {
+        let factor = (norm.reciprocal() * largest).clamp_max(1.0).to_kind(Kind::Float);
+        gradients.values_mut().for_each(|gradient| drop(gradient.g_mul_(&factor)));
+        return;
+    }
+    let norm = norm.double_value(&[]);
+    if norm > largest {
+        gradients.values_mut().for_each(|gradient| drop(gradient.g_mul_scalar_(largest / norm)));
+    }
+}
+
 fn named(role: &str, parameter: &str) -> String {
     format!("{role}:{parameter}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::trainer::{Exported, RecipeError, Validated};
+    use agiqa_nets::layers::NetworkError;
+    use agiqa_store::store::Store;
+
+    /// A lesson of which only the defaults are used.
+    struct Line;
+
+    impl Lesson for Line {
+        type Network = ();
+
+        fn initial(&self) -> Result<(NamedTensors, Vec<String>), RecipeError> {
+            Ok((NamedTensors::new(), Vec::new()))
+        }
+
+        fn network(&self, _: &NamedTensors) -> Result<(), NetworkError> {
+            Ok(())
+        }
+
+        fn step(&self, (): &(), _: &mut Weights, _: &Batch) -> Result<StepLoss, RecipeError> {
+            Ok(StepLoss::Known(0.0))
+        }
+
+        fn validate(&self, (): &()) -> Result<Validated, RecipeError> {
+            Ok(Validated::default())
+        }
+
+        fn export(&self, _: NamedTensors, _: &Store) -> Result<Exported, RecipeError> {
+            Ok(Exported::default())
+        }
+    }
+
+    /// One step of a line through three points, in parts of two images; the second target is `target`.
+    fn step(keeps_losses: bool, target: f32) -> (StepLoss, Tensor) {
+        let initial = NamedTensors::from([("w".to_owned(), Tensor::from_slice(&[0.5_f32]))]);
+        let mut weights = Weights::new(&initial, &Line, &TrainSettings::default(), None);
+        weights.keeps_losses = keeps_losses;
+        let targets = Tensor::from_slice(&[1.0_f32, target, 3.0]);
+        let xs = Tensor::from_slice(&[1.0_f32, 2.0, 3.0]);
+        let batch =
+            Batch { step: 0, learning_rate: 0.1, rows: vec![0, 1, 2], targets, pixels: None, varied: Vec::new() };
+        let w = weights.parameters()["w"].shallow_clone();
+        let loss = weights.step_by_autograd(&batch, Some(2), 1, |part| {
+            let errors = part(&xs) * &w - part(&batch.targets);
+            Loss { squared_errors: errors.square().sum(Kind::Float), minimised: None }
+        });
+        (loss, w.detach())
+    }
+
+    #[test]
+    fn a_loss_that_stays_on_the_device_is_that_of_the_same_step() {
+        let (StepLoss::Known(known), w) = step(false, 2.0) else { panic!("it is fetched") };
+        let (StepLoss::OnDevice(kept), same_w) = step(true, 2.0) else { panic!("it is kept") };
+        assert_eq!((known, kept.double_value(&[])), (0.25 + 1.0 + 2.25, known));
+        assert!(w == same_w && w.double_value(&[0]) != 0.5, "both steps are done");
+        let (StepLoss::OnDevice(kept), _) = step(true, f32::NAN) else { panic!("it is kept") };
+        assert!(!kept.double_value(&[]).is_finite());
+        let (StepLoss::Known(known), w) = step(false, f32::NAN) else { panic!("it is fetched") };
+        assert!(!known.is_finite() && w.double_value(&[0]) == 0.5, "nothing is updated");
+    }
+
+    #[test]
+    fn a_long_gradient_is_shortened_alike_with_and_without_a_wait() {
+        for (largest, scale) in [(2.5_f64, 0.5_f64), (10.0, 1.0)] {
+            for keeps in [false, true] {
+                let mut gradients = NamedTensors::from([
+                    ("a".to_owned(), Tensor::from_slice(&[3.0_f32])),
+                    ("b".to_owned(), Tensor::from_slice(&[0.0_f32, 4.0])),
+                ]);
+                limit_norm(&mut gradients, largest, keeps);
+                let norms = ["a", "b"].map(|name| gradients[name].norm().double_value(&[]));
+                assert_eq!(norms, [3.0 * scale, 4.0 * scale]);
+            }
+        }
+    }
 }

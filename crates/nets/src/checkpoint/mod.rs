@@ -23,8 +23,12 @@ mod wanted;
 
 pub use wanted::Wanted;
 
+use crate::device;
 use adapter::Adapter;
-use agiqa_checkpoint::{FileSource, ReadAt, StoredTensor, shards};
+use agiqa_checkpoint::{FileSource, ReadAt, StoredTensor, read_in_parallel, shards};
+
+/// Greatest number of threads that read one tensor. More than eight gain nothing over the rate of memory.
+const MAX_READERS: usize = 8;
 
 /// File name extensions of checkpoints.
 const EXTENSIONS: [&str; 7] = ["safetensors", "pt", "pth", "bin", "ckpt", "pkl", "npz"];
@@ -190,7 +194,7 @@ impl Checkpoint {
         let entry = self.shaped(name, shape)?;
         match self.view(entry) {
             Some(view) => Ok(view),
-            None => self.copy(name, entry),
+            None => self.copy(name, entry, Device::Cpu),
         }
     }
 
@@ -214,8 +218,11 @@ impl Checkpoint {
         if device == Device::Cpu && kind == kind_of(stored) {
             return self.tensor(name, shape);
         }
-        // Not read from the map: its pages would count as this process's memory in addition to the copy.
-        self.copy(name, entry)?.f_to_device(device).and_then(|tensor| tensor.f_to_kind(kind)).map_err(place)
+        // Not read from the map: its pages would count as this process's memory in addition to the copy. A GPU copies
+        // from pinned memory while the next tensor is read, and converts on its own.
+        let stored = self.copy(name, entry, device)?;
+        let placed = stored.f_to_device_(device, stored.kind(), true, false);
+        placed.and_then(|tensor| tensor.f_to_kind(kind)).map_err(place)
     }
 
     /// The scope of all tensors, to be placed on `device` as `kind`.
@@ -299,13 +306,22 @@ impl Checkpoint {
         bytes.f_view_dtype(kind_of(*dtype)).ok()?.f_view(shape.as_slice()).ok()
     }
 
-    /// A copy of the tensor in memory.
-    fn copy(&self, name: &str, entry: &Entry) -> Result<Tensor, CheckpointError> {
+    /// A copy of the tensor in memory, on its way to `device`.
+    fn copy(&self, name: &str, entry: &Entry, device: Device) -> Result<Tensor, CheckpointError> {
         let shard = &self.shards[entry.shard];
         let TensorInfo { dtype, shape } = entry.stored.info();
-        let bytes = entry.stored.read(&shard.path, &shard.source)?;
-        Tensor::f_from_data_size(&bytes, shape, kind_of(*dtype))
-            .map_err(|source| CheckpointError::Place { name: name.to_owned(), source: source.into() })
+        let place = |source: tch::TchError| CheckpointError::Place { name: name.to_owned(), source: source.into() };
+        // Memory is taken only if the file is long enough.
+        let inside = entry.stored.is_inside(shard.source.n_bytes());
+        let Some((offset, n_bytes)) = entry.stored.dense_bytes().filter(|_| inside) else {
+            let bytes = entry.stored.read(&shard.path, &shard.source)?;
+            return Tensor::f_from_data_size(&bytes, shape, kind_of(*dtype)).map_err(place);
+        };
+        let n_threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get).min(MAX_READERS);
+        let read = |bytes: &mut [u8]| read_in_parallel(&shard.source, &shard.path, offset, bytes, n_threads);
+        let (bytes, is_read) = device::host_bytes(n_bytes, device, read).map_err(place)?;
+        is_read?;
+        bytes.f_view_dtype(kind_of(*dtype)).and_then(|values| values.f_view(shape.as_slice())).map_err(place)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Attention between channels: MANIQA's "transposed attention block" (`TABlock` of MA-AGIQA's `MANIQA.py`, commit
 //! 11c0cda).
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{Mode, dropout};
 use crate::attention::attend;
@@ -20,8 +20,7 @@ const DROPOUT: f64 = 0.1;
 /// The reshape is not a transposition back. The published weights were trained with it.
 #[derive(Debug)]
 pub(super) enum ChannelAttention {
-    /// Computed literally by the formula. This form is needed for gradients, fastest for bf16, and available on every
-    /// device.
+    /// Computed literally by the formula. This form is needed for gradients, and fastest for bf16 on a CPU.
     Plain { q: Linear, k: Linear, v: Linear },
     /// Products of weights are computed beforehand.
     Merged(Merged),
@@ -35,6 +34,9 @@ enum Products {
     Fused,
     /// oneDNN's opaque tensors, which are twice as fast as MKL on AMD's processors.
     Opaque,
+    /// Plain products over all images at once, for GPUs. Their fused kernels are made for heads of up to 256 values;
+    /// one of 784 falls back to a slow one. An image's c × c weights take 19 MB in half precision at 3072 channels.
+    Whole,
 }
 
 /// `q kᵀ = (xs W_qᵀ + b_q)(xs W_kᵀ + b_k)ᵀ`. A term that is constant along a row does not change its softmax. This
@@ -55,17 +57,24 @@ pub(super) struct Merged {
 
 impl ChannelAttention {
     pub(super) fn new(p: &TensorScope, n: i64) -> Result<Self, NetworkError> {
-        let part = |name: &str| Linear::new(&p.sub(name), n, n);
+        let on_gpu = p.device != Device::Cpu;
+        // Weights that are merged are rounded once, afterwards.
+        let read_kind = if on_gpu { Kind::Float } else { p.kind };
+        let part = |name: &str| Linear::new(&p.sub(name).of_kind(read_kind), n, n);
         let (q, k, v) = (part("c_q")?, part("c_k")?, part("c_v")?);
         let is_trained = [&q, &k, &v].iter().any(|part| part.is_trained());
-        if !opaque_is_possible(p.kind, p.device) || is_trained {
+        if is_trained || !(on_gpu || opaque_is_possible(p.kind, p.device)) {
             return Ok(Self::Plain { q, k, v });
         }
-        let products = if opaque_is_faster(p.kind, p.device) { Products::Opaque } else { Products::Fused };
-        Ok(Self::merged(q, k, v, products))
+        let products = match (on_gpu, opaque_is_faster(p.kind, p.device)) {
+            (true, _) => Products::Whole,
+            (false, true) => Products::Opaque,
+            (false, false) => Products::Fused,
+        };
+        Ok(Self::merged(q, k, v, products, p.kind))
     }
 
-    fn merged(q: Linear, k: Linear, v: Linear, products: Products) -> Self {
+    fn merged(q: Linear, k: Linear, v: Linear, products: Products, kind: Kind) -> Self {
         let n = q.weight.size()[0];
         let bias = |part: &Linear| part.bias.as_ref().expect("these layers have one").shallow_clone();
         let v_bias = bias(&v);
@@ -74,7 +83,7 @@ impl ChannelAttention {
         let scale = (n as f64).powf(-0.5);
         let key = double(&k.weight) * scale; // (n, n)
         let ready = |tensor: Tensor| {
-            let tensor = tensor.to_kind(Kind::Float).contiguous();
+            let tensor = tensor.to_kind(kind).contiguous();
             if products == Products::Opaque { tensor.to_mkldnn() } else { tensor }
         };
         Self::Merged(Merged {
@@ -123,6 +132,9 @@ impl ChannelAttention {
                 };
                 product.transpose(1, 2).reshape([b, c, n]).to_kind(Kind::Float)
             }
+            Self::Merged(merged) if merged.products == Products::Whole => {
+                (merged.whole(&xs.to_kind(kind)) + &merged.value_bias).view([b, c, n])
+            }
             Self::Merged(merged) => {
                 // One image after the other, so that the weights stay in the cache.
                 let images: Vec<Tensor> = (0..b).map(|i| merged.product(&xs.get(i))).collect(); // (n, c) each
@@ -143,8 +155,22 @@ impl Merged {
         let product = match self.products {
             Products::Fused => self.fused(xs),
             Products::Opaque => self.opaque(xs),
+            Products::Whole => self.whole(&xs.unsqueeze(0)).squeeze_dim(0),
         };
         product + &self.value_bias
+    }
+
+    /// `Pᵀ` of all images without the bias of `v`, transposed by the last product itself.
+    ///
+    /// # Shapes
+    /// - xs: `(b, c, n)`, compute kind
+    /// - returns: `(b, n, c)`, compute kind
+    fn whole(&self, xs: &Tensor) -> Tensor {
+        let columns = xs.transpose(1, 2); // (b, n, c)
+        let logits = xs.linear(&self.logit_weight, Some(&self.logit_bias)).matmul(&columns); // (b, c, c)
+        // Half precision is summed in f32 within the kernel.
+        let weights = logits.internal_softmax(-1, false); // (b, c, c)
+        self.value_weight.matmul(&columns).matmul(&weights.transpose(1, 2))
     }
 
     fn fused(&self, xs: &Tensor) -> Tensor {
@@ -172,8 +198,6 @@ impl Merged {
 mod tests {
     use std::collections::HashMap;
 
-    use tch::Device;
-
     use super::*;
 
     /// On every processor, all ways follow the same formula.
@@ -191,8 +215,8 @@ mod tests {
         let part = |name: &str| Linear::new(&p.sub(name), n, n).expect("it is there");
         let plain = ChannelAttention::Plain { q: part("c_q"), k: part("c_k"), v: part("c_v") };
         let expected = plain.forward(&xs, Kind::Float, Mode::Evaluate);
-        for products in [Products::Fused, Products::Opaque] {
-            let merged = ChannelAttention::merged(part("c_q"), part("c_k"), part("c_v"), products);
+        for products in [Products::Fused, Products::Opaque, Products::Whole] {
+            let merged = ChannelAttention::merged(part("c_q"), part("c_k"), part("c_v"), products, Kind::Float);
             let error = (merged.forward(&xs, Kind::Float, Mode::Evaluate) - &expected).abs().max().double_value(&[]);
             assert!(error < 1e-5, "{products:?}: {error:e}");
         }

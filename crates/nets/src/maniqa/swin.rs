@@ -2,6 +2,8 @@
 //! 11c0cda). They have no final norm and do not merge patches: the checkpoints' `downsample` convolutions are never
 //! called.
 
+use std::cell::RefCell;
+
 use tch::{Kind, Tensor};
 
 use super::{ManiqaTap, Mode, dropout};
@@ -82,7 +84,12 @@ fn pairs(n: i64) -> impl Iterator<Item = (i64, i64)> {
 #[derive(Debug)]
 enum Bias {
     /// Relative position bias and mask, `(windows or 1, heads, w², w²)`, f32.
-    Fixed(Tensor),
+    Fixed {
+        bias: Tensor,
+        /// The same for all windows of the last batch, `(b windows, heads, w², w²)`, in the compute kind. All batches
+        /// have one size, so it is laid out once.
+        of_batch: RefCell<Option<Tensor>>,
+    },
     /// The table `((2w − 1)², heads)`, which training changes.
     Trained(Tensor),
 }
@@ -136,7 +143,7 @@ impl Block {
             drop_path,
         };
         if !table.requires_grad() {
-            block.bias = Bias::Fixed(block.bias_of(&table));
+            block.bias = Bias::Fixed { bias: block.bias_of(&table), of_batch: RefCell::default() };
         }
         Ok(block)
     }
@@ -172,7 +179,7 @@ impl Block {
             },
             bias_index: bias_index.shallow_clone(),
             bias: match bias {
-                Bias::Fixed(bias) => Bias::Fixed(bias.shallow_clone()),
+                Bias::Fixed { bias, .. } => Bias::Fixed { bias: bias.shallow_clone(), of_batch: RefCell::default() },
                 Bias::Trained(table) => Bias::Trained(table.shallow_clone()),
             },
             n_heads: *n_heads,
@@ -198,9 +205,15 @@ impl Block {
             bias.expand([b, n_windows, heads, tokens, tokens], false).reshape([-1, heads, tokens, tokens])
         };
         let ys = match &self.bias {
-            Bias::Fixed(bias) => {
-                let bias = per_image(bias.shallow_clone());
-                Tensor::scaled_dot_product_attention(&q, &k, &v, Some(&bias), 0.0, false, None, false)
+            Bias::Fixed { bias, of_batch } => {
+                let mut of_batch = of_batch.borrow_mut();
+                let is_of_batch =
+                    |laid_out: &Tensor| laid_out.size()[0] == b * n_windows && laid_out.kind() == q.kind();
+                if !of_batch.as_ref().is_some_and(is_of_batch) {
+                    *of_batch = None;
+                }
+                let bias = of_batch.get_or_insert_with(|| per_image(bias.shallow_clone()).contiguous());
+                Tensor::scaled_dot_product_attention(&q, &k, &v, Some(&*bias), 0.0, false, None, false)
             }
             // The fused kernel has no gradient for the term added to the logits.
             Bias::Trained(table) => {

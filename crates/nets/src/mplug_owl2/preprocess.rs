@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::device::Normalisation;
 use agiqa_images::{PillowFilter, RgbImage8, pad_to_square, resize_as_pillow};
 
 /// Pillow's number for bicubic.
@@ -105,6 +106,11 @@ impl Preprocessing {
     pub fn resized(&self, image: &RgbImage8) -> RgbImage8 {
         let square = pad_to_square(image, self.pad_colour);
         resize_as_pillow(&square, self.side_px, self.side_px, PillowFilter::Bicubic)
+    }
+
+    /// What turns [`Self::resized`] into the network's input, on `device`.
+    pub fn normalisation(&self, device: tch::Device) -> Normalisation {
+        Normalisation::new(self.mean, self.std, device)
     }
 
     /// Fills `input`, `(3, side, side)`, with the image's normalised values.

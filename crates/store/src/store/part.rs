@@ -118,6 +118,17 @@ pub fn encode(
     batch: &RecordBatch,
     fingerprint: Option<Fingerprint>,
 ) -> Result<Bytes, PartError> {
+    encode_with(kind, path, batch, fingerprint, &[])
+}
+
+/// As [`encode`], with `notes` as further metadata: keys and values that no reader depends on.
+fn encode_with(
+    kind: PartKind,
+    path: &str,
+    batch: &RecordBatch,
+    fingerprint: Option<Fingerprint>,
+    notes: &[(&str, String)],
+) -> Result<Bytes, PartError> {
     let encode_error = |source| PartError::Encode { path: path.to_owned(), source };
     let n_rows = batch.num_rows();
     let row_bytes = batch.get_array_memory_size().div_ceil(n_rows.max(1)).max(1);
@@ -130,6 +141,7 @@ pub fn encode(
     if let Some(fingerprint) = fingerprint {
         metadata.push(KeyValue::new(FINGERPRINT_KEY.to_owned(), fingerprint.to_string()));
     }
+    metadata.extend(notes.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), value.clone())));
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_created_by(concat!("agiqa ", env!("CARGO_PKG_VERSION")).to_owned())
@@ -158,7 +170,19 @@ pub fn write(
     batch: &RecordBatch,
     fingerprint: Option<Fingerprint>,
 ) -> Result<u64, PartError> {
-    let bytes = encode(kind, path, batch, fingerprint)?;
+    write_with(store, kind, path, batch, fingerprint, &[])
+}
+
+/// As [`write`], with `notes` as further metadata: keys and values that no reader depends on.
+pub fn write_with(
+    store: &Store,
+    kind: PartKind,
+    path: &str,
+    batch: &RecordBatch,
+    fingerprint: Option<Fingerprint>,
+    notes: &[(&str, String)],
+) -> Result<u64, PartError> {
+    let bytes = encode_with(kind, path, batch, fingerprint, notes)?;
     let n_bytes = bytes.len() as u64;
     store.put(path, bytes)?;
     Ok(n_bytes)

@@ -150,10 +150,20 @@ impl FeatureSet {
     /// Panics if the lengths of `rows` disagree with each other or with the set's columns, which is a bug of the
     /// caller.
     pub fn write_part(&self, store: &Store, rows: &FeatureRows) -> Result<String, PartError> {
+        self.write_part_with(store, rows, &[])
+    }
+
+    /// As [`Self::write_part`], with `notes` in the part's metadata.
+    pub fn write_part_with(
+        &self,
+        store: &Store,
+        rows: &FeatureRows,
+        notes: &[(&str, String)],
+    ) -> Result<String, PartError> {
         let kind = self.kind.part_kind();
         let batch = self.to_batch(rows)?;
         let path = format!("{}/part-{}.parquet", self.prefix(), part::content_name(kind, &batch)?);
-        part::write(store, kind, &path, &batch, Some(self.fingerprint))?;
+        part::write_with(store, kind, &path, &batch, Some(self.fingerprint), notes)?;
         Ok(path)
     }
 

@@ -221,12 +221,27 @@ impl ScoreSet {
 
     /// Writes `scores`, which have no deviation, as [`Self::write_rows`] does.
     pub fn write_part(&self, store: &Store, scores: &[(ImageId, f64)]) -> Result<(), PartError> {
+        self.write_part_with(store, scores, &[])
+    }
+
+    /// As [`Self::write_part`], with `notes` in the part's metadata.
+    pub fn write_part_with(
+        &self,
+        store: &Store,
+        scores: &[(ImageId, f64)],
+        notes: &[(&str, String)],
+    ) -> Result<(), PartError> {
         let row = |(image_id, score): &(ImageId, f64)| ScoreRow { image_id: *image_id, score: *score, std: None };
-        self.write_rows(store, &scores.iter().map(row).collect::<Vec<_>>())
+        self.write_rows_with(store, &scores.iter().map(row).collect::<Vec<_>>(), notes)
     }
 
     /// Writes `rows` as one part, sorted by image, named by content. Writes nothing if `rows` is empty.
     pub fn write_rows(&self, store: &Store, rows: &[ScoreRow]) -> Result<(), PartError> {
+        self.write_rows_with(store, rows, &[])
+    }
+
+    /// As [`Self::write_rows`], with `notes` in the part's metadata.
+    pub fn write_rows_with(&self, store: &Store, rows: &[ScoreRow], notes: &[(&str, String)]) -> Result<(), PartError> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -235,7 +250,7 @@ impl ScoreSet {
         sorted.dedup_by_key(|row| row.image_id);
         let batch = self.to_batch(&sorted)?;
         let path = format!("{}/part-{}.parquet", self.prefix(), part::content_name(KIND, &batch)?);
-        part::write(store, KIND, &path, &batch, Some(self.fingerprint)).map(|_| ())
+        part::write_with(store, KIND, &path, &batch, Some(self.fingerprint), notes).map(|_| ())
     }
 
     /// Images that have a score in this set. Only their ids are read.

@@ -23,7 +23,7 @@ use crate::train::head_inputs::{self, HeadInputsError};
 use crate::train::pictures::PictureSettings;
 use crate::train::trainer::{
     Application, Batch, Course, Exported, Finished, Lesson, LocalFolder, Loss, Pace, Recipe, RecipeError, RunData,
-    TrainError, Tuning, Validated, Weights, by_steps,
+    StepLoss, TrainError, Tuning, Validated, Weights, by_steps,
 };
 use crate::train::{TrainSettings, TrainSettingsError};
 use agiqa_nets::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES, ProjectionMasks};
@@ -355,7 +355,7 @@ impl Lesson for FineTuneLesson<'_> {
         })
     }
 
-    fn step(&self, network: &FineTuned, weights: &mut Weights, batch: &Batch) -> Result<f64, RecipeError> {
+    fn step(&self, network: &FineTuned, weights: &mut Weights, batch: &Batch) -> Result<StepLoss, RecipeError> {
         let settings = &self.recipe.settings;
         let pixels = batch.pixels.as_ref().expect("the recipe asked for pictures");
         let (n_images, n_blocks, draws) = (batch.rows.len(), self.backbone.n_blocks(), self.data.draws);

@@ -20,8 +20,8 @@ use crate::train::head_inputs;
 use crate::train::initial::initial;
 use crate::train::pictures::PictureSettings;
 use crate::train::trainer::{
-    Application, Batch, Course, Exported, Finished, Lesson, Loss, Pace, Recipe, RecipeError, RunData, TrainError,
-    Validated, Weights, by_steps, in_words,
+    Application, Batch, Course, Exported, Finished, Lesson, Loss, Pace, Recipe, RecipeError, RunData, StepLoss,
+    TrainError, Validated, Weights, by_steps, in_words,
 };
 use crate::train::{TrainSettings, TrainSettingsError};
 use agiqa_nets::fusion::ProjectionMasks;
@@ -244,7 +244,7 @@ impl Lesson for JointLesson<'_> {
         MaAgiqa::new(&self.config, tensors, self.device, self.recipe.joint.dtype.kind())
     }
 
-    fn step(&self, network: &MaAgiqa, weights: &mut Weights, batch: &Batch) -> Result<f64, RecipeError> {
+    fn step(&self, network: &MaAgiqa, weights: &mut Weights, batch: &Batch) -> Result<StepLoss, RecipeError> {
         let (joint, targets) = (&self.recipe.joint, &batch.targets);
         let pixels = batch.pixels.as_ref().expect("the recipe asked for pictures");
         let (columns, masks) = (self.columns.batch(batch), self.columns.masks(batch));

@@ -124,6 +124,10 @@ impl JointSettings {
         if let Some((name, amount)) = amounts.into_iter().find(|(_, amount)| !(0.0..=f64::MAX).contains(amount)) {
             return Err(TrainSettingsError::new(name, amount, "0 or more"));
         }
+        if self.dtype == Dtype::F16 {
+            let expected = "`f32` or `bf16`: gradients are too small for f16, which has no smaller numbers than 6e-8";
+            return Err(TrainSettingsError::new("joint.dtype", self.dtype, expected));
+        }
         if self.micro_batch == Some(0) {
             return Err(TrainSettingsError::new("joint.micro_batch", 0, "1 or more"));
         }
@@ -170,6 +174,15 @@ impl JointSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn products_of_f16_are_refused() {
+        let settings = |dtype| JointSettings { dtype, ..JointSettings::default() };
+        let check = |dtype| settings(dtype).check(&HeadSettings::default());
+        let error = check(Dtype::F16).expect_err("its gradients vanish");
+        assert!(error.to_string().starts_with("`joint.dtype` is f16; expected `f32` or `bf16`"), "{error}");
+        assert!(check(Dtype::Bf16).is_ok());
+    }
 
     #[test]
     fn rates_fall_from_the_last_block_read_and_frozen_ones_are_zero() {

@@ -17,8 +17,8 @@ use crate::train::TrainSettings;
 use crate::train::initial::{initial, normal_values};
 use crate::train::pictures::PictureSettings;
 use crate::train::trainer::{
-    Application, Batch, Course, Exported, Finished, Lesson, Loss, Pace, Recipe, RecipeError, RunData, TrainError,
-    Validated, Weights, by_steps,
+    Application, Batch, Course, Exported, Finished, Lesson, Loss, Pace, Recipe, RecipeError, RunData, StepLoss,
+    TrainError, Validated, Weights, by_steps,
 };
 use agiqa_nets::layers::{NamedTensors, NetworkError, Phase};
 use agiqa_nets::raters::{Prepare, Rater, RaterName, RaterStart};
@@ -268,7 +268,7 @@ impl Lesson for RaterLesson<'_> {
         self.start.network(tensors, self.device, phase)
     }
 
-    fn step(&self, network: &Box<dyn Rater>, weights: &mut Weights, batch: &Batch) -> Result<f64, RecipeError> {
+    fn step(&self, network: &Box<dyn Rater>, weights: &mut Weights, batch: &Batch) -> Result<StepLoss, RecipeError> {
         let places = Tensor::arange(batch.rows.len() as i64, (Kind::Int64, Device::Cpu));
         let loss = |part: &dyn Fn(&Tensor) -> Tensor| {
             let ratings = match &batch.pixels {
