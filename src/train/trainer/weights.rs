@@ -270,7 +270,7 @@ impl Weights {
 
 /// Scales `gradients` so that their norm is `largest` at most. With `keeps`, a GPU scales without a wait.
 fn limit_norm(gradients: &mut NamedTensors, largest: f64, keeps: bool) {
-    // In the order of names, so that a sum rounds alike in each session.
+    // In the order of names, so that a sum rounds alike in each run.
     let squares = gradients.iter().collect::<BTreeMap<_, _>>().into_values();
     let squares: Vec<Tensor> = squares.map(|gradient| gradient.square().sum(Kind::Double)).collect();
     let norm = Tensor::stack(&squares, 0).sum(Kind::Double).sqrt();
