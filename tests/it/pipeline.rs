@@ -470,7 +470,8 @@ fn a_fine_tuning_is_a_table_of_the_training_with_defaults_of_its_own() {
     };
     plan("freeze_blocks = 4", &[]).exits(0).prints("train small by fine-tuning dinov2-s14 on example (2 runs)");
     let _ = plan("freeze_block = 4", &[]).exits(2).says("in `train.fine_tune`; did you mean `freeze_blocks`?");
-    let _ = plan("", &["--set", "train.joint.side=56"]).exits(2).says("joint (`joint`), a fine-tuning (`fine_tune`) or");
+    let _ =
+        plan("", &["--set", "train.joint.side=56"]).exits(2).says("joint (`joint`), a fine-tuning (`fine_tune`) or");
 }
 
 #[test]
@@ -527,7 +528,9 @@ fn every_pipeline_of_the_repository_can_be_planned() {
         dir.write(&format!("3k/{part}.csv"), format!("{header}\n{}\n", rows.join("\n")));
     }
     let folder = format!("{}/pipelines", env!("CARGO_MANIFEST_DIR"));
-    let iqa_params = format!("iqa_params={}", reference("handcrafted").display());
+    let params = reference("handcrafted");
+    let iqa_params = format!("iqa_params={}", params.display());
+    let night_params = format!("score.extractor.baseline.params={}", params.display());
     let mut n_planned = 0;
     for entry in std::fs::read_dir(folder).expect("there are pipelines") {
         let path = entry.expect("an entry can be read").path();
@@ -546,6 +549,7 @@ fn every_pipeline_of_the_repository_can_be_planned() {
             ("[params.root_20k]", "root_20k=20k"),
             ("[params.folder]", "folder=3k/images"),
             ("[params.night]", "night=n1"),
+            ("[score]", &night_params),
         ];
         for (name, value) in given {
             if text.contains(name) {
