@@ -173,7 +173,7 @@ pub fn write(
     write_with(store, kind, path, batch, fingerprint, &[])
 }
 
-/// As [`write`], with `notes` as further metadata: keys and values that no reader depends on.
+/// As [`write()`], with `notes` as further metadata: keys and values that no reader depends on.
 pub fn write_with(
     store: &Store,
     kind: PartKind,
