@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 /// Events that are rows of tables. Equal runs print equal rows, so that these carry no `run_id`.
-const ROWS: [&str; 4] = ["metrics", "leakage", "comparison", "experiment"];
+const ROWS: [&str; 5] = ["metrics", "leakage", "comparison", "experiment", "table1"];
 
 /// Type, what prints it, and its fields without `type` and `run_id`.
 const EVENTS: &[(&str, &str, &[&str])] = &[
@@ -13,6 +13,7 @@ const EVENTS: &[(&str, &str, &[&str])] = &[
     ("leakage", "`run`, `evaluate`", &["run", "dataset", "n", "n_shared", "n_runs", "share"]),
     ("comparison", "`run`, `compare`: the row of table `comparison`", &["method", "kind", "rank", "n"]),
     ("experiment", "`run`: the row of table `experiments`", &[]),
+    ("table1", "`run`: a method of the paper's Table 1", &["dataset", "splits", "n_splits", "method", "state"]),
     ("tables", "`run`", &["store", "tables"]),
     ("excluded", "`evaluate --table`", &["n_rows", "n_excluded", "n_without_score", "n_without_mos"]),
     ("selection", "`select`", &["scorer", "top", "uncertain_below", "score", "mos"]),

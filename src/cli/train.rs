@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// Beginning of the runs' names. Default: the semantic extractor's name.
     #[arg(long)]
     name: Option<PartitionName>,
-    /// Train MANIQA together with the head, from the images. See the joint options below.
+    /// Train MANIQA together with the head, from the images. See the options below.
     #[arg(long, conflicts_with = "quality", group = "network")]
     joint: bool,
     /// Fine-tune the network that made the features, together with the head, from the images. Options that are not given have

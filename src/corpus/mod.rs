@@ -4,7 +4,7 @@
 //! (dataset `CORPUS.NIGHT`, without MOS) and `rejects` of stage `corpus`. A file that the inventory knows by address and
 //! version is not opened. [`NightScoresStage`] joins the night with its scores into `night_scores`.
 //!
-//! Files are taken up block by block, so that memory holds one block, and 50 bytes for each file of the corpus.
+//! Files are taken up block by block, so that memory holds some blocks, and the hashes of the addresses and contents of the corpus.
 
 use agiqa_store::store::StoreError;
 use agiqa_store::store::part::PartError;

@@ -101,7 +101,8 @@ pub fn cpu_has_bf16() -> bool {
     }
 }
 
-/// The device of a network. It is not part of a fingerprint, because devices agree except for rounding.
+/// The device of a network. It is not part of a fingerprint, because devices agree except for rounding. Settings that are left
+/// open may follow from it, such as the number type, and those are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {

@@ -171,7 +171,7 @@ pub trait Lesson {
     /// step changes the network.
     fn network(&self, tensors: &NamedTensors) -> Result<Self::Network, NetworkError>;
 
-    /// One step: forward, backward and [`Weights::update`]. Returns the sum of the squared errors of the scores before
+    /// One step: forward, backward and [`Weights::update`]. Returns the sum of the squared errors, which may still be on a GPU, of the scores before
     /// the step, on the scale of training. If that sum is not finite, the step updates nothing.
     fn step(&self, network: &Self::Network, weights: &mut Weights, batch: &Batch) -> Result<StepLoss, RecipeError>;
 

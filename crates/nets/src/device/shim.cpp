@@ -1,7 +1,7 @@
 // What libtorch offers for devices and tch does not bind. Only headers that the CPU build of libtorch has, too, are
 // included: streams and allocators are reached through c10's device-independent interfaces, and the driver through its
-// own library. No exception leaves a function: a result of 0 (or no null pointer) is success, and `agiqa_error` gives
-// the text of the thread's last failure.
+// own library. No exception leaves a function: a result of 0 (or no null pointer; of agiqa_driver, 1) is success, and
+// `agiqa_error` gives the text of the thread's last failure.
 #include <ATen/Context.h>
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_fused_adam.h>

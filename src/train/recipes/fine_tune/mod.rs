@@ -439,7 +439,7 @@ fn plcc(scores: &Tensor, targets: &Tensor) -> Tensor {
     mean(&scores * &targets) / variances.sqrt()
 }
 
-/// Columns that the head of a fine-tuned run reads, per side: those of the side of training first. Further sides have
+/// Columns that the head of a fine-tuned run reads, per side, in the order of the sides that the network scores at. Further sides have
 /// their side behind the names (`f_a_384`).
 ///
 /// # Errors
