@@ -58,7 +58,8 @@ features() { # store, options...
     "$agiqa" --quiet features --images "$few" --dataset few --store "$store" "$@"
 }
 check "a device with TF32 forced on is refused" sh -c \
-    "! NVIDIA_TF32_OVERRIDE=1 '$agiqa' features --images '$few' --dataset few --store '$work/tf32' --extractor dinov2-s14 --device cuda:0"
+    "NVIDIA_TF32_OVERRIDE=1 '$agiqa' features --images '$few' --dataset few --store '$work/tf32' --extractor dinov2-s14 \
+        --device cuda:0 2>&1 | grep 'TF32'"
 
 for extractor in dinov2-s14 clip-b16; do
     side=224
@@ -80,10 +81,12 @@ check "a batch that exceeds the memory is halved" sh -c \
         --dtype f32 --batch-size 2048 2>&1 | grep 'the device is out of memory: continuing with'"
 
 # A killed run loses at most its last part, and the next one leaves what an undisturbed run leaves.
-features killed --extractor dinov2-s14 --side 224 --device cuda:0 --dtype f16 --batch-size 8 --part-rows 8 &
+# The program itself is started: the number of a function would be that of a shell, whose child lives on.
+"$agiqa" --quiet features --images "$few" --dataset few --store "$work/killed" --extractor dinov2-s14 --side 224 \
+    --device cuda:0 --dtype f16 --batch-size 8 --part-rows 8 &
 killed=$!
 sleep 3
-kill -9 $killed 2>/dev/null || :
+kill -9 $killed 2>/dev/null || bad "the run to be killed had ended before"
 wait $killed 2>/dev/null || :
 check "a run after kill -9 completes the store" \
     features killed --extractor dinov2-s14 --side 224 --device cuda:0 --dtype f16 --batch-size 8

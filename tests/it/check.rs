@@ -121,7 +121,7 @@ fn a_file_names_the_checks_and_a_mistake_in_it_has_a_place() {
     run("[[check]]\nof = \"psi\"\nmaximum = 1\n").exits(2).says("line 3").says("unknown field `maximum`");
     run("\n[[check]]\nof = \"images\"\n").exits(2).says("`night.toml`, line 2: a check of images has no limit");
     run("[score]\n").exits(2).says("no table `[[check]]`");
-    check(&dir, &["--against", "nothing"]).exits(2).says("are: `before`, `now`");
+    check(&dir, &["--against", "nothing"]).exits(2).says("the datasets are: `before`, `now`");
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn the_end_is_the_last_event_the_summary_the_metrics_and_the_record() {
     failed.exits(2);
     let found = json(&dir, "night.json");
     assert_eq!(found["exit_code"], 2);
-    assert!(found["error"].as_str().is_some_and(|error| error.contains("are: `d`")), "{found}");
+    assert!(found["error"].as_str().is_some_and(|error| error.contains("the datasets are: `d`")), "{found}");
     dir.agiqa(&["methods", "--summary", "missing/night.json"]).exits(2).says("cannot write `missing/night.json`");
     let checked = ["check", "--store", "store", "--dataset", "d", "--method", "niqe", "--metrics-file", "agiqa.prom"];
     dir.agiqa(&checked).exits(0);

@@ -237,7 +237,7 @@ fn what_cannot_be_reported_is_said() {
     report(&["--dataset", "d", "--method", "niqe"]).exits(2).says("has no images and no runs");
     write(&dir, "d", "", &[crate::select::image("a cat", 1.0, 5.0)]);
     report(&["--method", "niqe"]).exits(2).says("method `niqe` has no training to report");
-    report(&["--dataset", "e", "--method", "niqe"]).exits(2).says("are: `d`");
+    report(&["--dataset", "e", "--method", "niqe"]).exits(2).says("the datasets are: `d`");
     report(&["--dataset", "d", "--method", "niqe", "--out", "page.txt"])
         .exits(2)
         .says("name a file that ends in `.html`");

@@ -556,7 +556,7 @@ fn settings_out_of_range_and_unknown_features_are_named() {
         let args = ["train", "--store", "store", "--dataset", "d", "--epochs", "1", "--features", features];
         fixture.dir.agiqa(&args)
     };
-    with("maniqa").exits(2).says("no semantic features `maniqa`").says("features are: `synthetic@");
+    with("maniqa").exits(2).says("no semantic features `maniqa`").says("the semantic features are: `synthetic@");
     let other = feature_set(FeatureKind::Semantic, "y");
     other.write_description(&fixture.store).expect("an object can be written");
     with("synthetic").exits(2).says("may be any of several semantic features");

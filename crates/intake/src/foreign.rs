@@ -35,7 +35,14 @@ pub(crate) fn name(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("empty");
     }
-    if let Some((_, what)) = FOREIGN.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+    // The name of a column may begin with these letters.
+    let is_name = |magic: &[u8]| {
+        matches!(magic, b"ORC" | b"FEA1")
+            && bytes.get(magic.len()).is_some_and(|next| matches!(next, b' '..=b'~'))
+            && !bytes[..bytes.len().min(512)].contains(&0)
+    };
+    let is_begun_by = |(magic, _): &&(&[u8], &str)| bytes.starts_with(magic) && !is_name(magic);
+    if let Some((_, what)) = FOREIGN.iter().find(is_begun_by) {
         return Some(what);
     }
     if bytes.get(257..262) == Some(b"ustar") {

@@ -42,7 +42,7 @@ fn unknown_column(column: &ColumnName, names: &Names, tables: &[Opened]) -> Quer
     let all: Vec<&str> = candidates.iter().flat_map(|table| columns_of(table)).collect();
     let nearest = agiqa_suggest::nearest(name, all);
     let (problem, available) = match candidates.as_slice() {
-        [] => (format!("available is no column `{name}`"), "the query has no FROM".to_owned()),
+        [] => (format!("no column `{name}`"), "the query has no FROM".to_owned()),
         [table] => {
             (format!("table `{}` has no column `{name}`", table.name), format!("its columns: {}", listed(table)))
         }

@@ -270,6 +270,11 @@ fn files_that_are_no_tables_are_named_for_what_they_are() {
         let ran = ingest(&dir, "t.csv", &[]).exits(2).says(word);
         assert!(!ran.stderr.contains('\u{FFFD}') && !ran.stderr.contains("panicked"), "{}", ran.stderr);
     }
+    // A column's name may begin like another program's file.
+    for column in ["ORCHID", "FEA1"] {
+        dir.write("t.csv", format!("{column},name,mos\n1,a.png,1.5\n2,b.jpg,2\n3,c.webp,3\n"));
+        ingest(&dir, "t.csv", &[]).exits(0);
+    }
     dir.write("t.zip", zip_of(&[("ratings.csv", CSV.to_owned())]));
     ingest(&dir, "t.zip", &[]).exits(2).says("it is a zip archive of `ratings.csv`; unpack it first");
     dir.write("real.csv", CSV);

@@ -81,7 +81,7 @@ fn tables(dir: &TestDir, store: &str) -> BTreeMap<String, Vec<String>> {
         "SELECT scorer, night, image_id, name, score, cached FROM night_scores",
         "SELECT stage, dataset, image_id, path, row, kind, message FROM rejects",
     ] {
-        let ran = dir.agiqa(&["query", sql, "--store", store, "--format", "csv"]);
+        let ran = dir.agiqa(&["query", sql, "--store", store, "--format", "csv"]).exits(0);
         let mut lines = without_time(&ran.stdout);
         lines.sort();
         tables.insert(sql.rsplit(' ').next().unwrap_or_default().to_owned(), lines);

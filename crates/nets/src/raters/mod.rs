@@ -400,12 +400,7 @@ impl RaterFile {
     fn of<N: Architecture>(name: RaterName, variant: Option<&str>, path: &Path) -> Result<Self, RaterError> {
         let checkpoint = N::adopt(Checkpoint::find(path)?)?;
         let Some(stored) = Stored::find(&checkpoint, N::LAYOUTS) else {
-            return Err(RaterError::Another {
-                path: checkpoint.path().to_owned(),
-                asked: name,
-                landmarks: N::LAYOUTS.iter().map(|layout| format!("`{}`", layout.landmark)).collect(),
-                looks_like: looks_like(&checkpoint),
-            });
+            return Err(another::<N>(name, &checkpoint));
         };
         let sizes = N::sizes(&stored, variant)?;
         let wanted = Wanted::new(&checkpoint, &parameters::<N>(&sizes), |name| stored.name(name))?;
@@ -489,6 +484,16 @@ impl RaterFile {
             tensors.extend(wanted.read(checkpoint)?);
         }
         Ok(build(&TensorScope::new(&tensors, device, Kind::Float))?)
+    }
+}
+
+/// The error of a checkpoint that has none of the layouts of the network `name`.
+fn another<N: Architecture>(name: RaterName, checkpoint: &Checkpoint) -> RaterError {
+    RaterError::Another {
+        path: checkpoint.path().to_owned(),
+        asked: name,
+        landmarks: N::LAYOUTS.iter().map(|layout| format!("`{}`", layout.landmark)).collect(),
+        looks_like: looks_like(checkpoint),
     }
 }
 

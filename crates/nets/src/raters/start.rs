@@ -13,7 +13,7 @@ use super::musiq::Musiq;
 use super::resnet50::ResNet50;
 use super::saan::Saan;
 use super::stairiqa::StairIqa;
-use super::{Architecture, Build, Layout, Prepare, Rater, RaterError, RaterName, Stored, build_of, listed, looks_like};
+use super::{Architecture, Build, Layout, Prepare, Rater, RaterError, RaterName, Stored, another, build_of, listed};
 use crate::checkpoint::{Checkpoint, CheckpointError, Wanted};
 use crate::layers::{NamedTensors, NetworkError, Phase, TensorScope};
 
@@ -203,7 +203,7 @@ impl RaterStart {
         if N::TRUNKS.iter().any(|(_, trunk)| file_of(trunk, path).is_some()) {
             return Self::on_trunks::<N>(name, variant, path);
         }
-        let checkpoint = Checkpoint::find(path).map_err(RaterError::from)?;
+        let checkpoint = N::adopt(Checkpoint::find(path).map_err(RaterError::from)?)?;
         if let Some(stored) = Stored::find(&checkpoint, N::LAYOUTS) {
             let sizes = N::with_one_output(N::sizes(&stored, variant)?);
             let listed = listed::<N>(&sizes);
@@ -221,9 +221,7 @@ impl RaterStart {
         {
             return Self::on_files::<N>(vec![checkpoint], variant);
         }
-        let landmarks = N::LAYOUTS.iter().map(|layout| format!("`{}`", layout.landmark)).collect();
-        let (path, looks_like) = (checkpoint.path().to_owned(), looks_like(&checkpoint));
-        Err(RaterError::Another { path, asked: name, landmarks, looks_like }.into())
+        Err(another::<N>(name, &checkpoint).into())
     }
 
     /// The network on the trunks whose files are in `folder`.
@@ -238,16 +236,11 @@ impl RaterStart {
 
     /// The network on the trunks in `files`, in the order of [`Learned::TRUNKS`].
     fn on_files<N: Learned>(files: Vec<Checkpoint>, variant: Option<&str>) -> Result<Self, StartError> {
-        let find = |(file, (_, trunk)): (&'_ Checkpoint, &(&str, &'static Trunk))| {
-            let stored = Stored::find(file, std::slice::from_ref(&trunk.layout));
-            stored.is_some().then_some(()).ok_or_else(|| StartError::OtherTrunk { path: file.path().to_owned(), trunk })
-        };
-        files.iter().zip(N::TRUNKS).try_for_each(find)?;
-        let stored: Vec<Stored<'_>> = files
-            .iter()
-            .zip(N::TRUNKS)
-            .filter_map(|(file, (_, trunk))| Stored::find(file, std::slice::from_ref(&trunk.layout)))
-            .collect();
+        let mut stored: Vec<Stored<'_>> = Vec::with_capacity(files.len());
+        for (file, (_, trunk)) in files.iter().zip(N::TRUNKS) {
+            let found = Stored::find(file, std::slice::from_ref(&trunk.layout));
+            stored.push(found.ok_or_else(|| StartError::OtherTrunk { path: file.path().to_owned(), trunk })?);
+        }
         let sizes = N::on(&stored, variant)?;
         let listed = listed::<N>(&sizes);
         let mut wanted = Vec::with_capacity(files.len());
