@@ -28,9 +28,6 @@ use agiqa_store::tables::scores;
 use agiqa_store::tables::splits::Part;
 use agiqa_store::tables::{PartitionName, images};
 
-/// The recipe of a gated head in records.
-const HEAD: &str = "head";
-
 /// Tables that a training reads.
 const INPUTS: [&str; 3] = ["images", "splits", "features"];
 
@@ -217,7 +214,7 @@ fn short(hash: blake3::Hash) -> String {
 fn training_of(record: &RunRecord) -> Result<Box<dyn Training>, ReproduceError> {
     let RunRecord { run, recipe, dataset, split, seed, .. } = record;
     let head = match recipe.as_str() {
-        HEAD => HeadKind::Gated,
+        models::HEAD => HeadKind::Gated,
         models::KERNEL_RIDGE => HeadKind::KernelRidge,
         _ => return Err(ReproduceError::Recipe { run: run.clone(), recipe: recipe.clone() }),
     };

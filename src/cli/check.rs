@@ -143,16 +143,9 @@ fn print(found: &[Checked], context: &Context) {
         return;
     }
     let line = |checked: &Checked| {
-        let verdict = match (checked.passed, checked.severity) {
-            (true, _) => "ok",
-            (false, Severity::Warn) => "warn",
-            (false, Severity::Fail) => "FAIL",
-        };
-        let name = serde_json::to_value(checked.check).unwrap_or_default();
-        let name = name.as_str().unwrap_or_default().to_owned();
-        let numbers = [checked.value, checked.limit].map(|value| layout::number(value, 4));
-        let [value, limit] = numbers;
-        [verdict.to_owned(), name, layout::printable(&checked.scope), value, limit, layout::printable(&checked.message)]
+        let (outcome, name) = (checked.outcome().to_owned(), checked.name());
+        let [value, limit] = [checked.value, checked.limit].map(|value| layout::number(value, 4));
+        [outcome, name, layout::printable(&checked.scope), value, limit, layout::printable(&checked.message)]
     };
     let head = ["", "check", "scope", "value", "limit", "found"].map(str::to_owned);
     let lines: Vec<[String; 6]> = std::iter::once(head).chain(found.iter().map(line)).collect();

@@ -10,6 +10,7 @@ use super::CorpusError;
 use super::known::{Key, Known, key};
 use super::rows::{self, NightImage};
 use super::stage::CorpusSettings;
+use crate::engine::is_of_share;
 use agiqa_images::{LeftOut, Reason};
 use agiqa_sources::{Entry, Reader, shard_key};
 use agiqa_store::identity::ImageId;
@@ -121,7 +122,7 @@ impl<'a> Intake<'a> {
 
     /// Takes `entry`, if it belongs to this share of the work. `container` is the file that holds it.
     pub(super) fn add(&mut self, entry: Entry, container: Option<&str>) -> Result<(), CorpusError> {
-        if !self.is_of_share(&ImageId::of_bytes(shard_key(&entry.uri).as_bytes())) {
+        if !is_of_share(self.settings.shard, &entry.uri) {
             return Ok(());
         }
         if !self.seen.insert(key([&entry.uri, ""])) {

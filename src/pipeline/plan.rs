@@ -138,15 +138,16 @@ pub fn plan(steps: &[Step], store: &Store, skip_absent_weights: bool) -> (Vec<Ac
             match step.stage.freshness(store) {
                 Ok(Freshness::Current { reason, .. }) => Action::Skip(reason),
                 Ok(Freshness::Stale { reason }) => Action::Run(reason),
-                Err(source) if skip_absent_weights && absent::absence(source.as_ref()).is_some() => {
-                    let reason = absent::absence(source.as_ref()).unwrap_or_default();
-                    left_out.push(LeftOut { step: idx, reason: reason.clone() });
-                    Action::Skip(format!("left out: {reason}"))
-                }
-                Err(source) => {
-                    first_error.get_or_insert(PlanError { stage: step.stage.name(), source });
-                    Action::Blocked
-                }
+                Err(source) => match absent::absence(source.as_ref()).filter(|_| skip_absent_weights) {
+                    Some(reason) => {
+                        left_out.push(LeftOut { step: idx, reason: reason.clone() });
+                        Action::Skip(format!("left out: {reason}"))
+                    }
+                    None => {
+                        first_error.get_or_insert(PlanError { stage: step.stage.name(), source });
+                        Action::Blocked
+                    }
+                },
             }
         } else {
             Action::After(pending)

@@ -344,11 +344,11 @@ impl ScoreSettings {
         for join in joins {
             stages.push(Box::new(join));
         }
-        let (shard, datasets) = match source {
-            ImageSource::Night { shard, .. } => (*shard, source.dataset()),
-            ImageSource::Dataset(_) | ImageSource::Folder { .. } => (Shard::WHOLE, source.dataset()),
+        let shard = match source {
+            ImageSource::Night { shard, .. } => *shard,
+            ImageSource::Dataset(_) | ImageSource::Folder { .. } => Shard::WHOLE,
         };
-        let datasets = vec![datasets.map_err(|error| ScoreError::Guest(error.into()))?];
+        let datasets = vec![source.dataset().map_err(|error| ScoreError::Guest(error.into()))?];
         let predict = PredictStage::new(runs, datasets, records.clone());
         // The stage before has computed all features that can be.
         stages.push(Box::new(PredictStage { unready: Unready::Rejected, shard, ..predict }));

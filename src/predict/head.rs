@@ -34,12 +34,11 @@ impl Head {
         let run = &record.run;
         let bytes = store.get(&models::head_path(run))?;
         let wrong = |source| PredictError::Head { run: run.clone(), source };
-        if record.recipe == models::FINE_TUNE {
-            let sets = fine_tune::columns_per_side([semantic, quality])?.concat();
-            return Ok((Self::Gated(Box::new(TrainedHead::from_bytes(&bytes).map_err(wrong)?)), sets));
-        }
         if !record.is_kernel_ridge() {
-            let sets = vec![head_inputs::semantic_inputs(semantic)?, head_inputs::quality_inputs(quality)?];
+            let sets = match record.recipe == models::FINE_TUNE {
+                true => fine_tune::columns_per_side([semantic, quality])?.concat(),
+                false => vec![head_inputs::semantic_inputs(semantic)?, head_inputs::quality_inputs(quality)?],
+            };
             return Ok((Self::Gated(Box::new(TrainedHead::from_bytes(&bytes).map_err(wrong)?)), sets));
         }
         let regression = KernelRidge::from_bytes(&bytes).map_err(wrong)?;

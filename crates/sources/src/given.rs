@@ -50,17 +50,4 @@ impl Given {
         let prompt = Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         Self { prompt, ..Self::default() }
     }
-
-    /// These values, and those of `other` where these are unknown.
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            prompt: self.prompt.or(other.prompt),
-            negative_prompt: self.negative_prompt.or(other.negative_prompt),
-            seed: self.seed.or(other.seed),
-            generator: self.generator.or(other.generator),
-            model: self.model.or(other.model),
-            sampler: self.sampler.or(other.sampler),
-            group_id: self.group_id.or(other.group_id),
-        }
-    }
 }

@@ -45,7 +45,7 @@ pub struct Entry {
     pub uri: String,
     /// Its name in the source.
     pub name: String,
-    /// Changes when the file does: time of change and size, see [`file_version`].
+    /// Changes when the file does: seconds and nanoseconds of its last change, and its size.
     pub version: String,
     /// What a table says of its making.
     pub given: Given,
@@ -138,7 +138,7 @@ impl SourceError {
 }
 
 /// A text that changes when a file does: seconds and nanoseconds of its last change, and its size.
-pub fn file_version(metadata: &Metadata) -> String {
+pub(crate) fn file_version(metadata: &Metadata) -> String {
     let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     format!("{}.{:09}-{}", changed.as_secs(), changed.subsec_nanos(), metadata.len())
 }
@@ -152,7 +152,7 @@ pub struct Named {
 }
 
 impl Named {
-    /// Finds the source `text`. `image_columns` are the columns of images of Parquet files, if several hold bytes.
+    /// Finds the source at `path`. `image_columns` are the columns of images of Parquet files, if several hold bytes.
     ///
     /// # Errors
     /// It is not on this machine, or cannot be read.

@@ -83,12 +83,8 @@ impl List {
             std::io::ErrorKind::NotFound => ("missing", format!("file `{}` does not exist", text_of(&file))),
             _ => ("unreadable", format!("cannot read `{}`: {error}", text_of(&file))),
         })?;
-        let given = Given::of(|column| {
-            let at = self.table.columns().iter().position(|name| name == column).filter(|at| *at != self.paths)?;
-            row.trimmed(at).map(str::to_owned)
-        });
         Ok(Entry {
-            given,
+            given: self.given(row),
             row: Some(position as u64 + 1),
             ..Entry::plain(place, name.to_owned(), file_version(&metadata))
         })
@@ -98,11 +94,15 @@ impl List {
     pub(crate) fn by_file(&self, path: &Path) -> impl Iterator<Item = (PathBuf, Given)> {
         (0..self.table.n_rows()).filter_map(move |position| {
             let row = self.table.row(position).ok()?;
-            let given = Given::of(|column| {
-                let at = self.table.columns().iter().position(|name| name == column).filter(|at| *at != self.paths)?;
-                row.trimmed(at).map(str::to_owned)
-            });
-            Some((below(path, row.trimmed(self.paths)?), given))
+            Some((below(path, row.trimmed(self.paths)?), self.given(row)))
+        })
+    }
+
+    /// What the table says of the image in `row`.
+    fn given(&self, row: Row<'_>) -> Given {
+        Given::of(|column| {
+            let at = self.table.columns().iter().position(|name| name == column).filter(|at| *at != self.paths)?;
+            row.trimmed(at).map(str::to_owned)
         })
     }
 }

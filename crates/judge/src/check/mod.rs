@@ -161,6 +161,22 @@ pub struct Checked {
     pub message: String,
 }
 
+impl Checked {
+    /// `ok`, `warn` or `FAIL`.
+    pub fn outcome(&self) -> &'static str {
+        match (self.passed, self.severity) {
+            (true, _) => "ok",
+            (false, Severity::Warn) => "warn",
+            (false, Severity::Fail) => "FAIL",
+        }
+    }
+
+    /// Name of what it looked at, as in settings.
+    pub fn name(&self) -> String {
+        serde_json::to_value(self.check).ok().and_then(|name| Some(name.as_str()?.to_owned())).unwrap_or_default()
+    }
+}
+
 /// Scores by scope, with what belongs to a whole dataset.
 struct Night {
     scored: ScoredImages,

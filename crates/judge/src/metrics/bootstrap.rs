@@ -112,8 +112,8 @@ pub(super) fn interval(values: impl ExactSizeIterator<Item = Option<f64>>) -> Op
     Some((quantile(&defined, 0.025), quantile(&defined, 0.975)))
 }
 
-/// Quantile of ascending `values`, interpolated between neighbours.
-fn quantile(values: &[f64], share: f64) -> f64 {
+/// Quantile of ascending `values`, at least one, interpolated between neighbours.
+pub fn quantile(values: &[f64], share: f64) -> f64 {
     let at = share * (values.len() - 1) as f64;
     let (below, rest) = (at.floor() as usize, at.fract());
     let above = values[(below + 1).min(values.len() - 1)];

@@ -33,7 +33,7 @@ mod bootstrap;
 
 mod paired;
 
-pub use bootstrap::{BootstrapSettings, mean_with_interval};
+pub use bootstrap::{BootstrapSettings, mean_with_interval, quantile};
 pub use levels::average_ranks;
 pub use logistic::Logistic4;
 pub use paired::PairedSrcc;

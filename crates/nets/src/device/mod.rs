@@ -212,9 +212,7 @@ pub fn adam(
     gradients: &[Tensor],
     [first, second]: [&[Tensor]; 2],
 ) -> Result<(), TchError> {
-    let AdamConstants { is_decoupled, betas, decay, epsilon } = *constants;
-    let constants = shim::AdamConstants { is_decoupled, rate, betas, decay, epsilon };
-    shim::adam(&shim::AdamTensors { parameters, gradients, first, second }, step, skipped, &constants)
+    shim::adam(constants, rate, step, skipped, [parameters, gradients, first, second])
 }
 
 /// Moves each of `averages` by `weight` towards its value, in a few launches.

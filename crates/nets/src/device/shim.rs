@@ -6,6 +6,8 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use tch::{TchError, Tensor};
 
+use super::AdamConstants;
+
 unsafe extern "C" {
     safe fn agiqa_error() -> *const c_char;
     safe fn agiqa_allow_tf32(allowed: c_int) -> c_int;
@@ -129,31 +131,16 @@ fn pointers(tensors: &[Tensor]) -> Vec<*const c_void> {
     tensors.iter().map(|tensor| tensor.as_ptr().cast()).collect()
 }
 
-/// Parameters, gradients, first and second moments of one step of Adam, as many of each.
-pub(super) struct AdamTensors<'a> {
-    pub(super) parameters: &'a [Tensor],
-    pub(super) gradients: &'a [Tensor],
-    pub(super) first: &'a [Tensor],
-    pub(super) second: &'a [Tensor],
-}
-
-/// Constants of one step of Adam.
-pub(super) struct AdamConstants {
-    pub(super) is_decoupled: bool,
-    pub(super) rate: f64,
-    pub(super) betas: [f64; 2],
-    pub(super) decay: f64,
-    pub(super) epsilon: f64,
-}
-
+/// One step of Adam on `tensors`: parameters, gradients, first and second moments, as many of each.
 pub(super) fn adam(
-    tensors: &AdamTensors<'_>,
+    constants: &AdamConstants,
+    rate: f64,
     step: &Tensor,
     skipped: Option<&Tensor>,
-    constants: &AdamConstants,
+    tensors: [&[Tensor]; 4],
 ) -> Result<(), TchError> {
-    let AdamConstants { is_decoupled, rate, betas, decay, epsilon } = *constants;
-    let lists = [tensors.parameters, tensors.gradients, tensors.first, tensors.second].map(pointers);
+    let AdamConstants { is_decoupled, betas, decay, epsilon } = *constants;
+    let lists = tensors.map(pointers);
     let n = lists[0].len();
     assert!(lists.iter().all(|list| list.len() == n), "one gradient and two moments per parameter");
     let [parameters, gradients, first, second] = lists.each_ref().map(Vec::as_ptr);

@@ -280,8 +280,9 @@ fn generators(now: &Read, before: Option<&Read>) -> Vec<GeneratorLine> {
     let before = before.map(Read::of_generators).unwrap_or_default();
     let line = |(generator, scores): (&str, Vec<f64>)| {
         let scores = sorted(scores);
-        let mean_of = |scores: &Vec<f64>| scores.iter().sum::<f64>() / scores.len() as f64;
-        let (mean, mean_before) = (mean_of(&scores), before.get(generator).map(mean_of));
+        // A generator has an image.
+        let mean = mean(&scores).unwrap_or_default();
+        let mean_before = before.get(generator).and_then(|scores| crate::mean(scores));
         GeneratorLine {
             generator: generator.to_owned(),
             n: scores.len(),

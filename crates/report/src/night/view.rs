@@ -6,7 +6,7 @@ use crate::gates;
 use crate::html::Html;
 use crate::page::{Panel, charts, folded, images, none, page, table};
 use crate::thumbnail::Shown;
-use agiqa_judge::check::{Checked, Severity};
+use agiqa_judge::check::Checked;
 use agiqa_store::layout::{self, number};
 
 /// Generators that a chart shows. The table has all.
@@ -32,17 +32,8 @@ pub(super) fn html(night: &Night) -> String {
     page(&format!("Night {}", night.dataset), &about, panels)
 }
 
-/// What became of a check.
-fn outcome(checked: &Checked) -> &'static str {
-    match (checked.passed, checked.severity) {
-        (true, _) => "ok",
-        (false, Severity::Warn) => "warn",
-        (false, Severity::Fail) => "FAIL",
-    }
-}
-
 fn verdict(night: &Night) -> Panel {
-    let n = |wanted: &str| night.checks.iter().filter(|checked| outcome(checked) == wanted).count();
+    let n = |wanted: &str| night.checks.iter().filter(|checked| checked.outcome() == wanted).count();
     let (n_failed, n_warned) = (n("FAIL"), n("warn"));
     let verdict = match (n_failed, n_warned) {
         (0, 0) => "All checks passed.".to_owned(),
@@ -141,11 +132,9 @@ fn difference(drift: &Difference, against: &str) -> Html {
 
 fn checks(night: &Night) -> Panel {
     let row = |checked: &Checked| {
-        let of = serde_json::to_value(checked.check).unwrap_or_default();
-        let of = of.as_str().unwrap_or_default().to_owned();
         let [value, limit] = [checked.value, checked.limit].map(|value| number(value, 4));
         let scope = crate::excerpt(&checked.scope, 80);
-        vec![of, outcome(checked).to_owned(), scope, value, limit, crate::excerpt(&checked.message, 200)]
+        vec![checked.name(), checked.outcome().to_owned(), scope, value, limit, crate::excerpt(&checked.message, 200)]
     };
     let rows: Vec<Vec<String>> = night.checks.iter().map(row).collect();
     let head = ["check", "outcome", "scope", "value", "limit", "found"];

@@ -169,12 +169,7 @@ impl FeatureSet {
 
     /// Images that have features in this set. Only their ids are read.
     pub fn done(&self, store: &Store) -> Result<HashSet<ImageId>, PartError> {
-        Ok(self.ids(store)?.into_iter().collect())
-    }
-
-    /// The same ids in the order of the parts. The list may contain duplicates.
-    pub fn ids(&self, store: &Store) -> Result<Vec<ImageId>, PartError> {
-        let mut ids = Vec::new();
+        let mut ids = HashSet::new();
         for_each_batch(store, &self.prefix(), self.kind.part_kind(), Some(&["image_id"]), |columns, _| {
             ids.extend(columns.image_ids("image_id")?);
             Ok(())

@@ -196,11 +196,7 @@ pub fn datasets(store: &Store) -> Result<Vec<PartitionName>, StoreError> {
 pub fn read(store: &Store, dataset: &PartitionName) -> Result<Images, PartError> {
     let mut images = Images::default();
     for object in part::list(store, &prefix(dataset))? {
-        let mut batches = PartReader::open(store, &object, KIND)?.read(None)?;
-        while let Some(batch) = batches.next() {
-            let batch = batch?;
-            append(&mut images, &Columns::new(&batches, &batch), &batch)?;
-        }
+        append_part_of(store, &object, &mut images)?;
     }
     Ok(images)
 }
@@ -259,19 +255,21 @@ pub fn for_each_part<E: From<PartError>>(
     mut each: impl FnMut(Images) -> Result<(), E>,
 ) -> Result<(), E> {
     for object in part::list(store, &prefix(dataset)).map_err(PartError::from)? {
-        each(read_part(store, &object)?)?;
+        let mut images = Images::default();
+        append_part_of(store, &object, &mut images)?;
+        each(images)?;
     }
     Ok(())
 }
 
-fn read_part(store: &Store, object: &ObjectInfo) -> Result<Images, PartError> {
-    let mut images = Images::default();
+/// Reads the part `object` and adds its rows to `images`.
+fn append_part_of(store: &Store, object: &ObjectInfo, images: &mut Images) -> Result<(), PartError> {
     let mut batches = PartReader::open(store, object, KIND)?.read(None)?;
     while let Some(batch) = batches.next() {
         let batch = batch?;
-        append(&mut images, &Columns::new(&batches, &batch), &batch)?;
+        append(images, &Columns::new(&batches, &batch), &batch)?;
     }
-    Ok(images)
+    Ok(())
 }
 
 fn to_batch(images: &Images) -> Result<RecordBatch, PartError> {

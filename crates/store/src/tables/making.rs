@@ -50,57 +50,51 @@ pub struct Making {
 
 impl Making {
     /// The values in the order of [`COLUMNS`].
-    pub fn values(&self) -> [Option<&str>; 10] {
-        let Self {
-            prompt,
-            generator,
-            negative_prompt,
-            seed,
-            model,
-            sampler,
-            tool,
-            group_id,
-            prompt_source,
-            declared_synthetic,
-        } = self;
-        [prompt, generator, negative_prompt, seed, model, sampler, tool, group_id, prompt_source, declared_synthetic]
-            .map(Option::as_deref)
+    pub fn values(&self) -> [Option<&str>; COLUMNS.len()] {
+        [
+            &self.prompt,
+            &self.generator,
+            &self.negative_prompt,
+            &self.seed,
+            &self.model,
+            &self.sampler,
+            &self.tool,
+            &self.group_id,
+            &self.prompt_source,
+            &self.declared_synthetic,
+        ]
+        .map(Option::as_deref)
+    }
+
+    /// The fields in the order of [`COLUMNS`].
+    fn fields_mut(&mut self) -> [&mut Option<String>; COLUMNS.len()] {
+        [
+            &mut self.prompt,
+            &mut self.generator,
+            &mut self.negative_prompt,
+            &mut self.seed,
+            &mut self.model,
+            &mut self.sampler,
+            &mut self.tool,
+            &mut self.group_id,
+            &mut self.prompt_source,
+            &mut self.declared_synthetic,
+        ]
     }
 
     /// An array for each column.
     pub(super) fn arrays<'a>(rows: impl Iterator<Item = Option<&'a Self>> + Clone) -> Vec<ArrayRef> {
-        let values: Vec<[Option<&str>; 10]> = rows.map(|row| row.map_or([None; 10], Self::values)).collect();
-        (0..10).map(|column| optional_text_array(values.iter().map(|row| row[column]))).collect()
+        let values: Vec<_> = rows.map(|row| row.map_or([None; COLUMNS.len()], Self::values)).collect();
+        (0..COLUMNS.len()).map(|column| optional_text_array(values.iter().map(|row| row[column]))).collect()
     }
 
     /// The values by row.
     pub(super) fn of_columns<'a>(columns: &Columns<'a>) -> Result<impl Fn(usize) -> Self + use<'a>, PartError> {
         let arrays = COLUMNS.iter().map(|column| columns.text(column.name)).collect::<Result<Vec<_>, _>>()?;
         Ok(move |row| {
-            let [
-                prompt,
-                generator,
-                negative_prompt,
-                seed,
-                model,
-                sampler,
-                tool,
-                group_id,
-                prompt_source,
-                declared_synthetic,
-            ] = std::array::from_fn(|column| text_at(arrays[column], row));
-            Self {
-                prompt,
-                generator,
-                negative_prompt,
-                seed,
-                model,
-                sampler,
-                tool,
-                group_id,
-                prompt_source,
-                declared_synthetic,
-            }
+            let mut making = Self::default();
+            making.fields_mut().into_iter().zip(&arrays).for_each(|(field, array)| *field = text_at(array, row));
+            making
         })
     }
 }

@@ -110,6 +110,9 @@ pub struct KernelRidgeRecord {
 /// The version of `run.json`. Version 1 names a semantic and a quality set instead of a list of inputs.
 pub const RECORD_VERSION: u32 = 2;
 
+/// The recipe of a run whose head is the gated fusion over cached columns.
+pub const HEAD: &str = "head";
+
 /// The recipe of a run whose head is a kernel ridge regression.
 pub const KERNEL_RIDGE: &str = "kernel-ridge";
 

@@ -94,21 +94,21 @@ pub fn replace(store: &Store, stage: &str, name: &PartitionName, rows: &[RejectR
 
 /// Adds `rows` to `stage`'s rejects as a new part, named by its content.
 pub fn append(store: &Store, stage: &str, rows: &[RejectRow]) -> Result<(), PartError> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let batch = to_batch(rows)?;
-    let path = format!("{}/part-{}.parquet", prefix(stage), part::content_name(KIND, &batch)?);
-    part::write(store, KIND, &path, &batch, None).map(|_| ())
+    append_as(store, stage, "", rows)
 }
 
 /// Adds `rows` to the rejects of `dataset` in `stage` as a new part, named by dataset and content.
 pub fn append_of(store: &Store, stage: &str, dataset: &PartitionName, rows: &[RejectRow]) -> Result<(), PartError> {
+    append_as(store, stage, &format!("{dataset}-"), rows)
+}
+
+/// Writes `rows`, if there are any, as a part whose name is `start` and their content's.
+fn append_as(store: &Store, stage: &str, start: &str, rows: &[RejectRow]) -> Result<(), PartError> {
     if rows.is_empty() {
         return Ok(());
     }
     let batch = to_batch(rows)?;
-    let path = format!("{}/part-{dataset}-{}.parquet", prefix(stage), part::content_name(KIND, &batch)?);
+    let path = format!("{}/part-{start}{}.parquet", prefix(stage), part::content_name(KIND, &batch)?);
     part::write(store, KIND, &path, &batch, None).map(|_| ())
 }
 
