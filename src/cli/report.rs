@@ -71,7 +71,7 @@ pub(super) fn night_stage(
     let (dataset, against) = (night.dataset()?, earlier(store, night, scorer)?);
     let n_shown = N_SHOWN.into();
     let settings = NightSettings { dataset, scorer: scorer.clone(), against, checks, n_shown, has_thumbnails };
-    Ok(ReportStage { subject: Subject::Night(settings), records: Runs::default() })
+    Ok(ReportStage::new(Subject::Night(settings), Runs::default()))
 }
 
 fn earlier(store: &Store, night: &Night, scorer: &Scorer) -> anyhow::Result<Vec<PartitionName>> {
@@ -101,7 +101,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     } else {
         Subject::Runs(RunsSettings { scorer, baseline: args.baseline, words: args.words, has_thumbnails })
     };
-    let stage = ReportStage { subject, records: Runs::default() };
+    let stage = ReportStage::new(subject, Runs::default());
     let Some(path) = args.out else {
         let exit = super::run_stage("report", &args.store, &stage, context)?;
         say(Path::new(store.url()).join(stage.subject.html_path()), context);

@@ -240,7 +240,7 @@ impl Pipeline {
             let scorer = if runs == [name.clone()] { Scorer::Run(name) } else { Scorer::Group(name) };
             let (baseline, words) = (baseline.clone(), words.clone());
             let subject = Subject::Runs(RunsSettings { scorer, baseline, words, has_thumbnails: *thumbnails });
-            ReportStage { subject, records: records.clone() }
+            ReportStage::new(subject, records.clone())
         };
         Ok(groups.into_iter().map(stage).collect())
     }

@@ -165,13 +165,10 @@ impl RunPlan {
         }
     }
 
-    /// The images to score, without duplicates, in the order of their features.
-    pub(super) fn lacking(&self) -> Vec<ImageId> {
+    /// The images to score.
+    pub(super) fn lacking(&self) -> HashSet<ImageId> {
         let images = self.wanted.iter().flat_map(|wanted| &wanted.images);
-        let lacking = images.filter(|image| self.state(image) == State::Lacking).map(|image| image.id);
-        let mut lacking: Vec<ImageId> = lacking.collect::<HashSet<_>>().into_iter().collect();
-        lacking.sort_by_cached_key(|id| self.features.place(id));
-        lacking
+        images.filter(|image| self.state(image) == State::Lacking).map(|image| image.id).collect()
     }
 
     /// The counts of the wanted rows. An image in two rows counts as two.

@@ -234,7 +234,7 @@ fn score(plans: &mut [RunPlan], context: &StageContext) -> Result<bool, PredictE
         let (head, columns) = Head::read(&record, &features.semantic, &features.quality, &context.store)?;
         sets = columns;
         ids.extend(lacking.iter().copied().filter(|id| seen.insert(*id)));
-        jobs.push(Job { plan, head, lacking: lacking.into_iter().collect() });
+        jobs.push(Job { plan, head, lacking });
     }
     let n_values: usize = sets.iter().flat_map(|set| &set.columns).map(|column| column.dim).sum();
     let n_chunk = (CHUNK_BYTES / (4 * n_values.max(1))).max(SCORE_BATCH);
@@ -246,7 +246,6 @@ fn score(plans: &mut [RunPlan], context: &StageContext) -> Result<bool, PredictE
         (set, index)
     };
     let sets: Vec<(FeatureSet, &FeatureIndex)> = sets.into_iter().map(index_of).collect();
-    // Several runs may lack different images.
     ids.sort_by_cached_key(|id| features.place(id));
     for chunk in by_parts(&ids, n_chunk, |id| features.place(id).map(|(part, _)| part)) {
         let inputs = Columns::read_indexed(&context.store, &sets, chunk)?;

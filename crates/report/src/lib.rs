@@ -4,11 +4,11 @@
 //! A page is one file without scripts that loads nothing. It is drawn from aggregates, so its size does not grow with the
 //! number of images. The same tables give the same bytes. Its numbers are also in a JSON file.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use agiqa_judge::metrics::MetricsError;
+use agiqa_judge::metrics::{MetricsError, quantile};
 use agiqa_judge::scorer::{Scorer, ScorerError};
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::part::PartError;
@@ -156,12 +156,25 @@ fn records_of(store: &Store, scorer: &Scorer, records: &Runs) -> Result<Vec<Arc<
 }
 
 /// Writes a page and its numbers into the store, below `reports/`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ReportStage {
     /// What the page is about.
     pub subject: Subject,
     /// The records of the runs.
     pub records: Runs,
+    /// The page that [`Stage::freshness`] made to compare, which [`Stage::run`] then writes.
+    made: Mutex<Option<Report>>,
+}
+
+impl ReportStage {
+    /// The stage of a page about `subject`.
+    pub fn new(subject: Subject, records: Runs) -> Self {
+        Self { subject, records, made: Mutex::default() }
+    }
+
+    fn made(&self) -> MutexGuard<'_, Option<Report>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Stage for ReportStage {
@@ -174,12 +187,15 @@ impl Stage for ReportStage {
 
     fn freshness(&self, store: &Store) -> Result<Freshness, StageError> {
         let stale = |reason: &str| Ok(Freshness::Stale { reason: reason.to_owned() });
+        // Earlier stages may have run since the last call.
+        *self.made() = None;
         let paths = [self.subject.html_path(), self.subject.json_path()];
         let [Some(html), Some(json)] = [store.get_if_exists(&paths[0])?, store.get_if_exists(&paths[1])?] else {
             return stale("there is no page yet");
         };
         let report = self.subject.report(store, &self.records)?;
         if html != report.html.as_bytes() || json != report.json.as_bytes() {
+            *self.made() = Some(report);
             return stale("its tables have changed");
         }
         Ok(Freshness::Current { reason: format!("`{}` shows the present tables", paths[0]), rows: rows(&report) })
@@ -187,7 +203,8 @@ impl Stage for ReportStage {
 
     fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {
         let store = &context.store;
-        let report = self.subject.report(store, &self.records)?;
+        let made = self.made().take();
+        let report = made.map_or_else(|| self.subject.report(store, &self.records), Ok)?;
         let (rows, path) = (rows(&report), self.subject.html_path());
         let summary =
             format!("{} kB about {} images in {}/{path}", report.html.len() / 1000, report.n_images, store.url());
@@ -213,13 +230,7 @@ fn excerpt(text: &str, n: usize) -> String {
 
 /// Quantiles of `sorted` by linear interpolation between the two nearest values; 0 for no values.
 fn quantiles<const N: usize>(sorted: &[f64], shares: [f64; N]) -> [f64; N] {
-    shares.map(|share| {
-        let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
-        let place = share * last as f64;
-        let low = place.floor() as usize;
-        let high = (low + 1).min(last);
-        sorted[low] + (place - low as f64) * (sorted[high] - sorted[low])
-    })
+    shares.map(|share| if sorted.is_empty() { 0.0 } else { quantile(sorted, share) })
 }
 
 fn sorted(mut values: Vec<f64>) -> Vec<f64> {

@@ -215,17 +215,19 @@ pub(crate) fn list(
         let names =
             ["file_name", "name", "path", "image_name", "__key__", "key", "id"].iter().find_map(|name| texts(name));
         let known: Vec<(&str, ArrayRef)> = KNOWN.iter().filter_map(|name| Some((*name, texts(name)?))).collect();
+        let own_names = columns.iter().map(|column| {
+            let own = batch.column_by_name(column)?.as_struct_opt()?.column_by_name("path")?;
+            cast(own, &DataType::LargeUtf8).ok()
+        });
+        let own_names: Vec<Option<ArrayRef>> = own_names.collect();
         for at in 0..batch.num_rows() {
             let text = |array: &ArrayRef| {
                 let array = array.as_string::<i64>();
                 array.is_valid(at).then(|| array.value(at).to_owned())
             };
             let given = Given::of(|name| known.iter().find(|(known, _)| *known == name).and_then(|(_, a)| text(a)));
-            for column in columns {
-                let own = batch
-                    .column_by_name(column)
-                    .and_then(|column| column.as_struct_opt()?.column_by_name("path").cloned());
-                let own = own.and_then(|own| cast(&own, &DataType::LargeUtf8).ok()).and_then(|own| text(&own));
+            for (column, own) in columns.iter().zip(&own_names) {
+                let own = own.as_ref().and_then(&text);
                 let name = own.or_else(|| names.as_ref().and_then(&text)).unwrap_or_else(|| format!("{stem}-{row:06}"));
                 let entry = Entry {
                     given: given.clone(),

@@ -10,8 +10,8 @@ use crate::{Entry, Listed, Problem, Sink, SourceError, file_version};
 use agiqa_images::Found;
 use agiqa_store::path_text::text_of;
 
-/// Names of tables that describe the images of their folder, without ending.
-const TABLES: [&str; 1] = ["metadata"];
+/// Name of tables that describe the images of their folder, without ending.
+const TABLE: &str = "metadata";
 
 /// Endings of such tables.
 const ENDINGS: [&str; 4] = ["csv", "tsv", "jsonl", "parquet"];
@@ -39,7 +39,7 @@ pub(crate) fn list(folder: &Path, sink: &mut Sink<'_>) -> Result<Listed, SourceE
         }
     }
     for path in &files {
-        if listed.tables.contains(path) || is_text_of_image(path, &files) {
+        if listed.tables.binary_search(path).is_ok() || is_text_of_image(path, &files) {
             continue;
         }
         listed.n_listed += 1;
@@ -67,7 +67,7 @@ pub(crate) fn list(folder: &Path, sink: &mut Sink<'_>) -> Result<Listed, SourceE
 
 fn is_table(path: &Path) -> bool {
     let part = |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).map(str::to_ascii_lowercase);
-    part(path.file_stem()).is_some_and(|stem| TABLES.contains(&stem.as_str()))
+    part(path.file_stem()).is_some_and(|stem| stem == TABLE)
         && part(path.extension()).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
 }
 

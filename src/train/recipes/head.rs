@@ -52,7 +52,7 @@ impl HeadRecipe {
 
 impl Recipe for HeadRecipe {
     const RUN_KIND: &'static str = "run";
-    const NAME: &'static str = "head";
+    const NAME: &'static str = models::HEAD;
 
     fn check(&self) -> Result<(), RecipeError> {
         self.settings.check()?;
@@ -99,7 +99,11 @@ impl Course for HeadRecipe {
         let columns = HeadColumns::new(data, &self.settings, config);
         let linear = match self.settings.start {
             Start::Random => None,
-            Start::Ridge => Some(LinearStart::of(data, &columns, self.settings.shrinkage)?),
+            Start::Ridge => {
+                let linear = LinearStart::of(data, &columns, self.settings.shrinkage)?;
+                let of_rows = linear.of_rows(data, &columns)?;
+                Some((linear, of_rows))
+            }
         };
         let validation_rows = Tensor::from_slice(data.part(Part::Validation));
         let validation = columns.raw.iter().map(|column| column.index_select(0, &validation_rows)).collect();
@@ -115,8 +119,8 @@ pub struct HeadLesson<'a> {
     columns: HeadColumns<'a>,
     /// Columns of the validation part, not standardised.
     validation: Vec<Tensor>,
-    /// The term that a ridge start adds.
-    linear: Option<LinearStart>,
+    /// What a ridge start adds, and its term of every row, `(n,)`.
+    linear: Option<(LinearStart, Tensor)>,
 }
 
 /// f_a, f_b and f_1 among the columns of a head's training.
@@ -138,7 +142,7 @@ impl Lesson for HeadLesson<'_> {
         let parameters = PARAMETER_NAMES.map(|name| tensors[name].shallow_clone());
         let [f_a, f_b, f_1] = [0, 1, 2].map(|i: usize| self.columns.standardisations[i].share());
         let head = FusionHead::new(self.config, parameters);
-        let linear = self.linear.as_ref().map(LinearStart::share);
+        let linear = self.linear.as_ref().map(|(linear, _)| linear.share());
         Ok(TrainedHead { head, inputs: [f_a, f_b, f_1], labels: self.data.label_scale(), linear })
     }
 
@@ -149,8 +153,8 @@ impl Lesson for HeadLesson<'_> {
         let head = &network.head;
         let output = head.forward(f_a, f_b, f_1, masks.as_ref());
         let mut error = &output.score - &batch.targets; // (b,)
-        if let Some(linear) = &self.linear {
-            error += linear.of_rows.index_select(0, &Tensor::from_slice(&batch.rows));
+        if let Some((_, of_rows)) = &self.linear {
+            error += of_rows.index_select(0, &Tensor::from_slice(&batch.rows));
         }
         let sum = error.square().sum(Kind::Double).double_value(&[]);
         if !sum.is_finite() {

@@ -24,8 +24,6 @@ pub(super) struct LinearStart {
     pub(super) strength: f64,
     /// Per column, `(d,)`.
     pub(super) weights: [Tensor; 3],
-    /// The term of every row of the columns, `(n,)`, on the scale of training.
-    pub(super) of_rows: Tensor,
 }
 
 impl LinearStart {
@@ -33,6 +31,14 @@ impl LinearStart {
     pub(super) fn of(data: &RunData<'_>, columns: &HeadColumns<'_>, shrinkage: f64) -> Result<Self, RidgeError> {
         let fitted = catching(|| Self::fit(data, columns, shrinkage)).and_then(std::convert::identity);
         fitted.map_err(|source| RidgeError { run: data.run.clone(), source })
+    }
+
+    /// The term of every row of `columns`, `(n,)`, on the scale of training.
+    pub(super) fn of_rows(&self, data: &RunData<'_>, columns: &HeadColumns<'_>) -> Result<Tensor, RidgeError> {
+        let all: Vec<i64> = (0..data.image_ids.len() as i64).collect();
+        let term = |rows: &[i64]| linear_term(&self.weights, &columns.rows(rows));
+        let terms = catching(|| Tensor::f_cat(&all.chunks(BATCH).map(term).collect::<Vec<_>>(), 0));
+        terms.and_then(std::convert::identity).map_err(|source| RidgeError { run: data.run.clone(), source })
     }
 
     /// The weights, shared.
@@ -56,9 +62,7 @@ impl LinearStart {
             0 => Tensor::zeros([0], (Kind::Float, Device::Cpu)),
             _ => fitted.next().expect("one per column that is read").to_kind(Kind::Float),
         });
-        let all: Vec<i64> = (0..data.image_ids.len() as i64).collect();
-        let terms: Vec<Tensor> = all.chunks(BATCH).map(|rows| linear_term(&weights, &columns.rows(rows))).collect();
-        Ok(Self { strength: shrunk.lambda(), of_rows: Tensor::f_cat(&terms, 0)?, weights })
+        Ok(Self { strength: shrunk.lambda(), weights })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The tensors that a network reads from a checkpoint, which may call them otherwise.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use super::{Checkpoint, CheckpointError, StoredDtype};
 use crate::layers::NamedTensors;
@@ -43,6 +44,32 @@ impl Wanted {
     /// # Errors
     /// A file cannot be read, or a value is not finite: every image would be rejected, and no reject could say why.
     pub fn content_hash(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
+        // Planning asks again and again, and checkpoints are large. A file that could not be looked at is read each time.
+        static KNOWN: Mutex<BTreeMap<[u8; 32], String>> = Mutex::new(BTreeMap::new());
+        let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = self.state_of(checkpoint);
+        if let Some(hash) = key.and_then(|key| known().get(&key).cloned()) {
+            return Ok(hash);
+        }
+        let hash = self.computed_hash(checkpoint)?;
+        if let Some(key) = key {
+            known().insert(key, hash.clone());
+        }
+        Ok(hash)
+    }
+
+    /// Hash of what is read and of the files' sizes and times of change.
+    fn state_of(&self, checkpoint: &Checkpoint) -> Option<[u8; 32]> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{:?}", (&self.names, &self.stored)).as_bytes());
+        for file in checkpoint.files() {
+            let metadata = file.metadata().ok()?;
+            hasher.update(format!("{file:?} {} {:?}", metadata.len(), metadata.modified().ok()?).as_bytes());
+        }
+        Some(*hasher.finalize().as_bytes())
+    }
+
+    fn computed_hash(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
         let mut hasher = blake3::Hasher::new();
         for (name, (stored, _)) in self.names.iter().zip(&self.stored) {
             let dtype = checkpoint.info(stored)?.dtype;

@@ -221,18 +221,8 @@ impl ScoreSet {
 
     /// Writes `scores`, which have no deviation, as [`Self::write_rows`] does.
     pub fn write_part(&self, store: &Store, scores: &[(ImageId, f64)]) -> Result<(), PartError> {
-        self.write_part_with(store, scores, &[])
-    }
-
-    /// As [`Self::write_part`], with `notes` in the part's metadata.
-    pub fn write_part_with(
-        &self,
-        store: &Store,
-        scores: &[(ImageId, f64)],
-        notes: &[(&str, String)],
-    ) -> Result<(), PartError> {
         let row = |(image_id, score): &(ImageId, f64)| ScoreRow { image_id: *image_id, score: *score, std: None };
-        self.write_rows_with(store, &scores.iter().map(row).collect::<Vec<_>>(), notes)
+        self.write_rows(store, &scores.iter().map(row).collect::<Vec<_>>())
     }
 
     /// Writes `rows` as one part, sorted by image, named by content. Writes nothing if `rows` is empty.
@@ -268,22 +258,21 @@ impl ScoreSet {
     /// All scores of this set, with their deviations.
     pub fn read_rows(&self, store: &Store) -> Result<HashMap<ImageId, ScoreRow>, PartError> {
         let mut found = HashMap::new();
-        for source in self.sources() {
+        for_each_batch(store, &self.prefix(), KIND, None, |columns, batch| {
+            let scores = columns.reals("score")?.values();
+            // Absent in older parts.
+            let stds = batch.column_by_name("score_std").map(|_| columns.reals("score_std")).transpose()?;
+            for (row, (image_id, score)) in columns.image_ids("image_id")?.into_iter().zip(scores).enumerate() {
+                let std = stds.and_then(|stds| real_at(stds, row));
+                found.entry(image_id).or_insert(ScoreRow { image_id, score: *score, std });
+            }
+            Ok(())
+        })?;
+        if let Some(source) = version1::source(self) {
             source.for_each(store, |image_id, score| {
                 found.entry(image_id).or_insert(ScoreRow { image_id, score, std: None });
             })?;
         }
-        let mut seen = HashSet::new();
-        for_each_batch(store, &self.prefix(), KIND, None, |columns, batch| {
-            // Absent in older parts.
-            let stds = batch.column_by_name("score_std").map(|_| columns.reals("score_std")).transpose()?;
-            for (row, id) in columns.image_ids("image_id")?.into_iter().enumerate() {
-                if let (true, Some(found), Some(stds)) = (seen.insert(id), found.get_mut(&id), stds) {
-                    found.std = real_at(stds, row);
-                }
-            }
-            Ok(())
-        })?;
         Ok(found)
     }
 

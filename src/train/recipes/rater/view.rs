@@ -1,5 +1,6 @@
 //! How a rating network sees pictures: random crops and flips in training, its own preprocessing in validation.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rand_mt::Mt64;
@@ -32,11 +33,11 @@ impl View for RaterView {
         // Every network takes the same number of draws.
         let [down, right, flip] = std::array::from_fn(|_| unit(generator));
         let mut picture = match self.crop_px {
-            Some(side) => cut(&enlarged(kept, side), side, down, right),
-            None => kept.clone(),
+            Some(side) => Cow::Owned(cut(&enlarged(kept, side), side, down, right)),
+            None => Cow::Borrowed(kept),
         };
         if self.flips && flip < FLIP_PROBABILITY {
-            flip_columns(&mut picture);
+            flip_columns(picture.to_mut());
         }
         self.prepare.whole(&picture).expect("the picture fits, and crops have a side that fits")
     }
@@ -47,14 +48,14 @@ impl View for RaterView {
 }
 
 /// `image`, enlarged if its shorter side is below `side` pixels.
-fn enlarged(image: &RgbImage8, side: u32) -> RgbImage8 {
+fn enlarged(image: &RgbImage8, side: u32) -> Cow<'_, RgbImage8> {
     let RgbImage8 { width_px, height_px, .. } = *image;
     let shorter = width_px.min(height_px);
     if shorter >= side {
-        return image.clone();
+        return Cow::Borrowed(image);
     }
     let scaled = |px: u32| (f64::from(px) * f64::from(side) / f64::from(shorter)).round() as u32;
-    resize_as_pillow(image, scaled(width_px), scaled(height_px), PillowFilter::Bilinear)
+    Cow::Owned(resize_as_pillow(image, scaled(width_px), scaled(height_px), PillowFilter::Bilinear))
 }
 
 /// The square of `side` pixels at a place that `down` and `right`, in [0, 1), choose.
@@ -103,8 +104,9 @@ mod tests {
 
     #[test]
     fn a_small_picture_is_enlarged_to_the_crop() {
-        let larger = enlarged(&counted(4, 3), 6);
+        let image = counted(4, 3);
+        let larger = enlarged(&image, 6);
         assert_eq!((larger.width_px, larger.height_px), (8, 6));
-        assert_eq!(enlarged(&counted(4, 3), 3), counted(4, 3));
+        assert_eq!(*enlarged(&counted(4, 3), 3), counted(4, 3));
     }
 }
