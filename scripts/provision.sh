@@ -72,7 +72,7 @@ command -v python3 >/dev/null || die "python3 is not installed (Debian, Ubuntu: 
 rm -rf "$dst/tmp"
 mkdir -p "$dst/whl" "$dst/tmp" || die "cannot write to $dst"
 free_mb=$(df -Pm "$dst" | awk 'NR == 2 { print $4 }')
-[ "$free_mb" -ge $need_mb ] || die "$dst needs $need_mb MB of free disk while unpacking, there are $free_mb MB"
+[ "$free_mb" -ge $need_mb ] || die "the $flavour set ($download to download) needs $need_mb MB of free disk while it is unpacked into $dst, which has $free_mb MB; free some, or set LIBTORCH to a libtorch $TORCH elsewhere"
 
 pip="python3 -m pip"
 if ! $pip --version >/dev/null 2>&1; then

@@ -1,5 +1,6 @@
 //! Set-up: what `scripts/provision.sh` does without a network, and that the program finds libtorch.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,15 +9,24 @@ struct Checkout(tempfile::TempDir);
 
 impl Checkout {
     fn new() -> Self {
-        // Not the system's folder for temporary files, which may be too small for the script's check of the free disk.
-        let checkout = Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder can be made"));
+        let checkout = Self(tempfile::tempdir().expect("a temporary folder can be made"));
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
         for entry in std::fs::read_dir(scripts).expect("the scripts can be listed") {
             let path = entry.expect("the scripts can be listed").path();
             let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
             checkout.write(&format!("scripts/{name}"), std::fs::read(&path).expect("a script can be read"));
         }
+        checkout.free_disk(20_000);
         checkout
+    }
+
+    /// Sets the megabytes of free disk that the script finds, whatever the disk of this machine has.
+    fn free_disk(&self, megabytes: u64) {
+        let df = format!(
+            "#!/bin/sh\necho 'Filesystem 1M-blocks Used Available Use% Mounted'\necho '/dev/x 1 1 {megabytes} 1% /'\n"
+        );
+        let path = self.write("bin/df", df);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a file can be made executable");
     }
 
     fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
@@ -34,6 +44,8 @@ impl Checkout {
         for inherited in ["LIBTORCH", "CUDA", "PIP_FIND_LINKS", "KEEP_WHEELS"] {
             command.env_remove(inherited);
         }
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", self.0.path().join("bin").display()));
         let output = command.envs(variables.iter().copied()).output().expect("sh can be started");
         assert!(output.stdout.is_empty(), "stdout is for data, and there is none");
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -77,6 +89,15 @@ mod where_wheels_are_pinned {
         for expected in ["539 MB", "scripts/libtorch-cpu.txt", "run this again", "set LIBTORCH", &wheels] {
             assert!(said.contains(expected), "lacks {expected:?}:\n{said}");
         }
+    }
+
+    #[test]
+    fn a_disk_too_full_to_unpack_on_is_refused_before_anything_is_fetched() {
+        let checkout = Checkout::new();
+        checkout.free_disk(6_298);
+        let (done, said) = checkout.provision(&[("CUDA", "1".as_ref())]);
+        assert!(!done && said.contains("the cuda set (2.5 GB to download) needs 10000 MB of free disk"), "{said}");
+        assert!(said.contains("which has 6298 MB") && !said.contains("downloading"), "{said}");
     }
 
     #[test]
