@@ -286,8 +286,19 @@ impl Values {
         self.len() == 0
     }
 
+    /// Writes the values into `bytes`, which has [`Self::n_bytes`] bytes, as they lie in memory.
+    pub(crate) fn write_to(&self, bytes: &mut [u8]) {
+        match self {
+            Self::U8(values) => bytes.copy_from_slice(values),
+            Self::F32(values) => {
+                let targets = bytes.chunks_exact_mut(4);
+                targets.zip(values).for_each(|(target, value)| target.copy_from_slice(&value.to_ne_bytes()));
+            }
+        }
+    }
+
     /// Number of bytes in memory.
-    pub(super) fn n_bytes(&self) -> usize {
+    pub(crate) fn n_bytes(&self) -> usize {
         match self {
             Self::U8(values) => values.len(),
             Self::F32(values) => 4 * values.len(),

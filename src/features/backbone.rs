@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::clip::{self, ClipOptions, ClipSettings};
 use super::dinov2::{self, Dinov2Options, Dinov2Settings};
@@ -11,10 +11,10 @@ use super::{
     CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind as _, ExtractorName, FeatureSettings,
     NetworkSettings,
 };
-use crate::train::Fill;
 use agiqa_images::RgbImage8;
+use agiqa_nets::device::Normalisation;
 use agiqa_nets::layers::{NamedTensors, NetworkError};
-use agiqa_nets::pixels::{IMAGENET_MEAN, IMAGENET_STD, normalise};
+use agiqa_nets::pixels::{IMAGENET_MEAN, IMAGENET_STD};
 use agiqa_nets::trained_head::tensors_to_bytes;
 use agiqa_nets::vit::{Vit, VitConfig};
 use agiqa_store::tables::features::FeatureSet;
@@ -177,20 +177,20 @@ impl Backbone {
         }
     }
 
-    /// How a square becomes its input.
-    pub(crate) fn fill(&self) -> Fill {
+    /// How its pixels become its input, on `device`.
+    pub(crate) fn normalisation(&self, device: Device) -> Normalisation {
         let (mean, std) = match &self.network {
             Network::Clip(..) => (agiqa_nets::clip::MEAN, agiqa_nets::clip::STD),
             Network::Dinov2(..) => (IMAGENET_MEAN, IMAGENET_STD),
         };
-        Box::new(move |image, input| normalise(image, mean, std, input))
+        Normalisation::new(mean, std, device)
     }
 
     /// f_a, f_b and f_1 of a batch by `vit`, `(b, d)` each, without mirror images. `multipliers` are those of
     /// [`Vit::forward_dropping`].
     ///
     /// # Shapes
-    /// - pixels: `(b, 3, s, s)`, from [`Self::fill`]
+    /// - pixels: `(b, 3, s, s)`, from [`Self::normalisation`]
     pub(crate) fn pooled(
         &self,
         vit: &Vit,
@@ -247,5 +247,95 @@ impl Backbone {
     /// Whether its extractor takes several sides and mirror images.
     pub(crate) fn takes_sides_and_mirror(&self) -> bool {
         matches!(self.network, Network::Clip(..))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::feature_sets;
+    use agiqa_images::DecodeLimits;
+    use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode};
+    use tch::Kind;
+
+    const TYPES: [(&str, Kind); 2] = [("f16", Kind::Half), ("bf16", Kind::BFloat16)];
+
+    /// Pictures of the folder `AGIQA_IMAGES`, or of `data.example`: `n` of them, evenly spaced in the order of names.
+    fn pictures(n: usize) -> Vec<RgbImage8> {
+        let folder = std::env::var("AGIQA_IMAGES").unwrap_or_else(|_| "data.example/images".to_owned());
+        let files =
+            std::fs::read_dir(&folder).expect("a folder of pictures").map(|entry| entry.expect("an entry").path());
+        let mut files: Vec<PathBuf> = files.collect();
+        files.sort();
+        let chosen = files.iter().step_by((files.len() / n).max(1)).take(n);
+        let decoded = |path: &PathBuf| {
+            let bytes = std::fs::read(path).expect("a picture");
+            agiqa_images::decode(&bytes, &DecodeLimits::default()).expect("a picture").1
+        };
+        chosen.map(decoded).collect()
+    }
+
+    fn batch(pictures: &[RgbImage8], side: u32, resize: impl Fn(&RgbImage8, u32) -> Vec<u8>) -> Tensor {
+        let pixels: Vec<u8> = pictures.iter().flat_map(|picture| resize(picture, side)).collect();
+        Tensor::from_slice(&pixels).view([-1, i64::from(side), i64::from(side), 3])
+    }
+
+    /// Prints the greatest error of `found`, relative to the greatest value of `expected`, and the least cosine between
+    /// their rows, `(n, d)`.
+    fn print_loss(words: &str, expected: &Tensor, found: &Tensor) {
+        let (expected, found) = (expected.to_kind(Kind::Double), found.to_kind(Kind::Double));
+        let error = (&found - &expected).abs().max() / expected.abs().max();
+        let norm = |xs: &Tensor| xs.square().sum_dim_intlist([1_i64].as_slice(), false, Kind::Double).sqrt();
+        let products = (&found * &expected).sum_dim_intlist([1_i64].as_slice(), false, Kind::Double);
+        let cosine = (products / (norm(&found) * norm(&expected))).min();
+        println!("| {words} | {:.1e} | {:.6} |", error.double_value(&[]), cosine.double_value(&[]));
+        assert!(error.double_value(&[]) < 0.5, "{words}: these are other numbers");
+    }
+
+    #[test]
+    #[ignore = "prints what products of 16 bits lose, in minutes: a CPU computes f16 slowly"]
+    fn what_products_of_16_bits_lose() {
+        let _no_grad = tch::no_grad_guard();
+        let pictures = pictures(16);
+        println!("| extractor, type, column | error | least cosine |\n|---|---|---|");
+        let networks =
+            [NetworkSettings::ClipB16(ClipOptions::default()), NetworkSettings::Dinov2S14(Dinov2Options::default())];
+        for network in networks {
+            let common = CommonSettings { device: DeviceChoice::Cpu, ..CommonSettings::default() };
+            let made = feature_sets(&FeatureSettings { network, common }).expect("`agiqa weights fetch` was run");
+            let backbone =
+                Backbone::of([&made.semantic, &made.quality], None, None, DeviceChoice::Cpu).expect("its own");
+            let tensors = backbone.tensors().expect("fetched weights");
+            let pixels = batch(&pictures, backbone.side_px(), backbone.resize());
+            let pixels = backbone.normalisation(Device::Cpu).forward(&pixels);
+            let columns = |kind| {
+                let vit = Vit::new(&backbone.config(), &tensors, Device::Cpu, kind).expect("its weights");
+                backbone.pooled(&vit, &pixels, |_, _| None)
+            };
+            let exact = columns(Kind::Float);
+            for (name, kind) in TYPES {
+                for ((column, exact), found) in backbone.columns().iter().zip(&exact).zip(columns(kind)) {
+                    print_loss(&format!("{}, {name}, {column}", backbone.name()), exact, &found);
+                }
+            }
+        }
+        let config = ManiqaConfig::vit_b8();
+        let invented = |(name, shape): (String, Vec<i64>)| {
+            let values = Tensor::from_slice(&agiqa_synth::values(&name, &shape, 20)).view(shape.as_slice());
+            (name, values)
+        };
+        let tensors: NamedTensors = config.parameters().into_iter().map(invented).collect();
+        let side = u32::try_from(config.vit.img_size).expect("a side");
+        let resize = |image: &RgbImage8, side| agiqa_images::interpolate_bicubic(image, side, side).pixels;
+        let pixels = batch(&pictures[..2], side, resize);
+        let pixels = Normalisation::new(config.pixel_mean, config.pixel_std, Device::Cpu).forward(&pixels);
+        let f_1 = |kind| {
+            let network = Maniqa::new(&config, &tensors, Device::Cpu, kind).expect("its weights");
+            network.forward(&pixels, Mode::Evaluate).f_1
+        };
+        let exact = f_1(Kind::Float);
+        for (name, kind) in TYPES {
+            print_loss(&format!("maniqa (invented weights, 2 pictures), {name}, f_1"), &exact, &f_1(kind));
+        }
     }
 }

@@ -21,7 +21,6 @@ use agiqa_images::{DECODER_VERSION, RgbImage8, interpolate_bicubic};
 use agiqa_nets::checkpoint::Checkpoint;
 use agiqa_nets::device::{Normalisation, placed};
 use agiqa_nets::maniqa::{Maniqa, ManiqaConfig, Mode, weights};
-use agiqa_nets::pixels::normalise;
 use agiqa_store::path_text;
 use agiqa_store::tables::features::FeatureKind;
 
@@ -137,37 +136,24 @@ impl ExtractorKind for ManiqaSettings {
     }
 }
 
-/// OpenCV's bicubic to the network's square, ignoring the aspect ratio, and the network's normalisation.
+/// OpenCV's bicubic to the network's square, ignoring the aspect ratio. The network normalises on its device.
 #[derive(Clone, Debug)]
 pub struct ManiqaPreprocessor {
     side_px: u32,
-    mean: [f32; 3],
-    std: [f32; 3],
 }
 
 impl ManiqaPreprocessor {
     /// The preprocessing with which a network of `config` was trained.
     pub fn of(config: &ManiqaConfig) -> Self {
-        let side_px = u32::try_from(config.vit.img_size).expect("a checked side");
-        Self { side_px, mean: config.pixel_mean, std: config.pixel_std }
-    }
-}
-
-impl ManiqaPreprocessor {
-    /// Fills `input` with the prepared `image`, three values per pixel of the network's square.
-    pub fn fill(&self, image: &RgbImage8, input: &mut [f32]) {
-        normalise(&self.resized(image), self.mean, self.std, input);
-    }
-
-    fn resized(&self, image: &RgbImage8) -> RgbImage8 {
-        interpolate_bicubic(image, self.side_px, self.side_px)
+        Self { side_px: u32::try_from(config.vit.img_size).expect("a checked side") }
     }
 }
 
 impl Preprocessor for ManiqaPreprocessor {
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
         let side = i64::from(self.side_px);
-        Ok(Input { values: Values::U8(self.resized(image).pixels), shape: vec![side, side, 3] })
+        let pixels = interpolate_bicubic(image, self.side_px, self.side_px).pixels;
+        Ok(Input { values: Values::U8(pixels), shape: vec![side, side, 3] })
     }
 }
 

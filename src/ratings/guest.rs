@@ -55,6 +55,12 @@ impl Guest for RatingGuest {
     }
 }
 
+impl From<Prepared> for Input {
+    fn from(Prepared { values, shape }: Prepared) -> Self {
+        Self { values: Values::F32(values), shape }
+    }
+}
+
 /// The network's preprocessor for the engine.
 struct Pictures(Arc<dyn Prepare>);
 
@@ -65,7 +71,7 @@ impl Preprocessor for Pictures {
 
     fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
         match self.0.prepare(image) {
-            Ok(Prepared { values, shape }) => Ok(Input { values: Values::F32(values), shape }),
+            Ok(prepared) => Ok(prepared.into()),
             Err(unfit) => {
                 let kind = match &unfit {
                     Unfit::TooSmall { .. } => "too-small",

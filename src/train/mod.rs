@@ -28,7 +28,7 @@ pub mod trainer;
 pub use augment::Augment;
 pub use data::DataError;
 pub use optimiser::{Adam, Gradient, Rule};
-pub use pictures::{Fill, PictureSettings, Pictures, PicturesError};
+pub use pictures::{PictureSettings, Pictures, PicturesError};
 pub use random::Draws;
 pub use runs::{Member, RunPlan, RunSeed, seeded_runs};
 pub use schedule::Schedule;

@@ -16,16 +16,16 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 
-use tch::Tensor;
+use tch::{Device, Kind, TchError, Tensor};
 
 use rand_mt::Mt64;
 
-use super::augment::{Augment, Motion};
+use super::augment::Augment;
 use super::in_order::in_order;
 use super::random::Draws;
-use crate::engine::{Failure, decode_verified};
+use crate::engine::{Failure, Input, Values, decode_verified};
 use agiqa_images::{DecodeLimits, RgbImage8};
-use agiqa_nets::raters::Prepared;
+use agiqa_nets::device::{host_bytes, sent};
 use agiqa_sources::Reader;
 use agiqa_store::identity::ImageId;
 use agiqa_store::interrupt::Interrupt;
@@ -71,9 +71,6 @@ pub(super) struct Location {
     pub(super) path: String,
 }
 
-/// Fills a network's input, three planes, from a picture with the right side.
-pub type Fill = Box<dyn Fn(&RgbImage8, &mut [f32]) + Send + Sync>;
-
 /// The pixels of a picture, resized to a square of a side.
 pub type Resize = fn(&RgbImage8, u32) -> Vec<u8>;
 
@@ -86,10 +83,10 @@ pub trait View: Send + Sync {
     fn kept(&self, image: RgbImage8) -> Result<RgbImage8, Failure>;
 
     /// The input of a training image: the kept picture, changed by what `generator` draws.
-    fn moved(&self, kept: &RgbImage8, generator: &mut Mt64) -> Prepared;
+    fn moved(&self, kept: &RgbImage8, generator: &mut Mt64) -> Input;
 
     /// The input of an image that is scored.
-    fn still(&self, kept: &RgbImage8) -> Prepared;
+    fn still(&self, kept: &RgbImage8) -> Input;
 }
 
 /// Settings of the pictures that a recipe trains on.
@@ -101,10 +98,10 @@ pub struct PictureSettings {
 }
 
 impl PictureSettings {
-    /// Pictures that `resize` makes squares of `side_px` pixels, changed by `augment` in training, which `fill` converts to
-    /// the network's input.
-    pub fn squares(side_px: u32, memory_mib: u32, augment: Augment, resize: Resize, fill: Fill) -> Self {
-        Self { memory_mib, view: Box::new(Squares { side_px, augment, resize, fill }) }
+    /// Pictures that `resize` makes squares of `side_px` pixels, changed by `augment` in training. The recipe gets their
+    /// pixels.
+    pub fn squares(side_px: u32, memory_mib: u32, augment: Augment, resize: Resize) -> Self {
+        Self { memory_mib, view: Box::new(Squares { side_px, augment, resize }) }
     }
 }
 
@@ -113,17 +110,12 @@ struct Squares {
     side_px: u32,
     augment: Augment,
     resize: Resize,
-    fill: Fill,
 }
 
 impl Squares {
-    fn input(&self, kept: &RgbImage8, motion: Motion) -> Prepared {
-        let side_px = self.side_px;
-        let mut pixels = vec![0; kept.pixels.len()];
-        motion.apply(&kept.pixels, side_px as usize, &mut pixels);
-        let mut values = vec![0.0; pixels.len()];
-        (self.fill)(&RgbImage8 { width_px: side_px, height_px: side_px, pixels }, &mut values);
-        Prepared { values, shape: vec![3, i64::from(side_px), i64::from(side_px)] }
+    fn input(&self, pixels: Vec<u8>) -> Input {
+        let side = i64::from(self.side_px);
+        Input { values: Values::U8(pixels), shape: vec![side, side, 3] }
     }
 }
 
@@ -133,25 +125,35 @@ impl View for Squares {
         Ok(RgbImage8 { width_px: self.side_px, height_px: self.side_px, pixels })
     }
 
-    fn moved(&self, kept: &RgbImage8, generator: &mut Mt64) -> Prepared {
-        self.input(kept, self.augment.draw(generator))
+    fn moved(&self, kept: &RgbImage8, generator: &mut Mt64) -> Input {
+        let mut pixels = vec![0; kept.pixels.len()];
+        self.augment.draw(generator).apply(&kept.pixels, self.side_px as usize, &mut pixels);
+        self.input(pixels)
     }
 
-    fn still(&self, kept: &RgbImage8) -> Prepared {
-        self.input(kept, Motion::STILL)
+    fn still(&self, kept: &RgbImage8) -> Input {
+        self.input(kept.pixels.clone())
     }
 }
 
-/// Inputs of some images as one tensor `(b, ..)`, if they have one shape.
-pub(super) fn stacked(inputs: &[Prepared]) -> Option<Tensor> {
-    let first = inputs.first()?;
-    if inputs.iter().any(|input| input.shape != first.shape) {
-        return None;
+/// Inputs of some images as one tensor `(b, ..)` on the CPU, if they have one shape. Pixels are u8, `(b, h, w, 3)`. The
+/// memory is pinned if `device` is a GPU, so that the copy there does not wait.
+pub(super) fn stacked(inputs: &[Input], device: Device) -> Result<Option<Tensor>, TchError> {
+    let Some(Input { values, shape }) = inputs.first() else { return Ok(None) };
+    if inputs.iter().any(|input| input.shape != *shape) {
+        return Ok(None);
     }
-    let mut values = Vec::with_capacity(inputs.len() * first.values.len());
-    inputs.iter().for_each(|input| values.extend_from_slice(&input.values));
-    let shape: Vec<i64> = std::iter::once(inputs.len() as i64).chain(first.shape.iter().copied()).collect();
-    Some(Tensor::from_slice(&values).view(shape.as_slice()))
+    let n_bytes = values.n_bytes();
+    let (bytes, ()) = host_bytes(inputs.len() * n_bytes, device, |target| {
+        let targets = target.chunks_exact_mut(n_bytes);
+        targets.zip(inputs).for_each(|(target, input)| input.values.write_to(target));
+    })?;
+    let kind = match values {
+        Values::U8(_) => Kind::Uint8,
+        Values::F32(_) => Kind::Float,
+    };
+    let shape: Vec<i64> = std::iter::once(inputs.len() as i64).chain(shape.iter().copied()).collect();
+    bytes.f_view_dtype(kind)?.f_view(shape.as_slice()).map(Some)
 }
 
 /// Resized images by row.
@@ -233,7 +235,7 @@ impl Pictures {
         epoch: u64,
         train_rows: &[i64],
         batch: &[i64],
-    ) -> Result<Vec<Prepared>, PicturesError> {
+    ) -> Result<Vec<Input>, PicturesError> {
         let input = |position: &i64| {
             let mut generator = draws.of_motion(epoch, *position as u64);
             self.with_kept(train_rows[*position as usize], |kept| self.settings.view.moved(kept, &mut generator))
@@ -241,26 +243,28 @@ impl Pictures {
         batch.iter().map(input).collect()
     }
 
-    /// Calls `each` for the images in `rows`, batch by batch, with their rows and a tensor `(b, ..)` on the CPU.
+    /// Calls `each` for the images in `rows`, batch by batch, with their rows and a tensor `(b, ..)` on `device`.
     ///
     /// # Errors
-    /// Fails if `each` fails, or if the file of resized images cannot be read.
+    /// Fails if `each` fails, if the file of resized images cannot be read, or if memory is short.
     ///
     /// # Panics
     /// Panics if the inputs of a batch have several shapes.
-    pub fn for_each_batch<E: From<PicturesError>>(
+    pub fn for_each_batch<E: From<PicturesError> + From<TchError>>(
         &self,
         rows: &[i64],
         batch_size: usize,
         n_threads: usize,
+        device: Device,
         mut each: impl FnMut(&[i64], Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
         let batches: Vec<&[i64]> = rows.chunks(batch_size).collect();
         let inputs = |i: usize| {
             batches[i].iter().map(|row| self.with_kept(*row, |kept| self.settings.view.still(kept))).collect()
         };
-        let _ = in_order(batches.len(), n_threads, inputs, |i, inputs: Result<Vec<Prepared>, PicturesError>| {
-            each(batches[i], stacked(&inputs?).expect("inputs of a batch have one shape"))?;
+        let _ = in_order(batches.len(), n_threads, inputs, |i, inputs: Result<Vec<Input>, PicturesError>| {
+            let inputs = stacked(&inputs?, device)?.expect("inputs of a batch have one shape");
+            each(batches[i], sent(&inputs, device)?)?;
             Ok::<_, E>(ControlFlow::Continue(()))
         })?;
         Ok(())
@@ -373,10 +377,7 @@ mod tests {
         let inputs = [5 * n_bytes, 0, 2 * n_bytes].map(|memory| {
             let mut keeper = Keeper::new(memory);
             (0..5).for_each(|i| keeper.keep(picture(i)).expect("it is kept"));
-            let fill: Fill = Box::new(|image, input| {
-                input.iter_mut().zip(&image.pixels).for_each(|(value, level)| *value = f32::from(*level));
-            });
-            let settings = PictureSettings::squares(16, 0, Augment::Horizontal, |image, _| image.pixels.clone(), fill);
+            let settings = PictureSettings::squares(16, 0, Augment::Horizontal, |image, _| image.pixels.clone());
             let kept = keeper.finish().expect("it is whole");
             let pictures = Pictures { settings, position_of: (0..5).map(Some).collect(), kept };
             assert_eq!(pictures.in_memory(), memory == 5 * n_bytes);
@@ -385,5 +386,21 @@ mod tests {
         });
         assert_eq!(inputs[0].len(), 4);
         assert!(inputs[0] == inputs[1] && inputs[0] == inputs[2]);
+    }
+
+    #[test]
+    fn inputs_of_one_shape_become_one_tensor_of_their_type() {
+        let pixels = |level| Input { values: Values::U8(vec![level; 6]), shape: vec![1, 2, 3] };
+        let stack = stacked(&[pixels(1), pixels(250)], Device::Cpu).expect("memory").expect("one shape");
+        assert_eq!((stack.kind(), stack.size()), (Kind::Uint8, vec![2, 1, 2, 3]));
+        assert_eq!(
+            Vec::<u8>::try_from(stack.flatten(0, -1)).expect("bytes"),
+            [1, 1, 1, 1, 1, 1, 250, 250, 250, 250, 250, 250]
+        );
+        let values =
+            |values: &[f32]| Input { values: Values::F32(values.to_vec()), shape: vec![values.len() as i64, 1] };
+        let stack = stacked(&[values(&[0.5, -1.5]), values(&[2.5, 3.5])], Device::Cpu).expect("memory");
+        assert_eq!(stack, Some(Tensor::from_slice(&[0.5_f32, -1.5, 2.5, 3.5]).view([2, 2, 1])));
+        assert_eq!(stacked(&[values(&[0.5]), values(&[2.5, 3.5])], Device::Cpu).expect("memory"), None);
     }
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, View};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
 
@@ -61,6 +61,11 @@ impl Standardisation {
     /// Shares the same tensors.
     pub fn share(&self) -> Self {
         Self { mean: self.mean.shallow_clone(), scale: self.scale.shallow_clone() }
+    }
+
+    /// The same on `device`.
+    pub fn on(&self, device: Device) -> Self {
+        Self { mean: self.mean.to_device(device), scale: self.scale.to_device(device) }
     }
 
     /// Applies it to `xs`, `(b, d)`.

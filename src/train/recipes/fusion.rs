@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tch::Tensor;
+use tch::{Device, TchError, Tensor};
 
 use super::{JointSettings, KernelSettings};
 use crate::train::trainer::{Batch, RunData};
 use crate::train::{TrainSettings, TrainSettingsError};
+use agiqa_nets::device::sent;
 use agiqa_nets::fusion::{FusionConfig, Gate, ProjectionMasks};
 use agiqa_nets::trained_head::Standardisation;
 use agiqa_store::tables::models;
@@ -226,6 +227,7 @@ pub(super) struct HeadColumns<'a> {
     pub(super) raw: Vec<Tensor>,
     /// One per column.
     pub(super) standardisations: Vec<Standardisation>,
+    device: Device,
 }
 
 impl<'a> HeadColumns<'a> {
@@ -242,12 +244,30 @@ impl<'a> HeadColumns<'a> {
             }
         };
         let standardisations = raw.iter().map(standardisation).collect();
-        Self { data, config, dropout: [settings.input_dropout, settings.dropout], raw, standardisations }
+        let dropout = [settings.input_dropout, settings.dropout];
+        Self { data, config, dropout, raw, standardisations, device: Device::Cpu }
+    }
+
+    /// The same columns on `device`, where batches and masks are then, too.
+    ///
+    /// # Errors
+    /// The device's memory is short.
+    pub(super) fn on(mut self, device: Device) -> Result<Self, TchError> {
+        self.device = device;
+        self.raw = self.raw.iter().map(|column| column.f_to_device(device)).collect::<Result<_, _>>()?;
+        self.standardisations =
+            self.standardisations.iter().map(|standardisation| standardisation.on(device)).collect();
+        Ok(self)
+    }
+
+    /// A tensor of the CPU on the columns' device.
+    fn sent(&self, tensor: &Tensor) -> Tensor {
+        sent(tensor, self.device).expect("libtorch places the tensor")
     }
 
     /// The columns of `rows`, standardised.
     pub(super) fn rows(&self, rows: &[i64]) -> Vec<Tensor> {
-        let rows = Tensor::from_slice(rows);
+        let rows = self.sent(&Tensor::from_slice(rows));
         let columns = self.raw.iter().zip(&self.standardisations);
         columns.map(|(column, standardisation)| standardisation.apply(&column.index_select(0, &rows))).collect()
     }
@@ -261,7 +281,7 @@ impl<'a> HeadColumns<'a> {
                 return column;
             }
             let shape = [column.size()[0], column.size()[1]];
-            column * self.data.draws.mask(batch.step, index as u64, input_dropout, shape)
+            column * self.sent(&self.data.draws.mask(batch.step, index as u64, input_dropout, shape))
         };
         columns.map(dropped).collect()
     }
@@ -271,7 +291,7 @@ impl<'a> HeadColumns<'a> {
         let [_, dropout] = self.dropout;
         let [semantic, coherence, _] = self.config.projected();
         let n = batch.rows.len() as i64;
-        let mask = |index, width| self.data.draws.mask(batch.step, index, dropout, [n, width]);
+        let mask = |index, width| self.sent(&self.data.draws.mask(batch.step, index, dropout, [n, width]));
         (dropout > 0.0).then(|| ProjectionMasks { semantic: mask(3, semantic), coherence: mask(4, coherence) })
     }
 }

@@ -9,11 +9,11 @@ use tch::{Device, Tensor};
 use super::selection::{self, Best};
 use super::state::{self, LossSum, Position};
 use super::{Batch, Course, Exported, Lesson, Pace, RecipeError, RunData, StepLoss, TrainError, Validated, Weights};
+use crate::engine::Input;
 use crate::features::catching;
 use crate::train::KeepEpoch;
 use crate::train::in_order::in_order;
 use crate::train::pictures::{PicturesError, stacked};
-use agiqa_nets::raters::Prepared;
 use agiqa_store::console::Progress;
 use agiqa_store::stage::StageContext;
 use agiqa_store::tables::models::{self, EpochRecord};
@@ -200,7 +200,7 @@ impl<L: Lesson> Run<'_, L> {
         let order = data.draws.order(epoch, self.n_train());
         let n_done = (weights.n_steps() - epoch * self.n_steps_per_epoch()) as usize;
         let batches: Vec<&[i64]> = order.chunks(data.settings.batch_size as usize).skip(n_done).collect();
-        let mut train_on = |i: usize, inputs: Option<Vec<Prepared>>| {
+        let mut train_on = |i: usize, inputs: Option<Vec<Input>>| {
             if self.context.interrupt.is_raised() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -219,7 +219,7 @@ impl<L: Lesson> Run<'_, L> {
                 // Tensors cannot be shared with other threads.
                 let (draws, train_rows) = (data.draws, data.part(Part::Train));
                 let inputs = |i: usize| pictures.training_inputs(draws, epoch, train_rows, batches[i]);
-                in_order(batches.len(), data.n_threads, inputs, |i, inputs: Result<Vec<Prepared>, PicturesError>| {
+                in_order(batches.len(), data.n_threads, inputs, |i, inputs: Result<Vec<Input>, PicturesError>| {
                     train_on(i, Some(inputs?))
                 })?
             }
@@ -255,7 +255,7 @@ impl<L: Lesson> Run<'_, L> {
         weights: &mut Weights,
         position: &mut Position,
         positions: &[i64],
-        inputs: Option<Vec<Prepared>>,
+        inputs: Option<Vec<Input>>,
     ) -> Result<(), TrainError> {
         let (data, step) = (self.data, weights.n_steps());
         let train_rows = data.part(Part::Train);
@@ -264,9 +264,14 @@ impl<L: Lesson> Run<'_, L> {
         let loss = self.catching(step + 1, || {
             let targets = self.targets.index_select(0, &Tensor::from_slice(positions));
             let inputs = inputs.unwrap_or_default();
-            let pixels = stacked(&inputs);
-            let one = |input: &Prepared| Tensor::from_slice(&input.values).view(input.shape.as_slice());
-            let varied = if pixels.is_some() { Vec::new() } else { inputs.iter().map(one).collect() };
+            let device = self.lesson.device();
+            let pixels = stacked(&inputs, device)?;
+            let varied = match pixels {
+                Some(_) => Vec::new(),
+                None => {
+                    inputs.chunks(1).filter_map(|one| stacked(one, device).transpose()).collect::<Result<_, _>>()?
+                }
+            };
             let batch = Batch { step, learning_rate, rows: rows.clone(), targets, pixels, varied };
             self.lesson.step(network, weights, &batch)
         })??;

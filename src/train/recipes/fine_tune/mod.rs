@@ -26,6 +26,7 @@ use crate::train::trainer::{
     StepLoss, TrainError, Tuning, Validated, Weights, by_steps,
 };
 use crate::train::{TrainSettings, TrainSettingsError};
+use agiqa_nets::device::Normalisation;
 use agiqa_nets::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES, ProjectionMasks};
 use agiqa_nets::layers::{NamedTensors, NetworkError};
 use agiqa_nets::trained_head::{Standardisation, TrainedHead, linear_term};
@@ -179,7 +180,7 @@ impl Recipe for FineTuneRecipe {
         let backbone = self.backbone()?;
         let (side_px, memory_mib) = (backbone.side_px(), self.settings.image_memory_mib);
         let (augment, resize) = (self.settings.augment, backbone.resize());
-        Ok(Some(PictureSettings::squares(side_px, memory_mib, augment, resize, backbone.fill())))
+        Ok(Some(PictureSettings::squares(side_px, memory_mib, augment, resize)))
     }
 
     fn pace(&self) -> Pace {
@@ -230,6 +231,7 @@ impl Course for FineTuneRecipe {
         let device = self.settings.device.device()?;
         Ok(FineTuneLesson {
             mirror: self.mirror(&backbone),
+            normalisation: backbone.normalisation(device),
             recipe: self,
             data,
             backbone,
@@ -247,6 +249,7 @@ pub struct FineTuneLesson<'a> {
     data: &'a RunData<'a>,
     backbone: Backbone,
     mirror: bool,
+    normalisation: Normalisation,
     config: FusionConfig,
     /// The cached columns of the untrained network.
     columns: HeadColumns<'a>,
@@ -342,16 +345,12 @@ impl Lesson for FineTuneLesson<'_> {
     fn network(&self, tensors: &NamedTensors) -> Result<FineTuned, NetworkError> {
         let of_vit = tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(VIT)?, tensor)));
         let of_vit = of_vit.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect();
-        let on_device = |xs: &Tensor| xs.to_device(self.device);
         let parameters = PARAMETER_NAMES.map(|name| tensors[name].shallow_clone());
         Ok(FineTuned {
             vit: Vit::new(&self.backbone.config(), &of_vit, self.device, self.recipe.settings.dtype().kind())?,
             head: FusionHead::new(self.config, parameters),
-            inputs: [0, 1, 2].map(|i: usize| {
-                let Standardisation { mean, scale } = &self.columns.standardisations[i];
-                Standardisation { mean: on_device(mean), scale: on_device(scale) }
-            }),
-            linear: self.linear.as_ref().map(|linear| linear.weights.each_ref().map(on_device)),
+            inputs: [0, 1, 2].map(|i: usize| self.columns.standardisations[i].on(self.device)),
+            linear: self.linear.as_ref().map(|linear| linear.weights.each_ref().map(|xs| xs.to_device(self.device))),
         })
     }
 
@@ -366,7 +365,7 @@ impl Lesson for FineTuneLesson<'_> {
                 let drawn = || part(&Tensor::from_slice(&draws.depth(batch.step, block, half, share, n_images)));
                 (share > 0.0).then(drawn)
             };
-            let pixels = self.cropped(part(pixels), batch.step);
+            let pixels = self.cropped(self.normalisation.forward(&part(pixels)), batch.step);
             let columns = network.standardised(self.backbone.pooled(&network.vit, &pixels, multipliers));
             let dropped = match &input_masks {
                 Some(masks) => [0, 1, 2].map(|i: usize| &columns[i] * part(&masks[i])),
@@ -397,8 +396,8 @@ impl Lesson for FineTuneLesson<'_> {
         let (data, rows) = (self.data, self.data.part(Part::Validation));
         let batch_size = if self.device == Device::Cpu { CPU_BATCH } else { GPU_BATCH };
         let mut columns = [Vec::new(), Vec::new(), Vec::new()];
-        data.pictures().for_each_batch(rows, batch_size, data.n_threads, |_, pixels| {
-            let pixels = pixels.to_device(self.device);
+        data.pictures().for_each_batch(rows, batch_size, data.n_threads, self.device, |_, pixels| {
+            let pixels = self.normalisation.forward(&pixels);
             let pooled = |pixels: &Tensor| self.backbone.pooled(&network.vit, pixels, |_, _| None);
             let mut found = pooled(&pixels);
             if self.mirror {

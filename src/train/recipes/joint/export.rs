@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::JointLesson;
 use crate::features::FeaturePair;
@@ -31,7 +31,7 @@ impl JointLesson<'_> {
     /// The fusion module as a head over cached columns.
     fn head(&self, tensors: &NamedTensors) -> TrainedHead {
         let parameters = PARAMETER_NAMES.map(|name| tensors[name].shallow_clone());
-        let [f_a, f_b] = [0, 1].map(|i: usize| self.columns.standardisations[i].share());
+        let [f_a, f_b] = [0, 1].map(|i: usize| self.columns.standardisations[i].on(Device::Cpu));
         let f_1 = Standardisation::identity(self.config.fusion.quality_dim);
         TrainedHead {
             head: FusionHead::new(self.config.fusion, parameters),

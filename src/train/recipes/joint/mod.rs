@@ -14,7 +14,7 @@ use agiqa_judge::metrics;
 use tch::{Device, Kind, Tensor};
 
 use super::fusion::{HeadColumns, HeadSettings};
-use crate::features::maniqa::{ManiqaOptions, ManiqaPreprocessor};
+use crate::features::maniqa::ManiqaOptions;
 use crate::features::{CommonSettings, FeatureSettings, FeatureStage, NetworkSettings};
 use crate::train::head_inputs;
 use crate::train::initial::initial;
@@ -24,6 +24,7 @@ use crate::train::trainer::{
     TrainError, Validated, Weights, by_steps, in_words,
 };
 use crate::train::{TrainSettings, TrainSettingsError};
+use agiqa_nets::device::Normalisation;
 use agiqa_nets::fusion::ProjectionMasks;
 use agiqa_nets::layers::{NamedTensors, NetworkError};
 use agiqa_nets::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
@@ -139,11 +140,9 @@ impl Recipe for JointRecipe {
 
     fn pictures(&self) -> Result<Option<PictureSettings>, RecipeError> {
         let config = self.config()?.maniqa;
-        let preprocessor = ManiqaPreprocessor::of(&config);
         let (side_px, memory_mib) = (u32::try_from(config.vit.img_size)?, self.joint.image_memory_mib);
         let resize = |image: &_, side_px| interpolate_bicubic(image, side_px, side_px).pixels;
-        let fill = Box::new(move |image: &_, input: &mut [f32]| preprocessor.fill(image, input));
-        Ok(Some(PictureSettings::squares(side_px, memory_mib, self.joint.augment, resize, fill)))
+        Ok(Some(PictureSettings::squares(side_px, memory_mib, self.joint.augment, resize)))
     }
 
     fn pace(&self) -> Pace {
@@ -183,13 +182,14 @@ impl Course for JointRecipe {
     }
 
     fn lesson<'a>(&'a self, data: &'a RunData<'_>) -> Result<JointLesson<'a>, RecipeError> {
-        let config = self.config()?;
+        let (config, device) = (self.config()?, self.joint.device.device()?);
         Ok(JointLesson {
             recipe: self,
-            columns: HeadColumns::new(data, &self.head, config.fusion),
+            columns: HeadColumns::new(data, &self.head, config.fusion).on(device)?,
+            normalisation: Normalisation::new(config.maniqa.pixel_mean, config.maniqa.pixel_std, device),
             labels: data.label_scale(),
             least_target: data.targets().min(),
-            device: self.joint.device.device()?,
+            device,
             data,
             config,
         })
@@ -201,8 +201,9 @@ pub struct JointLesson<'a> {
     recipe: &'a JointRecipe,
     data: &'a RunData<'a>,
     config: MaAgiqaConfig,
-    /// f_a and f_b.
+    /// f_a and f_b, on the device.
     columns: HeadColumns<'a>,
+    normalisation: Normalisation,
     labels: LabelScale,
     /// The smallest label of the training part. It corresponds to a rating of 0.
     least_target: Tensor,
@@ -249,7 +250,7 @@ impl Lesson for JointLesson<'_> {
         let pixels = batch.pixels.as_ref().expect("the recipe asked for pictures");
         let (columns, masks) = (self.columns.batch(batch), self.columns.masks(batch));
         let loss = |part: &dyn Fn(&Tensor) -> Tensor| {
-            let maniqa = network.maniqa().forward(&part(pixels), Mode::Train);
+            let maniqa = network.maniqa().forward(&self.normalisation.forward(&part(pixels)), Mode::Train);
             let masks = masks.as_ref().map(|ProjectionMasks { semantic, coherence }| ProjectionMasks {
                 semantic: part(semantic),
                 coherence: part(coherence),
@@ -274,10 +275,9 @@ impl Lesson for JointLesson<'_> {
         let LabelScale { scale, offset } = self.labels;
         let mut validated = Validated::default();
         let (mut ratings, mut n_above_0) = (Vec::with_capacity(rows.len()), 0.0);
-        data.pictures().for_each_batch(rows, batch_size, data.n_threads, |rows, pixels| {
-            let columns = self.columns.rows(rows).into_iter().map(|column| column.to_device(self.device));
-            let columns: Vec<Tensor> = columns.collect();
-            let output = network.forward(&pixels.to_device(self.device), &columns[0], &columns[1], Mode::Evaluate);
+        data.pictures().for_each_batch(rows, batch_size, data.n_threads, self.device, |rows, pixels| {
+            let (columns, pixels) = (self.columns.rows(rows), self.normalisation.forward(&pixels));
+            let output = network.forward(&pixels, &columns[0], &columns[1], Mode::Evaluate);
             let raw = Vec::<f32>::try_from(output.fusion.score.to_device(Device::Cpu))?;
             validated.scores.extend(raw.into_iter().map(|raw| f64::from(raw) * scale + offset));
             let rated = Vec::<f32>::try_from(output.maniqa.rating().to_device(Device::Cpu))?;

@@ -20,6 +20,7 @@ use crate::train::trainer::{
     Application, Batch, Course, Exported, Finished, Lesson, Loss, Pace, Recipe, RecipeError, RunData, StepLoss,
     TrainError, Validated, Weights, by_steps,
 };
+use agiqa_nets::device::sent;
 use agiqa_nets::layers::{NamedTensors, NetworkError, Phase};
 use agiqa_nets::raters::{Prepare, Rater, RaterName, RaterStart};
 use agiqa_nets::trained_head::{LabelScale, tensors_to_bytes};
@@ -275,7 +276,10 @@ impl Lesson for RaterLesson<'_> {
                 Some(pixels) => network.rate(&part(pixels)),
                 None => {
                     let places = Vec::<i64>::try_from(part(&places).to_device(Device::Cpu)).expect("whole numbers");
-                    let input = |place: &i64| batch.varied[*place as usize].unsqueeze(0).to_device(self.device);
+                    let input = |place: &i64| {
+                        let input = &batch.varied[*place as usize];
+                        sent(input, self.device).expect("libtorch places the tensor")
+                    };
                     Tensor::cat(&places.iter().map(|place| network.rate(&input(place))).collect::<Vec<_>>(), 0)
                 }
             };
@@ -292,8 +296,8 @@ impl Lesson for RaterLesson<'_> {
         let rows = data.part(Part::Validation);
         let batch_size = if self.device != Device::Cpu && self.prepare.has_one_shape() { GPU_BATCH } else { 1 };
         let mut validated = Validated::default();
-        data.pictures().for_each_batch(rows, batch_size, data.n_threads, |_, inputs| {
-            let ratings = network.rate(&inputs.to_device(self.device)).to_device(Device::Cpu);
+        data.pictures().for_each_batch(rows, batch_size, data.n_threads, self.device, |_, inputs| {
+            let ratings = network.rate(&inputs).to_device(Device::Cpu);
             let ratings = Vec::<f64>::try_from(ratings.to_kind(Kind::Double))?;
             validated.scores.extend(ratings.into_iter().map(|rating| rating * scale + offset));
             Ok::<_, RecipeError>(())

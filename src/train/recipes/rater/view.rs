@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use rand_mt::Mt64;
 
-use crate::engine::Failure;
+use crate::engine::{Failure, Input};
 use crate::train::pictures::View;
 use crate::train::random::unit;
 use agiqa_images::{PillowFilter, RgbImage8, resize_as_pillow};
-use agiqa_nets::raters::{Prepare, Prepared};
+use agiqa_nets::raters::Prepare;
 
 /// Probability of a flip.
 const FLIP_PROBABILITY: f64 = 0.5;
@@ -29,7 +29,7 @@ impl View for RaterView {
         kept.map_err(|unfit| Failure { kind: "unfit", message: unfit.to_string() })
     }
 
-    fn moved(&self, kept: &RgbImage8, generator: &mut Mt64) -> Prepared {
+    fn moved(&self, kept: &RgbImage8, generator: &mut Mt64) -> Input {
         // Every network takes the same number of draws.
         let [down, right, flip] = std::array::from_fn(|_| unit(generator));
         let mut picture = match self.crop_px {
@@ -39,11 +39,11 @@ impl View for RaterView {
         if self.flips && flip < FLIP_PROBABILITY {
             flip_columns(picture.to_mut());
         }
-        self.prepare.whole(&picture).expect("the picture fits, and crops have a side that fits")
+        self.prepare.whole(&picture).expect("the picture fits, and crops have a side that fits").into()
     }
 
-    fn still(&self, kept: &RgbImage8) -> Prepared {
-        self.prepare.prepare(kept).expect("the picture fits")
+    fn still(&self, kept: &RgbImage8) -> Input {
+        self.prepare.prepare(kept).expect("the picture fits").into()
     }
 }
 
