@@ -172,7 +172,7 @@ pub enum SplitError {
         hint: &'static str,
     },
     /// The generator to hold out has no images.
-    #[error("no image was made by generator `{generator}`; the generators are: {}", known.join(", "))]
+    #[error("no image was made by generator `{generator}`; the generators are: {}", agiqa_suggest::choices(generator, known.iter().map(String::as_str)))]
     UnknownGenerator { generator: String, known: Vec<String> },
     /// The column that the split needs is empty in all rows.
     #[error(

@@ -113,7 +113,9 @@ fn published_parameter_files_are_present_and_one_of_another_size_is_damaged() {
 #[test]
 fn unknown_weights_name_those_there_are() {
     let dir = TestDir::new();
-    agiqa(&dir, &["weights", "fetch", "dino"]).exits(2).says("no weights are called `dino`; known weights: dinov2-s14");
+    agiqa(&dir, &["weights", "fetch", "dino"])
+        .exits(2)
+        .says("no weights are called `dino`; the weights are: dinov2-s14");
 }
 
 #[test]

@@ -25,6 +25,12 @@ pub fn question<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -
     nearest(word, candidates).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
+/// The names that exist, and a question if one of them resembles `word`: ``a, b, c; did you mean `b`?``, or `none`.
+pub fn choices<'a>(word: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    let listed = names.clone().into_iter().collect::<Vec<_>>().join(", ");
+    format!("{}{}", if listed.is_empty() { "none" } else { &listed }, question(word, names))
+}
+
 /// From 0 for nothing in common to 1 for equal.
 fn resemblance(a: &str, b: &str) -> f64 {
     let edited = strsim::normalized_damerau_levenshtein(a, b);
@@ -46,6 +52,8 @@ mod tests {
         assert_eq!(nearest("imagse", ["splits", "images", "metrics"]), Some("images"));
         assert_eq!(nearest("epocs", ["epochs", "lr", "batch"]), Some("epochs"));
         assert_eq!(question("Genrator", ["generator"]), "; did you mean `generator`?");
+        assert_eq!(choices("mso", ["mos", "name"]), "mos, name; did you mean `mos`?");
+        assert_eq!(choices("mso", []), "none");
     }
 
     #[test]

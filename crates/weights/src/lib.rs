@@ -45,8 +45,8 @@ pub fn params_folder() -> PathBuf {
 pub enum WeightsError {
     /// The name is not in the manifest.
     #[error(
-        "no weights are called `{name}`; known weights: {}",
-        manifest().iter().map(|weights| weights.name.as_str()).collect::<Vec<_>>().join(", ")
+        "no weights are called `{name}`; the weights are: {}",
+        agiqa_suggest::choices(name, manifest().iter().map(|weights| weights.name.as_str()))
     )]
     Unknown { name: String },
     /// A file is absent.

@@ -23,6 +23,10 @@ use super::features::FeatureSet;
 use crate::identity::Fingerprint;
 use crate::store::{Store, StoreError};
 
+fn choices(word: &PartitionName, names: &[String]) -> String {
+    agiqa_suggest::choices(word.as_str(), names.iter().map(String::as_str))
+}
+
 /// A run's record cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
@@ -31,10 +35,10 @@ pub enum RunRecordError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The run does not exist.
-    #[error("no finished run `{run}` in store `{url}`; the finished runs are: {}", known.join(", "))]
+    #[error("no finished run `{run}` in store `{url}`; the finished runs are: {}", choices(run, known))]
     Absent { run: PartitionName, url: String, known: Vec<String> },
     /// No run belongs to the group.
-    #[error("no run of group `{group}` in store `{url}`; the groups are: {}", groups.join(", "))]
+    #[error("no run of group `{group}` in store `{url}`; the groups are: {}", choices(group, groups))]
     NoGroup { group: PartitionName, url: String, groups: Vec<String> },
     /// This program cannot read the record.
     #[error("`{path}` in store `{url}` is not a run's record that this agiqa reads; train again")]
