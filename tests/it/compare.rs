@@ -33,7 +33,7 @@ fn mos(index: u32) -> f64 {
 }
 
 /// A store with a dataset of the paper's name, half of it the test part of split `half`, and no scores.
-fn store(dir: &TestDir) -> Store {
+pub fn store(dir: &TestDir) -> Store {
     let url = dir.path().join("store").display().to_string();
     let store = Store::open(&url, OpenMode::CreateIfMissing).expect("a store can be made");
     let row = |index: u32| ImageRow {
@@ -72,9 +72,16 @@ fn add(store: &Store, method: &str, direction: Direction, score: impl Fn(u32) ->
     set.write_part(store, &scores).expect("scores can be written");
 }
 
+/// A good method, the paper's `niqe` with noise, and a method without a relation that lacks an image.
+pub fn add_methods(store: &Store) {
+    add(store, "good", Direction::Higher, |i| Some(mos(i) + 0.5 * noise(2, i)));
+    add(store, "niqe", Direction::Lower, |i| Some(-mos(i) + 4.0 * noise(3, i)));
+    add(store, "none", Direction::Lower, |i| (i != 4).then(|| noise(5, i)));
+}
+
 const COMPARE: [&str; 5] = ["compare", "--store", "store", "--dataset", "agiqa-3k"];
 
-fn args<'a>(more: &[&'a str]) -> Vec<&'a str> {
+pub fn args<'a>(more: &[&'a str]) -> Vec<&'a str> {
     COMPARE.into_iter().chain(more.iter().copied()).collect()
 }
 
@@ -83,9 +90,7 @@ fn args<'a>(more: &[&'a str]) -> Vec<&'a str> {
 fn methods_are_ranked_whatever_their_direction_with_the_papers_figures_beside() {
     let dir = TestDir::new();
     let store = store(&dir);
-    add(&store, "good", Direction::Higher, |i| Some(mos(i) + 0.5 * noise(2, i)));
-    add(&store, "niqe", Direction::Lower, |i| Some(-mos(i) + 4.0 * noise(3, i)));
-    add(&store, "none", Direction::Lower, |i| (i != 4).then(|| noise(5, i)));
+    add_methods(&store);
     let ran = dir.agiqa(&args(&["--split", "half"])).exits(0).says("3 methods on 120 images; best: good");
     let ran =
         ran.prints("agiqa-3k, test part of split half; 95 % bootstrap intervals").prints("0.5236 0.5668 0.3637 0.8260");

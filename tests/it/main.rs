@@ -48,6 +48,7 @@ mod scored;
 mod select;
 mod settings;
 mod setup;
+mod snapshots;
 mod splits;
 mod store;
 mod synth;
