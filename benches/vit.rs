@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use agiqa_nets::vit::{Vit, VitConfig};
+use agiqa_nets::onnx::OnnxFile;
+use agiqa_nets::vit::{Tap, Vit, VitConfig};
 use agiqa_nets::{clip, dinov2};
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -39,10 +40,12 @@ impl Case {
 
     fn network(self, kind: Kind) -> Vit {
         let path = agiqa_weights::locate(self.weights).expect("run `agiqa weights fetch` first");
-        match self.weights {
-            "clip-b16" => clip::load_package(&path, Device::Cpu, kind).expect("the weights load"),
-            _ => dinov2::load(&path, Device::Cpu, kind).expect("the weights load"),
-        }
+        let onnx = || OnnxFile::read(&path).expect("an ONNX file");
+        let tensors = match self.weights {
+            "clip-b16" => clip::package_tensors(&onnx(), &self.config()).expect("CLIP"),
+            _ => dinov2::tensors_of(&path).expect("DINOv2"),
+        };
+        Vit::for_features(&self.config(), tensors, Device::Cpu, kind).expect("the tensors fit")
     }
 
     /// Sizes `(m, k, n)` of the products of a block, and how many of each.
@@ -76,7 +79,7 @@ fn network(bencher: Bencher, case: Case, kind: Kind) {
     tch::set_num_threads(1);
     let network = case.network(kind);
     let pixels = Tensor::rand([1, 3, case.side_px, case.side_px], (Kind::Float, Device::Cpu));
-    bencher.counter(case.n_operations()).bench_local(|| network.forward_blocks(&pixels, &[11]));
+    bencher.counter(case.n_operations()).bench_local(|| network.forward_taps(&pixels, &[Tap::Block(11)], |_, _| ()));
 }
 
 #[divan::bench(args = CASES, sample_count = 12)]

@@ -16,7 +16,7 @@ use agiqa_nets::device::{self, Fetch, forbid_tf32, rounds_inputs};
 use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::maniqa::{BackboneConfig, Maniqa, ManiqaConfig, Mode};
 use agiqa_nets::mplug_owl2::{self, AbstractorConfig, Config, DecoderConfig, MplugOwl2, PromptIds, VisionConfig};
-use agiqa_nets::vit::Vit;
+use agiqa_nets::vit::{Tap, Vit};
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::FeatureSet;
@@ -78,7 +78,11 @@ fn vit(device: Device, kind: Kind) -> Result<Vectors, Failure> {
     let tensors: NamedTensors = config.parameters().into_iter().filter_map(of_vit).collect();
     let network = Vit::for_features(&config.vit_config(), tensors, device, kind)?;
     let last = network.config().n_blocks - 1;
-    Ok(Box::new(move |pixels| network.forward_blocks(pixels, &[last]).remove(0).flatten(1, -1)))
+    Ok(Box::new(move |pixels| {
+        let mut vectors = Tensor::new();
+        network.forward_taps(pixels, &[Tap::Block(last)], |_, tokens| vectors = tokens.flatten(1, -1));
+        vectors
+    }))
 }
 
 /// mPLUG-Owl2 as small as it may be; its checkpoint is written into `folder`.

@@ -54,7 +54,7 @@ impl GuestSettings for BaselineSettings {
             stage: "baseline",
             title: format!("baseline {}", methods.join(",")),
             unit: "scores",
-            done: "scores are there",
+            done: "scores are present",
             lacking: "scores are lacking",
             retry_hint: None,
         }

@@ -58,7 +58,7 @@ pub(super) struct Args {
     /// Store whose tables are asked.
     #[arg(long, value_name = "URL", value_parser = path_argument())]
     store: String,
-    /// SELECT, WITH … SELECT, SHOW TABLES, DESCRIBE <table> or EXPLAIN SELECT.
+    /// SELECT, WITH … SELECT, SHOW TABLES, DESCRIBE TABLE_NAME or EXPLAIN SELECT.
     #[arg(value_name = "SQL")]
     sql: String,
     /// What to write; default: what the extension of `--out` stands for, else text.

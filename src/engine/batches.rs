@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::guest::{Batch, Input, InputSize, Launched, Network, Values};
+use super::guest::{Batch, Input, InputSize, Launched, Network};
 use super::memory::{self, Chosen, is_allocation_failure};
 use super::plan::Todo;
 use super::run::{Sink, Stop};
+use tch::Device;
 
 /// Number of batches that a device computes or has before it while the calling thread collects the next one.
 const N_AHEAD: usize = 2;
@@ -19,10 +20,9 @@ pub(super) struct Batches<'a> {
     /// Number of launched batches that may wait while the next one is collected. A CPU computes a batch while it is
     /// launched, so there is nothing to wait for.
     n_ahead: usize,
-    /// Positions of the images in `values`.
+    /// Inputs that are not launched yet, and the positions of their images.
+    inputs: Vec<Input>,
     positions: Vec<usize>,
-    values: Values,
-    shape: Vec<i64>,
     launched: VecDeque<Flight>,
 }
 
@@ -36,20 +36,21 @@ struct Flight {
 impl<'a> Batches<'a> {
     /// Batches of the size that the network wants and its device has memory for. Tells the user what was chosen.
     pub(super) fn new(network: &'a mut dyn Network, todo: &'a [Todo], sink: &Sink<'_>) -> Self {
-        let size = match network.preprocessor().size() {
+        let frame = network.frame();
+        let (batch_size, on_cpu) = (frame.batch_size, frame.device == Device::Cpu);
+        let size = match frame.preprocessor.size() {
             InputSize::Varying => 1,
             InputSize::Fixed => {
                 let room = memory::measured(network);
-                let Chosen { n_images, note, warning } = memory::choose(network.batch_size(), room);
+                let Chosen { n_images, note, warning } = memory::choose(batch_size, room);
                 let console = &sink.run.context.console;
                 note.iter().for_each(|note| console.info(note));
                 warning.into_iter().for_each(|warning| console.warn(warning));
                 n_images.max(1)
             }
         };
-        let n_ahead = if network.on_cpu() { 0 } else { N_AHEAD - 1 };
-        let (positions, values) = (Vec::with_capacity(size), Values::F32(Vec::new()));
-        Self { network, todo, size, n_ahead, positions, values, shape: Vec::new(), launched: VecDeque::new() }
+        let n_ahead = if on_cpu { 0 } else { N_AHEAD - 1 };
+        Self { network, todo, size, n_ahead, inputs: Vec::new(), positions: Vec::new(), launched: VecDeque::new() }
     }
 
     /// Number of images per call.
@@ -60,8 +61,7 @@ impl<'a> Batches<'a> {
     /// Adds an input, and launches a batch if it is full.
     pub(super) fn take(&mut self, position: usize, input: Input, sink: &mut Sink<'_>) -> Result<(), Stop> {
         self.positions.push(position);
-        self.values.push(input.values);
-        self.shape = input.shape;
+        self.inputs.push(input);
         while self.positions.len() >= self.size {
             self.launch(sink)?;
         }
@@ -88,31 +88,22 @@ impl<'a> Batches<'a> {
     /// launched batches and then halves the number of images. Every batch is padded to its full size, so that an
     /// image's numbers never depend on its neighbours.
     fn launch(&mut self, sink: &mut Sink<'_>) -> Result<(), Stop> {
-        let n_values = self.shape.iter().product::<i64>() as usize;
-        loop {
-            let n_images = self.size.min(self.positions.len());
-            let mut rest = self.values.split_off(n_images * n_values);
-            self.values.pad(self.size * n_values);
-            let batch = Batch { values: &self.values, shape: &self.shape, n_images };
-            let rows = match self.network.launch(&batch) {
+        let (n_images, rows) = loop {
+            let n_images = self.size.min(self.inputs.len());
+            match self.network.launch(&Batch { inputs: &self.inputs[..n_images], size: self.size }) {
                 Err(error) if self.size > 1 && is_allocation_failure(error.as_ref()) => {
-                    self.values.truncate(n_images * n_values);
-                    self.values.append(&mut rest);
                     if self.launched.is_empty() {
                         self.halve(sink);
                     } else {
                         self.fetch_all(sink)?;
                     }
-                    continue;
                 }
-                rows => rows.map_err(Stop::Guest)?,
-            };
-            self.values.clear();
-            self.values.append(&mut rest);
-            let positions = self.positions.drain(..n_images).collect();
-            self.launched.push_back(Flight { positions, size: self.size, rows });
-            break;
-        }
+                rows => break (n_images, rows.map_err(Stop::Guest)?),
+            }
+        };
+        self.inputs.drain(..n_images);
+        let positions = self.positions.drain(..n_images).collect();
+        self.launched.push_back(Flight { positions, size: self.size, rows });
         while self.launched.len() > self.n_ahead
             && let Some(flight) = self.launched.pop_front()
         {

@@ -5,7 +5,10 @@ use std::error::Error;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use tch::{Device, Kind, TchError, Tensor};
+
 use agiqa_images::RgbImage8;
+use agiqa_nets::device::{self, Memory};
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::store::part::PartError;
 use agiqa_store::store::shard::Shard;
@@ -130,25 +133,26 @@ pub trait PerImage: Send + Sync {
     fn compute(&self, image: &RgbImage8, tasks: &[usize]) -> Vec<Result<Vec<OutputRows>, Unusable>>;
 }
 
+/// The surroundings of a loaded network.
+pub struct Frame {
+    /// Turns images into inputs. The decoding threads share it.
+    pub preprocessor: Arc<dyn Preprocessor>,
+    /// Number of images per batch. It does not apply to inputs of varying size, which run one at a time.
+    pub batch_size: BatchSize,
+    /// The device. On a CPU, decoding competes with the network.
+    pub device: Device,
+    /// Messages to the user about the weights and number types. They are shown once.
+    pub notes: Vec<String>,
+}
+
 /// A loaded network that turns prepared images into rows.
 pub trait Network {
-    /// The preprocessor that turns images into inputs. The decoding threads share it.
-    fn preprocessor(&self) -> Arc<dyn Preprocessor>;
-
-    /// Number of images per batch. It does not apply to inputs of varying size, which run one at a time.
-    fn batch_size(&self) -> BatchSize;
-
-    /// Whether the network runs on the CPU, where decoding competes with it.
-    fn on_cpu(&self) -> bool;
+    /// Its surroundings.
+    fn frame(&self) -> &Frame;
 
     /// The memory of the network's device; `None` on a CPU. The peak is that since the last call.
-    fn memory(&self) -> Option<DeviceMemory> {
-        None
-    }
-
-    /// Messages to the user about the weights and number types. They are shown once.
-    fn notes(&self) -> Vec<String> {
-        Vec::new()
+    fn memory(&self) -> Option<Memory> {
+        device::memory(self.frame().device)
     }
 
     /// Starts the computation of one batch and returns what waits for its rows, per output of the task. A CPU computes
@@ -171,40 +175,42 @@ pub enum BatchSize {
     Preferred(usize),
 }
 
-impl BatchSize {
-    /// The user's choice if there is one, else the network's own.
-    pub fn of(asked: Option<usize>, preferred: usize) -> Self {
-        asked.map_or(Self::Preferred(preferred), Self::Asked)
-    }
-}
-
-/// Memory of a device, bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceMemory {
-    /// Free for this process.
-    pub free: u64,
-    /// Allocated by this process.
-    pub allocated: u64,
-    /// Greatest number allocated at once since the last question.
-    pub peak: u64,
-}
-
 /// Inputs of one call of a network.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// The inputs one after the other: real inputs first, then zeros up to the batch size.
-    pub values: &'a Values,
-    /// Shape of one input, e.g. `[224, 224, 3]`.
-    pub shape: &'a [i64],
-    /// The number of real images.
-    pub n_images: usize,
+    /// The images' inputs, at least one, of one shape and type.
+    pub inputs: &'a [Input],
+    /// Number of images that the network sees. Those after the inputs are padding.
+    pub size: usize,
 }
 
 impl Batch<'_> {
-    /// Shape of all inputs together, padding included.
-    pub fn whole_shape(&self) -> Vec<i64> {
-        let n_values = self.shape.iter().product::<i64>().max(1);
-        std::iter::once(self.values.len() as i64 / n_values).chain(self.shape.iter().copied()).collect()
+    /// The number of real images.
+    pub fn n_images(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// The inputs on `device`, then zeros. They are copied once: for a GPU, into the pinned memory that it reads.
+    ///
+    /// # Shapes
+    /// - returns: `(size, ..)`, u8 or f32
+    ///
+    /// # Errors
+    /// Memory is short.
+    ///
+    /// # Panics
+    /// If the inputs differ in shape, which is the guest's bug.
+    pub fn on(&self, device: Device) -> Result<Tensor, TchError> {
+        let Input { values, shape } = &self.inputs[0];
+        let (kind, n_bytes) = (values.kind(), values.n_bytes());
+        let shape: Vec<i64> = std::iter::once(self.size as i64).chain(shape.iter().copied()).collect();
+        device::placed(&shape, kind, device, |bytes| {
+            let (real, padding) = bytes.split_at_mut(n_bytes * self.inputs.len());
+            for (bytes, input) in real.chunks_exact_mut(n_bytes.max(1)).zip(self.inputs) {
+                input.values.write_to(bytes);
+            }
+            padding.fill(0);
+        })
     }
 }
 
@@ -251,49 +257,10 @@ pub enum Values {
 }
 
 impl Values {
-    /// The values as floats.
-    ///
-    /// # Panics
-    /// If the values have 8 bits. A network gets the type that its own preprocessor makes, so this is the guest's bug.
-    pub fn as_f32(&self) -> &[f32] {
+    fn kind(&self) -> Kind {
         match self {
-            Self::F32(values) => values,
-            Self::U8(_) => panic!("the preprocessor of this network makes floats"),
-        }
-    }
-
-    /// The values as bytes.
-    ///
-    /// # Panics
-    /// If the values are floats, which is the guest's bug.
-    pub fn as_u8(&self) -> &[u8] {
-        match self {
-            Self::U8(values) => values,
-            Self::F32(_) => panic!("the preprocessor of this network makes bytes"),
-        }
-    }
-
-    /// Number of values.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::U8(values) => values.len(),
-            Self::F32(values) => values.len(),
-        }
-    }
-
-    /// Whether there is no value.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Writes the values into `bytes`, which has [`Self::n_bytes`] bytes, as they lie in memory.
-    pub(crate) fn write_to(&self, bytes: &mut [u8]) {
-        match self {
-            Self::U8(values) => bytes.copy_from_slice(values),
-            Self::F32(values) => {
-                let targets = bytes.chunks_exact_mut(4);
-                targets.zip(values).for_each(|(target, value)| target.copy_from_slice(&value.to_ne_bytes()));
-            }
+            Self::U8(_) => Kind::Uint8,
+            Self::F32(_) => Kind::Float,
         }
     }
 
@@ -305,53 +272,16 @@ impl Values {
         }
     }
 
-    /// Appends the values of `input`. The first input decides the type.
-    pub(super) fn push(&mut self, input: Self) {
-        match (&mut *self, input) {
-            (Self::U8(all), Self::U8(values)) => all.extend(values),
-            (Self::F32(all), Self::F32(values)) => all.extend(values),
-            (_, input) => *self = input,
-        }
-    }
-
-    /// Pads with zeros to `n` values.
-    pub(super) fn pad(&mut self, n: usize) {
+    /// Fills `bytes`, which are as many.
+    fn write_to(&self, bytes: &mut [u8]) {
         match self {
-            Self::U8(values) => values.resize(n, 0),
-            Self::F32(values) => values.resize(n, 0.0),
-        }
-    }
-
-    /// Takes out the values from number `n` on.
-    pub(super) fn split_off(&mut self, n: usize) -> Self {
-        match self {
-            Self::U8(values) => Self::U8(values.split_off(n)),
-            Self::F32(values) => Self::F32(values.split_off(n)),
-        }
-    }
-
-    /// Adds `rest`, which has the same type.
-    pub(super) fn append(&mut self, rest: &mut Self) {
-        match (self, rest) {
-            (Self::U8(values), Self::U8(rest)) => values.append(rest),
-            (Self::F32(values), Self::F32(rest)) => values.append(rest),
-            (Self::U8(_), Self::F32(_)) | (Self::F32(_), Self::U8(_)) => unreachable!("inputs have one type"),
-        }
-    }
-
-    /// Keeps the first `n` values.
-    pub(super) fn truncate(&mut self, n: usize) {
-        match self {
-            Self::U8(values) => values.truncate(n),
-            Self::F32(values) => values.truncate(n),
-        }
-    }
-
-    /// Removes all values, but keeps type and memory.
-    pub(super) fn clear(&mut self) {
-        match self {
-            Self::U8(values) => values.clear(),
-            Self::F32(values) => values.clear(),
+            Self::U8(values) => bytes.copy_from_slice(values),
+            Self::F32(values) => {
+                assert_eq!(bytes.len(), 4 * values.len(), "inputs of one shape");
+                bytes.chunks_exact_mut(4).zip(values).for_each(|(bytes, value)| {
+                    bytes.copy_from_slice(&value.to_ne_bytes());
+                });
+            }
         }
     }
 }

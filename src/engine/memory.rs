@@ -2,9 +2,9 @@
 
 use std::error::Error;
 
-use super::guest::{Batch, BatchSize, DeviceMemory, GuestError, Network};
-use super::{Input, InputSize};
+use super::guest::{Batch, BatchSize, GuestError, InputSize, Network};
 use agiqa_images::RgbImage8;
+use agiqa_nets::device::Memory;
 
 /// Numbers of images of the two batches that are measured. The difference of their peaks gives an image's share.
 const MEASURED: [usize; 2] = [2, 6];
@@ -78,20 +78,18 @@ pub(super) fn choose(wanted: BatchSize, room: Option<Room>) -> Chosen {
 /// fails, e.g. because not even these few images fit.
 pub(super) fn measured(network: &mut dyn Network) -> Option<Room> {
     network.memory()?;
-    let preprocessor = network.preprocessor();
+    let preprocessor = network.frame().preprocessor.clone();
     if preprocessor.size() == InputSize::Varying {
         return None;
     }
     let n_values = 3 * (SIDE_PX * SIDE_PX) as usize;
     let picture = RgbImage8 { width_px: SIDE_PX, height_px: SIDE_PX, pixels: vec![127; n_values] };
-    let Input { values, shape } = preprocessor.prepare(&picture).ok()?;
-    let mut run = |n_images: usize| -> Result<Option<DeviceMemory>, GuestError> {
-        let mut values = values.clone();
-        values.pad(n_images * values.len());
+    let input = preprocessor.prepare(&picture).ok()?;
+    let mut run = |n_images: usize| -> Result<Option<Memory>, GuestError> {
         let before = network.memory().map_or(0, |memory| memory.allocated);
-        network.launch(&Batch { values: &values, shape: &shape, n_images })?()?;
+        network.launch(&Batch { inputs: &vec![input.clone(); n_images], size: n_images })?()?;
         let after = network.memory();
-        Ok(after.map(|memory| DeviceMemory { peak: memory.peak.saturating_sub(before), ..memory }))
+        Ok(after.map(|memory| Memory { peak: memory.peak.saturating_sub(before), ..memory }))
     };
     // The first call makes the libraries take their own memory.
     run(1).ok()?;

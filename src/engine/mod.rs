@@ -22,7 +22,7 @@
 mod guest;
 
 pub use guest::{
-    Batch, BatchSize, DeviceMemory, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Launched, Loaded,
+    Batch, BatchSize, Frame, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Launched, Loaded,
     MAX_BATCH_SIZE, MAX_PART_ROWS, Network, Output, OutputRows, PerImage, Preprocessor, Score, Task, Unusable, Values,
     Work,
 };

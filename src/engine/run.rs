@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
+use tch::Device;
 
 use super::batches::Batches;
 use super::decode::{Failure, decode_verified};
@@ -105,7 +106,7 @@ impl Run<'_> {
         let (store, stage) = (&self.context.store, self.words.stage);
         let mut loaded = if self.plan.todo.is_empty() { None } else { Some(guest.load().map_err(EngineError::Guest)?) };
         if let Some(Loaded::Network(network)) = &loaded {
-            network.notes().iter().for_each(|note| self.context.console.info(note));
+            network.frame().notes.iter().for_each(|note| self.context.console.info(note));
         }
         let outputs = self.plan.all_outputs();
         for output in &outputs {
@@ -146,8 +147,8 @@ impl Run<'_> {
         let n_threads = self.context.n_threads.max(1);
         match loaded {
             Loaded::Network(network) => {
-                let on_cpu = network.on_cpu();
-                let frontend = Frontend::Prepare(network.preprocessor());
+                let on_cpu = network.frame().device == Device::Cpu;
+                let frontend = Frontend::Prepare(network.frame().preprocessor.clone());
                 let mut batches = Batches::new(network.as_mut(), &self.plan.todo, sink);
                 // On a CPU the network takes tens of times as long as decoding, so one batch waits at most.
                 let n_items = if on_cpu { batches.size() } else { usize::MAX };

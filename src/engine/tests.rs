@@ -6,9 +6,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
+use tch::Device;
 
 use super::*;
 use agiqa_images::RgbImage8;
+use agiqa_nets::device::Memory;
 use agiqa_store::console::{Console, EventFormat, Verbosity};
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::interrupt::Interrupt;
@@ -150,48 +152,48 @@ impl Preprocessor for Kind {
 }
 
 struct LevelNetwork {
-    kind: Kind,
+    frame: Frame,
     device: FakeDevice,
-    batch_size: usize,
     n_last: usize,
 }
 
+impl LevelNetwork {
+    fn new(kind: Kind, device: FakeDevice, batch_size: usize) -> Self {
+        let frame = Frame {
+            preprocessor: Arc::new(kind),
+            batch_size: BatchSize::Preferred(batch_size),
+            device: if device.on_cpu { Device::Cpu } else { Device::Cuda(0) },
+            notes: Vec::new(),
+        };
+        Self { frame, device, n_last: 0 }
+    }
+}
+
 impl Network for LevelNetwork {
-    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
-        Arc::new(self.kind)
-    }
-
-    fn batch_size(&self) -> BatchSize {
-        BatchSize::Preferred(self.batch_size)
-    }
-
-    fn on_cpu(&self) -> bool {
-        self.device.on_cpu
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     /// 50 bytes of weights; a batch takes 7, and 3 for each image.
-    fn memory(&self) -> Option<DeviceMemory> {
-        (!self.device.on_cpu).then(|| DeviceMemory { free: 1000, allocated: 50, peak: 57 + 3 * self.n_last as u64 })
+    fn memory(&self) -> Option<Memory> {
+        (!self.device.on_cpu).then(|| Memory { free: 1000, allocated: 50, peak: 57 + 3 * self.n_last as u64 })
     }
 
     fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
-        let (n_images, n_padded) = (batch.n_images, batch.whole_shape()[0] as usize);
+        let (n_images, n_padded) = (batch.n_images(), batch.size);
         self.n_last = n_padded;
         if n_padded > self.device.room {
             self.device.note(Event::Failed(n_padded));
             return Err(Box::new(tch::TchError::Torch("CUDA out of memory. Tried to allocate 2.00 GiB".to_owned())));
         }
         self.device.note(Event::Launched(n_padded));
-        let pixels: Vec<u8> = match batch.values {
-            Values::F32(values) => {
-                assert_eq!(values.len(), 2 * n_padded, "a batch is padded to its size");
-                values.chunks_exact(2).take(batch.n_images).map(|input| input[0] as u8).collect()
-            }
-            Values::U8(values) => {
-                assert_eq!((batch.n_images, values.len() as i64), (1, batch.shape[0]), "one image of its own size");
-                vec![values[0]]
-            }
-        };
+        let inputs = batch.on(Device::Cpu).expect("memory");
+        let of_image = &batch.inputs[0].shape;
+        assert_eq!(inputs.size(), [n_padded as i64, of_image[0]], "a batch is padded to its size");
+        let padding = inputs.narrow(0, n_images as i64, (n_padded - n_images) as i64);
+        assert_eq!(padding.to_kind(tch::Kind::Float).abs().sum(tch::Kind::Float).double_value(&[]), 0.0);
+        let firsts = inputs.narrow(0, 0, n_images as i64).select(1, 0).to_kind(tch::Kind::Uint8);
+        let pixels = Vec::<u8>::try_from(firsts.contiguous()).expect("levels");
         let device = self.device.clone();
         Ok(Box::new(move || {
             device.note(Event::Fetched(n_images));
@@ -210,7 +212,7 @@ impl Guest for Levels {
             Kind::PerImage => Loaded::PerImage(Box::new(Levelling)),
             kind => {
                 let (device, batch_size) = (self.device.clone(), self.batch_size);
-                Loaded::Network(Box::new(LevelNetwork { kind, device, batch_size, n_last: 0 }))
+                Loaded::Network(Box::new(LevelNetwork::new(kind, device, batch_size)))
             }
         })
     }
@@ -413,7 +415,7 @@ fn a_cpu_computes_a_batch_before_the_next() {
 #[test]
 fn the_batch_size_follows_the_memory_that_batches_took() {
     let device = FakeDevice { on_cpu: false, ..FakeDevice::default() };
-    let mut network = LevelNetwork { kind: Kind::FixedBatches, device, batch_size: 1, n_last: 0 };
+    let mut network = LevelNetwork::new(Kind::FixedBatches, device, 1);
     let room = memory::measured(&mut network);
     // 85 % of 1000 bytes without 7, at 3 an image: 281.
     assert_eq!(memory::choose(BatchSize::Preferred(1024), room).n_images, 256);

@@ -6,27 +6,21 @@
 //! features. With several sides, the first has the names that a head reads (`f_a`, `f_b`, `f_1`), and the others have
 //! their side behind it (`f_a_336`).
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use super::extractor::{
-    Precise, Precision, column, columns_of, described_set, device_memory, guarded, hash_of_files, side_by_side,
-};
-use super::pooling::{Pool, Statistic, pool};
+use super::embedder::{Setup, load_error, side_by_side};
+use super::extractor::column;
+use super::pooling::{self, Pool, Statistic, pool};
 use super::{
-    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
+    CommonSettings, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError, Precision,
 };
-use crate::engine::{
-    Batch, BatchSize, DeviceMemory, GuestError, Input, Launched, Loaded, Network, OutputRows, Preprocessor, Unusable,
-    Values,
-};
-use agiqa_images::{DECODER_VERSION, PillowFilter, RgbImage8, resize_as_pillow};
+use crate::engine::Loaded;
+use agiqa_images::{PillowFilter, RgbImage8, resize_as_pillow};
 use agiqa_nets::clip::{self, ClipCheckpoint, ClipError};
-use agiqa_nets::device::{Normalisation, placed};
+use agiqa_nets::device::Normalisation;
 use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::onnx::OnnxFile;
 use agiqa_nets::vit::{Tap, Vit, VitConfig};
@@ -112,29 +106,17 @@ pub struct ClipSettings {
     pub(super) plan: Plan,
     /// Whether the device chose sides and mirror images.
     is_chosen_by_device: bool,
-    precise: Precise,
-    device: DeviceChoice,
-    batch_size: Option<usize>,
-    weights_blake3: String,
+    setup: Setup,
 }
 
-/// All settings that decide the numbers, as written to `extractor.json`.
+/// Its own settings that decide the numbers, as written to `extractor.json`.
 #[derive(Serialize)]
-struct Description<'a> {
-    extractor: ExtractorName,
-    code_version: u32,
-    weights_blake3: &'a str,
-    decoder_version: u32,
-    resize: &'a str,
+struct Deciding {
     mirror: bool,
     #[serde(flatten)]
     precision: Precision,
-    tokens: &'a str,
+    tokens: &'static str,
     columns: serde_json::Map<String, serde_json::Value>,
-}
-
-fn load_error(source: impl std::error::Error + Send + Sync + 'static) -> ExtractError {
-    ExtractError::Load { extractor: NAME, source: Box::new(source) }
 }
 
 fn wrong(key: &'static str, found: String, problem: String) -> FeatureSettingsError {
@@ -151,8 +133,8 @@ impl ClipSettings {
         let (config, weights_blake3) = match &options.weights {
             None => (clip::vit_b16(), agiqa_weights::content_hash(NAME.as_str())?),
             Some(folder) => {
-                let checkpoint = ClipCheckpoint::open(folder).map_err(load_error)?;
-                let hash = hash_of_files(&checkpoint.files()).map_err(load_error)?;
+                let checkpoint = ClipCheckpoint::open(folder).map_err(load_error(NAME))?;
+                let hash = agiqa_weights::hash_of_files(&checkpoint.files()).map_err(load_error(NAME))?;
                 (checkpoint.config, hash)
             }
         };
@@ -178,10 +160,7 @@ impl ClipSettings {
             },
             config,
             is_chosen_by_device: options.sides.is_none() && options.mirror.is_none(),
-            precise: Precise::new(NAME, options.dtype, common.device),
-            device: common.device,
-            batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
-            weights_blake3,
+            setup: Setup::new(NAME, CODE_VERSION, options.dtype, common, weights_blake3),
         })
     }
 
@@ -228,7 +207,7 @@ impl ClipSettings {
             }
             Some(folder) => ClipCheckpoint::open(folder).and_then(|checkpoint| Ok(checkpoint.tensors()?)),
         };
-        tensors.map_err(load_error)
+        tensors.map_err(load_error(NAME))
     }
 
     /// The set of `kind`, which has the columns at `positions` in [`COLUMNS`] for each side.
@@ -242,18 +221,19 @@ impl ClipSettings {
                 described.insert(name, serde_json::json!({ "side_px": side_px, "pools": pools }));
             }
         }
-        let description = Description {
-            extractor: NAME,
-            code_version: CODE_VERSION,
-            weights_blake3: &self.weights_blake3,
-            decoder_version: DECODER_VERSION,
-            resize: "Pillow bicubic",
+        let deciding = Deciding {
             mirror: self.plan.mirror,
-            precision: self.precise.precision,
+            precision: self.setup.precision,
             tokens: "layer norm without weights",
             columns: described,
         };
-        described_set(NAME, kind, &description, columns)
+        self.setup.set(kind, "Pillow bicubic", deciding, columns)
+    }
+
+    /// The number of tokens of all sides together.
+    fn n_tokens(&self) -> u32 {
+        let patch_px = self.config.patch_px as u32;
+        self.plan.sides_px.iter().map(|side_px| 1 + (side_px / patch_px).pow(2)).sum()
     }
 
     /// What a device chose, and what the other would have.
@@ -316,76 +296,69 @@ impl ExtractorKind for ClipSettings {
     }
 
     fn load(&self) -> Result<Loaded, ExtractError> {
-        let device = self.device.device()?;
-        let dtype = self.precise.precision.dtype;
-        dtype.check_on(device)?;
-        let network = Vit::for_features(&self.config, self.tensors()?, device, dtype.kind()).map_err(load_error)?;
+        let (device, kind) = self.setup.place()?;
+        let network = Vit::for_features(&self.config, self.tensors()?, device, kind).map_err(load_error(NAME))?;
         let n_networks = if device == Device::Cpu { tch::get_num_threads().max(1) as usize } else { 1 };
-        let batch_size = if device == Device::Cpu { CPU_IMAGES_PER_THREAD * n_networks } else { GPU_BATCH_SIZE };
-        Ok(Loaded::Network(Box::new(ClipExtractor {
-            networks: (0..n_networks).map(|_| network.share()).collect(),
-            device,
-            batch_size: BatchSize::of(self.batch_size, batch_size),
-            normalisation: Normalisation::new(clip::MEAN, clip::STD, device),
-            notes: self.note().into_iter().chain(self.precise.note.clone()).collect(),
-            preprocessor: Arc::new(Squares { sides_px: self.plan.sides_px.clone() }),
-            plan: self.plan.clone(),
-        })))
+        let mut networks: Vec<Vit> = (0..n_networks).map(|_| network.share()).collect();
+        let normalisation = Normalisation::new(clip::MEAN, clip::STD, device);
+        let (plan, sides_px) = (self.plan.clone(), self.plan.sides_px.clone());
+        let squares = move |image: &RgbImage8| {
+            sides_px.iter().map(|side_px| resized(image, *side_px)).collect::<Vec<_>>().concat()
+        };
+        let batch_sizes = [CPU_IMAGES_PER_THREAD * n_networks, GPU_BATCH_SIZE];
+        let frame = self.setup.frame(device, batch_sizes, self.note(), squares);
+        // Per image on a CPU, per batch elsewhere.
+        let columns = move |levels: &Tensor, n_images: usize| {
+            if device != Device::Cpu {
+                return plan.columns(&networks[0], &normalisation, levels);
+            }
+            let networks = networks.iter_mut().take(n_images);
+            let mut workers: Vec<_> =
+                networks.map(|network| (network, normalisation.share(), levels.shallow_clone())).collect();
+            let rows = side_by_side(&mut workers, n_images, |(network, normalisation, levels), image_idx| {
+                plan.columns(network, normalisation, &levels.narrow(0, image_idx as i64, 1))
+            });
+            Tensor::cat(&rows, 0)
+        };
+        Ok(self.setup.network(&self.feature_sets(), frame, self.n_tokens(), columns))
     }
 }
 
-/// Resizes to squares, ignoring the aspect ratio. The network normalises on its device.
-struct Squares {
-    sides_px: Vec<u32>,
-}
-
-impl Preprocessor for Squares {
-    fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
-        let square = |side_px: &u32| resized(image, *side_px);
-        let values = self.sides_px.iter().map(square).collect::<Vec<_>>().concat();
-        let shape = vec![values.len() as i64];
-        Ok(Input { values: Values::U8(values), shape })
-    }
-}
-
-/// The pixels of `image`, resized to a square.
+/// The pixels of `image`, resized to a square, ignoring the aspect ratio.
 pub(super) fn resized(image: &RgbImage8, side_px: u32) -> Vec<u8> {
     resize_as_pillow(image, side_px, side_px, PillowFilter::Bicubic).pixels
 }
 
 impl Plan {
-    /// All columns of some images, side by side: each of [`COLUMNS`] for the first side, then for the next.
+    /// All columns of some images, side by side: the semantic ones of all sides, then those of quality.
     ///
     /// # Shapes
-    /// - pixels: `(b, Σ 3 s²)`, u8, the squares of one image after the other, three values per pixel
-    /// - returns: per column `(b, d)`, f32
-    fn columns(&self, network: &Vit, normalisation: &Normalisation, pixels: &Tensor) -> Vec<Tensor> {
-        let mut columns = Vec::new();
+    /// - levels: `(b, Σ 3 s²)`, u8, the squares of one image after the other, three values per pixel
+    /// - returns: `(b, Σ d)`, f32
+    fn columns(&self, network: &Vit, normalisation: &Normalisation, levels: &Tensor) -> Tensor {
+        let (mut semantic, mut quality) = (Vec::new(), Vec::new());
         let mut start = 0;
         for side_px in self.sides_px.iter().map(|side_px| i64::from(*side_px)) {
             let n_values = 3 * side_px * side_px;
-            let square = pixels.narrow(1, start, n_values).reshape([-1, side_px, side_px, 3]);
+            let square = levels.narrow(1, start, n_values).reshape([-1, side_px, side_px, 3]);
             start += n_values;
             let square = normalisation.forward(&square); // (b, 3, s, s)
-            let pooled = self.pooled(network, &square, |_, _| None);
-            match self.mirror {
-                true => {
-                    let mirrored = self.pooled(network, &square.flip([3]), |_, _| None);
-                    columns.extend(pooled.iter().zip(&mirrored).map(|(column, mirrored)| (column + mirrored) / 2.0));
-                }
-                false => columns.extend(pooled),
+            let mut pooled = self.pooled(network, &square, |_, _| None);
+            if self.mirror {
+                let mirrored = self.pooled(network, &square.flip([3]), |_, _| None);
+                pooled = [0, 1, 2].map(|column| (&pooled[column] + &mirrored[column]) / 2.0);
             }
+            let [f_a, f_b, f_1] = pooled;
+            semantic.extend([f_a, f_b]);
+            quality.push(f_1);
         }
-        columns
+        semantic.append(&mut quality);
+        Tensor::cat(&semantic, 1)
     }
 
     /// Number of blocks that are read.
     pub(super) fn n_blocks(&self) -> usize {
-        let blocks = self.pools.iter().flatten().map(|one| match one.tap {
-            Tap::Block(i) | Tap::Hidden(i) => i + 1,
-            Tap::Embedding | Tap::FinalNorm => 0,
-        });
-        blocks.max().unwrap_or(0)
+        pooling::n_blocks(&self.pools)
     }
 
     /// Each of [`COLUMNS`] for images of one side. `multipliers` are those of [`Vit::forward_dropping`].
@@ -399,100 +372,10 @@ impl Plan {
         pixels: &Tensor,
         multipliers: impl Fn(usize, usize) -> Option<Tensor>,
     ) -> [Tensor; 3] {
-        let mut wanted: Vec<Pool> = self.pools.iter().flatten().copied().collect();
-        let mut taps: Vec<Tap> = wanted.iter().map(|one| one.tap).collect();
-        taps.sort();
-        taps.dedup();
-        let mut found = HashMap::new();
-        network.forward_dropping(pixels, &taps, multipliers, |tap, tokens| {
+        let normed = |tokens: &Tensor| {
             let dim = network.config().dim;
-            let tokens = tokens.layer_norm([dim], None::<Tensor>, None::<Tensor>, POOLING_EPS, false); // (b, 1 + n, d)
-            let of_tap = wanted.extract_if(.., |one| one.tap == tap);
-            found.extend(of_tap.map(|one| (one, pool(&tokens, one.statistic))));
-        });
-        self.pools.each_ref().map(|pools| Tensor::cat(&pools.iter().map(|one| &found[one]).collect::<Vec<_>>(), -1))
-    }
-}
-
-/// The loaded network.
-struct ClipExtractor {
-    /// One per thread on a CPU, over the same weights.
-    networks: Vec<Vit>,
-    plan: Plan,
-    device: Device,
-    batch_size: BatchSize,
-    normalisation: Normalisation,
-    notes: Vec<String>,
-    preprocessor: Arc<Squares>,
-}
-
-impl ClipExtractor {
-    /// The columns of a batch side by side, `(b, Σ d)`. Panics if torch fails, as tch's methods do.
-    fn features(&mut self, batch: &Batch<'_>) -> Result<Tensor, tch::TchError> {
-        let _no_grad = tch::no_grad_guard();
-        let pixels = placed(batch.values.as_u8(), &batch.whole_shape(), self.device)?; // (b, Σ 3 s²)
-        let (plan, normalisation) = (&self.plan, &self.normalisation);
-        // Per image on a CPU, per batch elsewhere.
-        if self.device != Device::Cpu {
-            return Ok(Tensor::cat(&plan.columns(&self.networks[0], normalisation, &pixels), 1));
-        }
-        let networks = self.networks.iter_mut().take(batch.n_images);
-        let mut workers: Vec<_> =
-            networks.map(|network| (network, normalisation.share(), pixels.shallow_clone())).collect();
-        let rows = side_by_side(&mut workers, batch.n_images, |(network, normalisation, pixels), image_idx| {
-            Tensor::cat(&plan.columns(network, normalisation, &pixels.narrow(0, image_idx as i64, 1)), 1)
-        });
-        Ok(Tensor::cat(&rows, 0))
-    }
-
-    /// The widths of [`Self::features`]' columns.
-    fn widths(&self) -> Vec<usize> {
-        let dim = self.networks[0].config().dim as usize;
-        let of_side = || self.plan.pools.iter().map(move |pools| pools.len() * dim);
-        self.plan.sides_px.iter().flat_map(|_| of_side()).collect()
-    }
-
-    /// The number of tokens of all sides together.
-    fn n_tokens(&self) -> u32 {
-        let patch_px = self.networks[0].config().patch_px as u32;
-        self.plan.sides_px.iter().map(|side_px| 1 + (side_px / patch_px).pow(2)).sum()
-    }
-}
-
-/// Rows of both tables from the columns of all sides.
-fn rows(columns: Vec<Vec<f32>>, n_tokens: u32) -> Vec<OutputRows> {
-    let of_set = |positions: &[usize]| {
-        let is_of_set = |index: &usize| positions.contains(&(index % COLUMNS.len()));
-        let columns = (0..columns.len()).filter(is_of_set).map(|index| columns[index].clone()).collect();
-        OutputRows::Vectors { columns, n_tokens }
-    };
-    vec![of_set(&[0, 1]), of_set(&[2])]
-}
-
-impl Network for ClipExtractor {
-    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
-        self.preprocessor.clone()
-    }
-
-    fn batch_size(&self) -> BatchSize {
-        self.batch_size
-    }
-
-    fn memory(&self) -> Option<DeviceMemory> {
-        device_memory(self.device)
-    }
-
-    fn on_cpu(&self) -> bool {
-        self.device == Device::Cpu
-    }
-
-    fn notes(&self) -> Vec<String> {
-        self.notes.clone()
-    }
-
-    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
-        let (widths, n_tokens) = (self.widths(), self.n_tokens());
-        let matrix = guarded(NAME, batch.n_images, || self.features(batch))?;
-        Ok(columns_of(NAME, &matrix, batch.n_images, widths, move |columns| rows(columns, n_tokens))?)
+            tokens.layer_norm([dim], None::<Tensor>, None::<Tensor>, POOLING_EPS, false) // (b, 1 + n, d)
+        };
+        pooling::columns(network, pixels, multipliers, &self.pools, normed, pool)
     }
 }

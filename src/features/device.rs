@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -129,9 +130,8 @@ impl DeviceChoice {
         }
         let device = self.wanted();
         if device.is_cuda() {
-            let failed = |source| FeatureSettingsError::Device { device: self, source };
-            forbid_tf32().map_err(failed)?;
-            self.refuse_tf32(rounds_inputs(device, tch::Kind::Float).map_err(failed)?)?;
+            let rounds = rounds_f32(device).map_err(|source| FeatureSettingsError::Device { device: self, source })?;
+            self.refuse_tf32(rounds)?;
         }
         Ok(device)
     }
@@ -149,6 +149,20 @@ impl DeviceChoice {
             Self::Cuda(asked) => tch::Device::Cuda(asked),
         }
     }
+}
+
+/// Whether products of f32 on the GPU `device` are those of TF32 although libtorch may not use it. A device is asked once
+/// in a process.
+fn rounds_f32(device: tch::Device) -> Result<bool, tch::TchError> {
+    static PROBED: Mutex<Vec<(tch::Device, bool)>> = Mutex::new(Vec::new());
+    let mut probed = PROBED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, rounds)) = probed.iter().find(|(known, _)| *known == device) {
+        return Ok(*rounds);
+    }
+    forbid_tf32()?;
+    let rounds = rounds_inputs(device, tch::Kind::Float)?;
+    probed.push((device, rounds));
+    Ok(rounds)
 }
 
 impl FromStr for Dtype {

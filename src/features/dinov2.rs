@@ -1,23 +1,19 @@
 //! `dinov2-s14`: a DINOv2 ViT-S/14. Its pooled activations fill both tables in one pass.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::extractor::{Precise, Precision, column, columns_of, described_set, device_memory, guarded, hash_of_files};
-use super::pooling::{Pool, Statistic, pool};
+use super::embedder::{Setup, load_error};
+use super::extractor::column;
+use super::pooling::{self, Pool, Statistic, pool};
 use super::{
-    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
+    CommonSettings, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError, Precision,
 };
-use crate::engine::{
-    Batch, BatchSize, DeviceMemory, GuestError, Input, Launched, Loaded, Network, OutputRows, Preprocessor, Unusable,
-    Values,
-};
-use agiqa_images::{DECODER_VERSION, ResizeFilter, RgbImage8};
-use agiqa_nets::device::{Normalisation, placed};
+use crate::engine::Loaded;
+use agiqa_images::{ResizeFilter, RgbImage8};
+use agiqa_nets::device::Normalisation;
 use agiqa_nets::dinov2;
 use agiqa_nets::layers::NamedTensors;
 use agiqa_nets::pixels::{IMAGENET_MEAN, IMAGENET_STD};
@@ -97,20 +93,12 @@ pub struct Dinov2Options {
 pub struct Dinov2Settings {
     folder: Option<PathBuf>,
     pub(super) side_px: u32,
-    precise: Precise,
-    device: DeviceChoice,
-    batch_size: Option<usize>,
-    weights_blake3: String,
+    setup: Setup,
 }
 
-/// All settings that decide the numbers, as written to `extractor.json`.
+/// Its own settings that decide the numbers, as written to `extractor.json`.
 #[derive(Serialize)]
-struct Description<'a> {
-    extractor: ExtractorName,
-    code_version: u32,
-    weights_blake3: &'a str,
-    decoder_version: u32,
-    resize: &'a str,
+struct Deciding {
     side_px: u32,
     #[serde(flatten)]
     precision: Precision,
@@ -136,18 +124,15 @@ impl Dinov2Settings {
         let weights_blake3 = match &options.weights {
             None => agiqa_weights::content_hash(NAME.as_str())?,
             Some(folder) => {
-                let checkpoint = dinov2::open(folder).map_err(load_error)?;
+                let checkpoint = dinov2::open(folder).map_err(load_error(NAME))?;
                 let files: Vec<PathBuf> = checkpoint.files().map(Path::to_owned).collect();
-                hash_of_files(&files).map_err(load_error)?
+                agiqa_weights::hash_of_files(&files).map_err(load_error(NAME))?
             }
         };
         Ok(Self {
             folder: options.weights.clone(),
             side_px,
-            precise: Precise::new(NAME, options.dtype, common.device),
-            device: common.device,
-            batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
-            weights_blake3,
+            setup: Setup::new(NAME, CODE_VERSION, options.dtype, common, weights_blake3),
         })
     }
 
@@ -157,28 +142,24 @@ impl Dinov2Settings {
             None => dinov2::tensors_of(&agiqa_weights::locate(NAME.as_str())?),
             Some(folder) => dinov2::open(folder).and_then(|checkpoint| dinov2::tensors_of_checkpoint(&checkpoint)),
         };
-        tensors.map_err(load_error)
+        tensors.map_err(load_error(NAME))
     }
 
     fn set(&self, kind: FeatureKind, columns: &[(&str, &[Pool])]) -> FeatureSet {
         let pools = |pools: &[Pool]| serde_json::to_value(pools).expect("pools are plain text");
-        let description = Description {
-            extractor: NAME,
-            code_version: CODE_VERSION,
-            weights_blake3: &self.weights_blake3,
-            decoder_version: DECODER_VERSION,
-            resize: "bicubic",
+        let deciding = Deciding {
             side_px: self.side_px,
-            precision: self.precise.precision,
+            precision: self.setup.precision,
             columns: columns.iter().map(|(name, list)| ((*name).to_owned(), pools(list))).collect(),
         };
         let pooled_column = |(name, list): &(&str, &[Pool])| column(name, list.iter().map(width).sum());
-        described_set(NAME, kind, &description, columns.iter().map(pooled_column).collect())
+        self.setup.set(kind, "bicubic", deciding, columns.iter().map(pooled_column).collect())
     }
-}
 
-fn load_error(source: impl std::error::Error + Send + Sync + 'static) -> ExtractError {
-    ExtractError::Load { extractor: NAME, source: Box::new(source) }
+    /// Number of tokens of an image: its patches and the class token.
+    fn n_tokens(&self) -> u32 {
+        1 + (self.side_px / PATCH_PX).pow(2)
+    }
 }
 
 /// f_a, f_b and f_1 of a batch, `(b, d)` each.
@@ -190,39 +171,12 @@ pub(super) fn pooled(
     pixels: &Tensor,
     multipliers: impl Fn(usize, usize) -> Option<Tensor>,
 ) -> [Tensor; 3] {
-    columns_by(network, pixels, multipliers, |activation, statistic| pool(&activation.to_kind(Kind::Float), statistic))
-}
-
-/// As [`pooled`], with the statistics of an activation by `pool`. Each activation is pooled at once, so that memory holds
-/// one at a time.
-fn columns_by(
-    network: &Vit,
-    pixels: &Tensor,
-    multipliers: impl Fn(usize, usize) -> Option<Tensor>,
-    pool: impl Fn(&Tensor, Statistic) -> Tensor,
-) -> [Tensor; 3] {
-    let mut found: HashMap<Pool, Tensor> = HashMap::new();
-    network.forward_dropping(pixels, &taps(), multipliers, |tap, activation| {
-        let of_tap = COLUMNS.into_iter().flatten().filter(|one| one.tap == tap);
-        found.extend(of_tap.map(|one| (*one, pool(activation, one.statistic))));
-    });
-    COLUMNS.map(|pools| Tensor::cat(&pools.iter().map(|one| &found[one]).collect::<Vec<_>>(), -1))
+    pooling::columns(network, pixels, multipliers, &COLUMNS, |activation| activation.to_kind(Kind::Float), pool)
 }
 
 /// Number of blocks that the columns read.
 pub(super) fn n_blocks() -> usize {
-    let block_of = |tap: &Tap| match *tap {
-        Tap::Block(i) | Tap::Hidden(i) => i + 1,
-        Tap::Embedding | Tap::FinalNorm => 0,
-    };
-    taps().iter().map(block_of).max().unwrap_or(0)
-}
-
-fn taps() -> Vec<Tap> {
-    let mut taps: Vec<Tap> = COLUMNS.iter().flat_map(|pools| pools.iter().map(|pool| pool.tap)).collect();
-    taps.sort();
-    taps.dedup();
-    taps
+    pooling::n_blocks(&COLUMNS)
 }
 
 /// Resizes to a square, ignoring the aspect ratio.
@@ -233,7 +187,7 @@ pub(super) fn resized(image: &RgbImage8, side_px: u32) -> RgbImage8 {
 /// Number of values that a pool contributes to its column.
 fn width(pool: &Pool) -> usize {
     match pool.tap {
-        Tap::Embedding | Tap::Block(_) | Tap::FinalNorm => WIDTH,
+        Tap::Block(_) => WIDTH,
         Tap::Hidden(_) => HIDDEN_WIDTH,
     }
 }
@@ -247,124 +201,47 @@ impl ExtractorKind for Dinov2Settings {
     }
 
     fn load(&self) -> Result<Loaded, ExtractError> {
-        let device = self.device.device()?;
-        let dtype = self.precise.precision.dtype;
-        dtype.check_on(device)?;
-        let network = Vit::for_features(&dinov2::vit_s14(), self.tensors()?, device, dtype.kind());
-        let network = network.map_err(load_error)?;
-        Ok(Loaded::Network(Box::new(Dinov2Extractor {
-            network,
-            device,
-            batch_size: BatchSize::of(
-                self.batch_size,
-                if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE },
-            ),
-            normalisation: Normalisation::new(IMAGENET_MEAN, IMAGENET_STD, device),
-            notes: self.precise.note.iter().cloned().collect(),
-            preprocessor: Arc::new(Squares { side_px: self.side_px }),
-        })))
+        let (device, kind) = self.setup.place()?;
+        let network = Vit::for_features(&dinov2::vit_s14(), self.tensors()?, device, kind).map_err(load_error(NAME))?;
+        let normalisation = Normalisation::new(IMAGENET_MEAN, IMAGENET_STD, device);
+        let (side_px, n_tokens) = (self.side_px, self.n_tokens());
+        let square = move |image: &RgbImage8| resized(image, side_px).pixels;
+        let frame = self.setup.frame(device, [CPU_BATCH_SIZE, GPU_BATCH_SIZE], None, square);
+        let columns = move |levels: &Tensor, n_images: usize| {
+            let side = i64::from(side_px);
+            let pixels = normalisation.forward(&levels.view([-1, side, side, 3])); // (b, 3, s, s)
+            features(&network, &pixels, n_images, n_tokens)
+        };
+        Ok(self.setup.network(&self.feature_sets(), frame, n_tokens, columns))
     }
 }
 
-/// Resizes to a square, ignoring the aspect ratio. The network normalises on its device.
-struct Squares {
-    side_px: u32,
+/// The columns of a batch of images of `n_tokens` each, side by side, `(b or n_images, Σ d)`.
+///
+/// # Shapes
+/// - pixels: `(b, 3, s, s)`, f32, normalised
+fn features(network: &Vit, pixels: &Tensor, n_images: usize, n_tokens: u32) -> Tensor {
+    let n_tokens = i64::from(n_tokens);
+    if pixels.device() != Device::Cpu {
+        return Tensor::cat(&pooled(network, pixels, |_, _| None), 1);
+    }
+    if n_tokens >= LEAST_BATCH_TOKENS {
+        return of_call(network, pixels, n_images);
+    }
+    let side = pixels.size()[3];
+    let padding = Tensor::zeros([(LEAST_CALL_TOKENS - 1) / n_tokens, 3, side, side], (Kind::Float, Device::Cpu));
+    let one = |image_idx: i64| of_call(network, &Tensor::cat(&[&pixels.narrow(0, image_idx, 1), &padding], 0), 1);
+    Tensor::cat(&(0..n_images as i64).map(one).collect::<Vec<_>>(), 0)
 }
 
-impl Preprocessor for Squares {
-    fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
-        let side = i64::from(self.side_px);
-        Ok(Input { values: Values::U8(resized(image, self.side_px).pixels), shape: vec![side, side, 3] })
-    }
-}
-
-/// The loaded network.
-struct Dinov2Extractor {
-    network: Vit,
-    device: Device,
-    batch_size: BatchSize,
-    normalisation: Normalisation,
-    notes: Vec<String>,
-    preprocessor: Arc<Squares>,
-}
-
-impl Dinov2Extractor {
-    /// Number of tokens of an image: its patches and the class token.
-    fn n_tokens(&self) -> u32 {
-        let grid = self.preprocessor.side_px / PATCH_PX;
-        1 + grid * grid
-    }
-
-    /// The columns of a batch side by side, `(b or n, Σ d)`. Panics if torch fails, as tch's methods do.
-    fn features(&self, batch: &Batch<'_>) -> Result<Tensor, tch::TchError> {
-        let _no_grad = tch::no_grad_guard();
-        let pixels = placed(batch.values.as_u8(), &batch.whole_shape(), self.device)?; // (b, s, s, 3)
-        let pixels = self.normalisation.forward(&pixels); // (b, 3, s, s)
-        let n_tokens = i64::from(self.n_tokens());
-        if self.device != Device::Cpu || n_tokens >= LEAST_BATCH_TOKENS {
-            return Ok(self.of_call(&pixels, batch.n_images));
-        }
-        let side = i64::from(self.preprocessor.side_px);
-        let padding = Tensor::zeros([(LEAST_CALL_TOKENS - 1) / n_tokens, 3, side, side], (Kind::Float, self.device));
-        let one = |image_idx: i64| self.of_call(&Tensor::cat(&[&pixels.narrow(0, image_idx, 1), &padding], 0), 1);
-        Ok(Tensor::cat(&(0..batch.n_images as i64).map(one).collect::<Vec<_>>(), 0))
-    }
-
-    /// The columns of one call's first `n_images` images side by side, `(b or n, Σ d)`.
-    ///
-    /// # Shapes
-    /// - pixels: `(b, 3, s, s)`, f32, normalised
-    fn of_call(&self, pixels: &Tensor, n_images: usize) -> Tensor {
-        let statistic = |activation: &Tensor, statistic| self.statistic(activation, statistic, n_images);
-        Tensor::cat(&columns_by(&self.network, pixels, |_, _| None, statistic), 1)
-    }
-
-    /// A statistic of each image: of all at once on a GPU. On a CPU it is computed image by image, so that the order of
-    /// summation does not depend on the size of the batch.
-    ///
-    /// # Shapes
-    /// - activation: `(b, 1 + n, d)`
-    /// - returns: `(b, d)`, or `(n_images, d)` on a CPU
-    fn statistic(&self, activation: &Tensor, statistic: Statistic, n_images: usize) -> Tensor {
-        if self.device != Device::Cpu {
-            return pool(&activation.to_kind(Kind::Float), statistic);
-        }
+/// The columns of the first `n_images` images of a call on a CPU, side by side, `(n_images, Σ d)`. They are pooled image by
+/// image, so that the order of summation does not depend on the size of the batch.
+fn of_call(network: &Vit, pixels: &Tensor, n_images: usize) -> Tensor {
+    let statistic = |activation: &Tensor, statistic: Statistic| {
         let one = |image_idx: usize| pool(&activation.select(0, image_idx as i64).to_kind(Kind::Float), statistic);
         Tensor::stack(&(0..n_images).map(one).collect::<Vec<_>>(), 0)
-    }
-}
-
-impl Network for Dinov2Extractor {
-    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
-        self.preprocessor.clone()
-    }
-
-    fn batch_size(&self) -> BatchSize {
-        self.batch_size
-    }
-
-    fn on_cpu(&self) -> bool {
-        self.device == Device::Cpu
-    }
-
-    fn memory(&self) -> Option<DeviceMemory> {
-        device_memory(self.device)
-    }
-
-    fn notes(&self) -> Vec<String> {
-        self.notes.clone()
-    }
-
-    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
-        let matrix = guarded(NAME, batch.n_images, || self.features(batch))?;
-        let widths = COLUMNS.map(|pools| pools.iter().map(width).sum::<usize>()).to_vec();
-        let n_tokens = self.n_tokens();
-        let rows = move |mut columns: Vec<Vec<f32>>| {
-            let quality = columns.split_off(2);
-            [columns, quality].map(|columns| OutputRows::Vectors { columns, n_tokens }).into()
-        };
-        Ok(columns_of(NAME, &matrix, batch.n_images, widths, rows)?)
-    }
+    };
+    Tensor::cat(&pooling::columns(network, pixels, |_, _| None, &COLUMNS, Tensor::shallow_clone, statistic), 1)
 }
 
 #[cfg(test)]
@@ -374,12 +251,8 @@ mod tests {
     #[test]
     fn products_in_another_type_than_the_weights_are_other_features() {
         let sets = |products| {
-            let precision = Precision { dtype: Dtype::Bf16, products };
-            let (device, weights_blake3) = (DeviceChoice::Cpu, "of some weights".to_owned());
-            let precise = Precise { precision, note: None };
-            let settings =
-                Dinov2Settings { folder: None, side_px: SIDE_PX, precise, device, batch_size: None, weights_blake3 };
-            settings.feature_sets()
+            let setup = Setup::with_products(NAME, products);
+            Dinov2Settings { folder: None, side_px: SIDE_PX, setup }.feature_sets()
         };
         let (native, widened) = (sets(None), sets(Some(Dtype::F32)));
         for (native, widened) in native.iter().zip(widened.iter()) {

@@ -22,7 +22,11 @@ mod extractor;
 
 pub use extractor::{ExtractError, ExtractorKind, FeaturePair, FeatureSets, feature_sets, resolve};
 
-pub(crate) use extractor::{Precision, catching, device_memory, hash_of_files};
+pub(crate) use extractor::catching;
+
+mod embedder;
+
+pub(crate) use embedder::Precision;
 
 pub mod pooling;
 

@@ -4,23 +4,19 @@
 //! The user provides the weights: a folder with the released checkpoint, or another checkpoint of its layout.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
-use super::extractor::{Precise, Precision, column, columns_of, described_set, device_memory, guarded, hash_of_files};
+use super::embedder::{Setup, load_error};
+use super::extractor::column;
 use super::{
-    CommonSettings, DeviceChoice, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError,
+    CommonSettings, Dtype, ExtractError, ExtractorKind, ExtractorName, FeatureSets, FeatureSettingsError, Precision,
 };
-use crate::engine::{
-    Batch, BatchSize, DeviceMemory, GuestError, Input, Launched, Loaded, Network, OutputRows, Preprocessor, Unusable,
-    Values,
-};
-use agiqa_images::{DECODER_VERSION, RgbImage8};
+use crate::engine::Loaded;
+use agiqa_images::RgbImage8;
 use agiqa_nets::checkpoint::Checkpoint;
-use agiqa_nets::device::{Normalisation, placed};
-use agiqa_nets::mplug_owl2::{Frontend, MplugOwl2, Preprocessing, Prompt, PromptIds};
+use agiqa_nets::mplug_owl2::{self, Frontend, MplugOwl2, Prompt, PromptIds};
 use agiqa_store::path_text;
 use agiqa_store::tables::features::FeatureKind;
 use agiqa_weights::Effort;
@@ -67,21 +63,12 @@ pub struct MplugOwl2Settings {
     frontend: Frontend,
     prompts: Vec<Prompt>,
     ids: Vec<PromptIds>,
-    precise: Precise,
-    device: DeviceChoice,
-    batch_size: Option<usize>,
-    weights_blake3: String,
+    setup: Setup,
 }
 
-/// All settings that decide the numbers, as written to `extractor.json`.
+/// Its own settings that decide the numbers, as written to `extractor.json`.
 #[derive(Serialize)]
-struct Description<'a> {
-    extractor: ExtractorName,
-    code_version: u32,
-    /// Hash of the tensor files and their index, configuration, tokenizer and preprocessor.
-    weights_blake3: &'a str,
-    decoder_version: u32,
-    resize: &'a str,
+struct Deciding<'a> {
     side_px: u32,
     #[serde(flatten)]
     precision: Precision,
@@ -97,10 +84,6 @@ struct DescribedPrompt<'a> {
     n_tokens: i64,
 }
 
-fn load_error(source: impl std::error::Error + Send + Sync + 'static) -> ExtractError {
-    ExtractError::Load { extractor: NAME, source: Box::new(source) }
-}
-
 impl MplugOwl2Settings {
     /// Checks the settings: reads the folder's small files and hashes all files that decide the numbers (only once, see
     /// [`agiqa_weights::hash_of_file`]). Without `weights`, the folder is `mplug-owl2` in the weights folder.
@@ -112,23 +95,17 @@ impl MplugOwl2Settings {
         let folder = options.weights.clone().unwrap_or_else(|| weights.folder());
         let prompts = checked(options.prompts.clone().unwrap_or_else(Prompt::of_the_paper))?;
         weights.check(&folder, Effort::StampServes)?;
-        let frontend = Frontend::read(&folder).map_err(load_error)?;
+        let frontend = Frontend::read(&folder).map_err(load_error(NAME))?;
         let ids: Vec<PromptIds> = prompts.iter().map(|prompt| PromptIds::of(prompt, &frontend.tokenizer)).collect();
         if let Some((prompt, ids)) = prompts.iter().zip(&ids).find(|(_, ids)| ids.before.len() > MAX_PROMPT_TOKENS) {
             let problem = format!("{} tokens are over the limit of {MAX_PROMPT_TOKENS}", ids.before.len());
             return Err(FeatureSettingsError::Value { key: "prompts", found: prompt.column.clone(), problem }.into());
         }
-        let weights_blake3 = content_hash(&folder)?;
-        Ok(Self {
-            folder,
-            frontend,
-            prompts,
-            ids,
-            precise: Precise::new(NAME, options.dtype, common.device),
-            device: common.device,
-            batch_size: common.batch_size.map(std::num::NonZeroUsize::get),
-            weights_blake3,
-        })
+        let checkpoint = Checkpoint::open(&folder).map_err(load_error(NAME))?;
+        let weights_blake3 = agiqa_weights::hash_of_files(&mplug_owl2::files(&folder, &checkpoint));
+        let weights_blake3 = weights_blake3.map_err(load_error(NAME))?;
+        let setup = Setup::new(NAME, CODE_VERSION, options.dtype, common, weights_blake3);
+        Ok(Self { folder, frontend, prompts, ids, setup })
     }
 
     fn n_tokens(&self, ids: &PromptIds) -> i64 {
@@ -162,19 +139,6 @@ fn checked(prompts: Vec<Prompt>) -> Result<Vec<Prompt>, FeatureSettingsError> {
     Ok(prompts)
 }
 
-/// One hash over the names and contents of the files that decide the numbers.
-fn content_hash(folder: &std::path::Path) -> Result<String, ExtractError> {
-    let checkpoint = Checkpoint::open(folder).map_err(load_error)?;
-    let mut files: Vec<PathBuf> = checkpoint.files().map(PathBuf::from).collect();
-    // With several shards, the index decides which of them a tensor comes from, so it is hashed, too.
-    if files.iter().all(|file| file != checkpoint.path()) {
-        files.push(checkpoint.path().to_owned());
-    }
-    let tokenizer = ["tokenizer.model", "tokenizer.json"].iter().find(|name| folder.join(name).exists());
-    files.extend(["config.json", "preprocessor_config.json"].iter().chain(tokenizer).map(|name| folder.join(name)));
-    hash_of_files(&files).map_err(load_error)
-}
-
 impl ExtractorKind for MplugOwl2Settings {
     fn feature_sets(&self) -> FeatureSets {
         let described =
@@ -184,116 +148,39 @@ impl ExtractorKind for MplugOwl2Settings {
             .iter()
             .map(|(column, text, n_tokens)| DescribedPrompt { column, text: text.clone(), n_tokens: *n_tokens })
             .collect();
-        let description = Description {
-            extractor: NAME,
-            code_version: CODE_VERSION,
-            weights_blake3: &self.weights_blake3,
-            decoder_version: DECODER_VERSION,
-            resize: "padded to a square, Pillow bicubic",
+        let deciding = Deciding {
             side_px: self.frontend.preprocessing.side_px,
-            precision: self.precise.precision,
+            precision: self.setup.precision,
             pooling: "mean over all positions of the last hidden states",
             prompts,
         };
         let dim = self.frontend.config.decoder.dim as usize;
         let columns = self.prompts.iter().map(|prompt| column(&prompt.column, dim)).collect();
-        let semantic = described_set(NAME, FeatureKind::Semantic, &description, columns);
+        let resize = "padded to a square, Pillow bicubic";
+        let semantic = self.setup.set(FeatureKind::Semantic, resize, deciding, columns);
         FeatureSets { semantic: Some(semantic), quality: None }
     }
 
     fn load(&self) -> Result<Loaded, ExtractError> {
-        let device = self.device.device()?;
-        let dtype = self.precise.precision.dtype;
-        dtype.check_on(device)?;
-        let checkpoint = Checkpoint::open(&self.folder).map_err(load_error)?;
-        let network = MplugOwl2::new(&checkpoint, &self.frontend.config, &self.ids, device, dtype.kind());
-        let n_tokens: i64 = self.ids.iter().map(|ids| self.n_tokens(ids)).sum();
-        Ok(Loaded::Network(Box::new(MplugOwl2Extractor {
-            network: network.map_err(load_error)?,
-            unused: checkpoint.unused().into_iter().map(str::to_owned).collect(),
-            device,
-            batch_size: BatchSize::of(
-                self.batch_size,
-                if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE },
-            ),
-            widths: vec![self.frontend.config.decoder.dim as usize; self.prompts.len()],
-            normalisation: self.frontend.preprocessing.normalisation(device),
-            note: self.precise.note.clone(),
-            n_tokens: u32::try_from(n_tokens).unwrap_or(u32::MAX),
-            preprocessor: Arc::new(Squares { preprocessing: self.frontend.preprocessing.clone() }),
-        })))
-    }
-}
-
-/// Pads and resizes as the published code does. The network normalises on its device.
-struct Squares {
-    preprocessing: Preprocessing,
-}
-
-impl Preprocessor for Squares {
-    fn prepare(&self, image: &RgbImage8) -> Result<Input, Unusable> {
-        let side = i64::from(self.preprocessing.side_px);
-        Ok(Input { values: Values::U8(self.preprocessing.resized(image).pixels), shape: vec![side, side, 3] })
-    }
-}
-
-/// The loaded network.
-struct MplugOwl2Extractor {
-    network: MplugOwl2,
-    unused: Vec<String>,
-    device: Device,
-    batch_size: BatchSize,
-    /// Number of values of each column.
-    widths: Vec<usize>,
-    /// Number of tokens of all prompts together.
-    n_tokens: u32,
-    normalisation: Normalisation,
-    note: Option<String>,
-    preprocessor: Arc<Squares>,
-}
-
-impl MplugOwl2Extractor {
-    /// The embeddings of a batch, prompts side by side, `(n_images, Σ d)`. Panics if torch fails, as tch's methods do.
-    fn embeddings(&self, batch: &Batch<'_>) -> Result<Tensor, tch::TchError> {
-        let _no_grad = tch::no_grad_guard();
-        let pixels = placed(batch.values.as_u8(), &batch.whole_shape(), self.device)?; // (b, s, s, 3)
-        let pixels = self.normalisation.forward(&pixels); // (b, 3, s, s)
-        Ok(Tensor::cat(&self.network.embed_first(&pixels, batch.n_images as i64), 1))
-    }
-}
-
-impl Network for MplugOwl2Extractor {
-    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
-        self.preprocessor.clone()
-    }
-
-    fn batch_size(&self) -> BatchSize {
-        self.batch_size
-    }
-
-    fn memory(&self) -> Option<DeviceMemory> {
-        device_memory(self.device)
-    }
-
-    fn on_cpu(&self) -> bool {
-        self.device == Device::Cpu
-    }
-
-    fn notes(&self) -> Vec<String> {
+        let (device, kind) = self.setup.place()?;
+        let checkpoint = Checkpoint::open(&self.folder).map_err(load_error(NAME))?;
+        let network = MplugOwl2::new(&checkpoint, &self.frontend.config, &self.ids, device, kind);
+        let network = network.map_err(load_error(NAME))?;
         // Every released checkpoint has the output head and the tables of rotary frequencies.
-        let is_known = |name: &&String| name.as_str() == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq");
-        let unknown: Vec<&str> = self.unused.iter().filter(|name| !is_known(name)).map(String::as_str).collect();
-        let n = unknown.len();
-        let unknown =
-            (n > 0).then(|| format!("{n} tensors of the checkpoint are not read by `{NAME}`: {}", unknown.join(", ")));
-        unknown.into_iter().chain(self.note.clone()).collect()
-    }
-
-    fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
-        let matrix = guarded(NAME, batch.n_images, || self.embeddings(batch))?;
-        let n_tokens = self.n_tokens;
-        let rows = move |columns| vec![OutputRows::Vectors { columns, n_tokens }];
-        Ok(columns_of(NAME, &matrix, batch.n_images, self.widths.clone(), rows)?)
+        let is_known = |name: &&str| *name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq");
+        let unread = self.setup.unread(checkpoint.unused().into_iter().filter(|name| !is_known(name)));
+        let preprocessing = self.frontend.preprocessing.clone();
+        let (side, normalisation) = (i64::from(preprocessing.side_px), preprocessing.normalisation(device));
+        let square = move |image: &RgbImage8| preprocessing.resized(image).pixels;
+        let frame = self.setup.frame(device, [CPU_BATCH_SIZE, GPU_BATCH_SIZE], unread, square);
+        let columns = move |levels: &Tensor, n_images: usize| {
+            let pixels = normalisation.forward(&levels.view([-1, side, side, 3])); // (b, 3, s, s)
+            Tensor::cat(&network.embed_first(&pixels, n_images as i64), 1)
+        };
+        // The tokens of all prompts together.
+        let n_tokens: i64 = self.ids.iter().map(|ids| self.n_tokens(ids)).sum();
+        let n_tokens = u32::try_from(n_tokens).unwrap_or(u32::MAX);
+        Ok(self.setup.network(&self.feature_sets(), frame, n_tokens, columns))
     }
 }
 

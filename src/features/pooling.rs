@@ -3,6 +3,7 @@
 //! A column is the concatenation of its [`Pool`]s. Each is a statistic over the tokens of one activation of the
 //! network. Pooling is done in f32 and for each image by itself, so that other images of a batch cannot change its bits.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::Error as _;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tch::{Kind, Tensor};
 
 use super::FeatureSettingsError;
-use agiqa_nets::vit::Tap;
+use agiqa_nets::vit::{Tap, Vit};
 
 /// A statistic over the tokens of an activation. It gives `d` values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,6 +54,40 @@ impl Pool {
     pub const fn of(tap: Tap, statistic: Statistic) -> Self {
         Self { tap, statistic }
     }
+}
+
+/// Columns of a network's activations for some images. Each is the concatenation of its pools. `tokens` makes of an
+/// activation the tokens that are pooled, and `statistic` pools them. Each activation is pooled at once, so that memory
+/// holds one at a time. `multipliers` are those of [`Vit::forward_dropping`].
+///
+/// # Shapes
+/// - pixels: `(b, 3, s, s)`, f32, normalised
+/// - returns: per column `(b, d)`, f32
+pub(super) fn columns<P: AsRef<[Pool]>, const N: usize>(
+    network: &Vit,
+    pixels: &Tensor,
+    multipliers: impl Fn(usize, usize) -> Option<Tensor>,
+    columns: &[P; N],
+    tokens: impl Fn(&Tensor) -> Tensor,
+    statistic: impl Fn(&Tensor, Statistic) -> Tensor,
+) -> [Tensor; N] {
+    let pools = || columns.iter().flat_map(AsRef::as_ref);
+    let mut taps: Vec<Tap> = pools().map(|one| one.tap).collect();
+    taps.sort();
+    taps.dedup();
+    let mut found = HashMap::new();
+    network.forward_dropping(pixels, &taps, multipliers, |tap, activation| {
+        let tokens = tokens(activation);
+        for one in pools().filter(|one| one.tap == tap) {
+            found.entry(*one).or_insert_with(|| statistic(&tokens, one.statistic));
+        }
+    });
+    columns.each_ref().map(|pools| Tensor::cat(&pools.as_ref().iter().map(|one| &found[one]).collect::<Vec<_>>(), -1))
+}
+
+/// Number of blocks that `columns` read.
+pub(super) fn n_blocks<P: AsRef<[Pool]>>(columns: &[P]) -> usize {
+    columns.iter().flat_map(AsRef::as_ref).map(|one| one.tap.block() + 1).max().unwrap_or(0)
 }
 
 /// `statistic` over the tokens of an image, or of each image of a batch.
@@ -151,10 +186,8 @@ impl From<Statistic> for String {
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.tap {
-            Tap::Embedding => write!(f, "embedding: {}", self.statistic),
             Tap::Hidden(index) => write!(f, "hidden {index}: {}", self.statistic),
             Tap::Block(index) => write!(f, "block {index}: {}", self.statistic),
-            Tap::FinalNorm => write!(f, "final norm: {}", self.statistic),
         }
     }
 }
@@ -166,10 +199,8 @@ impl<'de> Deserialize<'de> for Pool {
         let (tap, statistic) = text.split_once(": ").ok_or_else(wrong)?;
         let index = |index: &str| index.parse().map_err(|_| wrong());
         let tap = match tap.split_once(' ') {
-            None if tap == "embedding" => Tap::Embedding,
             Some(("hidden", i)) => Tap::Hidden(index(i)?),
             Some(("block", i)) => Tap::Block(index(i)?),
-            Some(("final", "norm")) => Tap::FinalNorm,
             Some(_) | None => return Err(wrong()),
         };
         Ok(Self { tap, statistic: statistic.to_owned().try_into().map_err(D::Error::custom)? })

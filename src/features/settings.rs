@@ -7,13 +7,13 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::DeviceChoice;
 use super::clip::ClipOptions;
 use super::dinov2::Dinov2Options;
 use super::maniqa::ManiqaOptions;
 use super::mplug_owl2::MplugOwl2Options;
 use super::nss::NssOptions;
-use crate::engine::{MAX_BATCH_SIZE, MAX_PART_ROWS};
+use super::{DeviceChoice, Dtype};
+use crate::engine::{BatchSize, MAX_BATCH_SIZE, MAX_PART_ROWS, Work};
 use agiqa_store::store::shard::Shard;
 
 /// Invalid settings.
@@ -239,6 +239,28 @@ impl CommonSettings {
             }
             None => Ok(()),
         }
+    }
+
+    /// Division of the work.
+    pub(crate) fn work(&self) -> Work {
+        let Self { max_pixels, shard, retry_rejects, part_rows, part_secs, .. } = *self;
+        Work { max_pixels, shard, retry_rejects, part_rows, part_secs }
+    }
+
+    /// The device.
+    ///
+    /// # Errors
+    /// The machine lacks it, or it cannot compute in `dtype`.
+    pub(crate) fn device_for(&self, dtype: Dtype) -> Result<tch::Device, FeatureSettingsError> {
+        let device = self.device.device()?;
+        dtype.check_on(device)?;
+        Ok(device)
+    }
+
+    /// Number of images per batch on `device`: without one of the user's, `on_cpu` or `on_gpu`.
+    pub(crate) fn batch_size_on(&self, device: tch::Device, [on_cpu, on_gpu]: [usize; 2]) -> BatchSize {
+        let preferred = if device == tch::Device::Cpu { on_cpu } else { on_gpu };
+        self.batch_size.map_or(BatchSize::Preferred(preferred), |asked| BatchSize::Asked(asked.get()))
     }
 }
 

@@ -360,7 +360,7 @@ mod tests {
         fails::<Split>("[t]\nkind = \"by-prompt\"", "p.toml:1:2: key `seed` is missing in `t`");
         fails::<Train>(
             "[t]\nepochs = 2020-01-01",
-            "p.toml:2:10: `2020-01-01` is a date; nothing takes one here. Quote it to make it a string",
+            "p.toml:2:10: `2020-01-01` is a date, and no setting takes one: quote it to make it a string",
         );
         fails::<Train>("[t\nepochs = 2", "p.toml:1:3: not valid TOML: unclosed table, expected `]`");
     }

@@ -106,9 +106,7 @@ impl MethodName {
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum ScoreError {
     /// Not exactly one of a run, a group and methods.
-    #[error(
-        "name what scores, and only one of it: `run`, `group` or `methods` (options `--run`, `--group`, `--method`)"
-    )]
+    #[error("name exactly one kind of scorer: `run`, `group` or `methods` (options `--run`, `--group`, `--method`)")]
     By,
     /// No night is named.
     #[error("sources become a night of a corpus: name both (`corpus` and `night`; options `--corpus`, `--night`)")]

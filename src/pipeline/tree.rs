@@ -233,7 +233,7 @@ fn node_of(
             NodeValue::Real(value.ok_or_else(|| refused(format!("expected a finite number, found `{float}`")))?)
         }
         DeValue::Datetime(date) => {
-            return Err(refused(format!("`{date}` is a date; nothing takes one here. Quote it to make it a string")));
+            return Err(refused(format!("`{date}` is a date, and no setting takes one: quote it to make it a string")));
         }
         DeValue::Array(items) => {
             let items = items.into_iter().map(|item| {

@@ -203,7 +203,7 @@ impl Stage for AverageStage {
             let n = wanted.len() as u64;
             rows += RowCounts { n_in: n, n_out: n, n_cached: n, ..RowCounts::default() };
         }
-        Ok(Freshness::Current { reason: format!("all {} scores are there", rows.n_out), rows })
+        Ok(Freshness::Current { reason: format!("all {} scores are present", rows.n_out), rows })
     }
 
     fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {

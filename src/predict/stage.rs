@@ -146,7 +146,7 @@ impl Stage for PredictStage {
         if has_stale_rejects {
             return Ok(Freshness::Stale { reason: "the list of images without features is out of date".to_owned() });
         }
-        let reason = format!("all {} scores of {} runs are there", rows.n_out, self.runs.len());
+        let reason = format!("all {} scores of {} runs are present", rows.n_out, self.runs.len());
         Ok(Freshness::Current { reason, rows })
     }
 

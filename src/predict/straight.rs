@@ -11,8 +11,8 @@ use tch::Tensor;
 use super::head::Head;
 use super::stage::PredictError;
 use crate::engine::{
-    Batch, BatchSize, DeviceMemory, Guest, GuestError, GuestSettings, GuestWords, ImageStage, Launched, Loaded,
-    Network, Output, OutputRows, Preprocessor, Score, Task, Work,
+    Batch, Frame, Guest, GuestError, GuestSettings, GuestWords, ImageStage, Launched, Loaded, Network, Output,
+    OutputRows, Score, Task, Work,
 };
 use crate::features::{FeatureSets, FeatureSettings, resolve};
 use agiqa_store::store::Store;
@@ -136,29 +136,13 @@ impl Heads {
 }
 
 impl Network for StraightNetwork {
-    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
-        self.network.preprocessor()
-    }
-
-    fn batch_size(&self) -> BatchSize {
-        self.network.batch_size()
-    }
-
-    fn on_cpu(&self) -> bool {
-        self.network.on_cpu()
-    }
-
-    fn memory(&self) -> Option<DeviceMemory> {
-        self.network.memory()
-    }
-
-    fn notes(&self) -> Vec<String> {
-        self.network.notes()
+    fn frame(&self) -> &Frame {
+        self.network.frame()
     }
 
     fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
         let rows = self.network.launch(batch)?;
-        let (heads, n_images) = (Rc::clone(&self.heads), batch.n_images);
+        let (heads, n_images) = (Rc::clone(&self.heads), batch.n_images());
         Ok(Box::new(move || Ok(heads.scores(rows()?, n_images)?)))
     }
 }

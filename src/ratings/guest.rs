@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use tch::{Device, TchError, Tensor};
+use tch::TchError;
 
 use super::settings::{RatingError, RatingSettings};
 use crate::engine::{
-    Batch, BatchSize, DeviceMemory, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Launched, Loaded,
-    Network, Output, OutputRows, Preprocessor, Score, Task, Unusable, Values, Work,
+    Batch, Frame, Guest, GuestError, GuestSettings, GuestWords, Input, InputSize, Launched, Loaded, Network, Output,
+    OutputRows, Preprocessor, Score, Task, Unusable, Values, Work,
 };
-use crate::features::{CommonSettings, catching, device_memory};
+use crate::features::catching;
 use agiqa_images::RgbImage8;
-use agiqa_nets::device::{Fetch, sent};
+use agiqa_nets::device::Fetch;
 use agiqa_nets::raters::{Prepare, Prepared, Rater, RaterName, Unfit};
 use agiqa_nets::trained_head::LabelScale;
 use agiqa_store::tables::scores::ScoreSet;
@@ -35,23 +35,21 @@ impl Guest for RatingGuest {
 
     fn load(&self) -> Result<Loaded, GuestError> {
         let (network, common) = (self.settings.network, &self.settings.common);
-        let device = common.device.device()?;
         let dtype = self.settings.options.dtype.unwrap_or_default();
-        dtype.check_on(device)?;
+        let device = common.device_for(dtype)?;
         let file = self.settings.file()?;
         // Most of tch panics if memory is short.
         let loaded = catching(|| file.load(device, dtype.kind()));
         let loaded = loaded.map_err(|source| RatingError::Torch { network, action: "loading", source })?;
         let rater = loaded.map_err(|source| RatingError::Load { network, source })?;
-        let preset = if device == Device::Cpu { CPU_BATCH_SIZE } else { GPU_BATCH_SIZE };
-        Ok(Loaded::Network(Box::new(RatingNetwork {
-            network,
+        let frame = Frame {
             preprocessor: Arc::new(Pictures(rater.preprocessor())),
-            rater,
+            batch_size: common.batch_size_on(device, [CPU_BATCH_SIZE, GPU_BATCH_SIZE]),
             device,
-            labels: self.settings.trained.as_ref().map(|trained| trained.labels),
-            batch_size: BatchSize::of(common.batch_size.map(std::num::NonZeroUsize::get), preset),
-        })))
+            notes: Vec::new(),
+        };
+        let labels = self.settings.trained.as_ref().map(|trained| trained.labels);
+        Ok(Loaded::Network(Box::new(RatingNetwork { network, rater, frame, labels })))
     }
 }
 
@@ -87,51 +85,35 @@ impl Preprocessor for Pictures {
 struct RatingNetwork {
     network: RaterName,
     rater: Box<dyn Rater>,
-    preprocessor: Arc<Pictures>,
-    device: Device,
+    frame: Frame,
     /// From ratings to the MOS scale, for trained weights.
     labels: Option<LabelScale>,
-    batch_size: BatchSize,
 }
 
 impl RatingNetwork {
     /// The ratings of a batch on their way from the device. Panics if torch fails, as tch's methods do.
     fn ratings(&self, batch: &Batch<'_>) -> Result<Fetch, TchError> {
         let _no_grad = tch::no_grad_guard();
-        let inputs = Tensor::from_slice(batch.values.as_f32()).view(batch.whole_shape().as_slice());
-        let inputs = sent(&inputs, self.device)?;
-        Fetch::of(&self.rater.rate(&inputs).narrow(0, 0, batch.n_images as i64))
+        Fetch::of(&self.rater.rate(&batch.on(self.frame.device)?).narrow(0, 0, batch.n_images() as i64))
     }
 }
 
 impl Network for RatingNetwork {
-    fn preprocessor(&self) -> Arc<dyn Preprocessor> {
-        self.preprocessor.clone()
-    }
-
-    fn batch_size(&self) -> BatchSize {
-        self.batch_size
-    }
-
-    fn memory(&self) -> Option<DeviceMemory> {
-        device_memory(self.device)
-    }
-
-    fn on_cpu(&self) -> bool {
-        self.device == Device::Cpu
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn launch(&mut self, batch: &Batch<'_>) -> Result<Launched, GuestError> {
         let (network, labels) = (self.network, self.labels);
         let failed = move |source| RatingError::Torch { network, action: "rating a batch", source };
         let ratings = catching(|| self.ratings(batch)).flatten().map_err(failed)?;
-        let scaled = move |rating: f32| {
+        let score = move |rating: f32| {
             let rating = f64::from(rating);
-            labels.map_or(rating, |LabelScale { scale, offset }| rating * scale + offset)
+            Score::from(labels.map_or(rating, |labels| labels.mos(rating)))
         };
         let wait: Launched = Box::new(move || {
             let ratings = ratings.wait().map_err(failed)?;
-            Ok(vec![OutputRows::Scores(ratings.into_iter().map(scaled).map(Score::from).collect())])
+            Ok(vec![OutputRows::Scores(ratings.into_iter().map(score).collect())])
         });
         Ok(wait)
     }
@@ -153,8 +135,7 @@ impl GuestSettings for RatingSettings {
     }
 
     fn work(&self) -> Work {
-        let CommonSettings { max_pixels, shard, retry_rejects, part_rows, part_secs, .. } = self.common;
-        Work { max_pixels, shard, retry_rejects, part_rows, part_secs }
+        self.common.work()
     }
 
     fn resolve(&self) -> Result<Box<dyn Guest>, GuestError> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::features::{CommonSettings, Dtype, FeatureSettingsError, Precision, hash_of_files};
+use crate::features::{CommonSettings, Dtype, FeatureSettingsError, Precision};
 use agiqa_images::DECODER_VERSION;
 use agiqa_nets::raters::{RaterError, RaterFile, RaterName};
 use agiqa_nets::trained_head::LabelScale;
@@ -78,13 +78,6 @@ pub enum RatingError {
     /// The network has one number type.
     #[error("`{network}` computes in f32, so it has no `dtype`")]
     Dtype { network: RaterName },
-    /// A file of the weights cannot be read.
-    #[error("cannot read the weights of `{network}`")]
-    Read {
-        network: RaterName,
-        #[source]
-        source: std::io::Error,
-    },
     /// libtorch failed, e.g. because memory is short.
     #[error("`{network}` failed while {action}")]
     Torch {
@@ -168,10 +161,7 @@ impl RatingSettings {
             return Ok(trained.set.clone());
         }
         let network = self.network;
-        let weights_blake3 = match file.large_files() {
-            Some(files) => hash_of_files(&files).map_err(|source| RatingError::Read { network, source })?,
-            None => file.content_hash().map_err(|source| RatingError::Load { network, source })?,
-        };
+        let weights_blake3 = file.content_hash().map_err(|source| RatingError::Load { network, source })?;
         let precision = || Precision::of(self.options.dtype.unwrap_or_default(), self.common.device);
         let description = Description {
             method: network,

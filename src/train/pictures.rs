@@ -16,16 +16,15 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 
 use rand_mt::Mt64;
 
 use super::augment::Augment;
 use super::in_order::in_order;
 use super::random::Draws;
-use crate::engine::{Failure, Input, Values, decode_verified};
+use crate::engine::{Batch, Failure, Input, Values, decode_verified};
 use agiqa_images::{DecodeLimits, RgbImage8};
-use agiqa_nets::device::{host_bytes, sent};
 use agiqa_sources::Reader;
 use agiqa_store::identity::ImageId;
 use agiqa_store::interrupt::Interrupt;
@@ -136,24 +135,11 @@ impl View for Squares {
     }
 }
 
-/// Inputs of some images as one tensor `(b, ..)` on the CPU, if they have one shape. Pixels are u8, `(b, h, w, 3)`. The
-/// memory is pinned if `device` is a GPU, so that the copy there does not wait.
+/// Inputs of some images as one tensor `(b, ..)` on `device`, if they have one shape. Pixels are u8, `(b, h, w, 3)`.
 pub(super) fn stacked(inputs: &[Input], device: Device) -> Result<Option<Tensor>, TchError> {
-    let Some(Input { values, shape }) = inputs.first() else { return Ok(None) };
-    if inputs.iter().any(|input| input.shape != *shape) {
-        return Ok(None);
-    }
-    let n_bytes = values.n_bytes();
-    let (bytes, ()) = host_bytes(inputs.len() * n_bytes, device, |target| {
-        let targets = target.chunks_exact_mut(n_bytes);
-        targets.zip(inputs).for_each(|(target, input)| input.values.write_to(target));
-    })?;
-    let kind = match values {
-        Values::U8(_) => Kind::Uint8,
-        Values::F32(_) => Kind::Float,
-    };
-    let shape: Vec<i64> = std::iter::once(inputs.len() as i64).chain(shape.iter().copied()).collect();
-    bytes.f_view_dtype(kind)?.f_view(shape.as_slice()).map(Some)
+    let [first, rest @ ..] = inputs else { return Ok(None) };
+    let have_one_shape = rest.iter().all(|input| input.shape == first.shape);
+    have_one_shape.then(|| Batch { inputs, size: inputs.len() }.on(device)).transpose()
 }
 
 /// Resized images by row.
@@ -263,8 +249,7 @@ impl Pictures {
             batches[i].iter().map(|row| self.with_kept(*row, |kept| self.settings.view.still(kept))).collect()
         };
         let _ = in_order(batches.len(), n_threads, inputs, |i, inputs: Result<Vec<Input>, PicturesError>| {
-            let inputs = stacked(&inputs?, device)?.expect("inputs of a batch have one shape");
-            each(batches[i], sent(&inputs, device)?)?;
+            each(batches[i], stacked(&inputs?, device)?.expect("inputs of a batch have one shape"))?;
             Ok::<_, E>(ControlFlow::Continue(()))
         })?;
         Ok(())
@@ -365,6 +350,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Kind;
 
     #[test]
     fn a_file_gives_the_inputs_that_memory_gives() {

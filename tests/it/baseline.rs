@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use agiqa_store::identity::ImageId;
-use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::rejects::{self, RejectRow};
 use agiqa_store::tables::scores::{Direction, ScoreSet};
 
@@ -42,13 +41,9 @@ fn baseline<'a>(params: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     base.into_iter().chain(more.iter().copied()).collect()
 }
 
-pub(crate) fn open(dir: &TestDir) -> Store {
-    Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("the store is there")
-}
-
 /// Scores per method. Fails where a method has more than one set.
 pub(crate) fn scores(dir: &TestDir) -> HashMap<String, HashMap<ImageId, f64>> {
-    let store = open(dir);
+    let store = dir.store();
     let mut found = HashMap::new();
     for set in ScoreSet::list(&store).expect("sets can be listed") {
         assert_eq!(set.direction, Direction::Lower);
@@ -59,7 +54,7 @@ pub(crate) fn scores(dir: &TestDir) -> HashMap<String, HashMap<ImageId, f64>> {
 }
 
 pub(crate) fn rejects_of(dir: &TestDir) -> Vec<RejectRow> {
-    rejects::read(&open(dir), "baseline").expect("rejects can be read")
+    rejects::read(&dir.store(), "baseline").expect("rejects can be read")
 }
 
 #[test]
@@ -70,15 +65,15 @@ fn every_method_scores_every_image_once_and_a_second_run_does_nothing() {
         dir.write(&format!("images/{seed}.png"), picture(seed, 200, 210));
     }
     dir.write("images/copy.png", picture(0, 200, 210));
-    dir.agiqa(&baseline(&params, &[])).exits(0).says("12 of 12 scores are there");
+    dir.agiqa(&baseline(&params, &[])).exits(0).says("12 of 12 scores are present");
     let first = scores(&dir);
     for method in ["brisque", "niqe", "ilniqe"] {
         assert_eq!(first[method].len(), 3, "{method}: a copy is scored once");
         assert!(first[method].values().all(|score| score.is_finite()));
     }
-    dir.agiqa(&baseline(&params, &[])).exits(0).says("skipped").says("all 12 scores are there");
+    dir.agiqa(&baseline(&params, &[])).exits(0).says("skipped").says("all 12 scores are present");
 
-    let corpus = agiqa_store::tables::images::read(&open(&dir), &"images".parse().expect("a name")).expect("a table");
+    let corpus = agiqa_store::tables::images::read(&dir.store(), &"images".parse().expect("a name")).expect("a table");
     assert_eq!(corpus.rows.len(), 4, "the folder becomes a corpus");
 
     dir.write("images/late.png", picture(9, 200, 210));
@@ -111,7 +106,7 @@ fn scores_do_not_depend_on_threads_shards_or_part_sizes() {
         bits
     };
     assert_eq!(bits(&whole), bits(&sharded));
-    sharded.agiqa(&baseline(&params, &["--methods", "brisque,niqe"])).exits(0).says("all 12 scores are there");
+    sharded.agiqa(&baseline(&params, &["--methods", "brisque,niqe"])).exits(0).says("all 12 scores are present");
 }
 
 #[test]
@@ -124,7 +119,7 @@ fn images_without_a_score_are_rejected_with_the_reason_and_the_others_are_scored
     dir.write("images/black.png", png(&image::RgbImage::new(200, 200).into()));
     dir.write("images/white.png", png(&image::RgbImage::from_pixel(300, 200, image::Rgb([255; 3])).into()));
     dir.write("images/broken.png", b"\x89PNG\r\n\x1a\nno more");
-    dir.agiqa(&baseline(&params, &[])).exits(1).says("5 of 18 scores are there, 13 rejected");
+    dir.agiqa(&baseline(&params, &[])).exits(1).says("5 of 18 scores are present, 13 rejected");
     let found = scores(&dir);
     assert_eq!(found["brisque"].len(), 2, "good and small");
     assert_eq!(found["niqe"].len(), 1, "small is too small for two blocks");
@@ -147,7 +142,7 @@ fn images_without_a_score_are_rejected_with_the_reason_and_the_others_are_scored
 
     dir.agiqa(&baseline(&params, &[])).exits(1).says("skipped");
     assert_eq!(rejects_of(&dir).len(), 13, "earlier rejects are not tried again");
-    dir.agiqa(&baseline(&params, &["--retry-rejects"])).exits(1).says("5 of 18 scores are there, 13 rejected");
+    dir.agiqa(&baseline(&params, &["--retry-rejects"])).exits(1).says("5 of 18 scores are present, 13 rejected");
     assert_eq!(rejects_of(&dir).len(), 13, "tried again, and each is there once");
 }
 
@@ -162,7 +157,7 @@ fn grey_and_16_bit_images_have_the_scores_of_their_8_bit_colours() {
     dir.write("images/grey-16.png", png(&image::DynamicImage::ImageLuma16(grey.to_luma16())));
     dir.write("images/colour.png", png(&rgb));
     dir.write("images/colour-16.png", png(&image::DynamicImage::ImageRgb16(rgb.to_rgb16())));
-    dir.agiqa(&baseline(&params, &[])).exits(0).says("15 of 15 scores are there");
+    dir.agiqa(&baseline(&params, &[])).exits(0).says("15 of 15 scores are present");
     for (method, scores) in scores(&dir) {
         let mut bits: Vec<u64> = scores.values().map(|score| score.to_bits()).collect();
         bits.sort_unstable();
@@ -243,7 +238,7 @@ fn without_parameter_files_the_command_says_what_to_get_and_where_to_put_it() {
     let params = params();
     let bytes = std::fs::read(params.join("niqe_modelparameters.mat")).expect("part of the project");
     dir.write("weights/iqa-params/niqe_modelparameters.mat", bytes);
-    run("niqe").exits(0).says("1 of 1 scores are there");
+    run("niqe").exits(0).says("1 of 1 scores are present");
 }
 
 #[test]
@@ -263,10 +258,10 @@ fn another_side_is_another_set_of_scores() {
     dir.write("images/good.png", picture(1, 260, 240));
     dir.agiqa(&baseline(&params, &["--methods", "brisque"])).exits(0);
     dir.agiqa(&baseline(&params, &["--methods", "brisque", "--side", "256"])).exits(0);
-    let sets = ScoreSet::list(&open(&dir)).expect("sets can be listed");
+    let sets = ScoreSet::list(&dir.store()).expect("sets can be listed");
     assert_eq!(sets.len(), 2);
     let values: Vec<f64> =
-        sets.iter().flat_map(|set| set.read(&open(&dir)).expect("scores").into_values().collect::<Vec<_>>()).collect();
+        sets.iter().flat_map(|set| set.read(&dir.store()).expect("scores").into_values().collect::<Vec<_>>()).collect();
     assert_ne!(values[0], values[1]);
 }
 
@@ -296,8 +291,8 @@ fn a_pipeline_scores_and_compares_and_does_neither_twice() {
         "#
     );
     dir.write("p.toml", pipeline);
-    let ran = dir.agiqa(&["run", "p.toml"]).exits(0).says("120 of 120 scores are there");
+    let ran = dir.agiqa(&["run", "p.toml"]).exits(0).says("120 of 120 scores are present");
     ran.says("2 methods on 12 images").prints("brisque (bilinear to 192 × 192)").prints("test part of split random-0");
-    let again = dir.agiqa(&["run", "p.toml"]).exits(0).says("skipped: all 120 scores are there");
+    let again = dir.agiqa(&["run", "p.toml"]).exits(0).says("skipped: all 120 scores are present");
     again.says("skipped: 2 methods are compared").prints("brisque (bilinear to 192 × 192)");
 }

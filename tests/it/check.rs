@@ -3,8 +3,8 @@
 use agiqa_store::store::Store;
 use agiqa_store::tables::rejects::{self, RejectRow};
 
-use crate::select::{Invented, name, write};
-use crate::testdir::{Ran, TestDir};
+use crate::select::{Invented, write};
+use crate::testdir::{Ran, TestDir, name};
 
 /// `n` images of two generators, whose scores lie between 0 and 1 around 0.5 + `shift`, spread by `width`.
 fn night(n: usize, shift: f64, width: f64) -> Vec<Invented> {
@@ -135,6 +135,6 @@ fn images_that_are_there_twice_are_a_warning() {
     let ran = check(&dir, &[]).exits(0).says("1 warned");
     assert_eq!(
         line(&ran, "duplicate_share"),
-        "warn duplicate_share all 0.0500 0.0100 10 of 200 images are there more than once"
+        "warn duplicate_share all 0.0500 0.0100 10 of 200 images occur more than once"
     );
 }

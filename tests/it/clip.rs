@@ -5,14 +5,15 @@ use std::path::Path;
 
 use agiqa_images::{DecodeLimits, PillowFilter, decode, resize_as_pillow};
 use agiqa_nets::clip::{self, ClipCheckpoint};
+use agiqa_nets::onnx::OnnxFile;
 use agiqa_nets::vit::Vit;
 use agiqa_store::identity::ImageId;
-use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::{FeatureSet, VectorColumn};
 use agiqa_synth::{Float, Invented, picture};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
+use crate::synth::{after_blocks, relative_error};
 use crate::testdir::{Ran, TestDir, reference, shared, weights};
 
 const WEIGHTS: &str = "clip-b16/clip_encoder.int8.onnx";
@@ -83,7 +84,7 @@ fn features(dir: &TestDir, more: &[&str]) -> Ran {
 
 /// Every column of the only pair of sets in the store, for image `id`.
 fn columns(dir: &TestDir, id: ImageId) -> HashMap<String, Vec<f32>> {
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let store = dir.store();
     let sets = FeatureSet::list(&store).expect("sets can be listed");
     assert_eq!(sets.len(), 2, "one semantic and one quality set");
     let of_set = |set: &FeatureSet| {
@@ -95,13 +96,6 @@ fn columns(dir: &TestDir, id: ImageId) -> HashMap<String, Vec<f32>> {
         set.columns.iter().zip(&found.matrices).map(vector).collect::<Vec<_>>()
     };
     sets.iter().flat_map(of_set).collect()
-}
-
-/// Largest difference, as a part of the largest magnitude of `expected`.
-fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
-    assert_eq!(found.size(), expected.size());
-    let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
-    ((found - &expected).abs().max() / expected.abs().max()).double_value(&[])
 }
 
 #[test]
@@ -275,7 +269,7 @@ fn compare_with_fixture(network: &Vit, folder: &Path, image_idx: usize, side: u3
     let pixels = levels.permute([0, 3, 1, 2]).contiguous().to_kind(Kind::Float) / 255.0;
     let pixels = (pixels - per_channel(clip::MEAN)) / per_channel(clip::STD);
     let tensors = Tensor::read_safetensors(folder.join("expected.safetensors")).expect("part of the fixture");
-    for (block, tokens) in [0, 5, 11].iter().zip(network.forward_blocks(&pixels, &[0, 5, 11])) {
+    for (block, tokens) in [0, 5, 11].iter().zip(after_blocks(network, &pixels, &[0, 5, 11])) {
         let at = format!("i{image_idx}.{side}.block{block}.tokens");
         let (_, expected) = tensors.iter().find(|(name, _)| *name == at).expect("it is there");
         let found = tokens.get(0).index_select(0, &Tensor::from_slice(&[0_i64, 1, 100]));
@@ -288,7 +282,9 @@ fn compare_with_fixture(network: &Vit, folder: &Path, image_idx: usize, side: u3
 #[test]
 fn tokens_of_the_real_weights_agree_with_an_independent_forward_pass() {
     let (Some(onnx), Some(folder)) = (weights(WEIGHTS), shared("parity/clip_b16")) else { return };
-    let network = |kind| clip::load_package(&onnx, Device::Cpu, kind).expect("the weights load");
+    let (config, onnx) = (clip::vit_b16(), OnnxFile::read(&onnx).expect("an ONNX file"));
+    let tensors = || clip::package_tensors(&onnx, &config).expect("CLIP");
+    let network = |kind| Vit::for_features(&config, tensors(), Device::Cpu, kind).expect("the tensors fit");
     let f32 = network(Kind::Float);
     for (image_idx, side) in [(0, 224), (1, 224), (2, 224), (2, 336)] {
         compare_with_fixture(&f32, &folder, image_idx, side, 2e-5);

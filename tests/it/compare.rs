@@ -2,22 +2,17 @@
 
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::metric::{Estimate, Metric};
-use agiqa_store::store::{OpenMode, Store};
-use agiqa_store::tables::PartitionName;
+use agiqa_store::store::Store;
 use agiqa_store::tables::comparison::{self, Judged};
 use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
 use agiqa_store::tables::images::{self, ImageRow, Images};
 use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 use agiqa_store::tables::splits::{self, Part, SplitRow};
 
-use crate::testdir::TestDir;
+use crate::testdir::{TestDir, name};
 use crate::train::Fixture;
 
 const N_IMAGES: u32 = 240;
-
-fn name(text: &str) -> PartitionName {
-    text.parse().expect("a valid name")
-}
 
 fn id(index: u32) -> ImageId {
     ImageId::of_bytes(&index.to_le_bytes())
@@ -34,8 +29,7 @@ fn mos(index: u32) -> f64 {
 
 /// A store with a dataset of the paper's name, half of it the test part of split `half`, and no scores.
 pub fn store(dir: &TestDir) -> Store {
-    let url = dir.path().join("store").display().to_string();
-    let store = Store::open(&url, OpenMode::CreateIfMissing).expect("a store can be made");
+    let store = dir.store();
     let row = |index: u32| ImageRow {
         image_id: id(index),
         name: format!("{index}.png"),

@@ -90,5 +90,5 @@ fn scores_and_rejects_of_handcrafted_methods_of_an_earlier_version_are_cached() 
     let params = params.display().to_string();
     let args =
         ["baseline", "--methods", "niqe,brisque", "--params", &params, "--dataset", "example", "--store", "store"];
-    dir.agiqa(&args).exits(1).says("skipped: 23 of 24 scores are there, 1 rejected");
+    dir.agiqa(&args).exits(1).says("skipped: 23 of 24 scores are present, 1 rejected");
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use agiqa_nets::checkpoint::Checkpoint;
 use agiqa_store::identity::ImageId;
-use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::{FeatureSet, SEMANTIC};
 use agiqa_store::tables::rejects;
 use tch::Tensor;
@@ -85,8 +84,7 @@ fn compare_embeddings(dir: &TestDir, tiny: &Tiny, key: &str, dim: usize) {
     assert_eq!(columns, [("f_a", dim), ("f_b", dim)]);
     assert_eq!(set.kind.part_kind().table, SEMANTIC.table);
     assert_eq!(set.settings["prompts"][0]["n_tokens"], tiny.n_tokens(NAMES[0]));
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing);
-    let store = store.expect("it was made");
+    let store = dir.store();
     for name in tiny.images {
         let bytes = std::fs::read(dir.path().join("images").join(name)).expect("it was written");
         let id = ImageId::of_bytes(&bytes);
@@ -204,7 +202,7 @@ fn a_value_that_is_not_finite_rejects_the_image() {
     dir.write("images/a.png", picture(1));
     dir.write("images/b.png", picture(2));
     embed(&dir, &[]).exits(1).says("0 of 2 images have features, 2 rejected");
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let store = dir.store();
     let mut rejected = rejects::read(&store, "features").expect("rejects can be read");
     rejected.sort_by_key(|row| row.path.clone());
     assert_eq!(rejected.len(), 2, "{rejected:?}");
@@ -392,6 +390,6 @@ fn a_table_of_the_paper_runs_on_mplug_owl2_and_maniqa() {
     // The tiny networks' sizes are not the paper's.
     let ran = ran.prints("(f_1); not the paper's features").prints("gated (2 runs)").prints("0.8939");
     assert!(!ran.stdout.contains("NaN"), "{}", ran.stdout);
-    let again = dir.agiqa(&args).exits(0).says("skipped: the table of 2 variants is there");
+    let again = dir.agiqa(&args).exits(0).says("skipped: the table of 2 variants is up to date");
     assert!(!again.stderr.contains(": ran: "), "{}", again.stderr);
 }

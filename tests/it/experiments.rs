@@ -5,7 +5,7 @@ use std::path::Path;
 use agiqa::features::feature_sets;
 
 use super::features::dinov2_of_side;
-use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::store::Store;
 use agiqa_store::tables::features::{FeatureRows, FeatureSet};
 use agiqa_store::tables::images;
 
@@ -75,7 +75,7 @@ fn prepare(dir: &TestDir, pipeline: &str, set: &[&str]) -> Store {
     let mut args = set.to_vec();
     args.extend(["--stage", "ingest"]);
     run(dir, pipeline, &args).exits(0);
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let store = dir.store();
     fill_features(&store);
     store
 }
@@ -125,7 +125,7 @@ fn the_ablation_trains_all_seven_combinations_and_ends_in_one_table_beside_the_p
         }
     }
 
-    let again = run(&dir, pipeline, &root).exits(0).says("skipped: the table of 7 variants is there");
+    let again = run(&dir, pipeline, &root).exits(0).says("skipped: the table of 7 variants is up to date");
     assert!(!again.stderr.contains(": ran: "), "{}", again.stderr);
     assert_eq!(again.stdout, ran.stdout);
     let folder = store.list("experiments").expect("it can be listed");
@@ -205,7 +205,7 @@ fn the_other_tables_run_on_small_datasets_of_the_same_form() {
     let store = prepare(&dir, "table1-ma-agiqa", &root);
     let of_3k = run(&dir, "table1-ma-agiqa", &root).exits(0);
     assert!(line(&of_3k, "MA-AGIQA").contains("0.8939"), "{}", of_3k.stdout);
-    let again = run(&dir, "table1-ma-agiqa", &sets).exits(0).says("skipped: the table of 1 variants is there");
+    let again = run(&dir, "table1-ma-agiqa", &sets).exits(0).says("skipped: the table of 1 variants is up to date");
     assert_eq!(line(&again, "MA-AGIQA"), line(&of_20k, "MA-AGIQA"));
     let tables = store.list("experiments").expect("they can be listed");
     let n_of = |corpus: &str| {

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use agiqa_store::identity::ImageId;
-use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::FeatureSet;
 use agiqa_store::tables::scores::{ScoreSet, ScorerKind};
 use tch::{Kind, Tensor};
 
 use crate::maniqa::{OURS, write_weights};
-use crate::testdir::{Ran, TestDir, reference, shared};
+use crate::testdir::{Ran, TestDir, open_store, reference, shared};
 
 /// Our small network, and what it makes of its images.
 const SMALL: &str = "maniqa";
@@ -50,7 +49,7 @@ fn extract(dir: &TestDir, weights: &Path, more: &[&str]) -> Ran {
 
 /// `f_1` and the rating of `ids` in the only feature set of the store.
 fn columns(dir: &TestDir, ids: &[ImageId]) -> [Tensor; 2] {
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let store = dir.store();
     let sets = FeatureSet::list(&store).expect("sets can be listed");
     let [set] = sets.as_slice() else { panic!("one set, found {}", sets.len()) };
     let names: Vec<&str> = set.columns.iter().map(|column| column.name.as_str()).collect();
@@ -68,7 +67,7 @@ fn columns(dir: &TestDir, ids: &[ImageId]) -> [Tensor; 2] {
 
 /// The bits of all vectors in the only feature set of `store`, by image.
 pub fn bits_of_features(dir: &TestDir, store: &str) -> BTreeMap<String, Vec<u32>> {
-    let store = Store::open(&dir.path().join(store).display().to_string(), OpenMode::Existing).expect("a store");
+    let store = open_store(&dir.path().join(store));
     let mut bits = BTreeMap::new();
     for set in FeatureSet::list(&store).expect("sets can be listed") {
         let ids: Vec<ImageId> = set.done(&store).expect("rows can be read").into_iter().collect();
@@ -137,7 +136,7 @@ fn ratings_are_scores_as_well_and_copied_without_being_computed_again() {
     let expected: Vec<f64> = Vec::<f32>::try_from(rating.squeeze()).expect("f32").into_iter().map(f64::from).collect();
     let scores = dir.path().join("store/scores");
     let assert_copied = || {
-        let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+        let store = dir.store();
         let sets = ScoreSet::list(&store).expect("sets can be listed");
         let [set] = sets.as_slice() else { panic!("one set, found {}", sets.len()) };
         assert_eq!((set.scorer.as_str(), set.kind), ("maniqa", ScorerKind::Rating));

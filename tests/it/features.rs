@@ -6,11 +6,11 @@ use std::path::Path;
 use agiqa::features::dinov2::Dinov2Options;
 use agiqa::features::{CommonSettings, DeviceChoice, Dtype, FeatureSettings, NetworkSettings, feature_sets};
 use agiqa_store::identity::ImageId;
-use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::store::Store;
 use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 use agiqa_store::tables::rejects::{self, RejectRow};
 
-use crate::testdir::{TestDir, shared, weights};
+use crate::testdir::{TestDir, open_store, shared, weights};
 
 /// Side that keeps the network fast: a grid of 4 × 4 patches.
 const SIDE: &str = "56";
@@ -95,7 +95,7 @@ pub type Bits = BTreeMap<ImageId, Vec<u32>>;
 /// What the store in `folder` holds of its only pair of feature sets. Fails where an image is in two parts.
 #[track_caller]
 pub fn features(folder: &Path) -> Bits {
-    let store = Store::open(&folder.display().to_string(), OpenMode::Existing).expect("the store is there");
+    let store = open_store(folder);
     let mut bits = Bits::new();
     let sets = FeatureSet::list(&store).expect("sets can be listed");
     assert_eq!(sets.len(), 2, "one semantic and one quality set");
@@ -132,7 +132,7 @@ pub fn vectors(store: &Store, set: &FeatureSet) -> BTreeMap<ImageId, Vec<f32>> {
 }
 
 fn rejects_in(folder: &Path) -> Vec<RejectRow> {
-    let store = Store::open(&folder.display().to_string(), OpenMode::Existing).expect("the store is there");
+    let store = open_store(folder);
     rejects::read(&store, "features").expect("rejects can be read")
 }
 
@@ -148,7 +148,7 @@ fn a_bare_folder_fills_both_tables_and_becomes_a_corpus_without_mos() {
     dir.agiqa(&extract(&[])).exits(0).says("4 of 4 images have features");
     assert_eq!(features(&dir.path().join("store")).len(), 3, "a copy is computed once");
 
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let store = dir.store();
     let dataset = "images".parse().expect("a name");
     let corpus = agiqa_store::tables::images::read(&store, &dataset).expect("the corpus has a table");
     let names: Vec<&str> = corpus.rows.iter().map(|row| row.name.as_str()).collect();
@@ -217,7 +217,7 @@ fn bf16_features_are_close_to_f32_ones_and_kept_apart_from_them() {
     pictures(&dir, 0..4);
     dir.agiqa(&extract(&["--dtype", "f32"])).exits(0);
     dir.agiqa(&extract(&["--dtype", "bf16"])).exits(0).says("4 of 4 images lack features");
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let store = dir.store();
     let sets = FeatureSet::list(&store).expect("sets can be listed");
     assert_eq!(sets.len(), 4, "two tables, two types");
     for kind in [FeatureKind::Semantic, FeatureKind::Quality] {
@@ -251,7 +251,7 @@ fn features_equal_those_of_the_reference_forward_in_pytorch() {
     let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dinov2_s14_AttnGAN_normal_000.safetensors");
     let reference = std::fs::read(reference).expect("the fixture is part of the project");
     let reference = safetensors::SafeTensors::deserialize(&reference).expect("the fixture is whole");
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let store = dir.store();
     for set in FeatureSet::list(&store).expect("sets can be listed") {
         let found: Vec<f32> = vectors(&store, &set).into_values().flatten().collect();
         let mut start = 0;
@@ -404,8 +404,7 @@ fn a_source_without_images_is_an_error_that_names_it() {
 fn a_folder_does_not_replace_an_ingested_dataset() {
     let dir = TestDir::new();
     pictures(&dir, 0..1);
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing);
-    let store = store.expect("a store can be made");
+    let store = dir.store();
     let rated = agiqa_store::tables::images::ImageRow {
         image_id: ImageId::of_bytes(b"rated"),
         name: "rated.png".to_owned(),

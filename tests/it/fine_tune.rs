@@ -72,7 +72,7 @@ fn a_run_is_a_head_over_the_columns_of_its_own_network() {
     let split = record.split.as_str();
     fixture.dir.agiqa(&["compare", "--store", "store", "--dataset", "d", "--split", split]).exits(0).prints("t-random");
     let again = train(&fixture, &["--epochs", "2", "--keep-epoch", "best"]).exits(0);
-    let _ = again.says("skipped: all 1 runs are trained").says("skipped: all 120 rows of 1 runs are there");
+    let _ = again.says("skipped: all 1 runs are trained").says("skipped: all 120 rows of 1 runs are present");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn killed_and_started_again_it_ends_with_the_same_bits() {
     let (undisturbed, killed) = (fixture(60, "20"), fixture(60, "20"));
     train(&undisturbed, &more).exits(0);
     (0..3).for_each(|_| killed.kill_once_saved(&args(&more)));
-    train(&killed, &more).exits(0).says("goes on after step");
+    train(&killed, &more).exits(0).says("continues after step");
     // A stamp says when a file was hashed.
     let files = |fixture: &Fixture| -> BTreeMap<String, Vec<u8>> {
         fixture.files().into_iter().filter(|(path, _)| !path.ends_with(".verified")).collect()

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use agiqa_store::tables::images;
 
-use crate::baseline::{open, params, picture, rejects_of, scores};
+use crate::baseline::{params, picture, rejects_of, scores};
 use crate::testdir::{Ran, TestDir};
 
 fn baseline(dir: &TestDir, more: &[&str]) -> Ran {
@@ -24,7 +24,7 @@ fn jpeg(seed: u32) -> Vec<u8> {
 
 /// Names of the images in the table of the corpus.
 fn names(dir: &TestDir) -> Vec<String> {
-    let table = images::read(&open(dir), &"images".parse().expect("a name")).expect("a table");
+    let table = images::read(&dir.store(), &"images".parse().expect("a name")).expect("a table");
     table.rows.into_iter().map(|row| row.name).collect()
 }
 
@@ -69,7 +69,7 @@ fn files_are_told_by_their_content_and_what_is_left_out_is_counted_and_named() {
     ] {
         dir.write(&format!("images/{name}"), content);
     }
-    let ran = baseline(&dir, &["--json"]).exits(1).says("4 of 8 scores are there, 4 rejected");
+    let ran = baseline(&dir, &["--json"]).exits(1).says("4 of 8 scores are present, 4 rejected");
     let expected: [(&str, u64, &[&str]); 3] = [
         ("not an image", 4, &["_SUCCESS", "labels.csv", "notes.txt", "plan"]),
         ("hidden", 4, &[".git/", ".hidden.png", "sub/._x.png"]),
@@ -134,7 +134,7 @@ fn links_are_followed_once_and_cycles_and_dangling_links_are_left_out() {
     link("x.png", "same.png");
     let fifo = std::process::Command::new("mkfifo").arg(dir.path().join("images/pipe.png")).status();
     assert!(fifo.expect("mkfifo is there").success());
-    let ran = baseline(&dir, &["--json"]).exits(0).says("4 of 4 scores are there");
+    let ran = baseline(&dir, &["--json"]).exits(0).says("4 of 4 scores are present");
     let found: Vec<(String, Vec<String>)> =
         left_out(&ran).into_iter().map(|(reason, _, names)| (reason, names)).collect();
     let expected: [(&str, &[&str]); 4] = [
@@ -179,7 +179,7 @@ fn a_folder_that_cannot_be_read_is_a_reject_and_the_others_are_scored() {
         return println!("skipped: {stderr}");
     }
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("1 of 3 scores are there, 2 rejected"), "{stderr}");
+    assert!(stderr.contains("1 of 3 scores are present, 2 rejected"), "{stderr}");
     let mut rejects: Vec<(String, String)> =
         rejects_of(&dir).into_iter().map(|row| (row.path.expect("a path"), row.kind)).collect();
     rejects.sort();

@@ -9,7 +9,7 @@ use agiqa_nets::fusion::Gate;
 use agiqa_nets::ma_agiqa::{MaAgiqa, MaAgiqaConfig};
 use agiqa_nets::maniqa::{self, ManiqaConfig};
 use agiqa_store::identity::{Fingerprint, ImageId};
-use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::store::Store;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
 use agiqa_store::tables::images::{self, ImageRow, Images};
@@ -21,11 +21,7 @@ use tch::{Device, Kind, Tensor};
 use crate::scored::scored;
 use crate::store::Tmpfs;
 use crate::synth;
-use crate::testdir::{Ran, TestDir};
-
-fn name(text: &str) -> PartitionName {
-    PartitionName::new(text).expect("a valid name")
-}
+use crate::testdir::{Ran, TestDir, name};
 
 /// 8 × 8 tokens of 16 values, one Swin layer per stage.
 fn tiny() -> ManiqaConfig {
@@ -58,8 +54,7 @@ impl Fixture {
     }
 
     fn in_folder(dir: TestDir, n: usize, n_without: usize) -> Self {
-        let url = dir.path().join("store").display().to_string();
-        let store = Store::open(&url, OpenMode::CreateIfMissing).expect("a folder can be made");
+        let store = dir.store();
         let column = |name: &str, dim| VectorColumn { name: name.to_owned(), dim };
         let semantic = FeatureSet {
             extractor: name("synthetic"),
@@ -141,21 +136,9 @@ impl Fixture {
         self.kill_once_saved(&self.args(more));
     }
 
-    /// Starts `agiqa` with `args` and ends it by SIGKILL as soon as the state is another one than it was.
+    /// Starts `agiqa` with `args` and ends it as soon as the state is another one than it was.
     pub fn kill_once_saved(&self, args: &[&str]) {
-        let written = |path: &PathBuf| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
-        let before = self.state().and_then(|(path, _)| written(&path));
-        let mut child = self.dir.command(args).spawn().expect("agiqa can be started");
-        loop {
-            let now = self.state().and_then(|(path, _)| written(&path));
-            if now.is_some() && now != before {
-                break;
-            }
-            assert!(child.try_wait().expect("a child").is_none(), "it ended before it was killed");
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        child.kill().expect("a running child");
-        child.wait().expect("a child");
+        self.dir.kill_once(args, || Some(self.state()?.0));
     }
 }
 
@@ -241,7 +224,7 @@ fn killed_and_started_again_it_ends_with_the_same_bits() {
     // What a kill in the middle of writing leaves; nobody reads it.
     let piece = format!("{}#7", killed.state().expect("a state").0.display());
     std::fs::write(&piece, "a piece of a state").expect("a file can be written");
-    killed.train(&more).exits(0).says("goes on after step");
+    killed.train(&more).exits(0).says("continues after step");
     assert!(!std::path::Path::new(&piece).exists());
     let (expected, found) = (undisturbed.files(), killed.files());
     assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
@@ -273,7 +256,7 @@ fn features_that_a_trained_network_has_not_computed_yet_are_computed_by_the_next
     let again = fixture.train(&args).exits(0).says("train t with MANIQA on d (1 run): skipped: all 1 runs are trained");
     let _ = again.says("60 of 60 images lack features").says("(1 run): ran: 60 of 60 images have features");
     assert!(computed(&fixture) == expected && fixture.files() == files);
-    fixture.train(&args).exits(0).says("(1 run): skipped: all 60 rows of 1 runs are there");
+    fixture.train(&args).exits(0).says("(1 run): skipped: all 60 rows of 1 runs are present");
 }
 
 #[test]
@@ -498,7 +481,7 @@ fn a_state_belongs_to_the_images_that_could_be_read() {
     (0..20).for_each(|i| std::fs::remove_file(path(i)).expect("it is there"));
     fixture.kill_after_a_saved_state(&more);
     bytes.iter().enumerate().for_each(|(i, bytes)| std::fs::write(path(i), bytes).expect("it can be written"));
-    let _ = fixture.train(&more).exits(0).says("the saved state is of other settings or data");
+    let _ = fixture.train(&more).exits(0).says("the saved state belongs to other settings or data");
 }
 
 #[test]
@@ -543,7 +526,7 @@ fn a_disk_that_fills_during_a_checkpoint_leaves_the_last_one_and_room_lets_it_go
     assert_eq!(n_bytes, n_state);
     Tensor::read_safetensors(path).expect("a whole state");
     disk.grow("64m");
-    fixture.train(&more).exits(0).says("goes on after step");
+    fixture.train(&more).exits(0).says("continues after step");
     let weights = |fixture: &Fixture| fixture.files().into_iter().find(|(path, _)| path.ends_with("model.safetensors"));
     assert!(weights(&fixture) == weights(&undisturbed));
     drop(disk);

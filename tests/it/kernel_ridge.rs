@@ -298,7 +298,7 @@ fn an_average_is_a_run_with_the_spread_of_its_members() {
         let args = ["predict", "--store", "store", "--group", one, "--group", other, "--average", weights];
         let args = [&args[..], &["--weights", weights]].concat();
         fixture.dir.agiqa(&args).exits(0).says("120 scores of 2 averages");
-        fixture.dir.agiqa(&args).exits(0).says("skipped: all 120 scores are there");
+        fixture.dir.agiqa(&args).exits(0).says("skipped: all 120 scores are present");
         let averages = models::runs(&fixture.store).expect("a listing");
         let run =
             averages.iter().find(|run| run.as_str().starts_with(&format!("{weights}-random-0-"))).expect("it is a run");

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use agiqa_store::identity::ImageId;
-use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::{FeatureKind, FeatureSet};
 use agiqa_store::tables::{images, rejects};
 
@@ -32,13 +31,9 @@ fn extract<'a>(more: &[&'a str]) -> Vec<&'a str> {
     base.into_iter().chain(more.iter().copied()).collect()
 }
 
-fn open(dir: &TestDir) -> Store {
-    Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("the store is there")
-}
-
 /// Vectors of the only feature set; fails where an image is in two parts.
 fn features(dir: &TestDir) -> BTreeMap<ImageId, Vec<f32>> {
-    let store = open(dir);
+    let store = dir.store();
     let sets = FeatureSet::list(&store).expect("sets can be listed");
     assert_eq!(sets.len(), 1, "a quality set, and nothing else");
     assert_eq!((sets[0].kind, sets[0].extractor.as_str()), (FeatureKind::Quality, "nss"));
@@ -127,7 +122,7 @@ fn images_too_small_or_too_flat_are_rejects_and_tried_again_on_request_only() {
     dir.write("images/flat.png", png(&image::RgbImage::from_pixel(300, 200, image::Rgb([90; 3]))));
     let ran = dir.agiqa(&extract(&[])).exits(1).says("1 of 3 images have features, 2 rejected");
     ran.says("`--retry-rejects` tries them again").says("`--set extractor.NAME.retry_rejects=true`");
-    let rejected = rejects::read(&open(&dir), "features").expect("rejects can be read");
+    let rejected = rejects::read(&dir.store(), "features").expect("rejects can be read");
     let kind = |name: &str| {
         let of_name = rejected.iter().filter(|row| row.path.as_ref().is_some_and(|path| path.ends_with(name)));
         of_name.map(|row| row.kind.as_str()).collect::<Vec<_>>()
@@ -137,7 +132,7 @@ fn images_too_small_or_too_flat_are_rejects_and_tried_again_on_request_only() {
     assert!(small.message.contains("needs at least"), "{}", small.message);
     dir.agiqa(&extract(&[])).exits(1).says("skipped");
     dir.agiqa(&extract(&["--retry-rejects"])).exits(1).says("2 of 3 images lack features");
-    assert_eq!(rejects::read(&open(&dir), "features").expect("rejects can be read").len(), 2);
+    assert_eq!(rejects::read(&dir.store(), "features").expect("rejects can be read").len(), 2);
 }
 
 #[test]
@@ -165,7 +160,7 @@ fn a_second_folder_of_the_same_name_does_not_replace_the_first_unless_it_is_told
     };
     let corpus = |name: &str| -> Vec<String> {
         let name = name.parse().expect("a name");
-        let rows = images::read(&open(&dir), &name).expect("it can be read").rows;
+        let rows = images::read(&dir.store(), &name).expect("it can be read").rows;
         rows.into_iter().map(|row| row.path).collect()
     };
     let path = |name: &str| dir.path().canonicalize().expect("it is there").join(name).display().to_string();

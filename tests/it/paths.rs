@@ -64,7 +64,7 @@ fn arguments_folders_and_names_may_be_any_bytes_and_each_has_its_own_text() {
         &"--store",
         &store,
     ];
-    agiqa(&dir, &args).exits(0).says("3 of 3 scores are there");
+    agiqa(&dir, &args).exits(0).says("3 of 3 scores are present");
     agiqa(&dir, &args).exits(0).says("skipped");
 
     let rows = rows(&store);
@@ -81,7 +81,7 @@ fn arguments_folders_and_names_may_be_any_bytes_and_each_has_its_own_text() {
     // The table alone leads to the files.
     let args: [&dyn AsRef<OsStr>; 9] =
         [&"baseline", &"--methods", &"niqe", &"--params", &parameters, &"--dataset", &"x", &"--store", &store];
-    agiqa(&dir, &args).exits(0).says("3 of 3 scores are there");
+    agiqa(&dir, &args).exits(0).says("3 of 3 scores are present");
     let sql = r"SELECT count(*) AS n FROM images WHERE name = 'caf\xe9.png'";
     agiqa(&dir, &[&"query", &"--store", &store, &sql, &"--format", &"csv"]).exits(0).prints("n\n1\n");
 }

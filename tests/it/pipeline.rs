@@ -7,14 +7,14 @@ use agiqa::features::feature_sets;
 use super::features::dinov2_of_side;
 use agiqa_nets::trained_head::TrainedHead;
 use agiqa_store::identity::ImageId;
-use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::store::Store;
 use agiqa_store::tables::features::{FeatureRows, FeatureSet};
 use agiqa_store::tables::models::{self, RunRecord};
 use agiqa_store::tables::splits::{self, Part};
 use agiqa_store::tables::{PartitionName, images, rejects};
 
 use crate::features::picture;
-use crate::testdir::{Ran, TestDir, reference, weights};
+use crate::testdir::{Ran, TestDir, open_store, reference, weights};
 
 /// A pipeline over data.example without extraction settings that matter: its features are written by [`fill_features`].
 pub const PIPELINE: &str = r#"name = "small"
@@ -57,12 +57,6 @@ fn example() -> PartitionName {
     PartitionName::new("example").expect("a valid name")
 }
 
-/// The store that an earlier command made.
-pub fn open(dir: &TestDir) -> Store {
-    Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing)
-        .expect("an earlier command made it")
-}
-
 /// Runs `p.toml` with the example data as its root.
 pub fn run(dir: &TestDir, more: &[&str]) -> Ran {
     let root = root();
@@ -81,7 +75,7 @@ fn plan_with(from: &str, to: &str) -> Ran {
 
 /// Gives every image of the store features that depend on its id only, in place of an extractor that needs weights.
 fn fill_features(store: &Path) {
-    let store = Store::open(&store.display().to_string(), OpenMode::Existing).expect("an earlier command made it");
+    let store = open_store(store);
     let ids: Vec<_> =
         images::read(&store, &example()).expect("it was ingested").rows.iter().map(|row| row.image_id).collect();
     let pair = feature_sets(&dinov2_of_side(56)).expect("valid settings");
@@ -238,7 +232,7 @@ fn several_quality_extractors_are_joined_to_one_f_1() {
         .says("features nss of example: ran: 58 of 60 images have features")
         .says("join dinov2-s14.nss: ran: 58 of 58 images have joined features");
     run(&dir, &joined).exits(1).says("join dinov2-s14.nss: skipped: all 58 images have joined features");
-    let store = open(&dir);
+    let store = dir.store();
     let sets = FeatureSet::list(&store).expect("readable descriptions");
     let dim_of = |name: &str| {
         let set = sets.iter().find(|set| set.extractor.as_str() == name && set.columns[0].name == "f_1");
@@ -297,7 +291,7 @@ fn rejected_rows_do_not_stop_the_rest_and_show_in_the_exit_code() {
     let dir = TestDir::new();
     dir.write("p.toml", PIPELINE.replace("data.csv", "broken.csv").replace("/images\"", "/broken\""));
     run(&dir, &["--stage", "ingest"]).exits(1).says("ingest example: ran: 5 images, 9 rejected (");
-    let store = open(&dir);
+    let store = dir.store();
     let images = images::read(&store, &example()).expect("a readable table");
     let kept: Vec<&str> = images.rows.iter().map(|row| row.name.as_str()).collect();
     assert_eq!(kept, ["sound_000.jpg", "sixteenbit_008.png", "grey_009.png", "palette_010.png", "alpha_011.png"]);
@@ -340,7 +334,7 @@ fn a_table_of_ones_own_is_ingested_as_the_readme_says() {
         sd_3.png,5.5,off the scale,y\n";
     dir.write("ratings.csv", table);
     dir.agiqa(&["run", "p.toml"]).exits(1).says("ingest mine: ran: 3 images, 1 rejected (1 mos-out-of-scale)");
-    let images = images::read(&open(&dir), &PartitionName::new("mine").expect("a valid name")).expect("readable");
+    let images = images::read(&dir.store(), &PartitionName::new("mine").expect("a valid name")).expect("readable");
     let rows: Vec<_> = images
         .rows
         .iter()
@@ -415,7 +409,7 @@ fn means(store: &Store, set: &FeatureSet, column: usize, ids: &[ImageId]) -> Vec
 fn inputs_and_labels_are_standardised_by_the_training_part_alone() {
     let dir = with_features();
     run(&dir, &["--set", "train.labels=standardised", "--stage", "split", "--stage", "train"]).exits(0);
-    let store = open(&dir);
+    let store = dir.store();
     let images = images::read(&store, &example()).expect("a readable table").rows;
     let runs = models::runs(&store).expect("runs can be listed");
     assert_eq!(runs.len(), 2);

@@ -1,15 +1,11 @@
 //! Tests of `predict`.
 
-use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::images::{self, Images};
 use agiqa_store::tables::models::{self, RunRecord};
 
 use crate::scored::{scored, scored_of};
+use crate::testdir::name;
 use crate::train::{Fixture, image};
-
-fn name(text: &str) -> PartitionName {
-    text.parse().expect("a valid name")
-}
 
 #[test]
 fn scoring_another_dataset_keeps_the_scores_of_the_first() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use agiqa_nets::mplug_owl2::{Config, tensors};
 use agiqa_store::identity::ImageId;
-use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::store::Store;
 use agiqa_store::tables::scores::ScoreSet;
 use agiqa_synth::reference_file;
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ fn score(dir: &TestDir, more: &[&str]) -> Ran {
 }
 
 fn sets(dir: &TestDir) -> Vec<(ScoreSet, Store)> {
-    let open = || Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let open = || dir.store();
     let sets = ScoreSet::list(&open()).expect("sets can be listed");
     sets.into_iter().map(|set| (set, open())).collect()
 }

@@ -6,18 +6,13 @@ use std::process::Stdio;
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::metric::{Estimate, Estimates};
 use agiqa_store::store::{OpenMode, Store};
-use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
 use agiqa_store::tables::images::{self, ExtraColumn, ExtraValues, ImageRow, Images};
 use agiqa_store::tables::metrics::{self, MetricsRow, Statistic};
 use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 use agiqa_store::tables::splits::{self, Part, SplitRow};
 
-use crate::testdir::{Ran, TestDir};
-
-fn name(text: &str) -> PartitionName {
-    text.parse().expect("a valid name")
-}
+use crate::testdir::{Ran, TestDir, name};
 
 fn id(index: u32) -> ImageId {
     ImageId::of_bytes(&index.to_le_bytes())
@@ -53,8 +48,7 @@ struct Fixture {
 impl Fixture {
     fn empty() -> Self {
         let dir = TestDir::new();
-        let url = dir.path().join("store").display().to_string();
-        let store = Store::open(&url, OpenMode::CreateIfMissing).expect("a store can be made");
+        let store = dir.store();
         Self { dir, store }
     }
 

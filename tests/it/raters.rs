@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use agiqa_judge::metrics;
 use agiqa_nets::layers::NamedTensors;
-use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::models::{self, RunRecord};
 use agiqa_store::tables::splits::Part;
 use agiqa_store::tables::{PartitionName, scores};
@@ -79,13 +78,8 @@ impl Fixture {
         self.dir.agiqa(&self.args(more))
     }
 
-    fn store(&self) -> Store {
-        let url = self.dir.path().join("store").display().to_string();
-        Store::open(&url, OpenMode::Existing).expect("a store")
-    }
-
     fn only_run(&self) -> PartitionName {
-        let runs = models::runs(&self.store()).expect("a listing");
+        let runs = models::runs(&self.dir.store()).expect("a listing");
         assert_eq!(runs.len(), 1, "{runs:?}");
         runs[0].clone()
     }
@@ -98,28 +92,20 @@ impl Fixture {
 
     /// Every object below `models` and `scores`, by path.
     fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        let store = self.store();
+        let store = self.dir.store();
         let objects = ["models", "scores"].into_iter().flat_map(|prefix| store.list(prefix).expect("a listing"));
         objects.map(|object| (object.path.clone(), store.get(&object.path).expect("an object").to_vec())).collect()
     }
 
     fn state(&self) -> Option<PathBuf> {
-        let objects = self.store().list("models").expect("a listing");
+        let objects = self.dir.store().list("models").expect("a listing");
         let state = objects.into_iter().find(|object| object.path.ends_with("/state.safetensors"))?;
         Some(self.dir.path().join("store").join(state.path))
     }
 
-    /// Starts the training and ends it by SIGKILL as soon as its state is another one than it was.
+    /// Starts the training and ends it as soon as its state is another one than it was.
     fn kill_after_a_saved_state(&self, more: &[&str]) {
-        let written = || self.state().and_then(|path| std::fs::metadata(path).ok()?.modified().ok());
-        let before = written();
-        let mut child = self.dir.command(&self.args(more)).spawn().expect("agiqa can be started");
-        while written().is_none() || written() == before {
-            assert!(child.try_wait().expect("a child").is_none(), "it ended before it was killed");
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        child.kill().expect("a running child");
-        child.wait().expect("a child");
+        self.dir.kill_once(&self.args(more), || self.state());
     }
 }
 
@@ -135,7 +121,7 @@ fn every_network_trains_scores_and_is_then_a_run_like_any_other() {
         let args = ["--epochs", "2", "--learning-rate", "1e-4"];
         let ran = fixture.train(&args).exits(0).says("epoch 2 of 2").says("20 of 20 images have scores");
         let _ = if *network == "baid" { ran.says("it learns (MOS - 0) / 5") } else { ran };
-        let (run, store) = (fixture.only_run(), fixture.store());
+        let (run, store) = (fixture.only_run(), fixture.dir.store());
         let record = RunRecord::read(&store, &run).expect("a record");
         assert_eq!((record.recipe.as_str(), record.inputs.len(), record.epochs.len()), ("rater", 0, 2), "{network}");
         assert_eq!(record.parts.map(|part| part.n_used), [14, 2, 4]);
@@ -151,7 +137,7 @@ fn every_network_trains_scores_and_is_then_a_run_like_any_other() {
         assert_eq!(scores::read_of_run(&store, &record).expect("scores").len(), N_IMAGES);
         fixture.dir.agiqa(&["evaluate", "--store", "store", "--run", run.as_str()]).exits(0);
         let predict = fixture.dir.agiqa(&["predict", "--store", "store", "--run", run.as_str()]).exits(0);
-        let _ = predict.says("skipped: all 20 rows of 1 runs are there");
+        let _ = predict.says("skipped: all 20 rows of 1 runs are present");
 
         // What learns has changed, and nothing else.
         let (before, after) = (weights(network), fixture.trained());
@@ -160,7 +146,7 @@ fn every_network_trains_scores_and_is_then_a_run_like_any_other() {
             // Attention does not see a constant in its keys; weight decay alone moves it.
             assert_eq!(is_same(&before, &after, name), frozen(name), "{network}: {name}");
         }
-        fixture.train(&args).exits(0).says("skipped: all 1 runs are trained").says("all 20 rows of 1 runs are there");
+        fixture.train(&args).exits(0).says("skipped: all 1 runs are trained").says("all 20 rows of 1 runs are present");
     }
 }
 
@@ -174,7 +160,7 @@ fn killed_and_started_again_it_ends_with_the_same_bits() {
         for _ in 0..2 {
             killed.kill_after_a_saved_state(&args);
         }
-        killed.train(&args).exits(0).says("goes on after step");
+        killed.train(&args).exits(0).says("continues after step");
         let (expected, found) = (undisturbed.files(), killed.files());
         assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>(), "{network}");
         for (path, bytes) in &expected {
@@ -183,7 +169,7 @@ fn killed_and_started_again_it_ends_with_the_same_bits() {
         }
         let run = undisturbed.only_run();
         let of = |fixture: &Fixture| -> Vec<u64> {
-            scored(&fixture.store(), &run).iter().map(|row| row.score.to_bits()).collect()
+            scored(&fixture.dir.store(), &run).iter().map(|row| row.score.to_bits()).collect()
         };
         assert_eq!(of(&undisturbed), of(&killed), "{network}");
     }
@@ -199,9 +185,9 @@ fn batch_norms_learn_as_they_are_told() {
         assert_eq!(is_same(&before, &after, "layer2.0.bn2.running_var"), statistics_stay, "{mode}");
         assert_eq!(is_same(&before, &after, "layer2.0.bn2.weight"), weights_stay, "{mode}");
         assert!(!is_same(&before, &after, "layer2.0.conv2.weight"), "{mode}");
-        fixture.store().delete(&models::record_path(&fixture.only_run())).expect("an object can be deleted");
-        let left = fixture.store().list("models").expect("a listing");
-        left.iter().for_each(|object| fixture.store().delete(&object.path).expect("an object can be deleted"));
+        fixture.dir.store().delete(&models::record_path(&fixture.only_run())).expect("an object can be deleted");
+        let left = fixture.dir.store().list("models").expect("a listing");
+        left.iter().for_each(|object| fixture.dir.store().delete(&object.path).expect("an object can be deleted"));
     }
 }
 
@@ -270,7 +256,7 @@ fn a_pipeline_trains_evaluates_and_compares_without_features() {
     let _ = ran.says("resnet50");
     let _ = run(&[]).exits(0).says("scores of p on d (2 runs): skipped");
     let record =
-        RunRecord::read(&fixture.store(), &models::runs(&fixture.store()).expect("runs")[0]).expect("a record");
+        RunRecord::read(&fixture.dir.store(), &models::runs(&fixture.dir.store()).expect("runs")[0]).expect("a record");
     assert_eq!(record.settings["schedule"], "steps", "the network's protocol");
     let _ = run(&["--set", "train.width=4"]).exits(2).says("unknown key `width`");
     let _ = run(&["--set", "train.rater.netwerk=baid"]).exits(2).says("did you mean `network`");

@@ -3,16 +3,14 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use agiqa_store::identity::{Fingerprint, ImageId};
-use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::identity::ImageId;
 use agiqa_store::tables::images::{self, Images};
 use agiqa_store::tables::rejects::{self, RejectRow};
-use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 use serde_json::Value;
 
-use crate::pipeline::{PIPELINE, open, run, with_features};
-use crate::select::{Invented, name, write};
-use crate::testdir::{Ran, TestDir};
+use crate::pipeline::{PIPELINE, run, with_features};
+use crate::select::{Invented, score, write};
+use crate::testdir::{Ran, TestDir, name};
 
 const NIGHT_PANELS: [&str; 10] =
     ["verdict", "scores", "checks", "nights", "generators", "rejects", "worst", "best", "selection", "gates"];
@@ -65,7 +63,7 @@ impl Page {
 
 /// The name of the only group that has a report.
 fn reported(dir: &TestDir) -> String {
-    let object = open(dir).list("reports").expect("a listing").into_iter().next().expect("a report");
+    let object = dir.store().list("reports").expect("a listing").into_iter().next().expect("a report");
     object.path.trim_start_matches("reports/run=").split('/').next().unwrap_or_default().to_owned()
 }
 
@@ -90,7 +88,7 @@ fn a_pipeline_ends_with_a_page_about_its_runs() {
     // The numbers of the page are those of the file, and those of the tables.
     let srcc = json["scatter"]["srcc"].as_f64().expect("a number");
     assert!(html.contains(&format!("SRCC {srcc:.4}")), "SRCC {srcc:.4} is not on the page");
-    let rows = agiqa_store::tables::metrics::read(&open(&dir), &name(&group)).expect("metrics");
+    let rows = agiqa_store::tables::metrics::read(&dir.store(), &name(&group)).expect("metrics");
     assert_eq!(json["metrics"].as_array().map(Vec::len), Some(rows.iter().filter(|row| row.part == "test").count()));
     assert_eq!(json["scatter"]["n"], json["scatter"]["points"].as_array().map(Vec::len).expect("points"));
     assert_eq!((json["runs"].as_array().map(Vec::len), &json["baseline"]), (Some(2), &"generator-mean".into()));
@@ -116,23 +114,10 @@ fn a_pipeline_ends_with_a_page_about_its_runs() {
         .says("no method `niqe`");
 }
 
-/// Scores of a method whose lower scores are better.
-fn score(store: &Store, scores: &[(ImageId, f64)]) {
-    let set = ScoreSet {
-        scorer: name("niqe"),
-        kind: ScorerKind::Method,
-        fingerprint: Fingerprint::builder("test").finish(),
-        direction: Direction::Lower,
-        settings: serde_json::json!({}),
-    };
-    set.write_description(store).expect("a description can be written");
-    set.write_part(store, scores).expect("scores can be written");
-}
-
 #[test]
 fn a_night_has_its_best_and_worst_images_as_thumbnails() {
     let dir = with_features();
-    let store = open(&dir);
+    let store = dir.store();
     let rows = images::read(&store, &name("example")).expect("images").rows;
     let scores: Vec<(ImageId, f64)> = rows.iter().map(|row| (row.image_id, -row.mos.unwrap_or(0.0))).collect();
     score(&store, &scores);
@@ -216,8 +201,7 @@ fn hostile_prompts_are_text_and_the_difference_to_an_earlier_night_is_shown() {
 #[test]
 fn a_night_of_100_000_images_gives_a_small_page() {
     let dir = TestDir::new();
-    let url = dir.path().join("store").display().to_string();
-    let store = Store::open(&url, OpenMode::CreateIfMissing).expect("a store can be made");
+    let store = dir.store();
     let rows: Vec<_> = (0..100_000).map(|index| crate::train::image(index, None)).collect();
     let value = |index: usize| ((index as f64) * 0.618_033_988_75).fract();
     score(&store, &rows.iter().enumerate().map(|(index, row)| (row.image_id, value(index))).collect::<Vec<_>>());

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use agiqa_store::identity::ImageId;
-use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::rejects;
 use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 use agiqa_synth::{picture_of_case, reference_file};
@@ -65,10 +64,6 @@ fn score(dir: &TestDir, more: &[&str]) -> Ran {
     dir.agiqa(&base.into_iter().chain(more.iter().copied()).collect::<Vec<_>>())
 }
 
-fn store(dir: &TestDir) -> Store {
-    Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store")
-}
-
 fn text(path: &Path) -> String {
     path.display().to_string()
 }
@@ -81,13 +76,13 @@ fn every_network_writes_the_reference_s_scores_and_scores_nothing_twice() {
         let weights = text(&checkpoint(&dir, name, 0));
         let all = format!("{0} of {0} images have scores", expected.len());
         let _ = score(&dir, &["--method", name, "--weights", &weights]).exits(0).says(&all);
-        let sets = ScoreSet::list(&store(&dir)).expect("sets can be listed");
+        let sets = ScoreSet::list(&dir.store()).expect("sets can be listed");
         let [set] = sets.as_slice() else { panic!("one set, found {}", sets.len()) };
         assert_eq!(
             (set.scorer.as_str(), set.kind, set.direction),
             (name.as_str(), ScorerKind::Method, Direction::Higher)
         );
-        let found = set.read(&store(&dir)).expect("scores");
+        let found = set.read(&dir.store()).expect("scores");
         for (id, rating) in &expected {
             assert!((found[id] - rating).abs() < 1e-5, "{name}: found {}, expected {rating}", found[id]);
         }
@@ -110,7 +105,7 @@ fn equal_weights_in_another_layout_are_the_same_scores_and_another_head_is_not()
     for variant in ["koniq10k", "flive"] {
         let _ = score(&dir, &["--method", "stairiqa", "--weights", &weights, "--variant", variant]).exits(0);
     }
-    assert_eq!(ScoreSet::list(&store(&dir)).expect("sets").len(), 2);
+    assert_eq!(ScoreSet::list(&dir.store()).expect("sets").len(), 2);
 }
 
 #[test]
@@ -125,7 +120,7 @@ fn several_methods_score_in_one_command() {
     let methods = ["--method", "dbcnn", "--method", "brisque,baid"];
     let _ = score(&dir, &methods.into_iter().chain(named).collect::<Vec<_>>()).exits(0);
     let names: Vec<String> =
-        ScoreSet::list(&store(&dir)).expect("sets").iter().map(|set| set.scorer.to_string()).collect();
+        ScoreSet::list(&dir.store()).expect("sets").iter().map(|set| set.scorer.to_string()).collect();
     assert_eq!(names, ["baid", "brisque", "dbcnn"]);
 
     let _ = score(&dir, &["--method", "dbcnn,baid", "--weights", &dbcnn]).exits(2).says("dbcnn=PATH or baid=PATH");
@@ -165,7 +160,7 @@ fn images_outside_the_network_s_sizes_are_rejects_and_stay_in_the_corpus() {
     let weights = text(&checkpoint(&dir, "dbcnn", 0));
     let args = ["--method", "dbcnn", "--weights", &weights];
     let _ = score(&dir, &args).exits(1).says(&format!("{n_good} of {} images have scores", n_good + 2));
-    let rows = rejects::read(&store(&dir), "score").expect("rejects");
+    let rows = rejects::read(&dir.store(), "score").expect("rejects");
     let mut found: Vec<(&str, bool)> =
         rows.iter().map(|row| (row.kind.as_str(), row.message.contains("pixels, "))).collect();
     found.sort_unstable();

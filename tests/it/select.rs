@@ -1,19 +1,14 @@
 //! `agiqa select`: groups, ranks, margins, gains, the table, and the folder of links.
 
 use agiqa_store::identity::{Fingerprint, ImageId};
-use agiqa_store::store::{OpenMode, Store};
-use agiqa_store::tables::PartitionName;
+use agiqa_store::store::Store;
 use agiqa_store::tables::images::{self, ExtraColumn, ExtraValues, ImageRow, Images};
 use agiqa_store::tables::rejects;
 use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 use agiqa_store::tables::splits::{self, Part, SplitRow};
 
-use crate::testdir::TestDir;
+use crate::testdir::{TestDir, name};
 use crate::train::Fixture;
-
-pub fn name(text: &str) -> PartitionName {
-    text.parse().expect("a valid name")
-}
 
 /// One image of a test: prompt, generator, MOS and the score that `niqe` gives, lower being better.
 pub struct Invented {
@@ -29,8 +24,7 @@ pub fn image(prompt: &'static str, mos: f64, niqe: f64) -> Invented {
 
 /// Writes dataset `dataset` with one file per image, whose content is its number and `salt`, and the scores of `niqe`.
 pub fn write(dir: &TestDir, dataset: &str, salt: &str, invented: &[Invented]) -> Store {
-    let url = dir.path().join("store").display().to_string();
-    let store = Store::open(&url, OpenMode::CreateIfMissing).expect("a store can be made");
+    let store = dir.store();
     let row = |(index, invented): (usize, &Invented)| {
         let bytes = format!("{salt}{index}");
         let file = dir.write(&format!("{dataset}/{index}.png"), &bytes);
@@ -53,6 +47,13 @@ pub fn write(dir: &TestDir, dataset: &str, salt: &str, invented: &[Invented]) ->
     let style =
         ExtraColumn { name: "style".to_owned(), values: ExtraValues::Text(vec![Some("s".to_owned()); rows.len()]) };
     let scored = rows.iter().zip(invented).filter_map(|(row, invented)| Some((row.image_id, invented.niqe?)));
+    score(&store, &scored.collect::<Vec<_>>());
+    images::write(&store, &name(dataset), &Images { rows, extra: vec![style] }).expect("images can be written");
+    store
+}
+
+/// Writes scores of `niqe`, a method whose lower scores are better.
+pub fn score(store: &Store, scores: &[(ImageId, f64)]) {
     let set = ScoreSet {
         scorer: name("niqe"),
         kind: ScorerKind::Method,
@@ -60,10 +61,8 @@ pub fn write(dir: &TestDir, dataset: &str, salt: &str, invented: &[Invented]) ->
         direction: Direction::Lower,
         settings: serde_json::json!({}),
     };
-    set.write_description(&store).expect("a description can be written");
-    set.write_part(&store, &scored.collect::<Vec<_>>()).expect("scores can be written");
-    images::write(&store, &name(dataset), &Images { rows, extra: vec![style] }).expect("images can be written");
-    store
+    set.write_description(store).expect("a description can be written");
+    set.write_part(store, scores).expect("scores can be written");
 }
 
 const SELECT: [&str; 7] = ["select", "--store", "store", "--dataset", "d", "--method", "niqe"];

@@ -4,16 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use agiqa::splits::{SplitSettings, assign};
 use agiqa_store::identity::ImageId;
-use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::store::Store;
 use agiqa_store::tables::images::{self, ImageRow, Images};
+use agiqa_store::tables::rejects;
 use agiqa_store::tables::splits::{self, Part, SplitRow};
-use agiqa_store::tables::{PartitionName, rejects};
 
-use crate::testdir::{TestDir, shared};
-
-fn name(text: &str) -> PartitionName {
-    PartitionName::new(text).expect("a valid name")
-}
+use crate::testdir::{TestDir, name, shared};
 
 fn image(name: &str, generator: &str, prompt: &str) -> ImageRow {
     ImageRow {
@@ -34,8 +30,7 @@ fn image(name: &str, generator: &str, prompt: &str) -> ImageRow {
 
 /// A store with a dataset `d` of `n` images, two generators, five images per prompt.
 fn store_of(dir: &TestDir, n: usize) -> Store {
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing)
-        .expect("a folder can be made");
+    let store = dir.store();
     let row = |i: usize| image(&format!("{i}.png"), ["sd", "glide"][i % 2], &format!("prompt {}", i / 5));
     let images = Images { rows: (0..n).map(row).collect(), extra: Vec::new() };
     images::write(&store, &name("d"), &images).expect("a table can be written");
@@ -102,7 +97,7 @@ fn the_official_split_of_the_ingested_dataset_is_that_of_the_published_code_less
     let args = ["split", "--store", "store", "--dataset", "agiqa-3k", "--split", "official", "--seeds", "20"];
     dir.agiqa(&args).exits(0);
 
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let store = dir.store();
     let ingested = images::read(&store, &name("agiqa-3k")).expect("images").rows;
     let id_of: HashMap<&str, ImageId> = ingested.iter().map(|row| (row.name.as_str(), row.image_id)).collect();
     let assigned = splits::read(&store, &name("agiqa-3k"), &name("official-20")).expect("a split");

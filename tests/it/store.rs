@@ -10,11 +10,11 @@ use agiqa::features::feature_sets;
 use super::features::dinov2_of_side;
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::store::part::{self, PartKind};
-use agiqa_store::store::{ObjectInfo, OpenMode, Store};
+use agiqa_store::store::{ObjectInfo, Store};
 use agiqa_store::tables::features::{FeatureRows, FeatureSet};
 
 use crate::features::{extract, features, has_network, n_rows, picture, pictures};
-use crate::testdir::TestDir;
+use crate::testdir::{TestDir, open_store};
 
 /// Settings under which a run lasts long enough to be disturbed and writes many parts, of [`PART_ROWS`] rows.
 const SLOW: &[&str] = &["--side", "140", "--batch-size", "1", "--part-rows", "2", "--threads", "1"];
@@ -57,7 +57,7 @@ fn wait_for_parts(dir: &TestDir, n: usize, child: &mut Child) -> bool {
 
 /// How many images have features in every table of the store in `folder`, and how many in some of them only.
 fn done_in(folder: &Path) -> (usize, usize) {
-    let store = Store::open(&folder.display().to_string(), OpenMode::Existing).expect("the store is there");
+    let store = open_store(folder);
     let sets = FeatureSet::list(&store).expect("sets can be listed");
     let done: Vec<HashSet<ImageId>> = sets.iter().map(|set| set.done(&store).expect("parts can be read")).collect();
     let all: HashSet<ImageId> = done.iter().flatten().copied().collect();
@@ -154,8 +154,8 @@ fn two_writers_on_one_store_do_not_disturb_each_other() {
     pictures(&alone, 0..10);
     alone.agiqa(&slow_extract()).exits(0);
 
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
-    let lone = Store::open(&alone.path().join("store").display().to_string(), OpenMode::Existing).expect("a store");
+    let store = dir.store();
+    let lone = alone.store();
     for set in FeatureSet::list(&store).expect("sets can be listed") {
         // An image may be in two parts; readers see it once, with the values that either writer computed.
         assert!((10..=20).contains(&n_rows(&store, &set)));
@@ -166,8 +166,7 @@ fn two_writers_on_one_store_do_not_disturb_each_other() {
 
 /// A store that holds invented features of the pictures `seeds`, made without a network.
 fn store_with_features(dir: &TestDir, seeds: std::ops::Range<u32>) -> (Store, [FeatureSet; 2]) {
-    let store = Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing);
-    let store = store.expect("a store can be made");
+    let store = dir.store();
     let settings = dinov2_of_side(56);
     let pair = feature_sets(&settings).expect("settings that make sense");
     let sets = [pair.semantic, pair.quality];

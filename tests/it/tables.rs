@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::metric::{Estimate, Estimates};
-use agiqa_store::store::{OpenMode, Store};
-use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::comparison::{self, ComparisonRow, Judged};
 use agiqa_store::tables::experiments::{self, ExperimentKey, ExperimentRow, MeanStd, Ours};
 use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
@@ -18,18 +16,10 @@ use agiqa_store::tables::train_log::{self, TrainLogRow};
 use proptest::option::of;
 use proptest::prelude::*;
 
-use crate::testdir::TestDir;
+use crate::testdir::{TestDir, name};
 
 /// Rows of a table; parquet's row groups and arrow's batches are larger, and what they do to rows `store` tests.
 const N_ROWS: std::ops::Range<usize> = 0..12;
-
-fn store(dir: &TestDir) -> Store {
-    Store::open(&dir.path().join("store").display().to_string(), OpenMode::CreateIfMissing).expect("a folder")
-}
-
-fn name(text: &str) -> PartitionName {
-    PartitionName::new(text).expect("a valid name")
-}
 
 fn fingerprint() -> Fingerprint {
     Fingerprint::builder("test").finish()
@@ -174,7 +164,7 @@ proptest! {
     #[test]
     fn images_are_read_as_written(mut written in table_of_images()) {
         let dir = TestDir::new();
-        let store = store(&dir);
+        let store = dir.store();
         images::write(&store, &name("d"), &written).expect("it can be written");
         if written.rows.is_empty() {
             // Without a row it is not read which columns of its own the table has.
@@ -186,7 +176,7 @@ proptest! {
     #[test]
     fn splits_are_read_as_written(written in rows(split_row())) {
         let dir = TestDir::new();
-        let store = store(&dir);
+        let store = dir.store();
         splits::write(&store, &name("d"), &name("s"), &written).expect("it can be written");
         prop_assert_eq!(splits::read(&store, &name("d"), &name("s")).expect("it can be read"), written);
     }
@@ -194,7 +184,7 @@ proptest! {
     #[test]
     fn logs_of_trainings_are_read_as_written(written in rows(train_log_row())) {
         let dir = TestDir::new();
-        let store = store(&dir);
+        let store = dir.store();
         train_log::write(&store, &name("r"), &written, fingerprint()).expect("it can be written");
         prop_assert_eq!(train_log::read(&store, &name("r")).expect("it can be read"), written);
     }
@@ -202,7 +192,7 @@ proptest! {
     #[test]
     fn metrics_are_read_as_written(written in rows(metrics_row())) {
         let dir = TestDir::new();
-        let store = store(&dir);
+        let store = dir.store();
         metrics::write(&store, &name("r"), &written, Some(fingerprint())).expect("it can be written");
         prop_assert_eq!(metrics::read(&store, &name("r")).expect("it can be read"), written);
     }
@@ -210,7 +200,7 @@ proptest! {
     #[test]
     fn comparisons_are_read_as_written(written in rows(comparison_row()), part in of(part())) {
         let dir = TestDir::new();
-        let store = store(&dir);
+        let store = dir.store();
         let judged = Judged { dataset: name("d"), part: part.map(|part| (name("s"), part)) };
         comparison::write(&store, &judged, &written, fingerprint()).expect("it can be written");
         prop_assert_eq!(comparison::read(&store, &judged).expect("it can be read"), written);
@@ -219,7 +209,7 @@ proptest! {
     #[test]
     fn experiments_are_read_as_written(written in rows(experiment_row()), paper_table in any::<u32>()) {
         let dir = TestDir::new();
-        let store = store(&dir);
+        let store = dir.store();
         let key = ExperimentKey { experiment: name("e"), features: name("f"), paper_table };
         experiments::write(&store, &key, &written, fingerprint()).expect("it can be written");
         prop_assert_eq!(experiments::read(&store, &key).expect("it can be read"), written);
@@ -229,7 +219,7 @@ proptest! {
     #[test]
     fn rejects_of_all_parts_are_read_as_written(appended in rows(reject_row()), replaced in rows(reject_row())) {
         let dir = TestDir::new();
-        let store = store(&dir);
+        let store = dir.store();
         rejects::append(&store, "features", &appended).expect("it can be written");
         rejects::replace(&store, "features", &name("p"), &replaced).expect("it can be written");
         let sorted = |rows: Vec<RejectRow>| {
@@ -248,7 +238,7 @@ proptest! {
         kind in prop::sample::select(vec![FeatureKind::Semantic, FeatureKind::Quality]),
     ) {
         let dir = TestDir::new();
-        let store = store(&dir);
+        let store = dir.store();
         let dims = [3, 2];
         let columns = dims.iter().enumerate().map(|(i, dim)| VectorColumn { name: format!("f_{i}"), dim: *dim }).collect();
         let set = FeatureSet {

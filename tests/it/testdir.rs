@@ -3,6 +3,13 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
+
+use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::tables::PartitionName;
+use arrow::array::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
 
 pub use agiqa_synth::{reference, shared};
 
@@ -26,6 +33,11 @@ impl TestDir {
 
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The store `store` in this folder.
+    pub fn store(&self) -> Store {
+        open_store(&self.path().join("store"))
     }
 
     /// Writes a file, making its folders. Returns its path.
@@ -54,6 +66,20 @@ impl TestDir {
         set_up(&mut command);
         let output = command.output().expect("agiqa can be started");
         self.ran(args, &output)
+    }
+
+    /// Starts `agiqa` with `args` and ends it by SIGKILL as soon as the file `written`, if there is one, is another than it
+    /// was.
+    pub fn kill_once(&self, args: &[&str], written: impl Fn() -> Option<PathBuf>) {
+        let state = || written().and_then(|path| std::fs::metadata(path).ok()?.modified().ok());
+        let before = state();
+        let mut child = self.command(args).spawn().expect("agiqa can be started");
+        while state().is_none() || state() == before {
+            assert!(child.try_wait().expect("a child").is_none(), "it ended before it was killed");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().expect("a running child");
+        child.wait().expect("a child");
     }
 
     fn ran(&self, args: &[&str], output: &Output) -> Ran {
@@ -86,6 +112,23 @@ impl Ran {
         assert!(self.stdout.contains(text), "stdout lacks {text:?}\n{}", self.report);
         self
     }
+}
+
+/// The store in `folder`, which is made where it is absent.
+pub fn open_store(folder: &Path) -> Store {
+    Store::open(&folder.display().to_string(), OpenMode::CreateIfMissing).expect("a store can be made")
+}
+
+/// `text` as the name of a dataset, a run or another partition.
+pub fn name(text: &str) -> PartitionName {
+    text.parse().expect("a valid name")
+}
+
+/// The rows of `batch` as a Parquet file.
+pub fn parquet(batch: &RecordBatch, properties: Option<WriterProperties>) -> Vec<u8> {
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), properties).expect("a plain schema");
+    writer.write(batch).expect("in memory");
+    writer.into_inner().expect("in memory")
 }
 
 fn listing(folder: &Path) -> String {

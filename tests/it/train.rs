@@ -13,7 +13,7 @@ use agiqa_store::console::{Console, EventFormat, Verbosity};
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::interrupt::Interrupt;
 use agiqa_store::stage::{Stage, StageContext};
-use agiqa_store::store::{OpenMode, Store};
+use agiqa_store::store::Store;
 use agiqa_store::tables::features::{FeatureKind, FeatureRows, FeatureSet, VectorColumn};
 use agiqa_store::tables::images::{self, ImageRow, Images};
 use agiqa_store::tables::models::{self, RunRecord};
@@ -21,11 +21,7 @@ use agiqa_store::tables::splits::Part;
 use agiqa_store::tables::{PartitionName, rejects};
 
 use crate::scored::{Scored, scored};
-use crate::testdir::TestDir;
-
-fn name(text: &str) -> PartitionName {
-    PartitionName::new(text).expect("a valid name")
-}
+use crate::testdir::{TestDir, name};
 
 /// Numbers in (-1, 1), good enough to make data from.
 pub struct Random(pub u64);
@@ -78,8 +74,7 @@ impl Fixture {
     /// `n` images, all with features but the last `n_without`.
     pub fn new(n: usize, n_without: usize) -> Self {
         let dir = TestDir::new();
-        let url = dir.path().join("store").display().to_string();
-        let store = Store::open(&url, OpenMode::CreateIfMissing).expect("a folder can be made");
+        let store = dir.store();
         let (semantic, quality) = (feature_set(FeatureKind::Semantic, "x"), feature_set(FeatureKind::Quality, "x"));
         let mut random = Random(1);
         let mut rows = Vec::new();

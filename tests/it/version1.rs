@@ -14,12 +14,8 @@ use serde_json::{Value, json};
 
 use crate::evaluate::{N, add_run, id, mos, part, store};
 use crate::scored::{Scored, scored};
-use crate::testdir::TestDir;
+use crate::testdir::{TestDir, name};
 use crate::train::Fixture;
-
-fn name(text: &str) -> PartitionName {
-    text.parse().expect("a valid name")
-}
 
 /// Writes a part of version 1 of `table`.
 fn write_part(store: &Store, table: &'static str, path: &str, columns: Vec<(&str, ArrayRef)>) {

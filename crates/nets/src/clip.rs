@@ -1,7 +1,7 @@
 //! CLIP's image tower (Radford et al. 2021, arXiv 2103.00020) up to its last block: patches without a bias, a norm
 //! before the first block, quick GELU.
 //!
-//! Three forms are read. Each is a list of names for the tensors that [`Vit`] has under timm's names.
+//! Three forms are read. Each is a list of names for the tensors that [`Vit`](super::vit::Vit) has under timm's names.
 //!
 //! | form | names |
 //! |---|---|
@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::layers::{Activation, NamedTensors, NetworkError};
 use super::onnx::{OnnxError, OnnxFile, Products};
-use super::vit::{Vit, VitConfig};
+use super::vit::VitConfig;
 
 /// Mean of red, green and blue on a scale of 0 to 1. Inputs are `(pixel / 255 − MEAN) / STD`.
 pub const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -57,9 +57,6 @@ pub enum ClipError {
     /// The checkpoint or a tensor in it is unusable.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The network refused the tensors.
-    #[error(transparent)]
-    Vit(#[from] NetworkError),
     /// The checkpoint holds another network.
     #[error(
         "{} holds no image tower of CLIP: expected tensors named as Hugging Face's (`vision_model.{HUGGING_FACE}`) or \
@@ -99,7 +96,6 @@ struct Names {
     positions: &'static str,
     patches: &'static str,
     norm_pre: &'static str,
-    norm: &'static str,
     blocks: &'static str,
     /// Per layer of a block its name here, and the layers whose outputs it joins.
     block: [(&'static str, &'static [&'static str]); 6],
@@ -110,7 +106,6 @@ static HUGGING_FACES: Names = Names {
     positions: "embeddings.position_embedding.weight",
     patches: "embeddings.patch_embedding.weight",
     norm_pre: "pre_layrnorm.",
-    norm: "post_layernorm.",
     blocks: "encoder.layers.",
     block: [
         ("norm1", &["layer_norm1."]),
@@ -127,7 +122,6 @@ static OPEN_AIS: Names = Names {
     positions: "positional_embedding",
     patches: "conv1.weight",
     norm_pre: "ln_pre.",
-    norm: "ln_post.",
     blocks: "transformer.resblocks.",
     block: [
         ("norm1", &["ln_1."]),
@@ -176,9 +170,6 @@ impl Names {
             }
         };
         layer("norm_pre", &[self.norm_pre.to_owned()], &[d]);
-        if config.final_norm {
-            layer("norm", &[self.norm.to_owned()], &[d]);
-        }
         for i in 0..config.n_blocks {
             for (name, theirs) in self.block {
                 let shape: &[i64] = match name {
@@ -252,16 +243,6 @@ pub fn hugging_face(
     Ok((json, named))
 }
 
-/// Reads the package's ONNX file `onnx` and places the network on `device`, as [`Vit::for_features`].
-///
-/// # Errors
-/// As [`package_tensors`].
-pub fn load_package(onnx: &Path, device: Device, kind: Kind) -> Result<Vit, ClipError> {
-    let config = vit_b16();
-    let tensors = package_tensors(&OnnxFile::read(onnx)?, &config)?;
-    Ok(Vit::for_features(&config, tensors, device, kind)?)
-}
-
 /// A checkpoint of a user's, in Hugging Face's form or OpenAI's.
 #[derive(Debug)]
 pub struct ClipCheckpoint {
@@ -310,14 +291,6 @@ impl ClipCheckpoint {
     pub fn tensors(&self) -> Result<NamedTensors, CheckpointError> {
         let entries = self.names.entries(&self.config, &self.prefix);
         joined(entries, |name, shape| self.checkpoint.load(name, shape, Device::Cpu, Kind::Float))
-    }
-
-    /// Places the network on `device`, as [`Vit::for_features`].
-    ///
-    /// # Errors
-    /// A file cannot be read, or memory is short.
-    pub fn load(&self, device: Device, kind: Kind) -> Result<Vit, ClipError> {
-        Ok(Vit::for_features(&self.config, self.tensors()?, device, kind)?)
     }
 }
 
@@ -411,6 +384,7 @@ fn config_of_file(path: &Path) -> Result<VitConfig, ClipError> {
 mod tests {
     use super::*;
     use crate::onnx::test_graph::TestGraph;
+    use crate::vit::Vit;
 
     fn tiny() -> VitConfig {
         VitConfig { patch_px: 2, dim: 2, n_blocks: 1, n_heads: 1, mlp_dim: 4, position_grid: 1, ..vit_b16() }

@@ -8,9 +8,9 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{Checkpoint, CheckpointError};
-use super::layers::{Activation, NamedTensors, NetworkError};
+use super::layers::{Activation, NamedTensors};
 use super::onnx::{OnnxError, OnnxFile, Products};
-use super::vit::{Vit, VitConfig};
+use super::vit::VitConfig;
 
 /// Geometry of ViT-S/14. It was trained at 518 px, so its position table has 37 × 37 entries.
 pub fn vit_s14() -> VitConfig {
@@ -40,9 +40,6 @@ pub enum Dinov2Error {
     /// The checkpoint or a tensor in it is unusable.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The network refused the tensors.
-    #[error(transparent)]
-    Vit(#[from] NetworkError),
     /// No initializer fits a part of the position table, or several do.
     #[error("{path}: expected one initializer of shape {shape:?} for the {what}, found {found}")]
     Positions { path: String, what: &'static str, shape: Vec<i64>, found: usize },
@@ -69,14 +66,6 @@ pub fn tensors_of_checkpoint(checkpoint: &Checkpoint) -> Result<NamedTensors, Di
         Ok((name, tensor))
     };
     vit_s14().parameters().into_iter().map(tensor).collect()
-}
-
-/// Reads DINOv2 from `onnx` and places it on `device`, as [`Vit::for_features`].
-///
-/// # Errors
-/// The file is damaged, or holds another network.
-pub fn load(onnx: &Path, device: Device, kind: Kind) -> Result<Vit, Dinov2Error> {
-    Ok(Vit::for_features(&vit_s14(), tensors_of(onnx)?, device, kind)?)
 }
 
 /// The tensors in the file `onnx` under timm's names, in f32 on the CPU, as the start of a training.

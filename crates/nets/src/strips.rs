@@ -3,10 +3,24 @@
 use tch::Tensor;
 
 /// Number of pixels from which on trunks compute their first layers in strips.
-pub(crate) const MAX_AT_ONCE: i64 = 1 << 20;
+const MAX_AT_ONCE: i64 = 1 << 20;
 
 /// Rows of a strip.
-pub(crate) const STRIP_ROWS: i64 = 128;
+const STRIP_ROWS: i64 = 128;
+
+/// Whether the first layers over pictures `xs`, `(b, c, h, w)`, are computed in strips.
+pub(crate) fn is_large(xs: &Tensor) -> bool {
+    xs.size()[2] * xs.size()[3] > MAX_AT_ONCE
+}
+
+/// `layers`, two 3 × 3 kernels and a halving, over the whole of `xs` in strips.
+///
+/// # Shapes
+/// - xs: `(b, c, h, w)`
+/// - returns: as `layers(xs)`
+pub(crate) fn halved_in_strips(xs: &Tensor, layers: impl Fn(&Tensor) -> Tensor) -> Tensor {
+    in_strips(xs, [STRIP_ROWS, 2, 2], layers)
+}
 
 /// `layers` over the whole of `xs`, `n_rows` rows at a time. A row of the result depends on its own rows of `xs` and on
 /// `margin` more on both sides, and `scale` rows of `xs` become one. `n_rows` and `margin` are multiples of `scale`.
@@ -14,7 +28,7 @@ pub(crate) const STRIP_ROWS: i64 = 128;
 /// # Shapes
 /// - xs: `(b, c, h, w)`
 /// - returns: as `layers(xs)`
-pub(crate) fn in_strips(xs: &Tensor, [n_rows, margin, scale]: [i64; 3], layers: impl Fn(&Tensor) -> Tensor) -> Tensor {
+fn in_strips(xs: &Tensor, [n_rows, margin, scale]: [i64; 3], layers: impl Fn(&Tensor) -> Tensor) -> Tensor {
     let height = xs.size()[2];
     let strip = |top: i64| {
         let bottom = (top + n_rows).min(height);

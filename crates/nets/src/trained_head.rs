@@ -74,13 +74,20 @@ impl Standardisation {
     }
 }
 
-/// `mos = output * scale + offset`.
+/// From a network's output to MOS: `mos = output * scale + offset`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LabelScale {
     /// Standard deviation of the training labels, or 1.
     pub scale: f64,
     /// Mean of the training labels, or 0.
     pub offset: f64,
+}
+
+impl LabelScale {
+    /// The MOS that a network's `output` stands for.
+    pub fn mos(self, output: f64) -> f64 {
+        output * self.scale + self.offset
+    }
 }
 
 /// A head that scores images.
@@ -152,8 +159,7 @@ impl TrainedHead {
                 None => output.score.shallow_clone(),
             };
             score.copy_data(&mut raw, SCORE_BATCH);
-            let LabelScale { scale, offset } = self.labels;
-            scores.score.extend(raw[..n_rows].iter().map(|raw| f64::from(*raw) * scale + offset));
+            scores.score.extend(raw[..n_rows].iter().map(|raw| self.labels.mos(f64::from(*raw))));
             let mut alpha = vec![0_f32; 3 * SCORE_BATCH];
             output.alpha.contiguous().copy_data(&mut alpha, 3 * SCORE_BATCH);
             let triple = |row: &[f32]| [f64::from(row[0]), f64::from(row[1]), f64::from(row[2])];

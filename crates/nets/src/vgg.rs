@@ -7,7 +7,7 @@ use super::checkpoint::CheckpointError;
 use super::conv::{Conv, Kernel, Watch, halve};
 use super::layers::Parameters;
 use super::raters::Stored;
-use super::strips::{MAX_AT_ONCE, STRIP_ROWS, in_strips};
+use super::strips::{halved_in_strips, is_large};
 
 /// Convolutions of each stage of VGG-16. Between the stages, pools halve the picture.
 pub(crate) const VGG16: &[usize] = &[2, 2, 3, 3, 3];
@@ -56,13 +56,12 @@ impl Vgg {
     /// - xs: `(b, 3, h, w)`
     /// - returns: `(b, channels, ⌊h / 2ⁿ⁻¹⌋, ⌊w / 2ⁿ⁻¹⌋)` after n stages
     pub(crate) fn forward(&self, xs: &Tensor, watch: Watch<'_>) -> Tensor {
-        let n_pixels = xs.size()[2] * xs.size()[3];
-        let is_large = n_pixels > MAX_AT_ONCE && self.stages.len() > 1;
         // The first stage has the largest activations: two 3 × 3 kernels, and the pool after them.
+        let is_large = is_large(xs) && self.stages.len() > 1;
         let first_pooled =
             |xs: &Tensor| halve(&self.stages[0].iter().fold(xs.shallow_clone(), |ys, conv| conv.forward(&ys).relu_()));
         let mut xs = match is_large {
-            true => in_strips(xs, [STRIP_ROWS, 2, 2], first_pooled),
+            true => halved_in_strips(xs, first_pooled),
             false => xs.shallow_clone(),
         };
         for (stage, convs) in self.stages.iter().enumerate().skip(usize::from(is_large)) {

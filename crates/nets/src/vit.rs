@@ -21,7 +21,7 @@ pub struct VitConfig {
     pub dim: i64,
     /// Number of blocks to build. A checkpoint may have more.
     pub n_blocks: usize,
-    /// Whether to build the norm after the last block.
+    /// Whether a checkpoint has a norm after the last block. Features come from before it, so it is not built.
     pub final_norm: bool,
     /// Number of attention heads. `dim` is a multiple of it.
     pub n_heads: i64,
@@ -181,17 +181,22 @@ fn multiplied(branch: Tensor, multipliers: Option<Tensor>) -> Tensor {
 /// A point of the network whose activations can be read. Blocks count from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tap {
-    /// The tokens before the first block.
-    Embedding,
     /// The hidden layer of a block's MLP, after its activation.
     Hidden(usize),
     /// The output of a block: the residual stream after both sums.
     Block(usize),
-    /// The last block's output after the final norm.
-    FinalNorm,
 }
 
-/// A vision transformer up to its final norm, without a head.
+impl Tap {
+    /// The block that it is a point of.
+    pub fn block(self) -> usize {
+        match self {
+            Self::Hidden(block) | Self::Block(block) => block,
+        }
+    }
+}
+
+/// A vision transformer up to its last block, without a head.
 ///
 /// It is not `Sync`, because tensors are not. Each worker takes a [`Vit::share`] of one network. On a CPU, several
 /// workers with one torch thread each (`tch::set_num_threads(1)` on the worker itself) are faster than one worker with
@@ -208,7 +213,6 @@ pub struct Vit {
     positions: RefCell<HashMap<(i64, i64), Tensor>>, // (1, n, d) per grid, unless the table is trained
     norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
-    norm: Option<LayerNorm>,
 }
 
 impl Vit {
@@ -226,9 +230,9 @@ impl Vit {
         let _guard = tch::no_grad_guard();
         let p = TensorScope::new(tensors, device, kind);
         let blocks = p.sub("blocks");
-        let norm = |is_there: bool, name: &str| match is_there {
-            true => LayerNorm::new(&p.sub(name), d, config.layer_norm_eps).map(Some),
-            false => Ok(None),
+        let norm_pre = match config.pre_norm {
+            true => Some(LayerNorm::new(&p.sub("norm_pre"), d, config.layer_norm_eps)?),
+            false => None,
         };
         let patch_bias = match config.patch_bias {
             true => Some(p.get("patch_embed.proj.bias", &[d], Kind::Float)?),
@@ -243,8 +247,7 @@ impl Vit {
             position_table: p.get("pos_embed", &[1, 1 + grid * grid, d], Kind::Float)?,
             positions: RefCell::default(),
             blocks: (0..config.n_blocks).map(|i| Block::new(&blocks.sub(i), config)).collect::<Result<_, _>>()?,
-            norm_pre: norm(config.pre_norm, "norm_pre")?,
-            norm: norm(config.final_norm, "norm")?,
+            norm_pre,
         })
     }
 
@@ -291,25 +294,7 @@ impl Vit {
             positions: RefCell::default(),
             blocks: self.blocks.iter().map(Block::share).collect(),
             norm_pre: self.norm_pre.as_ref().map(LayerNorm::share),
-            norm: self.norm.as_ref().map(LayerNorm::share),
         }
-    }
-
-    /// Outputs of the blocks `taps`, before the final norm. Blocks after the last tap are not computed.
-    ///
-    /// # Shapes
-    /// - pixels: `(b, 3, h, w)`, normalised, f32; `h` and `w` multiples of the patch side
-    /// - taps: indices of blocks, ascending, each below [`VitConfig::n_blocks`]
-    /// - returns: per tap `(b, 1 + n, d)`, f32: the class token, then the `n = (h / p) (w / p)` patches row by row
-    ///
-    /// # Panics
-    /// If pixels have another shape, or if taps do not ascend or do not exist, which is the caller's bug.
-    pub fn forward_blocks(&self, pixels: &Tensor, taps: &[usize]) -> Vec<Tensor> {
-        assert!(taps.is_sorted_by(|a, b| a < b), "taps ascend: {taps:?}");
-        let taps: Vec<Tap> = taps.iter().map(|i| Tap::Block(*i)).collect();
-        let mut outputs = Vec::with_capacity(taps.len());
-        self.forward_taps(pixels, &taps, |_, xs| outputs.push(xs.shallow_clone()));
-        outputs
     }
 
     /// Calls `each` with the activations at `taps`, in the order of computation. Stops after the last tap.
@@ -317,7 +302,7 @@ impl Vit {
     /// # Shapes
     /// - pixels: `(b, 3, h, w)`, normalised, f32; `h` and `w` multiples of the patch side
     /// - activations: `(b, 1 + n, d)`, f32, or for [`Tap::Hidden`] `(b, 1 + n, m)` in the compute kind: the class
-    ///   token, then the patches row by row
+    ///   token, then the `n = (h / p) (w / p)` patches row by row
     ///
     /// # Panics
     /// If pixels have another shape, or if a block does not exist, which is the caller's bug.
@@ -337,29 +322,16 @@ impl Vit {
         multipliers: impl Fn(usize, usize) -> Option<Tensor>,
         mut each: impl FnMut(Tap, &Tensor),
     ) {
-        let n_blocks = self.blocks.len();
-        let block_of = |tap: &Tap| match *tap {
-            Tap::Embedding => None,
-            Tap::Hidden(i) | Tap::Block(i) => Some(i),
-            Tap::FinalNorm => Some(n_blocks - 1),
-        };
-        if taps.is_empty() {
-            return;
-        }
+        let Some(last) = taps.iter().map(|tap| tap.block()).max() else { return };
+        assert!(last < self.blocks.len(), "block {last} of {}", self.blocks.len());
         let mut xs = self.embed(pixels);
-        if taps.contains(&Tap::Embedding) {
-            each(Tap::Embedding, &xs);
-        }
-        let Some(last) = taps.iter().filter_map(block_of).max() else { return };
-        assert!(last < n_blocks, "block {last} of {n_blocks}");
         for (i, block) in self.blocks[..=last].iter().enumerate() {
             let attended = block.attend(&xs, self.kind, multipliers(i, 0));
             let hidden = block.hidden(&attended, self.kind);
             if taps.contains(&Tap::Hidden(i)) {
                 each(Tap::Hidden(i), &dense(&hidden));
             }
-            let is_read = i < last || taps.contains(&Tap::Block(i)) || taps.contains(&Tap::FinalNorm);
-            if !is_read {
+            if i == last && !taps.contains(&Tap::Block(i)) {
                 return;
             }
             xs = block.finish(&attended, &hidden, multipliers(i, 1));
@@ -367,21 +339,6 @@ impl Vit {
                 each(Tap::Block(i), &xs);
             }
         }
-        if taps.contains(&Tap::FinalNorm) {
-            each(Tap::FinalNorm, &self.final_norm(&xs));
-        }
-    }
-
-    /// The norm that follows the last block, in f32.
-    ///
-    /// # Shapes
-    /// - xs: `(b, n, d)`, f32, an output of [`Vit::forward_blocks`]
-    /// - returns: `(b, n, d)`, f32
-    ///
-    /// # Panics
-    /// If the network was built without the norm, which is the caller's bug.
-    pub fn final_norm(&self, xs: &Tensor) -> Tensor {
-        self.norm.as_ref().expect("built with `final_norm`").forward(xs)
     }
 
     /// The class token and the patches' tokens, with their positions.

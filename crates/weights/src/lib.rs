@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use agiqa_checkpoint::CheckpointError;
 use sha2::Digest as _;
 
 pub mod manifest;
@@ -161,6 +162,20 @@ pub fn hash_of_file(path: &Path) -> std::io::Result<String> {
     let _ = stamp::write(path, &metadata, &hash);
     seen.insert(key, hash.clone());
     Ok(hash)
+}
+
+/// One hash over the names and contents of `files`, hexadecimal, for checkpoints without hashes in the manifest.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn hash_of_files(files: &[PathBuf]) -> Result<String, CheckpointError> {
+    let mut hasher = blake3::Hasher::new();
+    for path in files {
+        let io_error = |source| CheckpointError::Io { action: "read", path: path.clone(), source };
+        let hash = hash_of_file(path).map_err(io_error)?;
+        hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(b"\0").update(hash.as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// SHA-256 of a file, hexadecimal, in which publishers give hashes.

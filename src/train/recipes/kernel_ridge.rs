@@ -136,8 +136,7 @@ impl Recipe for KernelRidgeRecipe {
         progress.add(data.train_mos.len() as u64);
         for candidate in fitted.candidates.iter().filter(|candidate| candidate.jitter > 0.0) {
             context.console.warn(format!(
-                "run {}: for want of precision, the kernel is not positive definite at strength {:e}; {:e} more is on its \
-                 diagonal",
+                "run {}: rounding leaves the kernel not positive definite at strength {:e}, so {:e} is added to its diagonal",
                 data.run, candidate.strength, candidate.jitter
             ));
         }

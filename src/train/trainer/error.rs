@@ -68,13 +68,13 @@ pub enum TrainError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The name of a run would be too long.
-    #[error("the run's name is made of its prefix and its split")]
+    #[error("cannot name a run by its prefix and its split")]
     Name(#[from] PartitionNameError),
     /// A head has no f_a and f_b.
-    #[error("where f_a and f_b come from is missing: only the training of a rating network needs none")]
+    #[error("no features are named for f_a and f_b: only the training of a rating network needs none")]
     NoSemantic,
     /// A head over cached columns has no f_1.
-    #[error("where f_1 comes from is missing: only a joint training makes its own")]
+    #[error("no features are named for f_1: only a joint training computes its own")]
     NoQuality,
     /// The training has no runs.
     #[error("no split and no seed is given, so no run would be trained")]

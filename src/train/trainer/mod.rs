@@ -211,9 +211,9 @@ pub struct Batch {
     pub rows: Vec<i64>,
     /// Labels on the scale of training, `(b,)`, on the CPU.
     pub targets: Tensor,
-    /// `(b, ..)` on the CPU, for a recipe that reads pictures, if their inputs have one shape.
+    /// `(b, ..)` on the lesson's device, for a recipe that reads pictures, if their inputs have one shape.
     pub pixels: Option<Tensor>,
-    /// The input of each image on the CPU, if their shapes differ.
+    /// The input of each image, `(1, ..)` on the lesson's device, if their shapes differ.
     pub varied: Vec<Tensor>,
 }
 

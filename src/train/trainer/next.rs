@@ -125,7 +125,9 @@ impl Stage for NextStage {
         let n_runs = self.runs.len();
         Ok(match stale {
             Some(reason) => Freshness::Stale { reason },
-            None => Freshness::Current { reason: format!("all {} rows of {n_runs} runs are there", rows.n_out), rows },
+            None => {
+                Freshness::Current { reason: format!("all {} rows of {n_runs} runs are present", rows.n_out), rows }
+            }
         })
     }
 

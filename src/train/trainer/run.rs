@@ -120,9 +120,9 @@ impl<L: Lesson> Run<'_, L> {
         let resumed = bytes.as_ref().and_then(|bytes| state::from_bytes(bytes, self.data.state_fingerprint));
         let (tensors, notes) = self.lesson.initial()?;
         match (&bytes, &resumed) {
-            (_, Some((saved, _))) => console.info(format!("run {run}: goes on after step {}", saved.n_steps)),
+            (_, Some((saved, _))) => console.info(format!("run {run}: continues after step {}", saved.n_steps)),
             (Some(_), None) => console.warn(format!(
-                "run {run}: the saved state is of other settings or data, or damaged; training starts again"
+                "run {run}: the saved state belongs to other settings or data, or is damaged; training starts again"
             )),
             (None, None) => {}
         }
@@ -171,7 +171,7 @@ impl<L: Lesson> Run<'_, L> {
         let (run, step) = (self.data.run.clone(), weights.n_steps());
         let learning_rate = self.learning_rate(step.saturating_sub(1));
         let sign = format!(
-            "its weights are no numbers after step {step}, at learning rate {learning_rate:e}; the last good state stays"
+            "its weights are not finite numbers after step {step}, at learning rate {learning_rate:e}; the last good state stays"
         );
         Err(TrainError::Diverged { run, sign })
     }

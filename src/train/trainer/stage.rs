@@ -118,7 +118,9 @@ impl<R: Recipe> TrainStage<R> {
         report.interrupted = n_left > 0;
         report.summary = format!("{n_trained} runs trained");
         if n_left > 0 {
-            report.summary.push_str(&format!(", {n_left} stopped; what is trained is saved and goes on from there"));
+            report
+                .summary
+                .push_str(&format!(", {n_left} stopped; their state is saved, and the same command continues them"));
         }
         if report.rows.n_rejected > 0 {
             report.summary.push_str(&format!(", {} rows of their splits left out", report.rows.n_rejected));

@@ -194,11 +194,7 @@ fn parquet_of(compression: Compression) -> Vec<u8> {
 fn written_as<const N: usize>(columns: [(&str, ArrayRef); N], compression: Compression) -> Vec<u8> {
     let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
     let properties = WriterProperties::builder().set_compression(compression).build();
-    let schema = batch.schema();
-    let mut writer =
-        parquet::arrow::ArrowWriter::try_new(Vec::new(), schema, Some(properties)).expect("a plain schema");
-    writer.write(&batch).expect("in memory");
-    writer.into_inner().expect("in memory")
+    crate::testdir::parquet(&batch, Some(properties))
 }
 
 #[test]

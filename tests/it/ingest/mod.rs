@@ -13,7 +13,6 @@ use std::io::{Cursor, Write as _};
 use std::path::Path;
 
 use agiqa_images::{DecodeLimits, decode, read};
-use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::images::{ExtraValues, Images};
 use agiqa_store::tables::rejects::RejectRow;
 use agiqa_store::tables::{PartitionName, images, rejects};
@@ -39,14 +38,9 @@ fn dataset(name: &str) -> PartitionName {
     PartitionName::new(name).expect("a valid name")
 }
 
-fn open(dir: &TestDir) -> Store {
-    let folder = dir.path().join("store");
-    Store::open(folder.to_str().expect("UTF-8"), OpenMode::Existing).expect("the store that was written")
-}
-
 /// The table and the rejects of dataset `d`.
 fn written(dir: &TestDir) -> (Images, Vec<RejectRow>) {
-    let store = open(dir);
+    let store = dir.store();
     let images = images::read(&store, &dataset("d")).expect("a readable table");
     (images, rejects::read(&store, "ingest").expect("readable rejects"))
 }

@@ -52,7 +52,7 @@ fn two_ingests_into_one_store_at_once_both_arrive() {
     for mut child in running {
         assert_eq!(child.wait().expect("a child of this process").code(), Some(0));
     }
-    let store = open(&dir);
+    let store = dir.store();
     for name in ["d", "e"] {
         assert_eq!(images::read(&store, &dataset(name)).expect("readable").rows.len(), 40, "{name}");
     }

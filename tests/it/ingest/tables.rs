@@ -81,9 +81,7 @@ fn parquet_table(names: &[&str], mos: &[f32], prompts: &[Option<&str>]) -> Vec<u
         ("prompt", Arc::new(LargeStringArray::from(prompts.to_vec())) as ArrayRef, true),
     ])
     .expect("columns of one length");
-    let mut writer = parquet::arrow::ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a plain schema");
-    writer.write(&batch).expect("in memory");
-    writer.into_inner().expect("in memory")
+    crate::testdir::parquet(&batch, None)
 }
 
 /// A minimal xlsx workbook: a zip archive of stored files; cells that are numbers are written as such.
@@ -291,7 +289,7 @@ fn a_slice_of_agiqa_3k_arrives_with_its_generators() {
     let folder = folder.to_str().expect("UTF-8");
     let args = ["ingest", "--adapter", "agiqa-3k", "--table", "data.csv", "--images", folder, "--store", "store"];
     dir.agiqa(&args).exits(0).says("ingest agiqa-3k: ran: 60 images");
-    let images = images::read(&open(&dir), &dataset("agiqa-3k")).expect("readable");
+    let images = images::read(&dir.store(), &dataset("agiqa-3k")).expect("readable");
     let first = &images.rows[0];
     assert_eq!((first.name.as_str(), first.format.as_str()), ("AttnGAN_normal_000.jpg", "jpeg"));
     assert_eq!((first.width_px, first.height_px, first.prompt.as_deref()), (512, 512, Some("statue of a man")));
@@ -317,7 +315,7 @@ fn aigcqa_20k_without_images_is_rejected_row_by_row_in_both_its_forms() {
         let table = table.to_str().expect("UTF-8");
         let args = ["ingest", "--adapter", "aigcqa-20k", "--table", table, "--images", "img", "--store", "store"];
         dir.agiqa(&args).exits(1).says("rejected (1399");
-        let store = open(&dir);
+        let store = dir.store();
         let images = images::read(&store, &dataset("aigcqa-20k")).expect("readable");
         let rejects = rejects::read(&store, "ingest").expect("readable");
         assert_eq!(images.rows.len() + rejects.len(), 14_000);

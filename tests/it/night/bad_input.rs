@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use agiqa_store::tables::images;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use parquet::arrow::ArrowWriter;
 
 use super::{n_scores, names, pictures, rejected, score, tar};
-use crate::baseline::{open, picture};
-use crate::testdir::TestDir;
+use crate::baseline::picture;
+use crate::testdir::{TestDir, parquet};
 use crate::train::Fixture;
 
 fn kinds(dir: &TestDir, night: &str) -> Vec<String> {
@@ -34,7 +33,7 @@ fn a_source_that_is_absent_empty_or_of_no_known_kind_is_named() {
     // A good source before a bad one: nothing is taken up if a name is wrong.
     pictures(&dir, "out", 0..1);
     score(&dir, "n2", &["out", "absent"], &[]).exits(2);
-    assert!(images::read(&open(&dir), &"gen.n2".parse().expect("a name")).expect("no table").rows.is_empty());
+    assert!(images::read(&dir.store(), &"gen.n2".parse().expect("a name")).expect("no table").rows.is_empty());
 }
 
 #[test]
@@ -61,9 +60,7 @@ fn a_parquet_file_without_images_names_its_columns() {
     let dir = TestDir::new();
     let texts = Arc::new(StringArray::from(vec!["x"])) as ArrayRef;
     let batch = RecordBatch::try_from_iter([("caption", texts.clone()), ("width", texts)]).expect("columns");
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a writer");
-    writer.write(&batch).expect("rows");
-    dir.write("t.parquet", writer.into_inner().expect("a file"));
+    dir.write("t.parquet", parquet(&batch, None));
     let ran = score(&dir, "n1", &["t.parquet"], &[]).exits(2);
     ran.says("no column with paths").says("none with image bytes; the columns are: `caption`, `width`");
     dir.write("damaged.parquet", b"PAR1 and nothing else");

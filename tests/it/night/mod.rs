@@ -7,7 +7,7 @@ use agiqa_store::tables::images::{self, Images};
 use agiqa_store::tables::night_scores::ScoredNight;
 use agiqa_store::tables::rejects::{self, RejectRow};
 
-use crate::baseline::{open, params, picture};
+use crate::baseline::{params, picture};
 use crate::testdir::{Ran, TestDir};
 
 mod bad_input;
@@ -31,7 +31,7 @@ fn score(dir: &TestDir, night: &str, sources: &[&str], more: &[&str]) -> Ran {
 /// The table `images` of a night.
 fn night(dir: &TestDir, night: &str) -> Images {
     let dataset = format!("gen.{night}").parse().expect("a name");
-    images::read(&open(dir), &dataset).expect("a table")
+    images::read(&dir.store(), &dataset).expect("a table")
 }
 
 /// Names of a night's images, sorted.
@@ -45,12 +45,12 @@ fn names(dir: &TestDir, label: &str) -> Vec<String> {
 fn n_scores(dir: &TestDir, night: &str) -> usize {
     let name = |text: &str| text.parse().expect("a name");
     let table = ScoredNight { scorer: name("brisque"), corpus: name("gen"), night: name(night) };
-    table.read(&open(dir)).expect("a table").len()
+    table.read(&dir.store()).expect("a table").len()
 }
 
 /// Rejects of a night while it was taken up.
 fn rejected(dir: &TestDir, night: &str) -> Vec<RejectRow> {
-    rejects::read_of(&open(dir), "corpus", &format!("gen.{night}").parse().expect("a name")).expect("a table")
+    rejects::read_of(&dir.store(), "corpus", &format!("gen.{night}").parse().expect("a name")).expect("a table")
 }
 
 /// The answer of `agiqa query` as CSV without its header.

@@ -9,7 +9,6 @@ use agiqa_store::tables::models::RunRecord;
 use agiqa_store::tables::scores::{ScoreRow, ScoreSet};
 
 use super::{pictures, query};
-use crate::baseline::open;
 use crate::pipeline::{run, with_features};
 use crate::testdir::{Ran, TestDir, weights};
 
@@ -17,7 +16,7 @@ use crate::testdir::{Ran, TestDir, weights};
 fn trained() -> (TestDir, Vec<RunRecord>) {
     let dir = with_features();
     run(&dir, &[]).exits(0);
-    let store = open(&dir);
+    let store = dir.store();
     let runs = agiqa_store::tables::models::runs(&store).expect("runs");
     let records = runs.iter().map(|run| RunRecord::read(&store, run).expect("a record")).collect();
     (dir, records)
@@ -52,7 +51,7 @@ fn a_head_scores_a_night_from_features_that_are_there() {
         .exits(0)
         .says("60 images, 60 files opened")
         .says("60 of 60 images have");
-    let of_run = ScoreSet::of_run(&records[0]).read(&open(&dir)).expect("scores");
+    let of_run = ScoreSet::of_run(&records[0]).read(&dir.store()).expect("scores");
     let found = night_scores(&dir, run);
     assert_eq!(found.len(), 60);
     of_run.iter().for_each(|(id, score)| assert_eq!(found[&id.to_string()], (*score, None)));
@@ -71,7 +70,7 @@ fn the_mean_of_a_group_scores_a_night_with_its_spread() {
     records.retain(|record| record.group == group);
     score(&dir, &example_images(), ["--group", group.as_str()], &["--set", "side=56"]).exits(0);
     let of_runs: Vec<_> =
-        records.iter().map(|record| ScoreSet::of_run(record).read(&open(&dir)).expect("scores")).collect();
+        records.iter().map(|record| ScoreSet::of_run(record).read(&dir.store()).expect("scores")).collect();
     let found = night_scores(&dir, group.as_str());
     assert_eq!((found.len(), of_runs[0].len()), (60, 60));
     for id in of_runs[0].keys() {
@@ -103,12 +102,12 @@ fn a_head_behind_its_extractor_gives_the_scores_of_kept_features_and_keeps_none(
     pictures(&dir, "out", 0..5);
     let group = records[0].group.clone();
     let records: Vec<RunRecord> = records.into_iter().filter(|record| record.group == group).collect();
-    let n_features = |set: &FeatureSet| set.done(&open(&dir)).expect("ids").len();
+    let n_features = |set: &FeatureSet| set.done(&dir.store()).expect("ids").len();
     let semantic = records[0].semantic().expect("a set");
     let options = ["--set", "side=56", "--batch-size", "2"];
     score(&dir, "out", ["--group", group.as_str()], &[&options[..], &["--features", "drop"]].concat()).exits(0);
     assert_eq!(n_features(semantic), 60, "those of the training");
-    let dropped = records.iter().map(|record| scored(&open(&dir), record)).collect::<Vec<_>>();
+    let dropped = records.iter().map(|record| scored(&dir.store(), record)).collect::<Vec<_>>();
     assert_eq!(dropped[0].len(), 65);
     // The same images again, with features that stay.
     for folder in ["scores", "gates", "night_scores"] {
@@ -117,7 +116,7 @@ fn a_head_behind_its_extractor_gives_the_scores_of_kept_features_and_keeps_none(
     score(&dir, "out", ["--group", group.as_str()], &options).exits(0).says("5 images, 0 files opened");
     assert_eq!(n_features(semantic), 65);
     for (record, dropped) in records.iter().zip(dropped) {
-        let kept = scored(&open(&dir), record);
+        let kept = scored(&dir.store(), record);
         assert_eq!(kept.len(), 5);
         kept.iter().for_each(|(id, row)| assert_eq!(*row, dropped[id], "{id}"));
     }

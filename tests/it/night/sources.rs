@@ -5,17 +5,13 @@ use std::sync::Arc;
 use agiqa_store::identity::ImageId;
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field};
-use parquet::arrow::ArrowWriter;
 
 use super::{n_scores, names, night, pictures, score, tar};
 use crate::baseline::picture;
-use crate::testdir::TestDir;
+use crate::testdir::{self, TestDir};
 
 fn parquet(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
-    let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a writer");
-    writer.write(&batch).expect("rows");
-    writer.into_inner().expect("a file")
+    testdir::parquet(&RecordBatch::try_from_iter(columns).expect("columns of one length"), None)
 }
 
 /// The values of a night's column, by the names of images.

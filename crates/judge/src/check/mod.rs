@@ -338,7 +338,7 @@ impl Checking<'_> {
                 add("all", value, max.or(Some(0.0)), min, message);
             }
             Of::DuplicateShare => {
-                let (value, message) = shared(n_duplicates, "are there more than once");
+                let (value, message) = shared(n_duplicates, "occur more than once");
                 add("all", value, max.or(Some(MAX_REJECTS)), min, message);
             }
             Of::Psi | Of::Ks | Of::W1 | Of::Mean | Of::ScoreStd => {

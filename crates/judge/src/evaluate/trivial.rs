@@ -33,11 +33,6 @@ impl GroupMeans {
     pub fn has_groups(&self) -> bool {
         !self.of_group.is_empty()
     }
-
-    /// Whether `group` occurs in training.
-    pub fn knows(&self, group: &str) -> bool {
-        self.of_group.contains_key(group)
-    }
 }
 
 #[derive(Default)]

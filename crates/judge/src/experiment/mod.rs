@@ -235,7 +235,7 @@ impl Stage for ExperimentStage {
         }
         let n = self.variants.len() as u64;
         let rows = RowCounts { n_in: n, n_out: n, n_cached: n, ..RowCounts::default() };
-        Ok(Freshness::Current { reason: format!("the table of {n} variants is there"), rows })
+        Ok(Freshness::Current { reason: format!("the table of {n} variants is up to date"), rows })
     }
 
     fn run(&self, context: &StageContext) -> Result<StageReport, StageError> {

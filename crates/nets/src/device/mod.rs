@@ -74,14 +74,6 @@ pub fn forbid_tf32() -> Result<(), TchError> {
     shim::allow_tf32(false)
 }
 
-/// Whether libtorch's own switches allow TF32.
-///
-/// # Errors
-/// libtorch does not say.
-pub fn tf32_is_allowed() -> Result<bool, TchError> {
-    shim::tf32_is_allowed()
-}
-
 /// Whether products or convolutions of `kind` round their inputs on `device` to fewer bits than f32 has. It finds TF32
 /// even if something outside libtorch switched it on, such as the environment variable `NVIDIA_TF32_OVERRIDE`.
 ///
@@ -103,21 +95,18 @@ pub fn rounds_inputs(device: Device, kind: Kind) -> Result<bool, TchError> {
     Ok(is_rounded(&product, n)? || is_rounded(&convolved, 9 * channels)?)
 }
 
-/// A tensor of `bytes` on `device`. A copy to a GPU comes from pinned memory and does not wait, so that the GPU goes on
-/// with earlier work.
+/// A tensor of `kind` on `device` whose bytes `fill` writes, all of them. For a GPU it writes into pinned memory, and the
+/// copy does not wait, so that the GPU goes on with earlier work.
 ///
 /// # Errors
 /// Memory is short.
-///
-/// # Panics
-/// If `shape` does not have as many values as there are bytes, which is the caller's bug.
-pub fn placed(bytes: &[u8], shape: &[i64], device: Device) -> Result<Tensor, TchError> {
-    assert_eq!(shape.iter().product::<i64>(), bytes.len() as i64, "a byte per value");
-    if device == Device::Cpu {
-        return Tensor::f_from_data_size(bytes, shape, Kind::Uint8);
+pub fn placed(shape: &[i64], kind: Kind, device: Device, fill: impl FnOnce(&mut [u8])) -> Result<Tensor, TchError> {
+    let n_bytes = shape.iter().product::<i64>() as usize * kind.elt_size_in_bytes();
+    let (mut bytes, ()) = host_bytes(n_bytes, device, fill)?;
+    if device != Device::Cpu {
+        bytes = bytes.f_to_device_(device, Kind::Uint8, true, false)?;
     }
-    let (on_host, ()) = host_bytes(bytes.len(), device, |target| target.copy_from_slice(bytes))?;
-    on_host.f_to_device_(device, Kind::Uint8, true, false)?.f_view(shape)
+    bytes.f_view_dtype(kind)?.f_view(shape)
 }
 
 /// A tensor of the CPU on `device`. A copy to a GPU comes from pinned memory and does not wait.
@@ -160,11 +149,6 @@ impl Fetch {
         // libtorch takes pinned memory for a copy to the host that does not wait.
         let values = values.f_to_device_(Device::Cpu, Kind::Float, true, false)?;
         Ok(Self { values, arrived: Some(shim::Event::after_all_work(index)?) })
-    }
-
-    /// Whether the values are there.
-    pub fn has_arrived(&self) -> bool {
-        self.arrived.as_ref().is_none_or(|event| event.has_passed().unwrap_or(false))
     }
 
     /// The values, row-major.
@@ -233,17 +217,16 @@ mod tests {
     #[test]
     fn the_probe_finds_rounded_inputs_and_none_in_f32() {
         forbid_tf32().expect("libtorch has the switch");
-        assert!(!tf32_is_allowed().expect("libtorch says so"));
         assert!(!rounds_inputs(Device::Cpu, Kind::Float).expect("it is computed"));
         assert!(rounds_inputs(Device::Cpu, Kind::BFloat16).expect("it is computed"), "bf16 has 8 bits, as TF32 has 11");
     }
 
     #[test]
     fn bytes_go_to_a_device_and_floats_come_back() {
-        let placed = placed(&[1, 2, 3, 250, 5, 6], &[2, 3], Device::Cpu).expect("memory");
+        let fill = |bytes: &mut [u8]| bytes.copy_from_slice(&[1, 2, 3, 250, 5, 6]);
+        let placed = placed(&[2, 3], Kind::Uint8, Device::Cpu, fill).expect("memory");
         assert_eq!((placed.kind(), placed.size()), (Kind::Uint8, vec![2, 3]));
         let fetch = Fetch::of(&placed.transpose(0, 1)).expect("memory");
-        assert!(fetch.has_arrived());
         assert_eq!(fetch.wait().expect("nothing fails"), [1.0, 250.0, 2.0, 5.0, 3.0, 6.0]);
     }
 

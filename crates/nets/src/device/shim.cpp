@@ -54,13 +54,6 @@ int agiqa_allow_tf32(int allowed) {
   });
 }
 
-int agiqa_tf32_is_allowed(int* allowed) {
-  return guarded([&] {
-    const auto& context = at::globalContext();
-    *allowed = context.allowTF32CuBLAS() || context.allowTF32CuDNN();
-  });
-}
-
 // Free and total bytes of a CUDA device.
 int agiqa_memory(int device, uint64_t* free, uint64_t* total) {
   return guarded([&] {
@@ -95,10 +88,6 @@ void* agiqa_event(int device) {
     event = made.release();
   });
   return event;
-}
-
-int agiqa_event_has_passed(const void* event, int* passed) {
-  return guarded([&] { *passed = static_cast<const c10::Event*>(event)->query(); });
 }
 
 int agiqa_event_wait(const void* event) {

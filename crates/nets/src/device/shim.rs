@@ -11,11 +11,9 @@ use super::AdamConstants;
 unsafe extern "C" {
     safe fn agiqa_error() -> *const c_char;
     safe fn agiqa_allow_tf32(allowed: c_int) -> c_int;
-    safe fn agiqa_tf32_is_allowed(allowed: &mut c_int) -> c_int;
     safe fn agiqa_memory(device: c_int, free: &mut u64, total: &mut u64) -> c_int;
     safe fn agiqa_allocated(device: c_int, now: &mut i64, peak: &mut i64, reserved: &mut i64) -> c_int;
     safe fn agiqa_event(device: c_int) -> *mut c_void;
-    fn agiqa_event_has_passed(event: *const c_void, passed: &mut c_int) -> c_int;
     fn agiqa_event_wait(event: *const c_void) -> c_int;
     fn agiqa_event_free(event: *mut c_void);
     safe fn agiqa_bytes(n: i64, pinned: c_int) -> *mut c_void;
@@ -58,12 +56,6 @@ pub(super) fn allow_tf32(is_allowed: bool) -> Result<(), TchError> {
     checked(agiqa_allow_tf32(c_int::from(is_allowed)))
 }
 
-pub(super) fn tf32_is_allowed() -> Result<bool, TchError> {
-    let mut allowed = 0;
-    checked(agiqa_tf32_is_allowed(&mut allowed))?;
-    Ok(allowed != 0)
-}
-
 /// Free and total bytes.
 pub(super) fn memory(device: usize) -> Result<(u64, u64), TchError> {
     let (mut free, mut total) = (0, 0);
@@ -87,13 +79,6 @@ impl Event {
     pub(super) fn after_all_work(device: usize) -> Result<Self, TchError> {
         let event = agiqa_event(device as c_int);
         if event.is_null() { Err(failure()) } else { Ok(Self(event)) }
-    }
-
-    pub(super) fn has_passed(&self) -> Result<bool, TchError> {
-        let mut passed = 0;
-        // SAFETY: the pointer is an event of this value, which lives.
-        checked(unsafe { agiqa_event_has_passed(self.0, &mut passed) })?;
-        Ok(passed != 0)
     }
 
     pub(super) fn wait(&self) -> Result<(), TchError> {

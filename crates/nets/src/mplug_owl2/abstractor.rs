@@ -166,11 +166,6 @@ impl Abstractor {
         })
     }
 
-    /// Number of tokens of an image.
-    pub(super) fn n_tokens(&self) -> i64 {
-        self.query_embeds.size()[1] + 1
-    }
-
     /// # Shapes
     /// - seen: `(b, 1 + g², d)`, f32, the vision tower's tokens
     /// - returns: `(b, n + 1, e)`, f32: a token per query and the end token, in the language model's width

@@ -1,9 +1,11 @@
 //! `config.json` of a checkpoint: the sizes of the network. Unknown keys are ignored. Absent keys and nulls get the
 //! defaults of the published code. Values that the published code does not support are refused.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
+
+use super::{Frontend, LoadError};
 
 /// Sizes of the whole network.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,25 +73,6 @@ pub struct DecoderConfig {
     pub rope_theta: f64,
 }
 
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages name the fields")]
-pub enum MplugOwl2ConfigError {
-    /// The file could not be read.
-    #[error("cannot read {}", path.display())]
-    Io {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file is not JSON, or lacks a size.
-    #[error("{}: {problem}", path.display())]
-    Malformed { path: PathBuf, problem: String },
-    /// The file describes another network.
-    #[error("{}: `{key}` is {found}, expected {expected}", path.display())]
-    Unsupported { path: PathBuf, key: &'static str, found: String, expected: String },
-}
-
 #[derive(Deserialize)]
 struct File {
     model_type: Option<String>,
@@ -142,9 +125,6 @@ struct AbstractorFile {
     add_v2t_pos_emb: Option<bool>,
 }
 
-/// Largest file that is read.
-const MAX_FILE_BYTES: u64 = 16 << 20;
-
 /// Default of the published classes for the constants in norms.
 const EPS: f64 = 1e-6;
 
@@ -153,17 +133,12 @@ impl Config {
     ///
     /// # Errors
     /// The file cannot be read, is not JSON, lacks a size, or describes another network.
-    pub fn read(path: &Path) -> Result<Self, MplugOwl2ConfigError> {
-        let io_error = |source| MplugOwl2ConfigError::Io { path: path.to_owned(), source };
-        let malformed = |problem: String| MplugOwl2ConfigError::Malformed { path: path.to_owned(), problem };
-        let n_bytes = std::fs::metadata(path).map_err(io_error)?.len();
-        if n_bytes > MAX_FILE_BYTES {
-            return Err(malformed(format!("{n_bytes} bytes are over the limit of {MAX_FILE_BYTES}")));
-        }
-        let bytes = std::fs::read(path).map_err(io_error)?;
+    pub fn read(path: &Path) -> Result<Self, LoadError> {
+        let malformed = |problem: String| LoadError::Unusable { path: path.to_owned(), problem };
+        let bytes = super::read(path, Frontend::MAX_BYTES)?;
         // The type comes first. Another network's file lacks keys, too, but that message would say less.
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
-        let unsupported = |(key, found, expected): (&'static str, String, String)| MplugOwl2ConfigError::Unsupported {
+        let unsupported = |(key, found, expected): (&'static str, String, String)| LoadError::Unsupported {
             path: path.to_owned(),
             key,
             found,

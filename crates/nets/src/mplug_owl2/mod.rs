@@ -20,7 +20,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointScope};
 
 mod config;
 
-pub use config::{AbstractorConfig, Config, DecoderConfig, MplugOwl2ConfigError, VisionConfig};
+pub use config::{AbstractorConfig, Config, DecoderConfig, VisionConfig};
 
 mod tensors;
 
@@ -28,7 +28,7 @@ pub use tensors::tensors;
 
 pub mod tokenizer;
 
-pub use tokenizer::{Tokenizer, TokenizerError};
+pub use tokenizer::Tokenizer;
 
 mod prompt;
 
@@ -36,7 +36,7 @@ pub use prompt::{Prompt, PromptIds};
 
 mod preprocess;
 
-pub use preprocess::{PreprocessError, Preprocessing};
+pub use preprocess::Preprocessing;
 
 mod vision;
 
@@ -52,18 +52,25 @@ use vision::VisionTower;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages name the fields")]
 pub enum LoadError {
-    /// `config.json` is unusable.
-    #[error(transparent)]
-    Config(#[from] MplugOwl2ConfigError),
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file has another form, or asks for other steps.
+    #[error("{}: {problem}", path.display())]
+    Unusable { path: PathBuf, problem: String },
+    /// `config.json` describes another network.
+    #[error("{}: `{key}` is {found}, expected {expected}", path.display())]
+    Unsupported { path: PathBuf, key: &'static str, found: String, expected: String },
+    /// The folder has no tokenizer.
+    #[error("{} holds neither tokenizer.model nor tokenizer.json; copy one from the checkpoint", folder.display())]
+    NoTokenizer { folder: PathBuf },
     /// The tensors are unusable.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The tokenizer is unusable.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// `preprocessor_config.json` is unusable.
-    #[error(transparent)]
-    Preprocess(#[from] PreprocessError),
     /// The folder holds files of different checkpoints.
     #[error("{}: {problem}: these files belong to different checkpoints", folder.display())]
     Mismatch {
@@ -71,6 +78,17 @@ pub enum LoadError {
         /// The files, and the difference between them.
         problem: String,
     },
+}
+
+/// The bytes of a file of at most `limit` bytes.
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
+    let io_error = |source| LoadError::Io { path: path.to_owned(), source };
+    let n_bytes = std::fs::metadata(path).map_err(io_error)?.len();
+    if n_bytes > limit {
+        let problem = format!("{n_bytes} bytes are over the limit of {limit}");
+        return Err(LoadError::Unusable { path: path.to_owned(), problem });
+    }
+    std::fs::read(path).map_err(io_error)
 }
 
 /// The small files of a checkpoint's folder: sizes, tokenizer and preprocessing.
@@ -85,6 +103,9 @@ pub struct Frontend {
 }
 
 impl Frontend {
+    /// Greatest size of a file of settings, bytes.
+    const MAX_BYTES: u64 = 16 << 20;
+
     /// Reads `config.json`, `preprocessor_config.json` and `tokenizer.model` or `tokenizer.json` from `folder`.
     ///
     /// # Errors
@@ -111,10 +132,17 @@ impl Frontend {
     }
 }
 
-/// A prompt, ready for any image.
-#[derive(Debug)]
-struct Question {
-    prefix: Prefix,
+/// All files of the checkpoint in `folder` that decide the numbers: those of its tensors, then the small ones.
+pub fn files(folder: &Path, checkpoint: &Checkpoint) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = checkpoint.files().map(Path::to_owned).collect();
+    // With several shards, the index decides which of them a tensor comes from.
+    if files.iter().all(|file| file != checkpoint.path()) {
+        files.push(checkpoint.path().to_owned());
+    }
+    let tokenizer = ["tokenizer.model", "tokenizer.json"].into_iter().find(|name| folder.join(name).exists());
+    files
+        .extend(["config.json", "preprocessor_config.json"].into_iter().chain(tokenizer).map(|name| folder.join(name)));
+    files
 }
 
 /// The loaded network with its prompts.
@@ -123,10 +151,10 @@ pub struct MplugOwl2 {
     vision: VisionTower,
     abstractor: Abstractor,
     decoder: Decoder,
-    questions: Vec<Question>,
+    /// Per prompt what the decoder knows after the text before the image.
+    prefixes: Vec<Prefix>,
     /// The text after the image, `(t, d)`, f32.
     suffix: Tensor,
-    embedded_before: Vec<Tensor>,
     device: Device,
 }
 
@@ -160,17 +188,11 @@ impl MplugOwl2 {
         Ok(Self {
             vision: VisionTower::new(&p.sub("vision_model"), &config.vision)?,
             abstractor: Abstractor::new(&p.sub("visual_abstractor"), config)?,
-            questions: decoder.prefixes(&embedded_before).into_iter().map(|prefix| Question { prefix }).collect(),
+            prefixes: decoder.prefixes(&embedded_before),
             suffix: embed(after)?,
-            embedded_before,
             decoder,
             device,
         })
-    }
-
-    /// Number of positions of prompt `i`, over which its embedding is the mean.
-    pub fn n_positions(&self, i: usize) -> i64 {
-        self.questions[i].prefix.n_tokens + self.abstractor.n_tokens() + self.suffix.size()[0]
     }
 
     /// Embeddings of images under all prompts.
@@ -200,13 +222,13 @@ impl MplugOwl2 {
             _ => self.see(pixels),
         };
         let hidden = self.read(&visual);
-        let mean = |(i, question): (usize, &Question)| {
+        let mean = |(i, prefix): (usize, &Prefix)| {
             let prompt_hidden = hidden.narrow(0, i as i64 * b, n_real); // (n_real, n, d)
-            let n = question.prefix.n_tokens + prompt_hidden.size()[1];
+            let n = prefix.n_tokens + prompt_hidden.size()[1];
             let sum = prompt_hidden.sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
-            (sum + &question.prefix.hidden_sum) / n as f64
+            (sum + &prefix.hidden_sum) / n as f64
         };
-        self.questions.iter().enumerate().map(mean).collect()
+        self.prefixes.iter().enumerate().map(mean).collect()
     }
 
     /// Visual tokens of images, the end token last.
@@ -261,30 +283,13 @@ impl MplugOwl2 {
     fn reading(&self, visual: &Tensor, pass: impl Fn(&Decoder, &Tensor, &[Segment], &[Group]) -> Tensor) -> Tensor {
         let _no_grad = tch::no_grad_guard();
         let (b, v, d) = visual.size3().expect("visual tokens are (b, v, d)");
-        let (p, t) = (self.questions.len() as i64, self.suffix.size()[0]);
+        let (p, t) = (self.prefixes.len() as i64, self.suffix.size()[0]);
         let image_rows = visual.unsqueeze(0).expand([p, b, v, d], false).reshape([-1, d]);
         let text_rows = self.suffix.unsqueeze(0).expand([p * b, t, d], false).reshape([-1, d]);
         let segments = [Segment { branch: Branch::Visual, n_tokens: v }, Segment { branch: Branch::Text, n_tokens: t }];
         let groups: Vec<Group> =
-            self.questions.iter().map(|question| Group { n_sequences: b, prefix: Some(&question.prefix) }).collect();
+            self.prefixes.iter().map(|prefix| Group { n_sequences: b, prefix: Some(prefix) }).collect();
         pass(&self.decoder, &Tensor::cat(&[image_rows, text_rows], 0), &segments, &groups)
-    }
-
-    /// Final hidden states of all positions under prompt `i`, by a plain forward pass without a prefix. Their mean must
-    /// equal the result of [`Self::embed`].
-    ///
-    /// # Shapes
-    /// - visual: `(b, v, d)`, f32
-    /// - returns: `(b, n, d)`, f32
-    pub fn hidden_states(&self, visual: &Tensor, i: usize) -> Tensor {
-        let _no_grad = tch::no_grad_guard();
-        let (b, v, d) = visual.size3().expect("visual tokens are (b, v, d)");
-        let text = |xs: &Tensor| (Segment { branch: Branch::Text, n_tokens: xs.size()[0] }, xs.repeat([b, 1]));
-        let (before, before_rows) = text(&self.embedded_before[i]);
-        let (after, after_rows) = text(&self.suffix);
-        let segments = [before, Segment { branch: Branch::Visual, n_tokens: v }, after];
-        let rows = Tensor::cat(&[before_rows, visual.reshape([-1, d]), after_rows], 0);
-        self.decoder.forward(&rows, &segments, &[Group { n_sequences: b, prefix: None }])
     }
 }
 

@@ -1,31 +1,17 @@
 //! The steps from an image to the network's input: `preprocessor_config.json`, and the published code's
 //! `mplug_owl2/mm_utils.py` (`expand2square`, then the image processor).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 
+use super::{Frontend, LoadError};
 use crate::device::Normalisation;
+use crate::pixels::Planes;
 use agiqa_images::{PillowFilter, RgbImage8, pad_to_square, resize_as_pillow};
 
 /// Pillow's number for bicubic.
 const BICUBIC: i64 = 3;
-
-/// Why a preprocessor cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages name the fields")]
-pub enum PreprocessError {
-    /// The file could not be read.
-    #[error("cannot read {}", path.display())]
-    Io {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file is not a preprocessor, or asks for other steps.
-    #[error("{}: {problem}", path.display())]
-    Unusable { path: PathBuf, problem: String },
-}
 
 #[derive(Deserialize)]
 struct File {
@@ -77,9 +63,9 @@ impl Preprocessing {
     ///
     /// # Errors
     /// The file cannot be read, is not JSON, or asks for steps that the published preprocessing does not have.
-    pub fn read(path: &Path) -> Result<Self, PreprocessError> {
-        let bytes = std::fs::read(path).map_err(|source| PreprocessError::Io { path: path.to_owned(), source })?;
-        let unusable = |problem: String| PreprocessError::Unusable { path: path.to_owned(), problem };
+    pub fn read(path: &Path) -> Result<Self, LoadError> {
+        let bytes = super::read(path, Frontend::MAX_BYTES)?;
+        let unusable = |problem: String| LoadError::Unusable { path: path.to_owned(), problem };
         let file: File = serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?;
         let side_px = match (file.size.px(), file.crop_size.px()) {
             (Some(size), Some(crop)) if size == crop && (1..=4096).contains(&size) => size,
@@ -113,18 +99,8 @@ impl Preprocessing {
         Normalisation::new(self.mean, self.std, device)
     }
 
-    /// Fills `input`, `(3, side, side)`, with the image's normalised values.
-    pub fn prepare(&self, image: &RgbImage8, input: &mut [f32]) {
-        let resized = self.resized(image);
-        let n_pixels = input.len() / 3;
-        for (channel, plane) in input.chunks_exact_mut(n_pixels).enumerate() {
-            // A table of 256 values replaces a division per pixel. The expression is the same, so the bits are the
-            // same.
-            let level = |level: u8| (f32::from(level) / 255.0 - self.mean[channel]) / self.std[channel];
-            let table: Vec<f32> = (0..=255_u8).map(level).collect();
-            for (value, pixel) in plane.iter_mut().zip(resized.pixels.chunks_exact(3)) {
-                *value = table[usize::from(pixel[channel])];
-            }
-        }
+    /// The network's input in floats, with the bits that [`Self::normalisation`] makes on a device.
+    pub fn prepare(&self, image: &RgbImage8) -> Planes {
+        Planes::of(&self.resized(image), self.mean, self.std)
     }
 }

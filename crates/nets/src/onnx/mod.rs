@@ -25,8 +25,6 @@ pub(crate) mod test_graph;
 const FLOAT: i32 = 1;
 /// `TensorProto.DataType.INT8`.
 const INT8: i32 = 3;
-/// `TensorProto.DataType.INT64`.
-const INT64: i32 = 7;
 /// `TensorProto.DataLocation.EXTERNAL`.
 const EXTERNAL: i32 = 1;
 
@@ -68,8 +66,6 @@ struct TensorProto {
     float_data: Vec<f32>,
     #[prost(int32, repeated, tag = "5")]
     int32_data: Vec<i32>,
-    #[prost(int64, repeated, tag = "7")]
-    int64_data: Vec<i64>,
     #[prost(string, tag = "8")]
     name: String,
     #[prost(bytes = "bytes", tag = "9")]
@@ -303,15 +299,6 @@ impl OnnxFile {
         self.elements(tensor, &typed, i8::from_le_bytes)
     }
 
-    /// Values of the int64 initializer `name`, row-major. It may have any shape.
-    ///
-    /// # Errors
-    /// The initializer is absent or has another type, or its data do not fill its shape.
-    pub fn int64s(&self, name: &str) -> Result<Vec<i64>, OnnxError> {
-        let tensor = self.checked(name, INT64, "int64")?;
-        self.elements(tensor, &tensor.int64_data, i64::from_le_bytes)
-    }
-
     fn find(&self, name: &str) -> Result<&TensorProto, OnnxError> {
         self.initializers.get(name).ok_or_else(|| {
             let available = self.initializers.keys().map(String::as_str);
@@ -406,17 +393,9 @@ mod tests {
     #[test]
     fn raw_and_typed_data_read_alike() {
         let typed = TensorProto { float_data: vec![1.0, -2.0], raw_data: Bytes::new(), ..float("typed", &[2, 1], &[]) };
-        let shape = TensorProto {
-            name: "shape".into(),
-            dims: vec![3],
-            data_type: INT64,
-            int64_data: vec![1, -1, 384],
-            ..Default::default()
-        };
-        let onnx = parse(file(vec![float("raw", &[2, 1], &[1.0, -2.0]), typed, shape])).expect("well formed");
+        let onnx = parse(file(vec![float("raw", &[2, 1], &[1.0, -2.0]), typed])).expect("well formed");
         assert_eq!(onnx.floats("raw", &[2, 1]).expect("there"), [1.0, -2.0]);
         assert_eq!(onnx.floats("typed", &[2, 1]).expect("there"), [1.0, -2.0]);
-        assert_eq!(onnx.int64s("shape").expect("there"), [1, -1, 384]);
         assert_eq!(onnx.nodes()[0].inputs, ["x", "w"]);
     }
 
@@ -440,7 +419,7 @@ mod tests {
         assert!(message("negative", &[-1, 4]).contains("has 16"));
         assert_eq!(message("nan", &[2]), "net.onnx: initializer `nan`, element 1: NaN is not a finite number");
         assert!(message("shart", &[1]).ends_with("no initializer `shart` among its 5; the nearest is `short`"));
-        assert!(onnx.int64s("w").expect_err("refused").to_string().contains("expected element type int64"));
+        assert!(onnx.int8s("w").expect_err("refused").to_string().contains("expected element type int8"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{Architecture, Layout, Prepare, Rater, Stored};
 use crate::checkpoint::CheckpointError;
 use crate::conv::{Conv, Kernel, Watch};
 use crate::layers::{Linear, Parameters};
-use crate::strips::{MAX_AT_ONCE, STRIP_ROWS, in_strips};
+use crate::strips::{halved_in_strips, is_large};
 use crate::vgg::{self, VGG16, Vgg};
 
 /// Convolutions of the S-CNN, and those of them that halve the picture.
@@ -103,12 +103,12 @@ impl Dbcnn {
     /// - returns: `(b,)`
     pub(crate) fn forward(&self, pixels: &Tensor, watch: Watch<'_>) -> Tensor {
         let content = self.content.forward(pixels, watch); // (b, c, h', w')
-        let is_large = pixels.size()[2] * pixels.size()[3] > MAX_AT_ONCE;
+        let is_large = is_large(pixels);
         // Up to the first stride of 2, where activations are largest: two 3 × 3 kernels.
         let (first, later) = self.distortion.split_at(if is_large { HALVING[0] + 1 } else { 0 });
         let through = |xs: &Tensor| first.iter().fold(xs.shallow_clone(), |ys, conv| conv.forward(&ys).relu_());
         let mut distortion = match is_large {
-            true => in_strips(pixels, [STRIP_ROWS, 2, 2], through),
+            true => halved_in_strips(pixels, through),
             false => pixels.shallow_clone(),
         };
         for (i, conv) in (first.len()..).zip(later) {

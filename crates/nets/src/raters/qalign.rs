@@ -13,7 +13,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Prepare, Prepared, Rater, RaterError, Unfit};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::mplug_owl2::{Frontend, MplugOwl2, Preprocessing, PromptIds, Tokenizer, tensors};
+use crate::mplug_owl2::{self, Frontend, MplugOwl2, Preprocessing, PromptIds, Tokenizer};
+use crate::pixels::Planes;
 
 /// Names of the levels, the best first.
 const LEVELS: [&str; 5] = ["excellent", "good", "fair", "poor", "bad"];
@@ -97,15 +98,7 @@ impl Folder {
 
     /// All files that decide the numbers.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = self.checkpoint.files().map(Path::to_owned).collect();
-        // With several shards, the index decides which of them a tensor comes from.
-        if files.iter().all(|file| file != self.checkpoint.path()) {
-            files.push(self.checkpoint.path().to_owned());
-        }
-        let tokenizer = ["tokenizer.model", "tokenizer.json"].into_iter().find(|name| self.path.join(name).exists());
-        let small = ["config.json", "preprocessor_config.json"].into_iter().chain(tokenizer);
-        files.extend(small.map(|name| self.path.join(name)));
-        files
+        mplug_owl2::files(&self.path, &self.checkpoint)
     }
 
     pub(crate) fn load(&self, device: Device, kind: Kind) -> Result<QAlign, RaterError> {
@@ -121,7 +114,7 @@ impl Folder {
 
 /// Names and shapes of all tensors of a checkpoint.
 fn all_tensors(frontend: &Frontend) -> Vec<(String, Vec<i64>)> {
-    let mut all = tensors(&frontend.config);
+    let mut all = mplug_owl2::tensors(&frontend.config);
     all.push((HEAD.to_owned(), vec![frontend.config.decoder.vocab_size, frontend.config.decoder.dim]));
     all
 }
@@ -182,9 +175,7 @@ impl Prepare for Squares {
         let side_px = image.width_px.max(image.height_px);
         let n_padded = u64::from(side_px) * u64::from(side_px);
         Unfit::check_limit(image, n_padded, u64::from(MAX_SIDE_PX) * u64::from(MAX_SIDE_PX))?;
-        let side = self.0.side_px as usize;
-        let mut values = vec![0.0; 3 * side * side];
-        self.0.prepare(image, &mut values);
-        Ok(Prepared { values, shape: vec![3, side as i64, side as i64] })
+        let Planes { values, height, width } = self.0.prepare(image);
+        Ok(Prepared { values, shape: vec![3, height as i64, width as i64] })
     }
 }

@@ -2,20 +2,24 @@
 //! trunks that were trained on other tasks and are placed by hand.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tch::{Device, Kind};
 
 use super::dbcnn::Dbcnn;
+use super::file::another;
 use super::hyperiqa::HyperIqa;
 use super::musiq::Musiq;
 use super::resnet50::ResNet50;
 use super::saan::Saan;
 use super::stairiqa::StairIqa;
-use super::{Architecture, Build, Layout, Prepare, Rater, RaterError, RaterName, Stored, another, build_of, listed};
+use super::weights::Parts;
+use super::{Architecture, Build, Layout, Prepare, Rater, RaterError, RaterName, Stored, build_of, listed};
 use crate::checkpoint::{Checkpoint, CheckpointError, Wanted};
 use crate::layers::{NamedTensors, NetworkError, Phase, TensorScope};
+use agiqa_weights::{Published, Weights};
 
 /// Why a training of a rating network cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -26,14 +30,13 @@ pub enum StartError {
     Rater(#[from] RaterError),
     /// A trunk's file is absent.
     #[error(
-        "a training of `{network}` starts from {}, which is absent: put `{}` ({}; its SHA-256 begins with {}) into the \
-         folder {}, or name such a folder or a checkpoint of `{network}` with `--weights` (in a pipeline, `weights` in \
-         `[train.rater]`){}",
-        trunk.about, trunk.files[0], trunk.size, trunk.sha256, folder.display(), alternatives(trunk)
+        "a training of `{network}` starts from the weights {trunk}, which {} lacks: {}; `--weights` (in a pipeline, \
+         `weights` in `[train.rater]`) names another folder of such files, or a checkpoint of `{network}`{}",
+        folder.display(), trunk.recommended().how_to_get(), alternatives(trunk)
     )]
     Absent { network: RaterName, trunk: &'static Trunk, folder: PathBuf },
     /// A trunk's file holds another network.
-    #[error("{} does not hold {}: it has no tensor `{}`", path.display(), trunk.about, trunk.layout.landmark)]
+    #[error("{} does not hold the weights {trunk}: it has no tensor `{}`", path.display(), trunk.layout.landmark)]
     OtherTrunk { path: PathBuf, trunk: &'static Trunk },
     /// The network cannot be trained here.
     #[error("`{network}` is not trained here: expected {}", names(RaterStart::NETWORKS))]
@@ -47,9 +50,10 @@ impl From<CheckpointError> for StartError {
 }
 
 fn alternatives(trunk: &Trunk) -> String {
-    match &trunk.files[1..] {
+    let files: Vec<&str> = trunk.published().skip(1).map(|published| published.file.as_str()).collect();
+    match files.as_slice() {
         [] => String::new(),
-        others => format!("; {} fits as well, but gives other results", others.join(" or ")),
+        files => format!("; {} would do, but may give other results", files.join(" or ")),
     }
 }
 
@@ -57,76 +61,63 @@ fn names(networks: &[RaterName]) -> String {
     networks.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// A published file with weights of a part of a network.
+/// Published weights of a part of a network.
 #[derive(Debug)]
 pub struct Trunk {
-    /// Its content in words.
-    pub about: &'static str,
-    /// Names of files that fit, the recommended first.
-    pub files: &'static [&'static str],
-    /// Size of the recommended file.
-    pub size: &'static str,
-    /// First digits of its SHA-256, hexadecimal.
-    pub sha256: &'static str,
+    /// The weights that fit, by name, the recommended first.
+    weights: &'static [&'static str],
     layout: Layout,
+}
+
+impl Trunk {
+    fn all(&self) -> impl Iterator<Item = &'static Weights> {
+        self.weights.iter().map(|name| agiqa_weights::find(name).expect("a test finds all trunks"))
+    }
+
+    fn recommended(&self) -> &'static Weights {
+        self.all().next().expect("a trunk has weights")
+    }
+
+    fn published(&self) -> impl Iterator<Item = &'static Published> {
+        self.all().filter_map(Weights::published)
+    }
+
+    /// Its file in `folder`.
+    fn file_in(&self, folder: &Path) -> Option<PathBuf> {
+        self.published().map(|published| folder.join(&published.file)).find(|path| path.is_file())
+    }
+}
+
+impl fmt::Display for Trunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Weights { name, about, .. } = self.recommended();
+        write!(f, "`{name}` ({about})")
+    }
 }
 
 const RESNET: Layout = Layout::plain("layer1.0.conv1.weight");
 const CONVOLUTIONS: Layout = Layout { landmark: "features.0.weight", renamed: &[("", "features.")] };
 
 /// torchvision's ResNet-50, `IMAGENET1K_V1`.
-pub(crate) static RESNET50_V1: Trunk = Trunk {
-    about: "torchvision's ResNet-50, trained on ImageNet (V1)",
-    files: &["resnet50-0676ba61.pth", "resnet50-19c8e357.pth", "resnet50-11ad3fa6.pth"],
-    size: "97.8 MB",
-    sha256: "0676ba61",
-    layout: RESNET,
-};
+pub(crate) static RESNET50_V1: Trunk =
+    Trunk { weights: &["resnet50-v1", "resnet50-v1-older", "resnet50-v2"], layout: RESNET };
 
 /// torchvision's ResNet-50, `IMAGENET1K_V2`.
-pub(crate) static RESNET50_V2: Trunk = Trunk {
-    about: "torchvision's ResNet-50, trained on ImageNet (V2)",
-    files: &["resnet50-11ad3fa6.pth", "resnet50-0676ba61.pth", "resnet50-19c8e357.pth"],
-    size: "97.8 MB",
-    sha256: "11ad3fa6",
-    layout: RESNET,
-};
+pub(crate) static RESNET50_V2: Trunk =
+    Trunk { weights: &["resnet50-v2", "resnet50-v1", "resnet50-v1-older"], layout: RESNET };
 
 /// torchvision's VGG-16.
-pub(crate) static VGG16: Trunk = Trunk {
-    about: "torchvision's VGG-16, trained on ImageNet",
-    files: &["vgg16-397923af.pth"],
-    size: "527.8 MB",
-    sha256: "397923af",
-    layout: CONVOLUTIONS,
-};
+pub(crate) static VGG16: Trunk = Trunk { weights: &["vgg16"], layout: CONVOLUTIONS };
 
 /// torchvision's VGG-19.
-pub(crate) static VGG19: Trunk = Trunk {
-    about: "torchvision's VGG-19, trained on ImageNet",
-    files: &["vgg19-dcbb9e9d.pth"],
-    size: "548.1 MB",
-    sha256: "dcbb9e9d",
-    layout: CONVOLUTIONS,
-};
+pub(crate) static VGG19: Trunk = Trunk { weights: &["vgg19"], layout: CONVOLUTIONS };
 
 /// The S-CNN of DBCNN's authors.
-pub(crate) static S_CNN: Trunk = Trunk {
-    about: "the S-CNN of DBCNN's authors, trained on distortions",
-    files: &["scnn.pkl", "DBCNN_scnn-7ea73d75.pth"],
-    size: "2.6 MB",
-    sha256: "7ea73d75",
-    layout: CONVOLUTIONS,
-};
+pub(crate) static S_CNN: Trunk = Trunk { weights: &["scnn", "scnn-pyiqa"], layout: CONVOLUTIONS };
 
 /// MUSIQ, trained on ImageNet.
-pub(crate) static MUSIQ: Trunk = Trunk {
-    about: "MUSIQ, trained on ImageNet, as pyiqa publishes it",
-    files: &["musiq_imagenet_pretrain-51d9b0a5.pth"],
-    size: "108.5 MB",
-    sha256: "51d9b0a5",
-    layout: Layout::plain("transformer_encoder.posembed_input.position_emb"),
-};
+pub(crate) static MUSIQ: Trunk =
+    Trunk { weights: &["musiq-imagenet"], layout: Layout::plain("transformer_encoder.posembed_input.position_emb") };
 
 /// A rating network that can be trained.
 pub(crate) trait Learned: Architecture {
@@ -150,8 +141,7 @@ pub(crate) trait Learned: Architecture {
 
 /// The first weights of a network, found complete.
 pub struct RaterStart {
-    /// Checkpoints, each with the tensors that the network reads from it.
-    parts: Vec<(Checkpoint, Wanted)>,
+    parts: Parts,
     parameters: BTreeMap<String, Vec<i64>>,
     frozen: &'static [&'static str],
     preprocessor: Arc<dyn Prepare>,
@@ -200,7 +190,7 @@ impl RaterStart {
         folder: &Path,
     ) -> Result<Self, StartError> {
         let Some(path) = weights else { return Self::on_trunks::<N>(name, variant, folder) };
-        if N::TRUNKS.iter().any(|(_, trunk)| file_of(trunk, path).is_some()) {
+        if N::TRUNKS.iter().any(|(_, trunk)| trunk.file_in(path).is_some()) {
             return Self::on_trunks::<N>(name, variant, path);
         }
         let checkpoint = N::adopt(Checkpoint::find(path).map_err(RaterError::from)?)?;
@@ -228,7 +218,7 @@ impl RaterStart {
     fn on_trunks<N: Learned>(name: RaterName, variant: Option<&str>, folder: &Path) -> Result<Self, StartError> {
         let open = |(_, trunk): &(&str, &'static Trunk)| {
             let absent = || StartError::Absent { network: name, trunk, folder: folder.to_owned() };
-            let path = file_of(trunk, folder).ok_or_else(absent)?;
+            let path = trunk.file_in(folder).ok_or_else(absent)?;
             Ok(Checkpoint::open(&path).map_err(RaterError::from)?)
         };
         Self::on_files::<N>(N::TRUNKS.iter().map(open).collect::<Result<_, StartError>>()?, variant)
@@ -264,7 +254,7 @@ impl RaterStart {
         sizes: N::Sizes,
     ) -> Self {
         let preprocessor = network.preprocessor();
-        Self { parts, parameters, frozen: N::FROZEN, preprocessor, build: build_of::<N>(sizes) }
+        Self { parts: Parts(parts), parameters, frozen: N::FROZEN, preprocessor, build: build_of::<N>(sizes) }
     }
 
     /// Names and shapes of all tensors of the network.
@@ -274,7 +264,7 @@ impl RaterStart {
 
     /// The files that tensors are read from.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.parts.iter().map(|(checkpoint, _)| checkpoint.path())
+        self.parts.0.iter().map(|(checkpoint, _)| checkpoint.path())
     }
 
     /// Whether the protocol of the network leaves the tensor `name` as it is.
@@ -303,8 +293,7 @@ impl RaterStart {
     /// # Errors
     /// A file cannot be read.
     pub fn content_hash(&self) -> Result<String, StartError> {
-        let hashes = self.parts.iter().map(|(checkpoint, wanted)| wanted.content_hash(checkpoint));
-        Ok(hashes.collect::<Result<Vec<_>, _>>()?.join("+"))
+        Ok(self.parts.content_hash()?)
     }
 
     /// The tensors that the files hold. The others of [`Self::parameters`] are to be drawn.
@@ -312,11 +301,7 @@ impl RaterStart {
     /// # Errors
     /// A file cannot be read.
     pub fn read(&self) -> Result<NamedTensors, StartError> {
-        let mut tensors = NamedTensors::new();
-        for (checkpoint, wanted) in &self.parts {
-            tensors.extend(wanted.read(checkpoint)?);
-        }
-        Ok(tensors)
+        Ok(self.parts.read()?)
     }
 
     /// The network of `tensors`, which are all of [`Self::parameters`]. Tensors that require gradients are shared.
@@ -333,11 +318,18 @@ impl RaterStart {
     }
 }
 
-/// The file of `trunk` in `folder`.
-fn file_of(trunk: &Trunk, folder: &Path) -> Option<PathBuf> {
-    trunk.files.iter().map(|file| folder.join(file)).find(|path| path.is_file())
-}
-
 fn is_below(name: &str, beginnings: &[&str]) -> bool {
     beginnings.iter().any(|beginning| name.starts_with(beginning))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trunks_are_weights_that_are_placed_by_hand() {
+        for trunk in [&RESNET50_V1, &RESNET50_V2, &VGG16, &VGG19, &S_CNN, &MUSIQ] {
+            assert_eq!(trunk.published().count(), trunk.weights.len(), "{trunk}");
+        }
+    }
 }

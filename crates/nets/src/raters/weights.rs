@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::layers::Parameters;
+use crate::checkpoint::{Checkpoint, CheckpointError, Wanted};
+use crate::layers::{NamedTensors, Parameters};
 
 /// A published layout of a network's tensors.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +82,26 @@ impl<'a> Stored<'a> {
     /// How many of the tensors `name(0)`, `name(1)`, … the checkpoint has, up to the first that it lacks.
     pub(crate) fn count(&self, name: impl Fn(usize) -> String) -> usize {
         (0..).take_while(|i| self.has(&name(*i))).count()
+    }
+}
+
+/// Checkpoints, each with the tensors that a network reads from it.
+pub(super) struct Parts(pub(super) Vec<(Checkpoint, Wanted)>);
+
+impl Parts {
+    /// Hash of the tensors, for fingerprints.
+    pub(super) fn content_hash(&self) -> Result<String, CheckpointError> {
+        let hashes = self.0.iter().map(|(checkpoint, wanted)| wanted.content_hash(checkpoint));
+        Ok(hashes.collect::<Result<Vec<_>, _>>()?.join("+"))
+    }
+
+    /// The tensors.
+    pub(super) fn read(&self) -> Result<NamedTensors, CheckpointError> {
+        let mut tensors = NamedTensors::new();
+        for (checkpoint, wanted) in &self.0 {
+            tensors.extend(wanted.read(checkpoint)?);
+        }
+        Ok(tensors)
     }
 }
 

@@ -44,7 +44,7 @@ impl Derived {
             Self::Current => "is up to date",
             Self::Absent => "is missing",
             Self::Unreadable => "cannot be read",
-            Self::Outdated => "is of other inputs or settings",
+            Self::Outdated => "belongs to other inputs or settings",
         }
     }
 }

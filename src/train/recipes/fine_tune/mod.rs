@@ -118,7 +118,7 @@ impl Recipe for FineTuneRecipe {
         let (n_frozen, n_blocks) = (self.settings.freeze_blocks, backbone.n_blocks());
         if n_frozen as usize > n_blocks {
             let found = format!("{n_frozen} of the {n_blocks} blocks that are read");
-            let expected = "as many as there are, or fewer";
+            let expected = "at most all of them";
             return Err(TrainSettingsError::new("fine_tune.freeze_blocks", found, expected).into());
         }
         let expected = "none with features of this extractor, which takes one side and no mirror images";

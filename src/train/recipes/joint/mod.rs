@@ -77,7 +77,7 @@ impl JointRecipe {
         let (n_frozen, n_blocks) = (self.joint.freeze_blocks, maniqa.vit_config().n_blocks);
         if n_frozen as usize > n_blocks {
             let found = format!("{n_frozen} of the {n_blocks} blocks that are read");
-            return Err(TrainSettingsError::new("joint.freeze_blocks", found, "as many as there are, or fewer").into());
+            return Err(TrainSettingsError::new("joint.freeze_blocks", found, "at most all of them").into());
         }
         let [semantic_dim, coherence_dim] = head_inputs::semantic_dims(&self.semantic)?;
         let dims = [semantic_dim, coherence_dim, maniqa.n_tokens()];
@@ -293,8 +293,8 @@ impl Lesson for JointLesson<'_> {
         let f_1_share = n_above_0 / (rows.len() as f64 * self.config.maniqa.n_tokens() as f64);
         if f_1_share < LEAST_F_1_SHARE {
             validated.warnings.push(format!(
-                "{:.1} % of the values of f_1 are 0 on the validation images: MANIQA's scores end in a ReLU, which has died, \
-                 and learns no more; start again with a lower learning rate for it (`quality_rate`), a longer warm-up \
+                "{:.1} % of the values of f_1 are 0 on the validation images: MANIQA's scores end in a ReLU, which no longer \
+                 learns where it is 0; start again with a lower learning rate for it (`quality_rate`), a longer warm-up \
                  (`warmup_steps`) or a loss of its own (`rating_loss`)",
                 100.0 * (1.0 - f_1_share)
             ));

@@ -136,9 +136,11 @@ impl JointSettings {
                 let expected = "a multiple of 56: patches of 14 pixels, attention windows of 4 patches";
                 Err(TrainSettingsError::new("joint.side", side, expected))
             }
-            Some(side) if self.weights.is_some() => {
-                Err(TrainSettingsError::new("joint.side", side, "none beside `weights`: their `config.json` says it"))
-            }
+            Some(side) if self.weights.is_some() => Err(TrainSettingsError::new(
+                "joint.side",
+                side,
+                "none together with `weights`, whose `config.json` gives it",
+            )),
             Some(_) | None => Ok(()),
         }
     }

@@ -20,7 +20,6 @@ use crate::train::trainer::{
     Application, Batch, Course, Exported, Finished, Lesson, Loss, Pace, Recipe, RecipeError, RunData, StepLoss,
     TrainError, Validated, Weights, by_steps,
 };
-use agiqa_nets::device::sent;
 use agiqa_nets::layers::{NamedTensors, NetworkError, Phase};
 use agiqa_nets::raters::{Prepare, Rater, RaterName, RaterStart};
 use agiqa_nets::trained_head::{LabelScale, tensors_to_bytes};
@@ -276,11 +275,8 @@ impl Lesson for RaterLesson<'_> {
                 Some(pixels) => network.rate(&part(pixels)),
                 None => {
                     let places = Vec::<i64>::try_from(part(&places).to_device(Device::Cpu)).expect("whole numbers");
-                    let input = |place: &i64| {
-                        let input = &batch.varied[*place as usize];
-                        sent(input, self.device).expect("libtorch places the tensor")
-                    };
-                    Tensor::cat(&places.iter().map(|place| network.rate(&input(place))).collect::<Vec<_>>(), 0)
+                    let ratings = places.iter().map(|place| network.rate(&batch.varied[*place as usize]));
+                    Tensor::cat(&ratings.collect::<Vec<_>>(), 0)
                 }
             };
             let squared_errors = (ratings - part(&batch.targets)).square().sum(Kind::Float);

@@ -7,32 +7,15 @@
 //! end is spelled in bytes.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 mod json;
 mod sentencepiece;
 
+use super::LoadError;
+
 /// The character that replaces a space.
 const SPACE: char = '\u{2581}';
-
-/// Why a tokenizer cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages name the fields")]
-pub enum TokenizerError {
-    /// Neither file exists.
-    #[error("{} holds neither tokenizer.model nor tokenizer.json; copy one from the checkpoint", folder.display())]
-    NotFound { folder: PathBuf },
-    /// A file could not be read.
-    #[error("cannot read {}", path.display())]
-    Io {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file is not a tokenizer of this kind.
-    #[error("{}: {problem}", path.display())]
-    Unusable { path: PathBuf, problem: String },
-}
 
 /// A tokenizer.
 #[derive(Clone, Debug)]
@@ -55,14 +38,14 @@ impl Tokenizer {
     ///
     /// # Errors
     /// Neither file exists, or the one found cannot be used.
-    pub fn find(folder: &Path) -> Result<Self, TokenizerError> {
+    pub fn find(folder: &Path) -> Result<Self, LoadError> {
         let (model, json) = (folder.join("tokenizer.model"), folder.join("tokenizer.json"));
         if model.exists() {
             Self::read_sentencepiece(&model)
         } else if json.exists() {
             Self::read_json(&json)
         } else {
-            Err(TokenizerError::NotFound { folder: folder.to_owned() })
+            Err(LoadError::NoTokenizer { folder: folder.to_owned() })
         }
     }
 
@@ -70,18 +53,21 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The file cannot be read, is not a tokenizer, or asks for rules other than LLaMA's.
-    pub fn read_sentencepiece(path: &Path) -> Result<Self, TokenizerError> {
-        let unusable = |problem| TokenizerError::Unusable { path: path.to_owned(), problem };
-        sentencepiece::parse(&read(path)?).and_then(Vocabulary::tokenizer).map_err(unusable)
+    pub fn read_sentencepiece(path: &Path) -> Result<Self, LoadError> {
+        Self::parsed(path, sentencepiece::parse)
     }
 
     /// Reads a `tokenizer.json` of Hugging Face's tokenizers.
     ///
     /// # Errors
     /// The file cannot be read, is not a tokenizer, or asks for rules other than LLaMA's.
-    pub fn read_json(path: &Path) -> Result<Self, TokenizerError> {
-        let unusable = |problem| TokenizerError::Unusable { path: path.to_owned(), problem };
-        json::parse(&read(path)?).and_then(Vocabulary::tokenizer).map_err(unusable)
+    pub fn read_json(path: &Path) -> Result<Self, LoadError> {
+        Self::parsed(path, json::parse)
+    }
+
+    fn parsed(path: &Path, parse: fn(&[u8]) -> Result<Vocabulary, String>) -> Result<Self, LoadError> {
+        let unusable = |problem| LoadError::Unusable { path: path.to_owned(), problem };
+        parse(&super::read(path, MAX_FILE_BYTES)?).and_then(Vocabulary::tokenizer).map_err(unusable)
     }
 
     /// Number of tokens. Ids are below it.
@@ -141,16 +127,6 @@ impl Tokenizer {
             start = end;
         }
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
-    let io_error = |source| TokenizerError::Io { path: path.to_owned(), source };
-    let n_bytes = std::fs::metadata(path).map_err(io_error)?.len();
-    if n_bytes > MAX_FILE_BYTES {
-        let problem = format!("{n_bytes} bytes are over the limit of {MAX_FILE_BYTES} for a tokenizer");
-        return Err(TokenizerError::Unusable { path: path.to_owned(), problem });
-    }
-    std::fs::read(path).map_err(io_error)
 }
 
 /// The content of either file.
