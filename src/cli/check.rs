@@ -1,22 +1,23 @@
 //! `agiqa check`: whether a dataset's images and scores are as good as they should be.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde::Serialize;
 
 use super::exit::Exit;
-use super::judging::{DatasetArgs, ScorerArgs};
+use super::judging::{DatasetArgs, Judged, ScorerArgs};
 use super::weights::print_line;
 use super::{Context, path_argument};
-use crate::corpus::Night;
-use agiqa_judge::check::{self, CheckSettings, Checked, Of, Severity};
-use agiqa_judge::scorer::Scorer;
+use agiqa_judge::check::{self, CheckSettings, Checked, Checking, Compared, Of, Rejected, Severity};
+use agiqa_judge::night;
+use agiqa_judge::scorer::{ScoredImages, Scorer, Scores};
 use agiqa_store::layout;
 use agiqa_store::store::run_log::{RunLog, StageRecord};
 use agiqa_store::store::{OpenMode, Store};
-use agiqa_store::tables::night_scores::ScoredNight;
-use agiqa_store::tables::{PartitionName, images};
+use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::models::Runs;
 
 /// Arguments of `agiqa check`.
 #[derive(clap::Args)]
@@ -48,14 +49,9 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let checks = checks(args.config.as_deref(), context)?;
     let scorer = args.scorer.scorer()?;
     let store = Store::open(&args.store, OpenMode::Existing)?;
-    let (dataset, night) = (args.dataset.dataset()?, args.dataset.night());
-    let against = match (night, args.against) {
-        (Some(night), Some(label)) => Some(Night { night: label, ..night }.dataset()?),
-        (Some(night), None) => before(&store, &night, &scorer)?,
-        (None, against) => against,
-    };
+    let judged = args.dataset.judged(&store, &scorer, args.against.into_iter().collect())?;
     super::with_run_log("check", &store.clone(), context, |log| {
-        checked(&store, &dataset, against.as_ref(), &scorer, &checks, context, log)
+        checked(&store, &judged, &scorer, &checks, context, log)
     })
 }
 
@@ -67,37 +63,36 @@ pub(super) fn allow_rejects(checks: &mut [CheckSettings], context: &Context) {
     }
 }
 
-/// The night before `night` that `scorer` has scored.
-pub(super) fn before(store: &Store, night: &Night, scorer: &Scorer) -> anyhow::Result<Option<PartitionName>> {
-    Ok(earlier(store, night, scorer)?.pop())
-}
-
-/// The nights before `night` that `scorer` has scored and that are still there, oldest first.
-pub(super) fn earlier(store: &Store, night: &Night, scorer: &Scorer) -> anyhow::Result<Vec<PartitionName>> {
-    let name = match scorer {
-        Scorer::Run(name) | Scorer::Group(name) => name.clone(),
-        Scorer::Method(text) => text.split('@').next().unwrap_or(text).parse()?,
-    };
-    let nights = ScoredNight::nights(store, &name, &night.corpus)?;
-    let earlier = nights.into_iter().filter(|label| *label < night.night);
-    let datasets =
-        earlier.map(|label| Night { night: label, ..night.clone() }.dataset()).collect::<Result<Vec<_>, _>>()?;
-    let there = images::datasets(store)?;
-    Ok(datasets.into_iter().filter(|dataset| there.contains(dataset)).collect())
-}
-
-/// Runs `checks` over `dataset`, prints them and records them in `log`.
+/// Runs `checks` over `judged`, prints them and records them in `log`, and for a corpus' night in the store.
 pub(super) fn checked(
     store: &Store,
-    dataset: &PartitionName,
-    against: Option<&PartitionName>,
+    judged: &Judged,
     scorer: &Scorer,
     checks: &[CheckSettings],
     context: &Context,
     log: &mut RunLog,
 ) -> anyhow::Result<Exit> {
     let started = std::time::Instant::now();
-    let found = check::check(store, dataset, against, scorer, checks)?;
+    let (dataset, records) = (&judged.dataset, Runs::default());
+    let scores = Arc::new(Scores::read(store, scorer, &records)?);
+    let (now, counts) = check::read(store, dataset, &scores, &Rejected::read(store)?)?;
+    let before = |name: &PartitionName| ScoredImages::of(store, name, None, scores.clone());
+    let before = judged.previous.as_ref().map(before).transpose()?;
+    let test = check::test_part(store, &scores, scorer, &records, checks)?;
+    let mut scale = None;
+    if let Some(night) = &judged.night {
+        // The shares of a night may have ended at one time, and rejects may have come since.
+        if night.fingerprint(store)?.is_some() {
+            night::summarise(store, night, scores.scale.clone())?;
+        }
+        scale = night::scale(store, night)?;
+    }
+    let what = judged.previous.as_ref().map(|name| format!("`{name}`")).unwrap_or_default();
+    let previous = before.as_ref().map(|scored| Compared { what: &what, scored });
+    let found = Checking { now: &now, counts, previous, test: test.as_ref(), scale }.run(checks);
+    if let Some(night) = &judged.night {
+        check::write(store, night, &found)?;
+    }
     print(&found, context);
     let failed = |severity: Severity| found.iter().filter(|check| !check.passed && check.severity == severity).count();
     let (n_failed, n_warned) = (failed(Severity::Fail), failed(Severity::Warn));

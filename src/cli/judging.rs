@@ -5,8 +5,10 @@ use anyhow::Context as _;
 use crate::corpus::Night;
 use agiqa_judge::metrics::BootstrapSettings;
 use agiqa_judge::scorer::Scorer;
-use agiqa_store::tables::PartitionName;
+use agiqa_store::store::Store;
+use agiqa_store::tables::night_scores::ScoredNight;
 use agiqa_store::tables::splits::Part;
+use agiqa_store::tables::{PartitionName, images};
 
 /// Estimation of intervals.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -45,6 +47,21 @@ impl DatasetArgs {
         Some(Night { corpus: self.corpus.clone()?, night: self.night.clone()? })
     }
 
+    /// What is judged: the images, compared with the datasets, or the nights of the same corpus, that `against` names. Without
+    /// any, a night is compared with the nights before.
+    pub(super) fn judged(&self, store: &Store, scorer: &Scorer, against: Vec<PartitionName>) -> anyhow::Result<Judged> {
+        let Some(night) = self.night() else {
+            return Ok(Judged { dataset: self.dataset()?, night: None, previous: against.last().cloned(), against });
+        };
+        if against.is_empty() {
+            return Judged::of_night(store, &night, scorer);
+        }
+        let dataset = |label: PartitionName| Night { night: label, ..night.clone() }.dataset();
+        let against = against.into_iter().map(dataset).collect::<Result<Vec<_>, _>>()?;
+        let (dataset, scored) = (night.dataset()?, scored_night(&night, scorer)?);
+        Ok(Judged { dataset, night: Some(scored), previous: against.last().cloned(), against })
+    }
+
     /// Whether images are named.
     pub(super) fn is_given(&self) -> bool {
         self.dataset.is_some() || self.corpus.is_some()
@@ -58,6 +75,46 @@ impl DatasetArgs {
             (None, None) => anyhow::bail!("give `--dataset`, or `--corpus` and `--night`"),
         }
     }
+}
+
+/// Earlier nights of a corpus that a night is seen with.
+const N_NIGHTS: usize = 30;
+
+/// Images whose scores are judged.
+#[derive(Clone, Debug)]
+pub(super) struct Judged {
+    /// The dataset.
+    pub(super) dataset: PartitionName,
+    /// The corpus' night that it is.
+    pub(super) night: Option<ScoredNight>,
+    /// Earlier datasets, oldest first.
+    pub(super) against: Vec<PartitionName>,
+    /// The one of them that scores are compared with.
+    pub(super) previous: Option<PartitionName>,
+}
+
+impl Judged {
+    /// `night`, compared with those before that what scored it has scored and that are still there.
+    pub(super) fn of_night(store: &Store, night: &Night, scorer: &Scorer) -> anyhow::Result<Self> {
+        let scored = scored_night(night, scorer)?;
+        let dataset = |label: &PartitionName| Night { night: label.clone(), ..night.clone() }.dataset();
+        let there = images::datasets(store)?;
+        let mut earlier = agiqa_judge::night::earlier(store, &scored)?;
+        earlier.retain(|earlier| dataset(&earlier.night).is_ok_and(|dataset| there.contains(&dataset)));
+        earlier.drain(..earlier.len().saturating_sub(N_NIGHTS));
+        let against = earlier.iter().map(|earlier| dataset(&earlier.night)).collect::<Result<Vec<_>, _>>()?;
+        let previous = agiqa_judge::night::previous(&earlier).map(|earlier| dataset(&earlier.night)).transpose()?;
+        Ok(Self { dataset: night.dataset()?, night: Some(scored), against, previous })
+    }
+}
+
+/// `night` in the tables of what `scorer` has scored.
+pub(super) fn scored_night(night: &Night, scorer: &Scorer) -> anyhow::Result<ScoredNight> {
+    let name = match scorer {
+        Scorer::Run(name) | Scorer::Group(name) => name.clone(),
+        Scorer::Method(text) => text.split('@').next().unwrap_or(text).parse()?,
+    };
+    Ok(night.scored_by(&name))
 }
 
 /// What gives the scores: exactly one of a run, a group and a method.

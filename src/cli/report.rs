@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::exit::Exit;
-use super::judging::{DatasetArgs, ScorerArgs};
+use super::judging::{DatasetArgs, Judged, ScorerArgs};
 use super::{Context, check, output, path_argument};
 use crate::corpus::Night;
 use agiqa_judge::check::CheckSettings;
@@ -57,9 +57,6 @@ pub(super) struct Args {
 /// Default number of the best and of the worst images.
 const N_SHOWN: u16 = 12;
 
-/// Earlier nights of a corpus that a page shows.
-const N_NIGHTS: usize = 30;
-
 /// The page of a night by `scorer`, as `[report]` of a pipeline makes it.
 pub(super) fn night_stage(
     store: &Store,
@@ -68,15 +65,25 @@ pub(super) fn night_stage(
     checks: Vec<CheckSettings>,
     has_thumbnails: bool,
 ) -> anyhow::Result<ReportStage> {
-    let (dataset, against) = (night.dataset()?, earlier(store, night, scorer)?);
-    let n_shown = N_SHOWN.into();
-    let settings = NightSettings { dataset, scorer: scorer.clone(), against, checks, n_shown, has_thumbnails };
+    let judged = Judged::of_night(store, night, scorer)?;
+    let settings = settings(store, judged, scorer.clone(), checks, N_SHOWN.into(), has_thumbnails)?;
     Ok(ReportStage::new(Subject::Night(settings), Runs::default()))
 }
 
-fn earlier(store: &Store, night: &Night, scorer: &Scorer) -> anyhow::Result<Vec<PartitionName>> {
-    let mut nights = check::earlier(store, night, scorer)?;
-    Ok(nights.split_off(nights.len().saturating_sub(N_NIGHTS)))
+fn settings(
+    store: &Store,
+    judged: Judged,
+    scorer: Scorer,
+    checks: Vec<CheckSettings>,
+    n_shown: usize,
+    has_thumbnails: bool,
+) -> anyhow::Result<NightSettings> {
+    let Judged { dataset, night, against, previous } = judged;
+    let scale = match night {
+        Some(night) => agiqa_judge::night::scale(store, &night)?,
+        None => None,
+    };
+    Ok(NightSettings { dataset, scorer, against, previous, scale, checks, n_shown, has_thumbnails })
 }
 
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
@@ -87,17 +94,9 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     );
     let store = Store::open(&args.store, OpenMode::Existing)?;
     let subject = if args.dataset.is_given() {
-        let against = match args.dataset.night() {
-            None => args.against,
-            Some(night) if args.against.is_empty() => earlier(&store, &night, &scorer)?,
-            Some(night) => {
-                let dataset = |label: PartitionName| Night { night: label, ..night.clone() }.dataset();
-                args.against.into_iter().map(dataset).collect::<Result<_, _>>()?
-            }
-        };
+        let judged = args.dataset.judged(&store, &scorer, args.against)?;
         let checks = check::checks(args.config.as_deref(), context)?;
-        let (dataset, n_shown) = (args.dataset.dataset()?, args.images.into());
-        Subject::Night(NightSettings { dataset, scorer, against, checks, n_shown, has_thumbnails })
+        Subject::Night(settings(&store, judged, scorer, checks, args.images.into(), has_thumbnails)?)
     } else {
         Subject::Runs(RunsSettings { scorer, baseline: args.baseline, words: args.words, has_thumbnails })
     };

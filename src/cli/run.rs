@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::exit::Exit;
+use super::judging::Judged;
 use super::{Context, path_argument, set_argument};
 use super::{check, report};
 use crate::pipeline::absent::{self, LeftOut};
@@ -132,8 +133,8 @@ fn score_night(
     check::allow_rejects(&mut checks, context);
     for scorer in &scorers {
         if !checks.is_empty() {
-            let against = check::before(store, &night, scorer)?;
-            exit = exit.and(check::checked(store, &night.dataset()?, against.as_ref(), scorer, &checks, context, log)?);
+            let judged = Judged::of_night(store, &night, scorer)?;
+            exit = exit.and(check::checked(store, &judged, scorer, &checks, context, log)?);
         }
         if let Some(section) = &pipeline.report {
             let checks = if checks.is_empty() { CheckSettings::defaults() } else { checks.clone() };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use super::exit::Exit;
-use super::judging::{BootstrapArgs, DatasetArgs, ScorerArgs, parse_part};
+use super::judging::{BootstrapArgs, DatasetArgs, ScorerArgs, parse_part, scored_night};
 use super::query;
 use super::weights::print_line;
 use super::{Context, path_argument};
@@ -66,10 +66,13 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
         (false, true) => LinkKind::Copy,
         (false, false) => LinkKind::Link,
     };
+    let scorer = args.scorer.scorer()?;
+    let night = args.dataset.night().filter(|_| args.split.is_none());
     let stage = SelectStage {
         dataset: args.dataset.dataset()?,
+        night: night.map(|night| scored_night(&night, &scorer)).transpose()?,
         part: args.split.map(|split| (split, args.part)),
-        scorer: args.scorer.scorer()?,
+        scorer,
         by: args.by,
         top: args.top.get(),
         uncertain_below: args.uncertain_below,
@@ -96,7 +99,7 @@ fn print(selection: &Selection, context: &Context) {
     let Selection { scored, uncertain_below, gains: [score, mos], .. } = selection;
     if context.console.is_json() {
         context.console.event(&serde_json::json!({
-            "type": "selection", "scorer": scored.scorer, "top": selection.top, "uncertain_below": uncertain_below,
+            "type": "selection", "scorer": scored.scores.scorer, "top": selection.top, "uncertain_below": uncertain_below,
             "score": score, "mos": mos,
         }));
         return;

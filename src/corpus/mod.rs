@@ -2,12 +2,13 @@
 //!
 //! Inputs: sources ([`agiqa_sources`]) and the corpus' `inventory`. Outputs: new rows of `inventory`, the night's `images`
 //! (dataset `CORPUS.NIGHT`, without MOS) and `rejects` of stage `corpus`. A file that the inventory knows by address and
-//! version is not opened. [`NightScoresStage`] joins the night with its scores into `night_scores`.
+//! version is not opened. [`NightScoresStage`] joins the night with its scores into `night_scores` and `nights`.
 //!
 //! Files are taken up block by block, so that memory holds some blocks, and the hashes of the addresses and contents of the corpus.
 
 use agiqa_store::store::StoreError;
 use agiqa_store::store::part::PartError;
+use agiqa_store::tables::night_scores::ScoredNight;
 use agiqa_store::tables::{PartitionName, PartitionNameError, images};
 
 mod known;
@@ -43,6 +44,12 @@ impl Night {
             return Err(CorpusError::Dot(self.corpus.clone()));
         }
         Ok(images::night_dataset(&self.corpus, &self.night)?)
+    }
+
+    /// The night in the tables of what `scorer` has scored.
+    pub fn scored_by(&self, scorer: &PartitionName) -> ScoredNight {
+        let Self { corpus, night } = self.clone();
+        ScoredNight { scorer: scorer.clone(), corpus, night }
     }
 }
 

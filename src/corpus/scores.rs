@@ -5,13 +5,14 @@ use std::collections::{BTreeSet, HashMap};
 use super::rows::CACHED;
 use super::{CorpusError, Night};
 use crate::engine::is_of_share;
+use agiqa_judge::{night, scorer};
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::Store;
 use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::store::shard::Shard;
 use agiqa_store::tables::images::{self, ExtraValues, Images};
-use agiqa_store::tables::night_scores::{NightScore, ScoredNight};
+use agiqa_store::tables::night_scores::NightScore;
 use agiqa_store::tables::scores::{Direction, ScoreSet};
 use agiqa_store::tables::{PartitionName, gates};
 
@@ -22,9 +23,11 @@ pub struct NightScorer {
     pub name: PartitionName,
     /// The sets, at least one. An image counts if it has a score in each.
     pub sets: Vec<ScoreSet>,
+    /// The dataset that it has learned from.
+    pub trained_on: Option<PartitionName>,
 }
 
-/// Writes a night's rows of `night_scores`.
+/// Writes a night's rows of `night_scores`, and the statistics of its scores to `nights`.
 #[derive(Clone, Debug)]
 pub struct NightScoresStage {
     /// The night.
@@ -49,8 +52,7 @@ impl NightScoresStage {
         let scored = self.scorer.read(store)?;
         let direction = self.scorer.sets.first().map_or(Direction::Higher, |set| set.direction);
         let fingerprint = self.scorer.fingerprint();
-        let Night { corpus, night } = self.night.clone();
-        let table = ScoredNight { scorer: self.scorer.name.clone(), corpus, night };
+        let table = self.night.scored_by(&self.scorer.name);
         let (mut rows, mut parts) = (RowCounts::default(), BTreeSet::new());
         images::for_each_part(store, &dataset, |images| {
             let (n_in, of_part) = self.rows(images, &scored);
@@ -63,6 +65,11 @@ impl NightScoresStage {
             Ok::<_, CorpusError>(())
         })?;
         table.keep_only(store, self.shard, &parts)?;
+        let trained = match &self.scorer.trained_on {
+            Some(dataset) => scorer::scale(store, dataset)?,
+            None => None,
+        };
+        night::summarise(store, &table, trained)?;
         rows.n_rejected = rows.n_in - rows.n_out;
         let mut summary = format!(
             "{} of {} images have scores, {} of them from earlier nights",

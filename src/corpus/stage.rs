@@ -13,7 +13,7 @@ use agiqa_store::path_text::text_of;
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::Store;
 use agiqa_store::store::shard::Shard;
-use agiqa_store::tables::{images, rejects};
+use agiqa_store::tables::{images, night_scores, rejects};
 
 /// What becomes of the rows of a night that exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +60,10 @@ impl CorpusStage {
         match settings.existing {
             Existing::Kept => {}
             Existing::Replaced if !is_whole => return Err(CorpusError::ReplacedShare),
-            Existing::Replaced => images::delete(store, &dataset)?,
+            Existing::Replaced => {
+                images::delete(store, &dataset)?;
+                night_scores::forget(store, &settings.night.corpus, &settings.night.night)?;
+            }
         }
         if is_whole {
             // They follow from the inventory, and what could not be read is tried again.

@@ -323,7 +323,8 @@ impl ScoreSettings {
         let known = runs.iter().map(|run| records.get(store, run)).collect::<Result<Vec<_>, _>>()?;
         let (extractors, joins) = self.inputs_of(&known)?;
         let sets = known.iter().map(|record| ScoreSet::of_run(record)).collect();
-        let scorers = vec![NightScorer { name: name.clone(), sets }];
+        let trained_on = known.first().map(|record| record.dataset.clone());
+        let scorers = vec![NightScorer { name: name.clone(), sets, trained_on }];
         let mut stages: Vec<Box<dyn Stage>> = Vec::new();
         if self.features == FeaturesKept::Drop {
             let [extractor] = extractors.as_slice() else {
@@ -424,7 +425,11 @@ impl Planned {
                 Output::Scores(set) => Some(set),
                 Output::Vectors(set) => ScoreSet::of_rating(&set),
             };
-            self.scorers.extend(set.map(|set| NightScorer { name: set.scorer.clone(), sets: vec![set] }));
+            self.scorers.extend(set.map(|set| NightScorer {
+                name: set.scorer.clone(),
+                sets: vec![set],
+                trained_on: None,
+            }));
         }
         Ok(())
     }

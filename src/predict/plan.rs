@@ -205,12 +205,13 @@ impl RunPlan {
         for wanted in &self.wanted {
             let reject = |(image, kind)| self.reject(&wanted.dataset, image, kind);
             let rows: Vec<RejectRow> = self.rejected(wanted).map(reject).collect();
-            let of = match self.shard {
-                Shard::WHOLE => self.record.run.clone(),
+            let share = match self.shard {
+                Shard::WHOLE => String::new(),
                 // Each share has its own rejects.
-                shard => PartitionName::new(&format!("{}of.{}", shard.to_string().replace('/', "-"), self.record.run))?,
+                shard => format!("{}-", shard.in_names()),
             };
-            rejects::replace(store, "predict", &rejects::name_of(&wanted.dataset, &of)?, &rows)?;
+            let of = format!("{share}{}", self.record.run);
+            rejects::replace(store, "predict", &rejects::name_of(&wanted.dataset, of)?, &rows)?;
         }
         Ok(())
     }

@@ -1,11 +1,16 @@
 //! `agiqa report`: the panels of both pages, their numbers as JSON, hostile text, size, and what a browser says.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agiqa_store::identity::ImageId;
+use agiqa_store::metric::{Estimate, Estimates};
+use agiqa_store::tables::comparison::{self, ComparisonRow, Judged};
 use agiqa_store::tables::images::{self, Images};
+use agiqa_store::tables::models::RunRecord;
 use agiqa_store::tables::rejects::{self, RejectRow};
+use agiqa_store::tables::scores::{Direction, ScorerKind};
+use agiqa_store::tables::splits::Part;
 use serde_json::Value;
 
 use crate::pipeline::{PIPELINE, run, with_features};
@@ -115,6 +120,37 @@ fn a_pipeline_ends_with_a_page_about_its_runs() {
 }
 
 #[test]
+fn a_trained_method_of_the_paper_is_one_row_of_its_table() {
+    let dir = with_features();
+    dir.write("p.toml", PIPELINE.replace("dataset = \"example\"", "dataset = \"agiqa-3k\"") + "\n[report]\n");
+    run(&dir, &[]).exits(0);
+    let (store, group) = (dir.store(), reported(&dir));
+    let runs = agiqa_store::tables::models::runs(&store).expect("runs");
+    let record = RunRecord::read(&store, &runs[0]).expect("a record");
+    let paper = agiqa_judge::paper::row("agiqa-3k", "hyperiqa").expect("a row").figures();
+    let row = ComparisonRow {
+        method: "own-rater-s0".to_owned(),
+        kind: ScorerKind::Run,
+        direction: Direction::Higher,
+        rank: 1,
+        n: 12,
+        metrics: Estimates([Estimate::default(); 4]),
+        paper,
+        n_paired: 12,
+        lead: Estimate::default(),
+        beats: Vec::new(),
+    };
+    let judged = Judged { dataset: record.dataset.clone(), part: Some((record.split.clone(), Part::Test)) };
+    comparison::write(&store, &judged, &[row], record.fingerprint).expect("a comparison can be written");
+    dir.agiqa(&["report", "--store", "store", "--group", &group, "--out", "own.html"]).exits(0);
+    let tables = Page::read(&dir, "own.html").json["tables"].clone();
+    let rows = tables.as_array().and_then(|tables| tables.last()?["rows"].as_array().cloned()).expect("a table");
+    let methods: Vec<&str> = rows.iter().filter_map(|row| row["method"].as_str()).collect();
+    assert_eq!(methods.len(), 13, "{methods:?}");
+    assert!(methods.contains(&"own-rater-s0") && !methods.contains(&"HyperIQA"), "{methods:?}");
+}
+
+#[test]
 fn a_night_has_its_best_and_worst_images_as_thumbnails() {
     let dir = with_features();
     let store = dir.store();
@@ -140,9 +176,8 @@ fn a_night_has_its_best_and_worst_images_as_thumbnails() {
     dir.agiqa(&args[..7]).exits(0).says("report example by niqe: skipped");
 }
 
-#[test]
-fn hostile_prompts_are_text_and_the_difference_to_an_earlier_night_is_shown() {
-    let dir = TestDir::new();
+/// The page of a night whose prompts, generators and files have hostile names, after a better one.
+fn hostile(dir: &TestDir) -> Page {
     let long: &'static str = "x".repeat(100_000).leak();
     let prompts =
         ["<b onload='x'>&amp;</b><script>alert(1)</script>", "turned \u{202e}txet", "two\nlines", long, "", "plain"];
@@ -155,29 +190,23 @@ fn hostile_prompts_are_text_and_the_difference_to_an_earlier_night_is_shown() {
         };
         (0..300).map(image).collect()
     };
-    write(&dir, "before", "before", &night(0.0));
-    let store = write(&dir, "now", "now", &night(0.3));
+    write(dir, "before", "before", &night(0.0));
+    let store = write(dir, "now", "now", &night(0.3));
     let unread = RejectRow {
         dataset: Some("now".to_owned()),
         path: Some("<i>.png".to_owned()),
         ..RejectRow::now("broken", "<i>")
     };
     rejects::append(&store, "ingest", &[unread]).expect("rejects can be written");
-    let args = [
-        "report",
-        "--store",
-        "store",
-        "--dataset",
-        "now",
-        "--method",
-        "niqe",
-        "--against",
-        "before",
-        "--out",
-        "n.html",
-    ];
-    dir.agiqa(&args).exits(0);
-    let page = Page::read(&dir, "n.html");
+    let of_night = ["report", "--store", "store", "--dataset", "now", "--method", "niqe"];
+    dir.agiqa(&[&of_night[..], &["--against", "before", "--out", "n.html"]].concat()).exits(0);
+    Page::read(dir, "n.html")
+}
+
+#[test]
+fn hostile_prompts_are_text_and_the_difference_to_an_earlier_night_is_shown() {
+    let dir = TestDir::new();
+    let page = hostile(&dir);
     page.assert_whole("night", &NIGHT_PANELS);
     for hostile in ["<b ", "alert(1)</script>", "\u{202e}", "<img", "<i>"] {
         assert!(!page.html.contains(hostile), "{hostile:?} is on the page");
@@ -246,15 +275,9 @@ const MEASURE: &str = "<script>addEventListener('load', () => {
     outside.map(element => element.outerHTML.slice(0, 80)).join(' | '), '*');
 });</script>";
 
-#[test]
-fn a_browser_shows_every_panel_within_a_phones_width_and_finds_no_violation() {
-    let Some(chromium) = agiqa_synth::required_or_skipped(PathBuf::from("/usr/bin/chromium"), "AGIQA_REQUIRE_CHROMIUM")
-    else {
-        return;
-    };
-    let (dir, _) = with_runs();
-    let group = reported(&dir);
-    let page = Page::read(&dir, &format!("store/reports/run={group}/report.html"));
+/// Fails unless the browser shows all `panels` of the page `html` within the width of a phone and of a desk's screen, and
+/// complains of nothing.
+fn assert_shown(chromium: &Path, dir: &TestDir, html: &str, panels: &[&str]) {
     let profile = format!("--user-data-dir={}", dir.path().join("profile").display());
     let dumped = |name: &str, html: &str| {
         let path = dir.write(name, html);
@@ -262,18 +285,17 @@ fn a_browser_shows_every_panel_within_a_phones_width_and_finds_no_violation() {
         let flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"];
         let budget = "--virtual-time-budget=5000";
         let output =
-            Command::new(&chromium).args(flags).args([&profile, budget, "--window-size=1600,2000", &url]).output();
+            Command::new(chromium).args(flags).args([&profile, budget, "--window-size=1600,2000", &url]).output();
         let output = output.expect("the browser can be started");
         (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let (dom, log) = dumped("page.html", &page.html);
-    let missing: Vec<&str> = RUNS_PANELS.into_iter().filter(|id| !dom.contains(&format!("id=\"{id}\""))).collect();
-    assert_eq!(missing, Vec::<&str>::new());
+    let (dom, log) = dumped("page.html", html);
+    let missing: Vec<&&str> = panels.iter().filter(|id| !dom.contains(&format!("id=\"{id}\""))).collect();
+    assert_eq!(missing, Vec::<&&str>::new());
     assert!(!log.contains("Content Security Policy") && !log.contains("CONSOLE"), "{log}");
-    let start = page.html.find("<meta http-equiv").expect("the policy");
-    let end = start + page.html[start..].find('>').expect("its end") + 1;
-    let without_policy = format!("{}{MEASURE}{}", &page.html[..start], &page.html[end..]);
-    dir.write("measured.html", without_policy);
+    let start = html.find("<meta http-equiv").expect("the policy");
+    let end = start + html[start..].find('>').expect("its end") + 1;
+    dir.write("measured.html", format!("{}{MEASURE}{}", &html[..start], &html[end..]));
     let (dom, log) = dumped("frames.html", FRAMES);
     for width in [375, 1440] {
         let line = dom
@@ -282,4 +304,24 @@ fn a_browser_shows_every_panel_within_a_phones_width_and_finds_no_violation() {
             .map(|(_, said)| said.trim());
         assert_eq!(line, Some("false"), "{width} px\n{log}");
     }
+}
+
+fn chromium() -> Option<PathBuf> {
+    agiqa_synth::required_or_skipped(PathBuf::from("/usr/bin/chromium"), "AGIQA_REQUIRE_CHROMIUM")
+}
+
+#[test]
+fn a_browser_shows_every_panel_about_runs_within_a_phones_width_and_finds_no_violation() {
+    let Some(chromium) = chromium() else { return };
+    let (dir, _) = with_runs();
+    let page = Page::read(&dir, &format!("store/reports/run={}/report.html", reported(&dir)));
+    assert_shown(&chromium, &dir, &page.html, &RUNS_PANELS);
+}
+
+#[test]
+fn a_browser_shows_every_panel_of_a_night_with_hostile_prompts_and_finds_no_violation() {
+    let Some(chromium) = chromium() else { return };
+    let dir = TestDir::new();
+    let page = hostile(&dir);
+    assert_shown(&chromium, &dir, &page.html, &NIGHT_PANELS);
 }

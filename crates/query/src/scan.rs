@@ -197,6 +197,7 @@ fn dtype_of(ty: ColumnType) -> DataType {
         ColumnType::Integer => DataType::Int64,
         ColumnType::Real => DataType::Float64,
         ColumnType::Vector => DataType::List(Box::new(DataType::Float32)),
+        ColumnType::Counts => DataType::List(Box::new(DataType::Int64)),
     }
 }
 

@@ -26,11 +26,16 @@ const N_STEPS: usize = 10;
 /// Weights of f_1, f_a and f_b; `None` for an input that is not read.
 pub(crate) type Weights = [Option<f64>; 3];
 
-/// The mean over `records` of an image's weights, of the images that one of them has weighed.
-pub(crate) fn read(store: &Store, records: &[Arc<RunRecord>]) -> Result<HashMap<ImageId, Weights>, PartError> {
+/// The mean over `records` of an image's weights, of the images that `is_wanted` accepts and one of them has weighed.
+pub(crate) fn read(
+    store: &Store,
+    records: &[Arc<RunRecord>],
+    is_wanted: impl Fn(&ImageId) -> bool,
+) -> Result<HashMap<ImageId, Weights>, PartError> {
     let mut sums: HashMap<ImageId, ([f64; 3], [f64; 3])> = HashMap::new();
     for record in records {
-        for row in gates::read(store, &ScoreSet::of_run(record))? {
+        let rows = gates::read(store, &ScoreSet::of_run(record))?;
+        for row in rows.into_iter().filter(|row| is_wanted(&row.image_id)) {
             let (sum, n) = sums.entry(row.image_id).or_default();
             for (index, weight) in row.weights.iter().enumerate() {
                 sum[index] += weight.unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Sources and settings that cannot be used, or in part.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use agiqa_store::tables::images;
@@ -16,6 +17,17 @@ fn kinds(dir: &TestDir, night: &str) -> Vec<String> {
     kinds
 }
 
+/// A chunk of a PNG file whose text inflates to `n_bytes`.
+fn bomb(n_bytes: usize) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(b"zTXtparameters\0\0".to_vec(), flate2::Compression::best());
+    encoder.write_all(&vec![b'a'; n_bytes]).expect("memory takes everything");
+    let chunk = encoder.finish().expect("memory takes everything");
+    let mut crc = flate2::Crc::new();
+    crc.update(&chunk);
+    let n = u32::try_from(chunk.len() - 4).expect("small");
+    [&n.to_be_bytes()[..], &chunk, &crc.sum().to_be_bytes()].concat()
+}
+
 #[test]
 fn a_source_that_is_absent_empty_or_of_no_known_kind_is_named() {
     let dir = TestDir::new();
@@ -30,6 +42,8 @@ fn a_source_that_is_absent_empty_or_of_no_known_kind_is_named() {
     run("texts").says("holds no image").says("1 not an image (`a.md`)");
     run("zero.tar").says("zero.tar` is empty");
     run("x.bin").says("of no known kind").says("expected a folder, a list");
+    dir.write("none.csv", "path,prompt\n");
+    run("none.csv").says("none.csv` has no data rows");
     // A good source before a bad one: nothing is taken up if a name is wrong.
     pictures(&dir, "out", 0..1);
     score(&dir, "n2", &["out", "absent"], &[]).exits(2);
@@ -105,8 +119,65 @@ fn a_night_in_which_every_image_is_rejected_is_done_and_says_so() {
     let whole = picture(1, 120, 120);
     dir.write("cut/a.png", &whole[..whole.len() / 2]);
     score(&dir, "n2", &["cut"], &[]).exits(1).says("1 images, 1 files opened").says("0 of 1 images have scores");
-    let checked = ["check", "--store", "store", "--corpus", "gen", "--night", "n2", "--method", "brisque"];
-    dir.agiqa(&checked).exits(2).says("`brisque` has scored no image of dataset `gen.n2`");
+    let of_night = |command: &str, night: &str, more: &[&str]| {
+        let args = [command, "--store", "store", "--corpus", "gen", "--night", night, "--method", "brisque"];
+        dir.agiqa(&[&args[..], more].concat())
+    };
+    // Their checks fail by the share of rejects, and their pages show the rejects.
+    for (night, n) in [("n1", 2), ("n2", 1)] {
+        let ran = of_night("check", night, &[]).exits(1);
+        let line = ran.stdout.lines().find(|line| line.contains("reject_share")).expect("a check");
+        assert!(line.starts_with("FAIL") && line.contains(&format!("{n} of {n} images rejected")), "{line}");
+        of_night("report", night, &["--out", "n.html"]).exits(0);
+        let html = std::fs::read_to_string(dir.path().join("n.html")).expect("a page");
+        assert!(html.contains("No image has a score: the rejects say why."), "{night}");
+        assert!(html.contains("truncated in ") || html.contains("empty in "), "{night}");
+    }
+    of_night("select", "n2", &[]).exits(2).says("`brisque` has scored no image of dataset `gen.n2`");
+    of_night("check", "n3", &[]).exits(2).says("no images of dataset `gen.n3`");
+}
+
+#[test]
+fn hostile_prompts_and_metadata_go_through_a_night_as_text() {
+    let dir = TestDir::new();
+    pictures(&dir, "out", 0..4);
+    let prompts = [
+        "<script>alert(1)</script><b>&amp;".to_owned(),
+        "a \u{202e}b".to_owned(),
+        "two\nlines".to_owned(),
+        "x".repeat(100_000),
+    ];
+    let line = |(at, prompt): (usize, &String)| {
+        serde_json::json!({ "path": format!("out/{at:03}.png"), "prompt": prompt }).to_string() + "\n"
+    };
+    dir.write("l.jsonl", prompts.iter().enumerate().map(line).collect::<String>());
+    // A chunk that claims 4 GiB, and texts that inflate to 64 MiB.
+    let whole = picture(9, 120, 120);
+    let with_chunk = |chunk: &[u8]| [&whole[..33], chunk, &whole[33..]].concat();
+    let liar = [&u32::MAX.to_be_bytes()[..], b"tEXtprompt\0a"].concat();
+    dir.write("hostile/liar.png", with_chunk(&liar));
+    dir.write("hostile/bomb.png", with_chunk(&bomb(64 << 20)));
+    let ran = score(&dir, "n1", &["l.jsonl", "hostile"], &[]).exits(1).says("5 images, 6 files opened, 1 rejected");
+    ran.says("5 of 5 images have scores");
+    assert!(rejected(&dir, "n1")[0].path.as_deref().is_some_and(|path| path.ends_with("liar.png")));
+    let found = super::night(&dir, "n1");
+    let prompt = |name: &str| {
+        let row = found.rows.iter().find(|row| row.name == name).unwrap_or_else(|| panic!("no row {name}"));
+        row.prompt.clone()
+    };
+    for (at, expected) in prompts.iter().enumerate() {
+        assert_eq!(prompt(&format!("out/{at:03}.png")).as_ref(), Some(expected));
+    }
+    assert_eq!(prompt("bomb.png"), None);
+    let by = ["--store", "store", "--corpus", "gen", "--night", "n1", "--method", "brisque"];
+    dir.agiqa(&[&["select", "--by", "prompt", "--out", "s.csv"], &by[..]].concat()).exits(1);
+    dir.agiqa(&[&["report", "--out", "n.html"], &by[..]].concat()).exits(0);
+    let html = std::fs::read_to_string(dir.path().join("n.html")).expect("a page");
+    assert!(html.contains("&lt;script&gt;alert(1)") && !html.contains("<script"), "markup is text");
+    assert!(
+        !html.contains('\u{202e}') && html.contains("(100000 characters)"),
+        "marks are escaped, long texts are cut"
+    );
 }
 
 #[test]

@@ -20,6 +20,8 @@ mod runs;
 
 mod sources;
 
+mod tables;
+
 /// Scores `sources` as the night `night` of the corpus `gen` by BRISQUE.
 fn score(dir: &TestDir, night: &str, sources: &[&str], more: &[&str]) -> Ran {
     let params = params().display().to_string();
@@ -45,7 +47,9 @@ fn names(dir: &TestDir, label: &str) -> Vec<String> {
 fn n_scores(dir: &TestDir, night: &str) -> usize {
     let name = |text: &str| text.parse().expect("a name");
     let table = ScoredNight { scorer: name("brisque"), corpus: name("gen"), night: name(night) };
-    table.read(&dir.store()).expect("a table").len()
+    let mut n = 0;
+    table.for_each(&dir.store(), |_| n += 1).expect("a table");
+    n
 }
 
 /// Rejects of a night while it was taken up.
@@ -79,6 +83,7 @@ fn tables(dir: &TestDir, store: &str) -> BTreeMap<String, Vec<String>> {
         "SELECT uri, version, state, first_night, name, container, bytes, image_id, prompt, kind FROM inventory",
         "SELECT dataset, image_id, name, path, bytes, width, prompt, cached FROM images",
         "SELECT scorer, night, image_id, name, score, cached FROM night_scores",
+        "SELECT night, scope, n, n_new, n_rejected, mean, p50, bin_low, bin_width, against, psi, w1 FROM nights",
         "SELECT stage, dataset, image_id, path, row, kind, message FROM rejects",
     ] {
         let ran = dir.agiqa(&["query", sql, "--store", store, "--format", "csv"]).exits(0);

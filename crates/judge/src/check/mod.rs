@@ -4,21 +4,28 @@
 //! difference counts only if it exceeds its limit and what chance alone explains. A check without anything to compare
 //! with passes and says so.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::scorer::{ScoredImages, Scorer, ScorerError};
+use crate::scorer::{self, ScoredImages, Scorer, ScorerError, Scores};
 use agiqa_store::store::Store;
+use agiqa_store::store::part::PartError;
 use agiqa_store::tables::PartitionName;
+use agiqa_store::tables::checks::{self, CheckRow};
 use agiqa_store::tables::models::Runs;
-use agiqa_store::tables::rejects;
+use agiqa_store::tables::night_scores::ScoredNight;
 use agiqa_store::tables::splits::Part;
 
 pub mod drift;
 
+mod rejected;
+
 use drift::{Drift, Histogram};
+
+pub use rejected::{Counts, Rejected};
 
 /// Default limit of the population stability index.
 pub const MAX_PSI: f64 = 0.2;
@@ -36,7 +43,7 @@ const MIN_STD: f64 = 0.01;
 const MAX_DROP: f64 = 0.1;
 
 /// Fewest scores that are compared with others, unless a check says otherwise.
-const MIN_N: usize = 100;
+pub(crate) const MIN_N: usize = 100;
 
 /// What a check looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,118 +184,116 @@ impl Checked {
     }
 }
 
-/// Scores by scope, with what belongs to a whole dataset.
-struct Night {
-    scored: ScoredImages,
-    what: String,
+/// Replaces the checks of `night` in the table `checks`.
+///
+/// # Errors
+/// Fails if the store does.
+pub fn write(store: &Store, night: &ScoredNight, found: &[Checked]) -> Result<(), PartError> {
+    let names: Vec<String> = found.iter().map(Checked::name).collect();
+    let rows = found.iter().zip(&names).map(|(checked, check)| CheckRow {
+        check,
+        scope: &checked.scope,
+        value: checked.value,
+        limit: checked.limit,
+        has_passed: checked.passed,
+        severity: match checked.severity {
+            Severity::Fail => "fail",
+            Severity::Warn => "warn",
+        },
+        message: &checked.message,
+    });
+    checks::write(store, night, &rows.collect::<Vec<_>>())
 }
 
-impl Night {
-    /// Scores of the images whose column has the value; of all images without a column.
-    fn scores(&self, subset: Option<(&str, &str)>) -> Vec<f64> {
-        let values = subset.map(|(column, value)| (self.scored.images.column_text(column).unwrap_or_default(), value));
-        let is_in = |row: usize| {
-            values.as_ref().is_none_or(|(values, value)| values.get(row).and_then(Option::as_deref) == Some(*value))
-        };
-        let rows = self.scored.rows.iter().copied().filter(|row| is_in(*row));
-        rows.filter_map(|row| self.scored.score(row)).collect()
+/// Scores with the name of what they are of.
+#[derive(Clone, Copy, Debug)]
+pub struct Compared<'a> {
+    /// What they are of, in words.
+    pub what: &'a str,
+    /// The scores.
+    pub scored: &'a ScoredImages,
+}
+
+impl Compared<'_> {
+    fn scores(&self) -> Vec<f64> {
+        self.scored.all_scores().collect()
+    }
+
+    /// The scores of the images with each value of `column`. A value may have no score.
+    fn scores_by(&self, column: &str) -> BTreeMap<String, Vec<f64>> {
+        let values = self.scored.images.column_text(column).unwrap_or_default();
+        let mut groups: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for &row in &self.scored.rows {
+            if let Some(Some(value)) = values.get(row) {
+                match groups.get_mut(value) {
+                    Some(scores) => scores.extend(self.scored.score(row)),
+                    None => _ = groups.insert(value.clone(), self.scored.score(row).into_iter().collect()),
+                }
+            }
+        }
+        groups
     }
 }
 
-/// Counts of a dataset's images.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Counts {
-    /// Images, with files that never became a row of the table.
-    pub n_images: f64,
-    /// Images that were rejected and have no score.
-    pub n_rejected: f64,
-    /// Images that have neither score nor reject.
-    pub n_unscored: f64,
-    /// Rows whose image stands in an earlier row.
-    pub n_duplicates: f64,
+/// What checks look at. It was read before, because a page needs the same.
+#[derive(Clone, Debug)]
+pub struct Checking<'a> {
+    /// The scores to check.
+    pub now: &'a ScoredImages,
+    /// Counts of their images.
+    pub counts: Counts,
+    /// Earlier scores.
+    pub previous: Option<Compared<'a>>,
+    /// The scores of the test part that the run was judged on.
+    pub test: Option<&'a ScoredImages>,
+    /// Where the bins are; `None` if the scores at hand decide.
+    pub scale: Option<RangeInclusive<f64>>,
 }
 
-/// Whether a stage of this name judges scores, so that its rejects are no failures of scoring.
-pub fn is_of_judging(stage: &str) -> bool {
-    matches!(stage, "select" | "evaluate")
-}
-
-/// Runs `checks` on the scores that `scorer` gave to `dataset`, against those of `previous`.
+/// The images of `dataset` with their scores, and their counts. Images without any score are an error, unless there are rejects
+/// that say why.
 ///
 /// # Errors
-/// Fails if a dataset or the scorer does not exist, or if the scorer has scored no image.
-pub fn check(
+/// Fails if the dataset does not exist, if nothing says why no image has a score, or if a table cannot be read.
+pub fn read(
     store: &Store,
     dataset: &PartitionName,
-    previous: Option<&PartitionName>,
+    scores: &Arc<Scores>,
+    rejected: &Rejected,
+) -> Result<(ScoredImages, Counts), ScorerError> {
+    let scored = ScoredImages::of_all(store, dataset, scores.clone())?;
+    let ids = scored.images.rows.iter().map(|row| row.image_id);
+    let counts = rejected.counts(dataset, ids, |id| scores.of_image.contains_key(id));
+    if counts.n_images == 0.0 {
+        return Err(scorer::no_dataset(store, dataset)?);
+    }
+    if counts.n_rejected == 0.0 && counts.n_images == counts.n_unscored {
+        return Err(ScorerError::NoScores { scorer: scores.scorer.clone(), dataset: dataset.clone() });
+    }
+    Ok((scored, counts))
+}
+
+/// Images and scores of the test part that the run behind `scorer` was judged on, if one of `checks` compares with it.
+///
+/// # Errors
+/// Fails if a table cannot be read.
+pub fn test_part(
+    store: &Store,
+    scores: &Arc<Scores>,
     scorer: &Scorer,
+    records: &Runs,
     checks: &[CheckSettings],
-) -> Result<Vec<Checked>, ScorerError> {
-    let records = Runs::default();
-    let read = |dataset: &PartitionName, part: Option<&(PartitionName, Part)>, what: String| {
-        Ok::<_, ScorerError>(Night { scored: ScoredImages::read(store, dataset, part, scorer, &records)?, what })
-    };
-    let now = read(dataset, None, format!("`{dataset}`"))?;
-    let previous = previous.map(|name| read(name, None, format!("`{name}`"))).transpose()?;
-    let wants_test = checks.iter().any(|check| check.against == Against::Test);
+) -> Result<Option<ScoredImages>, ScorerError> {
     let run = match scorer {
-        _ if !wants_test => None,
+        _ if checks.iter().all(|check| check.against != Against::Test) => None,
         Scorer::Run(run) => Some(run.clone()),
         Scorer::Group(group) => records.of_group(store, group)?.into_iter().next(),
         Scorer::Method(_) => None,
     };
-    let test = match run {
-        Some(run) => {
-            let record = records.get(store, &run)?;
-            Some(read(&record.dataset, Some(&(record.split.clone(), Part::Test)), "the run's test part".to_owned())?)
-        }
-        None => None,
-    };
-    let counts = counts(store, dataset, &now.scored)?;
-    let known = previous.iter().chain(&test).flat_map(|night| night.scores(None)).chain(now.scores(None));
-    let scale = now.scored.scale.clone().unwrap_or_else(|| middle(known.collect()));
-    let context = Checking { now: &now, counts, scale };
-    let mut found = Vec::new();
-    for settings in checks {
-        let other = match settings.against {
-            Against::Previous => previous.as_ref(),
-            Against::Test => test.as_ref(),
-        };
-        context.run(settings, other, &mut found);
-    }
-    Ok(found)
-}
-
-/// Counts of `dataset`, whose scores are `scored`.
-///
-/// # Errors
-/// Fails if a table cannot be read.
-pub fn counts(store: &Store, dataset: &PartitionName, scored: &ScoredImages) -> Result<Counts, ScorerError> {
-    let objects = store.list("rejects")?;
-    let stages = objects.iter().filter_map(|object| object.path.strip_prefix("rejects/stage=")?.split('/').next());
-    // The rejects of other stages are images that were scored, or could have been.
-    let stages: BTreeSet<&str> = stages.filter(|stage| !is_of_judging(stage)).collect();
-    let ids: HashSet<_> = scored.images.rows.iter().map(|row| row.image_id).collect();
-    let (mut rejected, mut unread) = (HashSet::new(), BTreeSet::new());
-    for stage in stages {
-        for row in rejects::read(store, stage)? {
-            match row.image_id.filter(|id| ids.contains(id)) {
-                // What was wrong with an image on an earlier night is wrong today.
-                Some(id) => _ = rejected.insert(id),
-                // It never became a row of the table.
-                None if row.dataset.as_deref() == Some(dataset.as_str()) => _ = unread.insert((row.path, row.row)),
-                None => {}
-            }
-        }
-    }
-    let unscored: Vec<_> = ids.iter().filter(|id| !scored.of_image.contains_key(id)).collect();
-    let n_rejected = unscored.iter().filter(|id| rejected.contains(**id)).count();
-    Ok(Counts {
-        n_images: (ids.len() + unread.len()) as f64,
-        n_rejected: (n_rejected + unread.len()) as f64,
-        n_unscored: (unscored.len() - n_rejected) as f64,
-        n_duplicates: (scored.images.rows.len() - ids.len()) as f64,
-    })
+    let Some(run) = run else { return Ok(None) };
+    let record = records.get(store, &run)?;
+    let part = (record.split.clone(), Part::Test);
+    Ok(Some(ScoredImages::of(store, &record.dataset, Some(&part), scores.clone())?))
 }
 
 /// The range of all `scores` but the lowest and the highest hundredth: a method has outliers that would stretch a scale. It is
@@ -300,21 +305,57 @@ pub fn middle(mut scores: Vec<f64>) -> RangeInclusive<f64> {
 }
 
 /// Number, mean and variance (n − 1) of scores.
-fn moments(scores: &[f64]) -> (f64, f64, f64) {
+pub(crate) fn moments(scores: &[f64]) -> (f64, f64, f64) {
     let n = scores.len() as f64;
     let mean = scores.iter().sum::<f64>() / n;
     let variance = scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / (n - 1.0);
     (n, mean, variance)
 }
 
-struct Checking<'a> {
-    now: &'a Night,
-    counts: Counts,
-    scale: RangeInclusive<f64>,
+/// Scores of one scope, now and before.
+struct Scope {
+    name: String,
+    now: Vec<f64>,
+    before: Vec<f64>,
 }
 
 impl Checking<'_> {
-    fn run(&self, settings: &CheckSettings, other: Option<&Night>, found: &mut Vec<Checked>) {
+    /// Where the bins are. Without anything that says so, they lie over the scores at hand.
+    pub fn scale(&self) -> RangeInclusive<f64> {
+        let known = self.scale.clone().or_else(|| self.now.scores.scale.clone());
+        let at_hand = || self.previous.into_iter().chain(self.test()).chain([self.now_compared()]);
+        known.unwrap_or_else(|| middle(at_hand().flat_map(|compared| compared.scores()).collect()))
+    }
+
+    fn test(&self) -> Option<Compared<'_>> {
+        self.test.map(|scored| Compared { what: "the run's test part", scored })
+    }
+
+    /// Runs `checks`.
+    pub fn run(&self, checks: &[CheckSettings]) -> Vec<Checked> {
+        let (test, scale) = (self.test(), self.scale());
+        let mut found = Vec::new();
+        for settings in checks {
+            let other = match settings.against {
+                Against::Previous => self.previous,
+                Against::Test => test,
+            };
+            self.run_one(settings, other, &scale, &mut found);
+        }
+        found
+    }
+
+    fn now_compared(&self) -> Compared<'_> {
+        Compared { what: "", scored: self.now }
+    }
+
+    fn run_one(
+        &self,
+        settings: &CheckSettings,
+        other: Option<Compared<'_>>,
+        scale: &RangeInclusive<f64>,
+        found: &mut Vec<Checked>,
+    ) {
         let Counts { n_images, n_rejected, n_unscored, n_duplicates } = self.counts;
         let shared = |n: f64, what: &str| (Some(n / n_images), format!("{n} of {n_images} images {what}"));
         let mut add = |scope: &str, value: Option<f64>, max: Option<f64>, min: Option<f64>, message: String| {
@@ -342,48 +383,52 @@ impl Checking<'_> {
                 add("all", value, max.or(Some(MAX_REJECTS)), min, message);
             }
             Of::Psi | Of::Ks | Of::W1 | Of::Mean | Of::ScoreStd => {
-                for (scope, subset) in self.scopes(&settings.scope) {
-                    let subset = subset.as_ref().map(|(column, value)| (column.as_str(), value.as_str()));
-                    let (value, max, min, message) = self.scores(settings, subset, other);
-                    add(&scope, value, max, min, message);
+                for scope in self.scopes(&settings.scope, other) {
+                    let (value, max, min, message) = scope.check(settings, other.map(|other| other.what), scale);
+                    add(&scope.name, value, max, min, message);
                 }
             }
         }
     }
 
-    /// Names of scopes, with column and value.
-    fn scopes(&self, scope: &str) -> Vec<(String, Option<(String, String)>)> {
-        match scope.split_once('=') {
-            Some((column, "*")) => {
-                let values = self.now.scored.images.column_text(column).unwrap_or_default();
-                let values: BTreeSet<String> = values.into_iter().flatten().collect();
-                values
-                    .into_iter()
-                    .map(|value| (format!("{column}={value}"), Some((column.to_owned(), value))))
-                    .collect()
-            }
-            Some((column, value)) => vec![(scope.to_owned(), Some((column.to_owned(), value.to_owned())))],
-            None => vec![(scope.to_owned(), None)],
+    /// The scopes that `scope` of the settings means. Each value of a column has one.
+    fn scopes(&self, scope: &str, other: Option<Compared<'_>>) -> Vec<Scope> {
+        let now = self.now_compared();
+        let Some((column, value)) = scope.split_once('=') else {
+            let before = other.map(|other| other.scores()).unwrap_or_default();
+            return vec![Scope { name: scope.to_owned(), now: now.scores(), before }];
+        };
+        let mut before = other.map(|other| other.scores_by(column)).unwrap_or_default();
+        let mut now = now.scores_by(column);
+        if value != "*" {
+            now = BTreeMap::from([(value.to_owned(), now.remove(value).unwrap_or_default())]);
         }
+        let scope = |(value, now): (String, Vec<f64>)| {
+            let before = before.remove(&value).unwrap_or_default();
+            Scope { name: format!("{column}={value}"), now, before }
+        };
+        now.into_iter().map(scope).collect()
     }
+}
 
-    /// Value, limits and message of a check of scores.
-    fn scores(
+impl Scope {
+    /// Value, limits and message of a check of scores. `other` is what the earlier ones are of.
+    fn check(
         &self,
         settings: &CheckSettings,
-        subset: Option<(&str, &str)>,
-        other: Option<&Night>,
+        other: Option<&str>,
+        scale: &RangeInclusive<f64>,
     ) -> (Option<f64>, Option<f64>, Option<f64>, String) {
-        let width = self.scale.end() - self.scale.start();
-        let now = self.now.scores(subset);
-        let (n, mean, variance) = moments(&now);
+        let width = scale.end() - scale.start();
+        let (n, mean, variance) = moments(&self.now);
         let CheckSettings { max, min, max_drop, .. } = *settings;
         match settings.of {
             Of::ScoreStd => {
                 let value = Some(variance.sqrt()).filter(|value| value.is_finite());
                 // Where all scores are one number, the scale of a method's scores at hand has no width either.
                 let least = (MIN_STD * width).max(1e-6 * mean.abs()).max(f64::MIN_POSITIVE);
-                return (value, max, min.or(Some(least)), format!("{n} scores, mean {mean:.4}"));
+                let message = if n > 0.0 { format!("{n} scores, mean {mean:.4}") } else { "no scores".to_owned() };
+                return (value, max, min.or(Some(least)), message);
             }
             // Limits of the mean itself need no comparison.
             Of::Mean if max.or(min).is_some() => {
@@ -393,26 +438,25 @@ impl Checking<'_> {
         }
         let nothing = |why: String| (None, Some(max.or(max_drop).unwrap_or(0.0)), None, why);
         let Some(other) = other else { return nothing("nothing to compare with: passes".to_owned()) };
-        let before = other.scores(subset);
-        let (m, mean_before, variance_before) = moments(&before);
+        let (m, mean_before, variance_before) = moments(&self.before);
         let min_n = settings.min_n.unwrap_or(MIN_N);
-        if now.len().min(before.len()) < min_n.max(2) {
+        if self.now.len().min(self.before.len()) < min_n.max(2) {
             return nothing(format!("too few to compare: {n} against {m} scores, fewer than {min_n}"));
         }
         if settings.of == Of::Mean {
             // Welch's standard error: what chance alone explains in 99 of 100 cases is no drop.
             let chance = 2.33 * (variance / n + variance_before / m).sqrt();
             let limit = max_drop.unwrap_or(MAX_DROP * width).max(chance);
-            let message = format!("{mean:.4} of {n} after {mean_before:.4} of {m} in {}", other.what);
+            let message = format!("{mean:.4} of {n} after {mean_before:.4} of {m} in {other}");
             return (Some(mean_before - mean), Some(limit), None, message);
         }
-        let [a, b] = [&now, &before].map(|scores| Histogram::of(scores.iter().copied(), &self.scale));
+        let [a, b] = [&self.now, &self.before].map(|scores| Histogram::of(scores.iter().copied(), scale));
         let Some(drift) = Drift::between(&a, &b) else { return nothing("no scores".to_owned()) };
         let (value, limit) = match settings.of {
             Of::Psi => (drift.psi, max.unwrap_or(MAX_PSI).max(drift.psi_null_p99)),
             Of::Ks => (drift.ks_d, max.unwrap_or(MAX_KS).max(drift.ks_null_p99)),
             _ => (drift.w1, max.unwrap_or(MAX_DROP * width)),
         };
-        (Some(value), Some(limit), None, format!("{n} scores against {m} of {}", other.what))
+        (Some(value), Some(limit), None, format!("{n} scores against {m} of {other}"))
     }
 }

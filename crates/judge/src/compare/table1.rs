@@ -191,10 +191,7 @@ fn kind_of_split(report: &ComparisonReport) -> String {
 
 /// The method that `row` belongs to in the table.
 fn method_of(dataset: &str, row: &ComparisonRow, names: &BTreeMap<String, String>) -> String {
-    // A comparison keeps the paper's figures, which are another method's for no row.
-    let of_paper = paper::table(1)
-        .find(|paper| paper.dataset.eq_ignore_ascii_case(dataset) && paper.figures() == row.paper)
-        .map(|paper| paper.method.clone());
+    let of_paper = paper::row_of(dataset, row.paper).map(|paper| paper.method.clone());
     of_paper.or_else(|| names.get(&row.method).cloned()).unwrap_or_else(|| row.method.clone())
 }
 

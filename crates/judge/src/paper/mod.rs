@@ -112,10 +112,17 @@ pub fn table(number: u32) -> impl Iterator<Item = &'static PaperRow> {
     rows().iter().filter(move |row| row.table == number)
 }
 
-/// Table 1's row of `method` on `dataset`, ignoring case. The names of scorers have `-plus` for the paper's `+`.
+/// Table 1's row on `dataset` with these figures. A comparison keeps the figures of the row that a scorer belongs to, by
+/// whatever name; no two rows have the same.
+pub fn row_of(dataset: &str, figures: [Option<f64>; N_PAPER]) -> Option<&'static PaperRow> {
+    table(1).find(|row| row.dataset.eq_ignore_ascii_case(dataset) && row.figures() == figures)
+}
+
+/// Table 1's row of `method` on `dataset`, ignoring case and hyphens. The names of scorers have `-plus` for the paper's `+`.
 pub fn row(dataset: &str, method: &str) -> Option<&'static PaperRow> {
-    let method = method.replace("-plus", "+");
-    table(1).find(|row| row.dataset.eq_ignore_ascii_case(dataset) && row.method.eq_ignore_ascii_case(&method))
+    let plain = |name: &str| name.to_ascii_lowercase().replace("-plus", "+").replace('-', "");
+    let method = plain(method);
+    table(1).find(|row| row.dataset.eq_ignore_ascii_case(dataset) && plain(&row.method) == method)
 }
 
 #[cfg(test)]
@@ -127,7 +134,12 @@ mod tests {
         assert_eq!([1, 2, 3, 4, 5, 6].map(|number| table(number).count()), [26, 6, 7, 7, 4, 0]);
         assert_eq!(row("agiqa-3k", "brisque").map(|row| (row.srcc, row.rmse)), Some((0.4726, Some(0.8299))));
         assert_eq!(row("agiqa-3k", "clipiqa-plus").map(|row| row.srcc), Some(0.6933));
+        assert_eq!(row("agiqa-3k", "qalign").map(|row| row.method.as_str()), Some("Q-Align"));
         assert_eq!(row("agiqa-3k", "unheard-of"), None);
+        for found in table(1) {
+            assert_eq!(row_of(&found.dataset.to_lowercase(), found.figures()), Some(found), "{found:?}");
+        }
+        assert_eq!(row_of("agiqa-3k", [None; N_PAPER]), None);
         for row in rows() {
             let correlations = [row.srcc, row.plcc, row.krcc];
             assert!(correlations.iter().all(|value| (0.0..1.0).contains(value)), "{row:?}");

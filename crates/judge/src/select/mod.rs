@@ -21,7 +21,9 @@ use agiqa_store::store::run_log::RowCounts;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::images::ImageRow;
 use agiqa_store::tables::models::Runs;
+use agiqa_store::tables::night_scores::ScoredNight;
 use agiqa_store::tables::rejects::{self, RejectRow};
+use agiqa_store::tables::selections::{self, SelectionRow};
 use agiqa_store::tables::splits::Part;
 
 mod links;
@@ -151,6 +153,8 @@ pub struct SelectStage {
     pub bootstrap: BootstrapSettings,
     /// Where the chosen images are to appear, and as what.
     pub links: Option<(PathBuf, LinkKind)>,
+    /// The corpus' night that the dataset is. Its ranked images become rows of `selections`.
+    pub night: Option<ScoredNight>,
     /// The records of the runs.
     pub records: Runs,
     /// What the stage found when it ran.
@@ -199,9 +203,11 @@ impl SelectStage {
             let n_groups = groups.len();
             match (key, scored.score(row)) {
                 (None, _) => rejects.push(self.reject("no-group", image, format!("it has no {}", self.by.join(", ")))),
-                (_, None) => {
-                    rejects.push(self.reject("no-score", image, format!("`{}` has not scored it", scored.scorer)))
-                }
+                (_, None) => rejects.push(self.reject(
+                    "no-score",
+                    image,
+                    format!("`{}` has not scored it", scored.scores.scorer),
+                )),
                 (Some(key), Some(score)) => candidates.push((*groups.entry(key).or_insert(n_groups), row, score)),
             }
         }
@@ -214,9 +220,9 @@ impl SelectStage {
             rejects.extend(failed.into_iter().map(|(image, kind, message)| self.reject(kind, image, message)));
         }
         let n_rejected = rejects.len() as u64;
-        let name = rejects::name_of(&self.dataset, &scored.scorer).map_err(ScorerError::from)?;
+        let name = rejects::name_of(&self.dataset, &scored.scores.scorer).map_err(ScorerError::from)?;
         rejects::replace(store, "select", &name, &rejects).map_err(ScorerError::from)?;
-        let limit = self.uncertain_below.or(scored.rmse.map(|rmse| rmse / std::f64::consts::SQRT_2));
+        let limit = self.uncertain_below.or(scored.scores.rmse.map(|rmse| rmse / std::f64::consts::SQRT_2));
         let n_uncertain =
             limit.map(|limit| chosen().filter(|ranked| ranked.margin.is_some_and(|margin| margin < limit)).count());
         let uncertain = n_uncertain.map_or_else(String::new, |n| format!(", {n} of them uncertain"));
@@ -231,6 +237,9 @@ impl SelectStage {
             gain(&ranked, self.top, mos, &self.bootstrap),
         ];
         let selection = Selection { by, ranked, top: self.top, uncertain_below: limit, gains, scored };
+        if let Some(night) = &self.night {
+            selections::write(store, night, &self.by.join(","), &selection.rows()).map_err(ScorerError::from)?;
+        }
         *self.selection.lock().unwrap_or_else(PoisonError::into_inner) = Some(selection);
         let rows = RowCounts { n_in, n_out: n_in - n_rejected, n_rejected, ..RowCounts::default() };
         Ok(StageReport { rows, summary, interrupted: false })
@@ -274,6 +283,35 @@ impl Stage for SelectStage {
 }
 
 impl Selection {
+    /// The rows of the table `selections`.
+    fn rows(&self) -> Vec<SelectionRow<'_>> {
+        let Self { scored, by, ranked, top, uncertain_below, gains: _ } = self;
+        let groups = scored.images.column_text("group_id");
+        let row = |ranked: &Ranked| {
+            let Ranked { row, rank, n_candidates, score, margin, group: _ } = *ranked;
+            let image = &scored.images.rows[row];
+            let values: Vec<&str> = by.iter().filter_map(|(_, values)| values[row].as_deref().map(str::trim)).collect();
+            SelectionRow {
+                group: match values.as_slice() {
+                    [value] => (*value).to_owned(),
+                    several => serde_json::json!(several).to_string(),
+                },
+                group_id: groups.as_ref().and_then(|groups| groups[row].clone()),
+                prompt: image.prompt.as_deref(),
+                generator: image.generator.as_deref(),
+                image_id: image.image_id,
+                uri: &image.path,
+                rank,
+                n_candidates,
+                score,
+                margin,
+                is_uncertain: margin.zip(*uncertain_below).map(|(margin, limit)| margin < limit),
+                is_chosen: rank <= *top,
+            }
+        };
+        ranked.iter().map(row).collect()
+    }
+
     /// One row per ranked image.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 //! corpus' night is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -11,13 +13,14 @@ use crate::gates::{self, Gates};
 use crate::thumbnail::Shown;
 use crate::{Report, ReportError, mean, quantiles, sorted};
 use agiqa_judge::check::drift::{Drift, Histogram};
-use agiqa_judge::check::{self, CheckSettings, Checked, Counts};
+use agiqa_judge::check::{self, CheckSettings, Checked, Checking, Compared, Counts, Rejected};
 use agiqa_judge::metrics::BootstrapSettings;
-use agiqa_judge::scorer::{ScoredImages, Scorer};
+use agiqa_judge::scorer::{self, ScoredImages, Scorer, ScorerError, Scores};
 use agiqa_judge::select::{Gain, Ranked, gain, ranked};
+use agiqa_store::identity::ImageId;
 use agiqa_store::store::Store;
 use agiqa_store::tables::models::Runs;
-use agiqa_store::tables::{PartitionName, rejects};
+use agiqa_store::tables::{PartitionName, images};
 
 mod view;
 
@@ -34,8 +37,12 @@ pub struct NightSettings {
     pub dataset: PartitionName,
     /// What gives the scores.
     pub scorer: Scorer,
-    /// Earlier nights, oldest first. The last is the one that scores are compared with.
+    /// Earlier nights, oldest first.
     pub against: Vec<PartitionName>,
+    /// The one of them that scores are compared with.
+    pub previous: Option<PartitionName>,
+    /// Where the bins of scores are; `None` if the scorer or the scores decide.
+    pub scale: Option<RangeInclusive<f64>>,
     /// The checks.
     pub checks: Vec<CheckSettings>,
     /// Number of the best and of the worst images that are shown.
@@ -54,7 +61,7 @@ struct Night {
     scorer: PartitionName,
     against: Option<PartitionName>,
     images: Counts,
-    scores: Scores,
+    scores: Distribution,
     checks: Vec<Checked>,
     drift: Option<Difference>,
     nights: Vec<NightLine>,
@@ -68,7 +75,7 @@ struct Night {
 
 /// The distribution of scores, in bins from `low`; a first and a last bin hold what lies outside.
 #[derive(Clone, Debug, Serialize)]
-struct Scores {
+struct Distribution {
     n: usize,
     mean: Option<f64>,
     min: f64,
@@ -156,92 +163,115 @@ struct ChoiceLine {
     n_candidates: usize,
 }
 
-/// A night with its scores.
-struct Read {
+/// One of the nights, with the scores of its rows.
+struct OneNight {
     name: PartitionName,
-    scored: ScoredImages,
     scores: Vec<f64>,
-    counts: Counts,
+    n_rejected: f64,
 }
 
-impl Read {
-    fn of(store: &Store, name: &PartitionName, scorer: &Scorer, records: &Runs) -> Result<Self, ReportError> {
-        let scored = ScoredImages::read(store, name, None, scorer, records)?;
-        let scores = scored.rows.iter().filter_map(|row| scored.score(*row)).collect();
-        let counts = check::counts(store, name, &scored)?;
-        Ok(Self { name: name.clone(), scored, scores, counts })
+impl OneNight {
+    fn histogram(&self, scale: &RangeInclusive<f64>) -> Histogram {
+        Histogram::of(self.scores.iter().copied(), scale)
     }
+}
 
-    /// Scores by generator.
-    fn of_generators(&self) -> BTreeMap<&str, Vec<f64>> {
-        let mut generators: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        for &row in &self.scored.rows {
-            if let Some(score) = self.scored.score(row) {
-                let generator = self.scored.images.rows[row].generator.as_deref();
-                generators.entry(generator.unwrap_or("unknown")).or_default().push(score);
-            }
+/// Scores by generator.
+fn of_generators(scored: &ScoredImages) -> BTreeMap<&str, Vec<f64>> {
+    let mut generators: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for &row in &scored.rows {
+        if let Some(score) = scored.score(row) {
+            let generator = scored.images.rows[row].generator.as_deref();
+            generators.entry(generator.unwrap_or("unknown")).or_default().push(score);
         }
-        generators
     }
-
-    /// The scale of `self` and `before` together, as `agiqa check` has it.
-    fn histograms(&self, before: Option<&Self>) -> (f64, Histogram, Option<Histogram>) {
-        let known = || before.into_iter().flat_map(|night| &night.scores).chain(&self.scores).copied().collect();
-        let scale = self.scored.scale.clone().unwrap_or_else(|| check::middle(known()));
-        let of = |night: &Self| Histogram::of(night.scores.iter().copied(), &scale);
-        (*scale.start(), of(self), before.map(of))
-    }
-
-    fn difference(&self, before: &Self) -> Option<Difference> {
-        let (_, now, then) = self.histograms(Some(before));
-        let then = then?;
-        let Drift { psi, psi_null_p99, ks_d, ks_null_p99, w1 } = Drift::between(&now, &then)?;
-        Some(Difference { n: now.n(), n_before: then.n(), psi, psi_null_p99, ks_d, ks_null_p99, w1 })
-    }
+    generators
 }
 
-/// Makes the page.
+/// Makes the page. Scores, gates and rejects are read once, for all nights; of nights before the last, only the ids of their
+/// images.
 ///
 /// # Errors
 /// Fails if a dataset or the scorer does not exist, if it has scored no image, or if a table is broken.
 pub(crate) fn report(store: &Store, settings: &NightSettings, records: &Runs) -> Result<Report, ReportError> {
-    let read = |name: &PartitionName| Read::of(store, name, &settings.scorer, records);
-    let earlier = settings.against.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    let (now, before) = (read(&settings.dataset)?, earlier.last());
-    let of_image = gates::read(store, &crate::records_of(store, &settings.scorer, records)?)?;
-    let weighed = now.scored.rows.iter().filter_map(|&row| {
-        let image = &now.scored.images.rows[row];
-        Some((image.generator.as_deref(), now.scored.score(row)?, *of_image.get(&image.image_id)?))
+    let NightSettings { dataset, scorer, .. } = settings;
+    let scores = Arc::new(Scores::read(store, scorer, records)?);
+    let rejected = Rejected::read(store)?;
+    let (now, counts) = check::read(store, dataset, &scores, &rejected)?;
+    let before = |name: &PartitionName| ScoredImages::of(store, name, None, scores.clone());
+    let before = settings.previous.as_ref().map(before).transpose()?;
+    let test = check::test_part(store, &scores, scorer, records, &settings.checks)?;
+    let what = settings.previous.as_ref().map(|name| format!("`{name}`")).unwrap_or_default();
+    let previous = before.as_ref().map(|scored| Compared { what: &what, scored });
+    let checking = Checking { now: &now, counts, previous, test: test.as_ref(), scale: settings.scale.clone() };
+    let scale = checking.scale();
+    let nights = nights(store, settings, &rejected, (&now, counts), before.as_ref())?;
+    let is_previous = |night: &&OneNight| Some(&night.name) == settings.previous.as_ref();
+    let (tonight, last) = (&nights[nights.len() - 1], nights.iter().find(is_previous));
+    let ids: HashSet<ImageId> = now.images.rows.iter().map(|row| row.image_id).collect();
+    let of_image = gates::read(store, &crate::records_of(store, scorer, records)?, |id| ids.contains(id))?;
+    let weighed = now.rows.iter().filter_map(|&row| {
+        let image = &now.images.rows[row];
+        Some((image.generator.as_deref(), now.score(row)?, *of_image.get(&image.image_id)?))
     });
-    let checks = check::check(store, &settings.dataset, settings.against.last(), &settings.scorer, &settings.checks)?;
     let shown = |is_best| shown(&now, settings, &of_image, is_best);
     let night = Night {
         page: "night",
         schema: crate::SCHEMA,
         agiqa_version: env!("CARGO_PKG_VERSION"),
-        dataset: settings.dataset.clone(),
-        scorer: now.scored.scorer.clone(),
-        against: before.map(|night| night.name.clone()),
-        images: now.counts,
-        scores: scores(&now, before),
-        checks,
-        drift: before.and_then(|before| now.difference(before)),
-        nights: nights(&earlier, &now),
-        generators: generators(&now, before),
-        rejects: reject_kinds(store, &settings.dataset, settings.against.last())?,
+        dataset: dataset.clone(),
+        scorer: scores.scorer.clone(),
+        against: settings.previous.clone(),
+        images: counts,
+        scores: distribution(tonight, last, &scale),
+        checks: checking.run(&settings.checks),
+        drift: last.and_then(|last| difference(&tonight.histogram(&scale), &last.histogram(&scale))),
+        nights: lines(&nights, &scale),
+        generators: generators(&now, before.as_ref()),
+        rejects: reject_kinds(&rejected, dataset, settings.previous.as_ref()),
         best: shown(true),
         worst: shown(false),
         selection: choice(&now, "prompt").or_else(|| choice(&now, "group_id")),
         gates: gates::gates(weighed.collect()),
     };
-    Ok(Report::new(view::html(&night), &night, now.scores.len()))
+    Ok(Report::new(view::html(&night), &night, tonight.scores.len()))
 }
 
-fn scores(now: &Read, before: Option<&Read>) -> Scores {
-    let (bin_low, histogram, histogram_before) = now.histograms(before);
+/// The nights, oldest first. The last is tonight.
+fn nights(
+    store: &Store,
+    settings: &NightSettings,
+    rejected: &Rejected,
+    (now, counts): (&ScoredImages, Counts),
+    before: Option<&ScoredImages>,
+) -> Result<Vec<OneNight>, ReportError> {
+    let scores = &now.scores;
+    let mut nights = Vec::with_capacity(settings.against.len() + 1);
+    for name in &settings.against {
+        let before = before.filter(|_| Some(name) == settings.previous.as_ref());
+        let ids: Vec<ImageId> = match before {
+            Some(before) => before.images.rows.iter().map(|row| row.image_id).collect(),
+            None => images::ids(store, name)?,
+        };
+        let of_image: Vec<f64> = ids.iter().filter_map(|id| scores.of_image.get(id).copied()).collect();
+        if of_image.is_empty() {
+            let (scorer, dataset) = (scores.scorer.clone(), name.clone());
+            let nothing = ScorerError::NoScores { scorer, dataset };
+            return Err(if ids.is_empty() { scorer::no_dataset(store, name)? } else { nothing }.into());
+        }
+        let counts = rejected.counts(name, ids.into_iter(), |id| scores.of_image.contains_key(id));
+        nights.push(OneNight { name: name.clone(), scores: of_image, n_rejected: counts.n_rejected });
+    }
+    let (name, scores) = (settings.dataset.clone(), now.all_scores().collect());
+    nights.push(OneNight { name, scores, n_rejected: counts.n_rejected });
+    Ok(nights)
+}
+
+fn distribution(now: &OneNight, before: Option<&OneNight>, scale: &RangeInclusive<f64>) -> Distribution {
+    let histogram = now.histogram(scale);
     let all = sorted(now.scores.clone());
     let [min, p10, p50, p90, max] = quantiles(&all, [0.0, 0.1, 0.5, 0.9, 1.0]);
-    Scores {
+    Distribution {
         n: all.len(),
         mean: mean(&all),
         min,
@@ -249,35 +279,40 @@ fn scores(now: &Read, before: Option<&Read>) -> Scores {
         p50,
         p90,
         max,
-        bin_low,
+        bin_low: *scale.start(),
         bin_width: histogram.width,
         counts: histogram.counts,
-        counts_before: histogram_before.map(|histogram| histogram.counts),
+        counts_before: before.map(|before| before.histogram(scale).counts),
     }
 }
 
-fn nights(earlier: &[Read], now: &Read) -> Vec<NightLine> {
-    let all: Vec<&Read> = earlier.iter().chain([now]).collect();
-    let line = |(index, night): (usize, &&Read)| {
+fn difference(now: &Histogram, before: &Histogram) -> Option<Difference> {
+    let Drift { psi, psi_null_p99, ks_d, ks_null_p99, w1 } = Drift::between(now, before)?;
+    Some(Difference { n: now.n(), n_before: before.n(), psi, psi_null_p99, ks_d, ks_null_p99, w1 })
+}
+
+fn lines(nights: &[OneNight], scale: &RangeInclusive<f64>) -> Vec<NightLine> {
+    let histograms: Vec<Histogram> = nights.iter().map(|night| night.histogram(scale)).collect();
+    let line = |(index, night): (usize, &OneNight)| {
         let [p10, p50, p90] = quantiles(&sorted(night.scores.clone()), [0.1, 0.5, 0.9]);
-        let before = index.checked_sub(1).map(|index| all[index]);
+        let before = index.checked_sub(1).map(|index| &histograms[index]);
         NightLine {
             night: night.name.clone(),
             n: night.scores.len(),
-            n_rejected: night.counts.n_rejected,
+            n_rejected: night.n_rejected,
             mean: mean(&night.scores),
             p10,
             p50,
             p90,
-            psi: before.and_then(|before| night.difference(before)).map(|difference| difference.psi),
+            psi: before.and_then(|before| difference(&histograms[index], before)).map(|difference| difference.psi),
         }
     };
-    all.iter().enumerate().map(line).collect()
+    nights.iter().enumerate().map(line).collect()
 }
 
 /// The generators of the night, the greatest drop first.
-fn generators(now: &Read, before: Option<&Read>) -> Vec<GeneratorLine> {
-    let before = before.map(Read::of_generators).unwrap_or_default();
+fn generators(now: &ScoredImages, before: Option<&ScoredImages>) -> Vec<GeneratorLine> {
+    let before = before.map(of_generators).unwrap_or_default();
     let line = |(generator, scores): (&str, Vec<f64>)| {
         let scores = sorted(scores);
         // A generator has an image.
@@ -292,53 +327,42 @@ fn generators(now: &Read, before: Option<&Read>) -> Vec<GeneratorLine> {
             quantiles: quantiles(&scores, [0.1, 0.25, 0.5, 0.75, 0.9]),
         }
     };
-    let mut lines: Vec<GeneratorLine> = now.of_generators().into_iter().map(line).collect();
+    let mut lines: Vec<GeneratorLine> = of_generators(now).into_iter().map(line).collect();
     let change = |line: &GeneratorLine| line.change.unwrap_or(f64::INFINITY);
     lines.sort_by(|a, b| change(a).total_cmp(&change(b)).then(a.mean.total_cmp(&b.mean)));
     lines
 }
 
-fn reject_kinds(
-    store: &Store,
-    dataset: &PartitionName,
-    before: Option<&PartitionName>,
-) -> Result<Vec<RejectKind>, ReportError> {
-    let of = |dataset| {
-        let rows = rejects::of_dataset(store, dataset)?;
-        Ok::<_, ReportError>(rows.into_iter().filter(|(stage, _)| !check::is_of_judging(stage)))
-    };
-    let before: Option<BTreeSet<(String, String)>> = match before {
-        Some(before) => Some(of(before)?.map(|(stage, row)| (stage, row.kind)).collect()),
-        None => None,
-    };
-    let mut kinds: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
-    for (stage, row) in of(dataset)? {
-        let what = row.path.or_else(|| row.image_id.map(|id| id.to_string())).unwrap_or_default();
+fn reject_kinds(rejected: &Rejected, dataset: &PartitionName, before: Option<&PartitionName>) -> Vec<RejectKind> {
+    let before: Option<BTreeSet<(&str, &str)>> = before
+        .map(|before| rejected.of_dataset(before).map(|(stage, row)| (stage.as_str(), row.kind.as_str())).collect());
+    let mut kinds: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+    for (stage, row) in rejected.of_dataset(dataset) {
+        let what = row.path.clone().or_else(|| row.image_id.map(|id| id.to_string())).unwrap_or_default();
         let example = crate::excerpt(&format!("{what}: {}", row.message), 300);
-        kinds.entry((stage, row.kind)).or_default().push(example);
+        kinds.entry((stage, &row.kind)).or_default().push(example);
     }
-    let kind = |((stage, kind), mut examples): ((String, String), Vec<String>)| {
+    let kind = |((stage, kind), mut examples): ((&str, &str), Vec<String>)| {
         examples.sort();
         let n = examples.len();
         examples.truncate(N_EXAMPLES);
-        let is_new = before.as_ref().map(|before| !before.contains(&(stage.clone(), kind.clone())));
-        RejectKind { stage, kind, n, is_new, examples }
+        let is_new = before.as_ref().map(|before| !before.contains(&(stage, kind)));
+        RejectKind { stage: stage.to_owned(), kind: kind.to_owned(), n, is_new, examples }
     };
     let mut kinds: Vec<RejectKind> = kinds.into_iter().map(kind).collect();
     kinds.sort_by_key(|kind| std::cmp::Reverse(kind.n));
-    Ok(kinds)
+    kinds
 }
 
 /// The best or the worst images. Equal scores are in the order of ids; copies of an image are shown once.
 fn shown(
-    now: &Read,
+    now: &ScoredImages,
     settings: &NightSettings,
-    of_image: &HashMap<agiqa_store::identity::ImageId, gates::Weights>,
+    of_image: &HashMap<ImageId, gates::Weights>,
     is_best: bool,
 ) -> Vec<Shown> {
-    let images = &now.scored.images.rows;
-    let mut rows: Vec<(f64, usize)> =
-        now.scored.rows.iter().filter_map(|&row| Some((now.scored.score(row)?, row))).collect();
+    let images = &now.images.rows;
+    let mut rows: Vec<(f64, usize)> = now.rows.iter().filter_map(|&row| Some((now.score(row)?, row))).collect();
     let by_score = |a: &(f64, usize), b: &(f64, usize)| if is_best { b.0.total_cmp(&a.0) } else { a.0.total_cmp(&b.0) };
     rows.sort_by(|a, b| {
         by_score(a, b).then_with(|| images[a.1].image_id.cmp(&images[b.1].image_id)).then(a.1.cmp(&b.1))
@@ -352,15 +376,15 @@ fn shown(
 }
 
 /// What choosing the best of the images with one value of the column `by` is worth; `None` if no value has two images.
-fn choice(now: &Read, by: &'static str) -> Option<Choice> {
-    let images = &now.scored.images.rows;
-    let values = now.scored.images.column_text(by)?;
+fn choice(now: &ScoredImages, by: &'static str) -> Option<Choice> {
+    let images = &now.images.rows;
+    let values = now.images.column_text(by)?;
     let mut groups: BTreeMap<&str, usize> = BTreeMap::new();
     let (mut candidates, mut seen) = (Vec::new(), HashSet::new());
-    for &row in &now.scored.rows {
+    for &row in &now.rows {
         let value = values[row].as_deref().map(str::trim).filter(|value| !value.is_empty());
         // A copy of an image is no further candidate.
-        if let (Some(value), Some(score)) = (value, now.scored.score(row))
+        if let (Some(value), Some(score)) = (value, now.score(row))
             && seen.insert((images[row].image_id, value))
         {
             let n_groups = groups.len();
@@ -373,7 +397,7 @@ fn choice(now: &Read, by: &'static str) -> Option<Choice> {
         return None;
     }
     let bootstrap = BootstrapSettings::default();
-    let uncertain_below = now.scored.rmse.map(|rmse| rmse / std::f64::consts::SQRT_2);
+    let uncertain_below = now.scores.rmse.map(|rmse| rmse / std::f64::consts::SQRT_2);
     let margins = sorted(chosen.iter().filter_map(|ranked| ranked.margin).collect());
     let mut clearest = chosen.clone();
     clearest.sort_by(|a, b| b.margin.unwrap_or_default().total_cmp(&a.margin.unwrap_or_default()));

@@ -1,6 +1,6 @@
 //! The page of a night as HTML.
 
-use super::{Choice, Difference, GeneratorLine, Night, Scores};
+use super::{Choice, Difference, Distribution, GeneratorLine, Night};
 use crate::chart::{Axis, Mark, Plot, Rows, Series};
 use crate::gates;
 use crate::html::Html;
@@ -11,6 +11,9 @@ use agiqa_store::layout::{self, number};
 
 /// Generators that a chart shows. The table has all.
 const N_GENERATORS: usize = 30;
+
+/// Checks that the page shows. `report.json` has all.
+const N_CHECKS: usize = 500;
 
 pub(super) fn html(night: &Night) -> String {
     let about = match &night.against {
@@ -53,7 +56,7 @@ fn verdict(night: &Night) -> Panel {
 }
 
 /// The middle of each bin within the scale, with the share of all scores that it holds.
-fn shares(scores: &Scores, counts: &[u64]) -> Vec<(f64, f64)> {
+fn shares(scores: &Distribution, counts: &[u64]) -> Vec<(f64, f64)> {
     let n: u64 = counts.iter().sum();
     let bins = counts.get(1..counts.len().saturating_sub(1)).unwrap_or_default();
     let middle = |index: usize| scores.bin_low + (index as f64 + 0.5) * scores.bin_width;
@@ -61,7 +64,7 @@ fn shares(scores: &Scores, counts: &[u64]) -> Vec<(f64, f64)> {
 }
 
 /// The end of each bin, with the share of scores below it.
-fn below(scores: &Scores, counts: &[u64]) -> Vec<(f64, f64)> {
+fn below(scores: &Distribution, counts: &[u64]) -> Vec<(f64, f64)> {
     let n: u64 = counts.iter().sum();
     let mut sum = 0;
     let point = |(index, count): (usize, &u64)| {
@@ -73,6 +76,9 @@ fn below(scores: &Scores, counts: &[u64]) -> Vec<(f64, f64)> {
 
 fn distribution(night: &Night) -> Panel {
     let scores = &night.scores;
+    if scores.n == 0 {
+        return Panel::new("scores", "Scores", "").add(none("No image has a score: the rejects say why."));
+    }
     let now = shares(scores, &scores.counts);
     let before = scores.counts_before.as_ref().map(|counts| (shares(scores, counts), below(scores, counts)));
     let note = format!(
@@ -136,7 +142,12 @@ fn checks(night: &Night) -> Panel {
         let scope = crate::excerpt(&checked.scope, 80);
         vec![checked.name(), checked.outcome().to_owned(), scope, value, limit, crate::excerpt(&checked.message, 200)]
     };
-    let rows: Vec<Vec<String>> = night.checks.iter().map(row).collect();
+    // A check may have a row for each of very many values. Those that did not pass come first.
+    let mut checks: Vec<&Checked> = night.checks.iter().collect();
+    if checks.len() > N_CHECKS {
+        checks.sort_by_key(|checked| checked.passed);
+    }
+    let rows: Vec<Vec<String>> = checks.into_iter().take(N_CHECKS).map(row).collect();
     let head = ["check", "outcome", "scope", "value", "limit", "found"];
     Panel::new("checks", "Checks", "").add(table("checks of the night", &head, &rows))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::ReportError;
 use agiqa_judge::evaluate::trivial::GroupMeans;
 use agiqa_judge::metrics;
-use agiqa_judge::scorer::{GENERATOR_MEAN, ScoredImages, Scorer};
+use agiqa_judge::scorer::{GENERATOR_MEAN, Scorer, Scores};
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::Store;
 use agiqa_store::tables::PartitionName;
@@ -90,8 +90,7 @@ pub(super) fn read(
         Some(GENERATOR_MEAN) => Some((GENERATOR_MEAN.to_owned(), trivial())),
         Some(method) => {
             let scorer = Scorer::Method(method.to_owned());
-            let scored = ScoredImages::read(store, &dataset, None, &scorer, &Runs::default())?;
-            Some((method.to_owned(), scored.of_image))
+            Some((method.to_owned(), Scores::read(store, &scorer, &Runs::default())?.of_image))
         }
         None => best_method(store, |scores| srcc(&of, |held_out| scores.get(&id(held_out)).copied()))?
             .or_else(|| Some((GENERATOR_MEAN.to_owned(), trivial()))),

@@ -193,7 +193,7 @@ pub(crate) fn report(store: &Store, settings: &RunsSettings, records: &Runs) -> 
     };
     let records = crate::records_of(store, &settings.scorer, records)?;
     let held_out = held_out::read(store, &records, &name, settings.baseline.as_deref())?;
-    let of_image = gates::read(store, &records)?;
+    let of_image = gates::read(store, &records, |_| true)?;
     let weighed = held_out.of.iter().filter_map(|one| {
         let image = &held_out.images.rows[one.row];
         Some((image.generator.as_deref(), one.score, *of_image.get(&image.image_id)?))

@@ -84,8 +84,7 @@ fn table_1(
     let judged = Judged { dataset: record.dataset.clone(), part: Some((record.split.clone(), Part::Test)) };
     let mut named = BTreeSet::from([paper::METHOD]);
     for row in comparison::read(store, &judged)? {
-        let of_paper = paper::row(dataset, row.method.split(' ').next().unwrap_or(&row.method));
-        named.extend(of_paper.map(|row| row.method.as_str()));
+        named.extend(paper::row_of(dataset, row.paper).map(|row| row.method.as_str()));
         let ours = row.metrics.0.map(|estimate| estimate.value);
         rows.push(PaperLine { method: row.method, ours, ours_std: [None; N_PAPER], paper: row.paper });
     }

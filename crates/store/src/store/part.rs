@@ -266,6 +266,11 @@ impl PartReader {
         metadata.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.clone())
     }
 
+    /// Fingerprint of the inputs of the part; `None` if it carries none.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.metadata_value(FINGERPRINT_KEY)?.parse().ok()
+    }
+
     /// Arrow schema of the part.
     pub fn schema(&self) -> &SchemaRef {
         self.builder.schema()

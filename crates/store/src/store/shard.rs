@@ -24,6 +24,11 @@ impl Shard {
     /// The whole hash space.
     pub const WHOLE: Self = Self { k: 1, n: 1 };
 
+    /// The shard as part of a file's name, `KofN`.
+    pub fn in_names(self) -> String {
+        format!("{}of{}", self.k, self.n)
+    }
+
     /// Whether `id` belongs to this shard. Every id belongs to exactly one of the `n` shards.
     pub fn contains(&self, id: &ImageId) -> bool {
         let index = (u128::from(id.hash_position()) * u128::from(self.n)) >> 64;

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 
 use super::{
@@ -214,6 +214,41 @@ pub fn for_each_location(
         }
         Ok(())
     })
+}
+
+/// Passes image id and generator of each row of `dataset`'s table to `each`, in order. Only these two columns are read.
+pub fn for_each_generator(
+    store: &Store,
+    dataset: &PartitionName,
+    mut each: impl FnMut(ImageId, Option<&str>),
+) -> Result<(), PartError> {
+    super::for_each_batch(store, &prefix(dataset), KIND, Some(&["image_id", "generator"]), |columns, _| {
+        let generators = columns.text("generator")?;
+        for (row, image_id) in columns.image_ids("image_id")?.into_iter().enumerate() {
+            each(image_id, generators.is_valid(row).then(|| generators.value(row)));
+        }
+        Ok(())
+    })
+}
+
+/// The image id of each row of `dataset`'s table, in order. Only this column is read.
+pub fn ids(store: &Store, dataset: &PartitionName) -> Result<Vec<ImageId>, PartError> {
+    let mut ids = Vec::new();
+    super::for_each_batch(store, &prefix(dataset), KIND, Some(&["image_id"]), |columns, _| {
+        ids.extend(columns.image_ids("image_id")?);
+        Ok(())
+    })?;
+    Ok(ids)
+}
+
+/// The MOS of the rows of `dataset`'s table that have one. Only this column is read.
+pub fn mos(store: &Store, dataset: &PartitionName) -> Result<Vec<f64>, PartError> {
+    let mut mos = Vec::new();
+    super::for_each_batch(store, &prefix(dataset), KIND, Some(&["mos"]), |columns, _| {
+        mos.extend(columns.reals("mos")?.iter().flatten());
+        Ok(())
+    })?;
+    Ok(mos)
 }
 
 /// Name of the dataset that a corpus' night is. `corpus` has no dot, so that the name can be taken apart again.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, ListArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
 
 use crate::identity::ImageId;
@@ -32,6 +32,12 @@ pub mod gates;
 
 pub mod night_scores;
 
+pub mod nights;
+
+pub mod selections;
+
+pub mod checks;
+
 mod estimates;
 
 pub mod metrics;
@@ -57,6 +63,8 @@ pub enum ColumnType {
     Real,
     /// `FixedSizeList<Float32, dim>`. The extractor decides `dim`.
     Vector,
+    /// A list of 64-bit signed integers.
+    Counts,
 }
 
 /// The place of a column: the file or the folder name.
@@ -112,6 +120,7 @@ pub fn fields_of(columns: &[Column]) -> Vec<Field> {
                 ColumnType::Integer => DataType::Int64,
                 ColumnType::Real => DataType::Float64,
                 ColumnType::Vector => return None,
+                ColumnType::Counts => DataType::List(Arc::new(Field::new_list_field(DataType::Int64, true))),
             };
             Some(Field::new(column.name, ty, column.nullable))
         })
@@ -212,6 +221,13 @@ pub fn optional_real_array(values: impl Iterator<Item = Option<f64>>) -> ArrayRe
     Arc::new(Float64Array::from_iter(values.map(|value| value.filter(|value| value.is_finite()))))
 }
 
+/// A column of lists of integers; `None` becomes null.
+pub fn counts_array<'a>(values: impl Iterator<Item = Option<&'a [u64]>>) -> ArrayRef {
+    let integers =
+        |counts: &[u64]| counts.iter().map(|n| Some(i64::try_from(*n).unwrap_or(i64::MAX))).collect::<Vec<_>>();
+    Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(values.map(|counts| counts.map(integers))))
+}
+
 /// Typed access to the columns of one batch of a part, with errors that name part, column and row.
 pub struct Columns<'a> {
     part: &'a PartBatches,
@@ -270,6 +286,20 @@ impl<'a> Columns<'a> {
         column
             .as_primitive_opt::<Float64Type>()
             .ok_or_else(|| self.wrong_type(name, "64-bit floats", column.data_type()))
+    }
+
+    /// The lists of integers of a column, by row; null becomes `None`.
+    ///
+    /// # Errors
+    /// Fails if the column is absent or has another type.
+    pub fn counts(&self, name: &str) -> Result<impl Fn(usize) -> Option<Vec<u64>> + use<'a>, PartError> {
+        let column = self.column(name)?;
+        let lists = column.as_list_opt::<i32>().filter(|lists| lists.value_type() == DataType::Int64);
+        let lists = lists.ok_or_else(|| self.wrong_type(name, "lists of 64-bit integers", column.data_type()))?;
+        Ok(move |row: usize| {
+            let list = lists.is_valid(row).then(|| lists.value(row))?;
+            Some(list.as_primitive::<Int64Type>().values().iter().map(|n| u64::try_from(*n).unwrap_or(0)).collect())
+        })
     }
 
     /// An error about the value of column `name` in row `row` (from 0) of this batch.

@@ -6,15 +6,15 @@
 
 use std::collections::BTreeSet;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 
 use super::scores::Direction;
 use super::{
     Column, ColumnType, Columns, PartitionName, integer_array, optional_real_array, optional_text_array, real_array,
-    real_at, text_array,
+    text_array,
 };
 use crate::identity::{Fingerprint, ImageId};
-use crate::store::part::{self, PartError, PartKind};
+use crate::store::part::{self, PartError, PartKind, PartReader};
 use crate::store::shard::Shard;
 use crate::store::{Store, StoreError};
 
@@ -81,17 +81,35 @@ pub struct ScoredNight {
     pub night: PartitionName,
 }
 
+/// A row of a scored night, with what its statistics need.
+#[derive(Clone, Debug)]
+pub struct NightScored<'a> {
+    /// Identity of the image.
+    pub image_id: ImageId,
+    /// Model that made the image.
+    pub generator: Option<&'a str>,
+    /// The score. Higher is better: that of a method whose lower scores are better has its sign changed.
+    pub score: f64,
+    /// Whether an earlier night had the same content.
+    pub is_cached: bool,
+}
+
 impl ScoredNight {
-    fn prefix(&self) -> String {
+    /// Folder of the night in `table`.
+    pub(super) fn folder(&self, table: &str) -> String {
         let Self { scorer, corpus, night } = self;
-        format!("night_scores/scorer={scorer}/corpus={corpus}/night={night}")
+        format!("{table}/scorer={scorer}/corpus={corpus}/night={night}")
+    }
+
+    fn prefix(&self) -> String {
+        self.folder(KIND.table)
     }
 
     /// Beginning of the paths of the parts of one share.
     fn start(&self, shard: Shard) -> String {
         let share = match shard {
             Shard::WHOLE => String::new(),
-            shard => format!("{}-", shard.to_string().replace('/', "of")),
+            shard => format!("{}-", shard.in_names()),
         };
         format!("{}/part-{share}", self.prefix())
     }
@@ -130,36 +148,66 @@ impl ScoredNight {
         Ok(())
     }
 
-    /// The scores of the night by image, in the order of the table.
-    pub fn read(&self, store: &Store) -> Result<Vec<(ImageId, f64)>, PartError> {
-        let mut scores = Vec::new();
-        super::for_each_batch(
-            store,
-            &self.prefix(),
-            KIND,
-            Some(&["image_id", "score"]),
-            |columns: &Columns<'_>, _| {
-                let values = columns.reals("score")?;
-                let ids = columns.image_ids("image_id")?.into_iter().enumerate();
-                scores.extend(ids.filter_map(|(row, id)| Some((id, real_at(values, row)?))));
-                Ok(())
-            },
-        )?;
-        Ok(scores)
+    /// Passes each row to `each`, in the order of the table. Returns the night's fingerprint, as [`Self::fingerprint`].
+    ///
+    /// # Errors
+    /// A part cannot be read.
+    pub fn for_each(
+        &self,
+        store: &Store,
+        mut each: impl FnMut(NightScored<'_>),
+    ) -> Result<Option<Fingerprint>, PartError> {
+        let mut fingerprint = None;
+        for object in part::list(store, &self.prefix())? {
+            let reader = PartReader::open(store, &object, KIND)?;
+            fingerprint = reader.fingerprint().or(fingerprint);
+            let names = ["image_id", "generator", "score", "direction", "cached"];
+            let mut batches = reader.read(Some(&names))?;
+            while let Some(batch) = batches.next() {
+                let batch = batch?;
+                let columns = Columns::new(&batches, &batch);
+                let (scores, cached) = (columns.reals("score")?, columns.integers("cached")?);
+                let (generators, directions) = (columns.text("generator")?, columns.text("direction")?);
+                for (row, image_id) in columns.image_ids("image_id")?.into_iter().enumerate() {
+                    let generator = generators.is_valid(row).then(|| generators.value(row));
+                    let is_lower = directions.value(row) == Direction::Lower.as_str();
+                    let score = if is_lower { -scores.value(row) } else { scores.value(row) };
+                    each(NightScored { image_id, generator, score, is_cached: cached.value(row) == 1 });
+                }
+            }
+        }
+        Ok(fingerprint)
     }
 
-    /// The nights of `corpus` that `scorer` has scored, in the order of their labels.
-    pub fn nights(
-        store: &Store,
-        scorer: &PartitionName,
-        corpus: &PartitionName,
-    ) -> Result<Vec<PartitionName>, StoreError> {
-        let prefix = format!("night_scores/scorer={scorer}/corpus={corpus}");
-        let objects = part::list(store, &prefix)?;
-        let label = |path: &str| path.strip_prefix(&prefix)?.strip_prefix("/night=")?.split('/').next()?.parse().ok();
-        let nights: BTreeSet<PartitionName> = objects.iter().filter_map(|object| label(&object.path)).collect();
-        Ok(nights.into_iter().collect())
+    /// Fingerprint of what scored the night; `None` without rows.
+    ///
+    /// # Errors
+    /// A part cannot be read.
+    pub fn fingerprint(&self, store: &Store) -> Result<Option<Fingerprint>, PartError> {
+        match part::list(store, &self.prefix())?.last() {
+            Some(object) => Ok(PartReader::open(store, object, KIND)?.fingerprint()),
+            None => Ok(None),
+        }
     }
+
+    /// The nights of the corpus that the scorer has scored, in the order of their labels.
+    pub fn nights(&self, store: &Store) -> Result<Vec<Self>, StoreError> {
+        let prefix = format!("{}/scorer={}/corpus={}", KIND.table, self.scorer, self.corpus);
+        let label = |path: &str| path.strip_prefix(&prefix)?.strip_prefix("/night=")?.split('/').next()?.parse().ok();
+        let objects = part::list(store, &prefix)?;
+        let nights: BTreeSet<PartitionName> = objects.iter().filter_map(|object| label(&object.path)).collect();
+        Ok(nights.into_iter().map(|night| Self { night, ..self.clone() }).collect())
+    }
+}
+
+/// Deletes what is known of `night` by any scorer: its scores, statistics, selections and checks.
+pub fn forget(store: &Store, corpus: &PartitionName, night: &PartitionName) -> Result<(), StoreError> {
+    let folder = format!("/corpus={corpus}/night={night}/");
+    for table in [KIND, super::nights::KIND, super::selections::KIND, super::checks::KIND] {
+        let parts = part::list(store, table.table)?;
+        parts.iter().filter(|part| part.path.contains(&folder)).try_for_each(|part| store.delete(&part.path))?;
+    }
+    Ok(())
 }
 
 fn to_batch(direction: Direction, rows: &[NightScore]) -> Result<RecordBatch, PartError> {

@@ -3,8 +3,8 @@
 //! Who asks for "all tables" asks here: `schemas/*.json` are printed from this list, and SQL finds its tables by it.
 
 use super::{
-    Column, comparison, experiments, features, gates, images, inventory, metrics, night_scores, rejects, scores,
-    splits, train_log,
+    Column, checks, comparison, experiments, features, gates, images, inventory, metrics, night_scores, nights,
+    rejects, scores, selections, splits, train_log,
 };
 use crate::store::part::PartKind;
 
@@ -119,6 +119,30 @@ pub const TABLES: &[Table] = &[
         columns: night_scores::COLUMNS,
         own_columns: OwnColumns::None,
         written_by: "`agiqa score` of a corpus",
+        key: &[],
+    },
+    Table {
+        kind: nights::KIND,
+        path: "nights/scorer=<scorer>/corpus=<corpus>/night=<night>/part-0.parquet",
+        columns: nights::COLUMNS,
+        own_columns: OwnColumns::None,
+        written_by: "`agiqa score` or `agiqa check` of a corpus",
+        key: &[],
+    },
+    Table {
+        kind: selections::KIND,
+        path: "selections/scorer=<scorer>/corpus=<corpus>/night=<night>/part-<16 hex>.parquet",
+        columns: selections::COLUMNS,
+        own_columns: OwnColumns::None,
+        written_by: "`agiqa select` of a corpus",
+        key: &[],
+    },
+    Table {
+        kind: checks::KIND,
+        path: "checks/scorer=<scorer>/corpus=<corpus>/night=<night>/part-0.parquet",
+        columns: checks::COLUMNS,
+        own_columns: OwnColumns::None,
+        written_by: "`agiqa check` of a corpus",
         key: &[],
     },
     Table {

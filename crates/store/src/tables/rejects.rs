@@ -74,12 +74,12 @@ fn prefix(stage: &str) -> String {
     format!("rejects/stage={stage}")
 }
 
-/// Name of the part with the rejects of `dataset` in `of`, the name of a split or a run. Each dataset has its own part,
-/// because its rejects say nothing about the images of another dataset.
+/// Name of the part with the rejects of `dataset` in `of`, the name of a split or a run, maybe after a share's. Each dataset
+/// has its own part, because its rejects say nothing about the images of another dataset.
 ///
 /// # Errors
 /// Never fails for valid names: a name that is too long is cut.
-pub fn name_of(dataset: &PartitionName, of: &PartitionName) -> Result<PartitionName, PartitionNameError> {
+pub fn name_of(dataset: &PartitionName, of: impl std::fmt::Display) -> Result<PartitionName, PartitionNameError> {
     PartitionName::new(&format!("{dataset}-{of}").chars().take(120).collect::<String>())
 }
 
@@ -149,14 +149,13 @@ pub fn read(store: &Store, stage: &str) -> Result<Vec<RejectRow>, PartError> {
     Ok(rows)
 }
 
-/// The rejects of `dataset`'s images by all stages, each with its stage.
-pub fn of_dataset(store: &Store, dataset: &PartitionName) -> Result<Vec<(String, RejectRow)>, PartError> {
+/// The rejects of the stages that `is_wanted` accepts, each with its stage.
+pub fn read_stages(store: &Store, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, RejectRow)>, PartError> {
     let mut rows = Vec::new();
     for object in part::list(store, "rejects")? {
         let stage = object.path.strip_prefix("rejects/stage=").and_then(|rest| rest.split('/').next());
-        let Some(stage) = stage.map(str::to_owned) else { continue };
-        let of_dataset = |row: &RejectRow| row.dataset.as_deref() == Some(dataset.as_str());
-        rows.extend(read_part(store, &object)?.into_iter().filter(of_dataset).map(|row| (stage.clone(), row)));
+        let Some(stage) = stage.filter(|stage| is_wanted(stage)) else { continue };
+        rows.extend(read_part(store, &object)?.into_iter().map(|row| (stage.to_owned(), row)));
     }
     Ok(rows)
 }

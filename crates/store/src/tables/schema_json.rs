@@ -26,6 +26,7 @@ fn document(table: &Table) -> Value {
                 ColumnType::Integer => "Int64",
                 ColumnType::Real => "Float64",
                 ColumnType::Vector => "FixedSizeList<Float32, dim>",
+                ColumnType::Counts => "List<Int64>",
             };
             let place = match place {
                 ColumnPlace::File => "file",
