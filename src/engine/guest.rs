@@ -254,6 +254,8 @@ pub enum Values {
     U8(Vec<u8>),
     /// 32-bit floats.
     F32(Vec<f32>),
+    /// The inputs of several networks that see the image one after the other.
+    Several(Vec<Input>),
 }
 
 impl Values {
@@ -261,6 +263,29 @@ impl Values {
         match self {
             Self::U8(_) => Kind::Uint8,
             Self::F32(_) => Kind::Float,
+            Self::Several(_) => unreachable!("each network gets its own input"),
+        }
+    }
+
+    /// The values as floats.
+    ///
+    /// # Panics
+    /// If they are no floats. A guest gets what its own preprocessor makes, so this is its bug.
+    pub fn as_f32(&self) -> &[f32] {
+        match self {
+            Self::F32(values) => values,
+            Self::U8(_) | Self::Several(_) => panic!("this guest's preprocessor makes floats"),
+        }
+    }
+
+    /// The inputs of several networks.
+    ///
+    /// # Panics
+    /// If there is one input. A guest gets what its own preprocessor makes, so this is its bug.
+    pub fn parts(&self) -> &[Input] {
+        match self {
+            Self::Several(inputs) => inputs,
+            Self::U8(_) | Self::F32(_) => panic!("this guest's preprocessor makes several inputs"),
         }
     }
 
@@ -269,6 +294,7 @@ impl Values {
         match self {
             Self::U8(values) => values.len(),
             Self::F32(values) => 4 * values.len(),
+            Self::Several(inputs) => inputs.iter().map(|input| input.values.n_bytes()).sum(),
         }
     }
 
@@ -282,6 +308,7 @@ impl Values {
                     bytes.copy_from_slice(&value.to_ne_bytes());
                 });
             }
+            Self::Several(_) => unreachable!("each network gets its own input"),
         }
     }
 }

@@ -98,6 +98,11 @@ impl JoinStage {
         &self.joined
     }
 
+    /// The joined sets in order, each with the position of its column.
+    pub fn sources(&self) -> impl Iterator<Item = (&FeatureSet, usize)> {
+        self.sets.iter().zip(self.columns.iter().copied())
+    }
+
     /// Images that have a row in all sets; and, in ascending order, those of them that the joined set lacks.
     fn plan(&self, store: &Store) -> Result<(HashSet<ImageId>, Vec<ImageId>), JoinError> {
         let mut in_all = self.sets[0].done(store)?;

@@ -123,9 +123,6 @@ pub enum ScoreError {
          training (`--set KEY=VALUE`, `--weights PATH`; in a pipeline `[score.extractor.{extractor}]`)"
     )]
     OtherFeatures { run: PartitionName, extractor: String, differences: String },
-    /// A head needs features that are kept.
-    #[error("run `{run}` reads features of {extractors}, so they must be kept: leave `--features drop` out")]
-    SeveralExtractors { run: PartitionName, extractors: String },
     /// Methods have no features.
     #[error("`--features drop` is about the features of runs: methods keep none")]
     NoFeatures,
@@ -327,12 +324,7 @@ impl ScoreSettings {
         let scorers = vec![NightScorer { name: name.clone(), sets, trained_on }];
         let mut stages: Vec<Box<dyn Stage>> = Vec::new();
         if self.features == FeaturesKept::Drop {
-            let [extractor] = extractors.as_slice() else {
-                let names: Vec<String> =
-                    extractors.iter().map(|settings| format!("`{}`", settings.network.name())).collect();
-                return Err(ScoreError::SeveralExtractors { run: runs[0].clone(), extractors: names.join(" and ") });
-            };
-            let settings = StraightSettings { extractor: extractor.clone(), records: known, store: store.clone() };
+            let settings = StraightSettings { extractors, joins, records: known, store: store.clone() };
             GuestSettings::resolve(&settings).map_err(ScoreError::Guest)?;
             stages.push(Box::new(StraightStage::new(settings, source.clone())));
             return Ok(Planned { stages, scorers });

@@ -16,6 +16,8 @@ mod average;
 
 mod straight;
 
+mod together;
+
 pub use straight::{StraightError, StraightSettings, StraightStage};
 
 pub use average::{AverageStage, Weighting};

@@ -11,7 +11,7 @@ use crate::features::{n_rows, vectors};
 use crate::testdir::{TestDir, reference, shared};
 
 /// Waves and noise that no other `seed` gives, as PNG.
-fn picture(seed: u32, width: u32, height: u32) -> Vec<u8> {
+pub fn picture(seed: u32, width: u32, height: u32) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     png(&image::RgbImage::from_fn(width, height, |x, y| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use agiqa_store::store::Store;
+use agiqa_store::identity::ImageId;
+use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::FeatureSet;
 use agiqa_store::tables::gates;
+use agiqa_store::tables::images::{self, ImageRow, Images};
 use agiqa_store::tables::models::RunRecord;
 use agiqa_store::tables::scores::{ScoreRow, ScoreSet};
 
@@ -119,5 +121,58 @@ fn a_head_behind_its_extractor_gives_the_scores_of_kept_features_and_keeps_none(
         let kept = scored(&dir.store(), record);
         assert_eq!(kept.len(), 5);
         kept.iter().for_each(|(id, row)| assert_eq!(*row, dropped[id], "{id}"));
+    }
+}
+
+/// Writes a dataset `d` of `n` pictures with MOS.
+fn rated(dir: &TestDir, n: u32) {
+    let url = dir.path().join("store").display().to_string();
+    let store = Store::open(&url, OpenMode::CreateIfMissing).expect("a store can be made");
+    let row = |seed: u32| {
+        let bytes = crate::nss::picture(seed, 192, 192);
+        let path = dir.write(&format!("rated/{seed}.png"), &bytes);
+        let image = crate::train::image(seed as usize, Some(f64::from(seed % 7)));
+        ImageRow { image_id: ImageId::of_bytes(&bytes), path: path.display().to_string(), ..image }
+    };
+    let images = Images { rows: (0..n).map(row).collect(), extra: Vec::new() };
+    images::write(&store, &"d".parse().expect("a name"), &images).expect("images can be written");
+}
+
+#[test]
+fn heads_behind_several_extractors_give_the_scores_of_kept_and_of_joined_features() {
+    let dir = TestDir::new();
+    rated(&dir, 20);
+    crate::clip::write_network(&dir);
+    let features = |extractor: &str, more: &[&str]| {
+        let base = ["features", "--store", "store", "--dataset", "d", "--device", "cpu", "--extractor", extractor];
+        dir.agiqa(&[&base[..], more].concat()).exits(0);
+    };
+    features("clip-b16", &["--weights", "clip", "--side", "20"]);
+    features("nss", &[]);
+    let train = |name: &str, quality: &str| {
+        let args = ["train", "--store", "store", "--dataset", "d", "--semantic", "clip-b16", "--epochs", "1"];
+        let run = dir.agiqa(&[&args[..], &["--quality", quality, "--name", name]].concat()).exits(0);
+        run.stdout.trim().to_owned()
+    };
+    let runs = [train("two", "nss"), train("joined", "clip-b16,nss")];
+    for seed in 30..33 {
+        dir.write(&format!("out/{seed}.png"), crate::nss::picture(seed, 192, 192));
+    }
+    // Too small for one of the extractors.
+    dir.write("out/small.png", crate::nss::picture(34, 40, 40));
+    for run in &runs {
+        let options =
+            ["--weights", "clip-b16=clip", "--set", "clip-b16.sides=[20]", "--device", "cpu", "--batch-size", "2"];
+        let ran = score(&dir, "out", ["--run", run], &[&options[..], &["--features", "drop"]].concat()).exits(1);
+        ran.says("3 of 4 images have scores");
+        let record = RunRecord::read(&open(&dir), &run.parse().expect("a name")).expect("a record");
+        let dropped = scored(&open(&dir), &record);
+        assert_eq!((dropped.len(), record.quality().expect("a set").done(&open(&dir)).expect("ids").len()), (3, 20));
+        for folder in ["scores", "gates", "night_scores"] {
+            std::fs::remove_dir_all(dir.path().join("store").join(folder)).expect("a folder");
+        }
+        score(&dir, "out", ["--run", run], &options).exits(1).says("3 of 4 images have scores");
+        let kept = scored(&open(&dir), &record);
+        assert_eq!(kept, dropped, "{run}");
     }
 }
