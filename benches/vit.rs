@@ -12,6 +12,11 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use tch::{Device, Kind, Tensor};
 
+#[path = "shapes/vit.rs"]
+mod shapes;
+
+use shapes::Products;
+
 /// A network and the side of its input.
 #[derive(Clone, Copy)]
 struct Case {
@@ -48,26 +53,8 @@ impl Case {
         Vit::for_features(&self.config(), tensors, Device::Cpu, kind).expect("the tensors fit")
     }
 
-    /// Sizes `(m, k, n)` of the products of a block, and how many of each.
-    fn products(self) -> [(i64, [i64; 3]); 6] {
-        let VitConfig { patch_px, dim: d, mlp_dim, n_heads, .. } = self.config();
-        let n = 1 + (self.side_px / patch_px).pow(2);
-        let head = d / n_heads;
-        [
-            (1, [n, d, 3 * d]),
-            (n_heads, [n, head, n]),
-            (n_heads, [n, n, head]),
-            (1, [n, d, d]),
-            (1, [n, d, mlp_dim]),
-            (1, [n, mlp_dim, d]),
-        ]
-    }
-
-    /// Operations of one image: the products of all blocks; the rest is under 1 %.
     fn n_operations(self) -> ItemsCount {
-        let per_block: i64 =
-            self.products().iter().map(|(times, sizes)| times * 2 * sizes.iter().product::<i64>()).sum();
-        ItemsCount::new(per_block as usize * self.config().n_blocks)
+        ItemsCount::new(shapes::n_operations(&self.config(), self.side_px) as usize)
     }
 }
 
@@ -94,16 +81,8 @@ fn network_bf16(bencher: Bencher, case: Case) {
 
 fn products(bencher: Bencher, case: Case, kind: Kind) {
     tch::set_num_threads(1);
-    let factor = |rows, columns| Tensor::rand([rows, columns], (Kind::Float, Device::Cpu)).to_kind(kind);
-    // As many weights as the network has, so that they come from memory as they do there.
-    let blocks: Vec<_> = (0..case.config().n_blocks)
-        .map(|_| case.products().map(|(times, [m, k, n])| (times, factor(m, k), factor(k, n))))
-        .collect();
-    bencher.counter(case.n_operations()).bench_local(|| {
-        for (times, a, b) in blocks.iter().flatten() {
-            (0..*times).for_each(|_| drop(a.matmul(b)));
-        }
-    });
+    let products = Products::new(&case.config(), case.side_px, kind);
+    bencher.counter(case.n_operations()).bench_local(|| products.multiply());
 }
 
 #[divan::bench(args = CASES, sample_count = 12)]

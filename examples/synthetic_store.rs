@@ -1,4 +1,4 @@
-//! Makes a store of invented images whose features are all cached, to measure planning and scoring at scale:
+//! Makes a store of invented images whose features are all cached, to measure planning, scoring and training at scale:
 //!
 //! ```sh
 //! cargo run --release --example synthetic_store -- /tmp/store 1000000        # vectors one value wide: planning alone
@@ -11,8 +11,13 @@
 //! time agiqa score NEW --store /tmp/store --corpus gen --night n2 --run RUN  # a night after one of these images
 //! ```
 //!
-//! Planning reads the ids and never the vectors. Dataset `rated` has the first 400 images, with MOS. The inventory of corpus
-//! `gen` has all images, as files that do not exist, of night `n1`.
+//! Planning reads the ids and never the vectors. Dataset `rated` has the first 400 images. The inventory of corpus `gen`
+//! has all images, as files that do not exist, of night `n1`. Memory of a training on as many images as AIGCQA-20k has:
+//!
+//! ```sh
+//! cargo run --release --example synthetic_store -- /tmp/store 20000 whole
+//! /usr/bin/time -v agiqa train --store /tmp/store --dataset synthetic --features clip-b16 --head kernel-ridge
+//! ```
 
 use agiqa::features::{FeatureSettings, feature_sets};
 use agiqa_store::identity::ImageId;
@@ -41,8 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let rows: Vec<ImageRow> = ids(0..n_images).enumerate().map(|(i, image_id)| image(i, image_id)).collect();
     inventory(&store, &"gen".parse()?, &rows)?;
-    let rate = |(i, row): (usize, &ImageRow)| ImageRow { mos: Some((i % 50) as f64 / 10.0), ..row.clone() };
-    let rated = Images { rows: rows.iter().take(400).enumerate().map(rate).collect(), extra: Vec::new() };
+    let rated = Images { rows: rows.iter().take(400).cloned().collect(), extra: Vec::new() };
     images::write(&store, &"rated".parse()?, &rated)?;
     images::write(&store, &"synthetic".parse()?, &Images { rows, extra: Vec::new() })?;
 
@@ -85,7 +89,7 @@ fn image(i: usize, image_id: ImageId) -> ImageRow {
         format: "jpeg".to_owned(),
         generator: None,
         prompt: None,
-        mos: None,
+        mos: Some((i % 50) as f64 / 10.0),
         mos_std: None,
         mos_align: None,
     }

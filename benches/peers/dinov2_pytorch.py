@@ -71,13 +71,19 @@ def forward(w, pixels):
     return F.layer_norm(xs, (D,), w["layernorm.weight"], w["layernorm.bias"], EPS)
 
 
-def read(path, side, dtype):
+def pooled(w, pixels):
+    """The class token and the mean token."""
+    xs = forward(w, pixels)
+    return torch.cat([xs[:, 0], xs[:, 1:].mean(1)], 1)
+
+
+def read(path, side, dtype, mean, std):
     image = Image.open(path).convert("RGB").resize((side, side), Image.BICUBIC)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-    return ((pixels - MEAN) / STD).to(dtype)
+    return ((pixels - mean) / std).to(dtype)
 
 
-def main():
+def main(load, pooled, mean, std):
     parser = argparse.ArgumentParser()
     parser.add_argument("onnx")
     parser.add_argument("images", type=pathlib.Path)
@@ -96,9 +102,8 @@ def main():
         loop = time.perf_counter()
         features = []
         for start in range(0, len(paths), args.batch):
-            batch = torch.stack([read(path, args.side, dtype) for path in paths[start : start + args.batch]])
-            xs = forward(w, batch)
-            features.append(torch.cat([xs[:, 0], xs[:, 1:].mean(1)], 1))
+            batch = [read(path, args.side, dtype, mean, std) for path in paths[start : start + args.batch]]
+            features.append(pooled(w, torch.stack(batch)))
         elapsed = time.perf_counter() - loop
     print(
         json.dumps(
@@ -113,4 +118,5 @@ def main():
     )
 
 
-main()
+if __name__ == "__main__":
+    main(load, pooled, MEAN, STD)
