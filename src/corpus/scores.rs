@@ -16,13 +16,13 @@ use agiqa_store::tables::night_scores::NightScore;
 use agiqa_store::tables::scores::{Direction, ScoreSet};
 use agiqa_store::tables::{PartitionName, gates};
 
-/// What scores a night: a set of scores, or the mean over several of one direction.
+/// What scores a night: a set of scores, or the weighted mean over several of one direction.
 #[derive(Clone, Debug)]
 pub struct NightScorer {
     /// Its name: a run, a group, a method.
     pub name: PartitionName,
-    /// The sets, at least one. An image counts if it has a score in each.
-    pub sets: Vec<ScoreSet>,
+    /// The sets, at least one, each with its weight. An image counts if it has a score in each.
+    pub sets: Vec<(ScoreSet, f64)>,
     /// The dataset that it has learned from.
     pub trained_on: Option<PartitionName>,
 }
@@ -50,7 +50,7 @@ impl NightScoresStage {
     fn join(&self, store: &Store) -> Result<StageReport, CorpusError> {
         let dataset = self.night.dataset()?;
         let scored = self.scorer.read(store)?;
-        let direction = self.scorer.sets.first().map_or(Direction::Higher, |set| set.direction);
+        let direction = self.scorer.sets.first().map_or(Direction::Higher, |(set, _)| set.direction);
         let fingerprint = self.scorer.fingerprint();
         let table = self.night.scored_by(&self.scorer.name);
         let (mut rows, mut parts) = (RowCounts::default(), BTreeSet::new());
@@ -115,16 +115,23 @@ impl NightScorer {
     /// Identity of all sets together.
     fn fingerprint(&self) -> Fingerprint {
         match self.sets.as_slice() {
-            [set] => set.fingerprint,
+            [(set, _)] => set.fingerprint,
             sets => {
-                let fingerprints: Vec<Fingerprint> = sets.iter().map(|set| set.fingerprint).collect();
-                Fingerprint::builder("mean of scores").json("sets", &fingerprints).finish()
+                let (fingerprints, weights): (Vec<Fingerprint>, Vec<f64>) =
+                    sets.iter().map(|(set, weight)| (set.fingerprint, *weight)).unzip();
+                let mut mean = Fingerprint::builder("mean of scores");
+                mean.json("sets", &fingerprints);
+                // Stores of earlier versions have means without weights.
+                if weights.iter().any(|weight| *weight != weights[0]) {
+                    mean.json("weights", &weights);
+                }
+                mean.finish()
             }
         }
     }
 
     fn read(&self, store: &Store) -> Result<HashMap<ImageId, Scored>, CorpusError> {
-        if let [set] = self.sets.as_slice() {
+        if let [(set, _)] = self.sets.as_slice() {
             let mut gates: HashMap<ImageId, [Option<f64>; 3]> =
                 gates::read(store, set)?.into_iter().map(|row| (row.image_id, row.weights)).collect();
             let scored = set.read_rows(store)?.into_iter().map(|(id, row)| {
@@ -134,16 +141,20 @@ impl NightScorer {
             return Ok(scored.collect());
         }
         let mut all: HashMap<ImageId, Vec<f64>> = HashMap::new();
-        for set in &self.sets {
+        for (set, _) in &self.sets {
             for (id, score) in set.read(store)? {
                 all.entry(id).or_default().push(score);
             }
         }
         let n = self.sets.len();
+        let sum_of_weights: f64 = self.sets.iter().map(|(_, weight)| weight).sum();
+        let mean_of = |values: &mut dyn Iterator<Item = f64>| -> f64 {
+            values.zip(&self.sets).map(|(value, (_, weight))| value * weight).sum::<f64>() / sum_of_weights
+        };
         let whole = all.into_iter().filter(|(_, scores)| scores.len() == n);
         let mean = whole.map(|(id, scores)| {
-            let score = scores.iter().sum::<f64>() / n as f64;
-            let variance = scores.iter().map(|of_run| (of_run - score).powi(2)).sum::<f64>() / n as f64;
+            let score = mean_of(&mut scores.iter().copied());
+            let variance = mean_of(&mut scores.iter().map(|of_run| (of_run - score).powi(2)));
             (id, Scored { score, std: Some(variance.sqrt()), gates: [None; 3] })
         });
         Ok(mean.collect())

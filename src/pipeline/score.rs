@@ -14,7 +14,7 @@ use crate::baselines::{BaselineSettings, BaselineStage};
 use crate::corpus::{CorpusError, CorpusSettings, CorpusStage, Existing, Night, NightScorer, NightScoresStage};
 use crate::engine::{GuestError, GuestSettings, ImageSource, Output};
 use crate::features::{ExtractError, ExtractorName, FeatureSettings, FeatureStage, JoinError, JoinStage, resolve};
-use crate::predict::{PredictStage, StraightSettings, StraightStage, Unready};
+use crate::predict::{PredictStage, StraightSettings, StraightStage, Unready, members_of};
 use crate::ratings::RatingStage;
 use crate::registry;
 use agiqa_handcrafted::Method;
@@ -317,11 +317,20 @@ impl ScoreSettings {
         runs: Vec<PartitionName>,
         source: &ImageSource,
     ) -> Result<Planned, ScoreError> {
-        let known = runs.iter().map(|run| records.get(store, run)).collect::<Result<Vec<_>, _>>()?;
-        let (extractors, joins) = self.inputs_of(&known)?;
-        let sets = known.iter().map(|record| ScoreSet::of_run(record)).collect();
-        let trained_on = known.first().map(|record| record.dataset.clone());
+        let mut weighted = Vec::new();
+        for run in &runs {
+            let record = records.get(store, run)?;
+            // An average has no head: its members score.
+            for (member, weight) in members_of(&record).unwrap_or_else(|| vec![(run.clone(), 1.0)]) {
+                weighted.push((records.get(store, &member)?, weight));
+            }
+        }
+        let (extractors, joins) = self.inputs_of(weighted.iter().map(|(record, _)| record.as_ref()))?;
+        let sets = weighted.iter().map(|(record, weight)| (ScoreSet::of_run(record), *weight)).collect();
+        let trained_on = weighted.first().map(|(record, _)| record.dataset.clone());
         let scorers = vec![NightScorer { name: name.clone(), sets, trained_on }];
+        let known: Vec<Arc<RunRecord>> = weighted.into_iter().map(|(record, _)| record).collect();
+        let runs: Vec<PartitionName> = known.iter().map(|record| record.run.clone()).collect();
         let mut stages: Vec<Box<dyn Stage>> = Vec::new();
         if self.features == FeaturesKept::Drop {
             let settings = StraightSettings { extractors, joins, records: known, store: store.clone() };
@@ -347,7 +356,10 @@ impl ScoreSettings {
     }
 
     /// The extractors and joins that compute what `records` read.
-    fn inputs_of(&self, records: &[Arc<RunRecord>]) -> Result<(Vec<FeatureSettings>, Vec<JoinStage>), ScoreError> {
+    fn inputs_of<'a>(
+        &self,
+        records: impl Iterator<Item = &'a RunRecord>,
+    ) -> Result<(Vec<FeatureSettings>, Vec<JoinStage>), ScoreError> {
         let (mut extractors, mut joins): (Vec<FeatureSettings>, Vec<JoinStage>) = (Vec::new(), Vec::new());
         let mut seen = BTreeSet::new();
         for record in records {
@@ -419,7 +431,7 @@ impl Planned {
             };
             self.scorers.extend(set.map(|set| NightScorer {
                 name: set.scorer.clone(),
-                sets: vec![set],
+                sets: vec![(set, 1.0)],
                 trained_on: None,
             }));
         }

@@ -33,6 +33,16 @@ pub enum Weighting {
     Validation,
 }
 
+/// The members of the average `record`, each with its weight; `None` for another recipe.
+pub fn members_of(record: &RunRecord) -> Option<Vec<(PartitionName, f64)>> {
+    if record.recipe != AVERAGE {
+        return None;
+    }
+    let members: Vec<PartitionName> = serde_json::from_value(record.settings["members"].clone()).ok()?;
+    let weights: Vec<f64> = serde_json::from_value(record.settings["weights"].clone()).ok()?;
+    Some(members.into_iter().zip(weights).collect())
+}
+
 /// Averages the runs of each split.
 #[derive(Clone, Debug)]
 pub struct AverageStage {

@@ -20,6 +20,6 @@ mod together;
 
 pub use straight::{StraightError, StraightSettings, StraightStage};
 
-pub use average::{AverageStage, Weighting};
+pub use average::{AverageStage, Weighting, members_of};
 
 pub use stage::{PredictError, PredictStage, Unready};

@@ -11,7 +11,7 @@ use agiqa_store::tables::models::RunRecord;
 use agiqa_store::tables::scores::{ScoreRow, ScoreSet};
 
 use super::{pictures, query};
-use crate::pipeline::{run, with_features};
+use crate::pipeline::{PIPELINE, run, with_features};
 use crate::testdir::{Ran, TestDir, weights};
 
 /// A store with two runs of one group, over invented features of data.example.
@@ -83,6 +83,34 @@ fn the_mean_of_a_group_scores_a_night_with_its_spread() {
         assert!((score - mean).abs() < 1e-12, "{score} instead of {mean}");
         if scores.len() > 1 {
             assert!(found_std.is_some_and(|found| (found - std).abs() < 1e-12), "{found_std:?} instead of {std}");
+        }
+    }
+}
+
+#[test]
+fn an_average_of_kinds_of_heads_scores_a_night_by_its_members() {
+    let dir = with_features();
+    dir.write("p.toml", PIPELINE.replacen("epochs = 2", "epochs = 2\nhead = \"both\"", 1).replacen("[0, 1]", "[0]", 1));
+    run(&dir, &[]).exits(0);
+    let store = dir.store();
+    let runs = agiqa_store::tables::models::runs(&store).expect("runs");
+    let records: Vec<_> = runs.iter().map(|run| RunRecord::read(&store, run).expect("a record")).collect();
+    let groups: Vec<&str> = records.iter().map(|record| record.group.as_str()).collect();
+    let args = ["predict", "--store", "store", "--group", groups[0], "--group", groups[1], "--average", "both"];
+    dir.agiqa(&[&args[..], &["--weights", "validation"]].concat()).exits(0);
+    let averages = agiqa_store::tables::models::runs(&store).expect("runs");
+    let average = averages.iter().find(|run| !runs.contains(run)).expect("the average is a run");
+    let record = RunRecord::read(&store, average).expect("a record");
+    let average_scores = ScoreSet::of_run(&record).read_rows(&store).expect("scores");
+    score(&dir, &example_images(), ["--run", average.as_str()], &["--set", "side=56"]).exits(0);
+    score(&dir, &example_images(), ["--group", record.group.as_str()], &["--set", "side=56"]).exits(0);
+    for scorer in [average, &record.group] {
+        let found = night_scores(&dir, scorer.as_str());
+        assert_eq!((found.len(), average_scores.len()), (60, 60));
+        for (id, row) in &average_scores {
+            let (score, std) = found[&id.to_string()];
+            assert!((score - row.score).abs() < 1e-12, "{score} instead of {}", row.score);
+            assert!((std.expect("a spread") - row.std.expect("a spread")).abs() < 1e-12);
         }
     }
 }
@@ -165,14 +193,14 @@ fn heads_behind_several_extractors_give_the_scores_of_kept_and_of_joined_feature
             ["--weights", "clip-b16=clip", "--set", "clip-b16.sides=[20]", "--device", "cpu", "--batch-size", "2"];
         let ran = score(&dir, "out", ["--run", run], &[&options[..], &["--features", "drop"]].concat()).exits(1);
         ran.says("3 of 4 images have scores");
-        let record = RunRecord::read(&open(&dir), &run.parse().expect("a name")).expect("a record");
-        let dropped = scored(&open(&dir), &record);
-        assert_eq!((dropped.len(), record.quality().expect("a set").done(&open(&dir)).expect("ids").len()), (3, 20));
+        let record = RunRecord::read(&dir.store(), &run.parse().expect("a name")).expect("a record");
+        let dropped = scored(&dir.store(), &record);
+        assert_eq!((dropped.len(), record.quality().expect("a set").done(&dir.store()).expect("ids").len()), (3, 20));
         for folder in ["scores", "gates", "night_scores"] {
             std::fs::remove_dir_all(dir.path().join("store").join(folder)).expect("a folder");
         }
         score(&dir, "out", ["--run", run], &options).exits(1).says("3 of 4 images have scores");
-        let kept = scored(&open(&dir), &record);
+        let kept = scored(&dir.store(), &record);
         assert_eq!(kept, dropped, "{run}");
     }
 }
