@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use agiqa_judge::metrics;
 use agiqa_nets::kernel_ridge::{Kernel, KernelRidge, Scorer};
 use agiqa_store::identity::ImageId;
+use agiqa_store::tables::features::{FeatureRows, FeatureSet};
 use agiqa_store::tables::models::{self, RunRecord};
 use agiqa_store::tables::splits::Part;
-use agiqa_store::tables::{PartitionName, metrics as metrics_table};
+use agiqa_store::tables::{PartitionName, images, metrics as metrics_table};
 use serde::Deserialize;
 use tch::Tensor;
 
@@ -232,6 +233,51 @@ fn one_training_row_gives_its_mos_without_a_deviation() {
     predict(&fixture, &fixture.only_run()).exits(0);
     let found = rows(&fixture);
     assert!(found.iter().all(|(_, score, std)| *score == found[0].1 && std.is_none()), "{found:?}");
+}
+
+/// Gives every image the same features.
+fn make_constant(fixture: &Fixture) {
+    let sets = FeatureSet::list(&fixture.store).expect("sets");
+    let dataset = PartitionName::new("d").expect("a valid name");
+    let rows = images::read(&fixture.store, &dataset).expect("images").rows;
+    std::fs::remove_dir_all(fixture.dir.path().join("store/features")).expect("it was written");
+    for set in sets {
+        let vectors = set.columns.iter().map(|column| vec![3.25; rows.len() * column.dim]).collect();
+        let image_ids = rows.iter().map(|row| row.image_id).collect();
+        set.write_description(&fixture.store).expect("an object can be written");
+        let rows = FeatureRows { image_ids, vectors, n_tokens: vec![1; rows.len()] };
+        set.write_part(&fixture.store, &rows).expect("a part can be written");
+    }
+}
+
+#[test]
+fn thin_data_gives_finite_scores_by_both_heads() {
+    let tied = |fixture: &Fixture| fixture.set_mos(|_, mos| mos.map(f64::round));
+    let equal = |fixture: &Fixture| fixture.set_mos(|_, _| Some(3.0));
+    let one_row = &["--train-share", "0.17", "--validation-share", "0.33"][..];
+    type Change<'a> = &'a dyn Fn(&Fixture);
+    let cases: [(&str, usize, Change<'_>, &[&str]); 5] = [
+        ("fewer rows than values", 20, &|_| {}, &[]),
+        ("tied MOS", 40, &tied, &[]),
+        ("equal MOS", 10, &equal, &[]),
+        ("one training row", 6, &|_| {}, one_row),
+        ("constant columns", 20, &make_constant, &[]),
+    ];
+    for (what, n, change, more) in cases {
+        let fixture = Fixture::new(n, 0);
+        change(&fixture);
+        let args = [&["--head", "both", "--start", "ridge", "--epochs", "2"][..], more].concat();
+        fixture.dir.agiqa(&fixture.train_args(&args)).exits(0);
+        let runs = models::runs(&fixture.store).expect("a listing");
+        assert_eq!(runs.len(), 2, "{what}");
+        for run in &runs {
+            predict(&fixture, run).exits(0);
+            let mut scores: Vec<f64> = scored(&fixture.store, run).iter().map(|row| row.score).collect();
+            assert!(scores.len() == n && scores.iter().all(|score| score.is_finite()), "{what}, {run}: {scores:?}");
+            scores.dedup();
+            assert!(what != "constant columns" || scores.len() == 1, "{what}, {run}: {scores:?}");
+        }
+    }
 }
 
 #[test]
