@@ -215,6 +215,22 @@ fn the_other_tables_run_on_small_datasets_of_the_same_form() {
 }
 
 #[test]
+fn the_pipeline_of_agiqa_3k_runs_on_aigcqa_20k() {
+    let dir = datasets();
+    let path = format!("{}/pipelines/agiqa-3k.toml", env!("CARGO_MANIFEST_DIR"));
+    let of_20k = ["root=20k", "corpus=aigcqa-20k", "table=info_train.csv", "evaluate.by=[\"generator\"]"];
+    // All prompts of this table are the same, so it cannot be split by prompt.
+    let splits = ["split.1.seeds=[0]", "split.2.kind=random", "split.2.seeds=[1]"];
+    let small = ["extractor.dinov2-s14.side=56", "train.width=8"];
+    let features = ["features.semantic=dinov2-s14", "features.quality=dinov2-s14"];
+    let mut args = vec!["run", &path, "--store", "store"];
+    of_20k.iter().chain(&splits).chain(&small).chain(&features).for_each(|set| args.extend(["--set", set]));
+    dir.agiqa(&[&args[..], &["--stage", "ingest"]].concat()).exits(0);
+    fill_features(&dir.store());
+    dir.agiqa(&args).exits(0).prints("aigcqa-20k-kernel-ridge-random").prints("aigcqa-20k-random");
+}
+
+#[test]
 fn what_an_experiment_cannot_use_is_refused_with_its_place() {
     let dir = datasets();
     let plan = |set: &[&str]| {
