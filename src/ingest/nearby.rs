@@ -110,17 +110,22 @@ fn without_extension(path: &str) -> &str {
     }
 }
 
+/// Whether a reject's name leads to no file of the folder, such as a path of another machine.
+fn is_missing(reject: &RejectRow) -> bool {
+    matches!(reject.kind.as_str(), "missing" | "escapes-folder")
+}
+
 /// Adds to each reject of a missing image the file that its name may have meant. Returns a sentence if most of the
 /// missing names differ from files in the same way.
 pub(super) fn explain(folder: &Path, rejected: &mut [RejectRow]) -> Option<String> {
-    let n_missing = rejected.iter().filter(|reject| reject.kind == "missing").count();
+    let n_missing = rejected.iter().filter(|reject| is_missing(reject)).count();
     if n_missing == 0 {
         return None;
     }
     let nearby = Nearby::of(folder);
     let mut differences: BTreeMap<Difference, (usize, String)> = BTreeMap::new();
     let mut n_searched = 0;
-    for reject in rejected.iter_mut().filter(|reject| reject.kind == "missing") {
+    for reject in rejected.iter_mut().filter(|reject| is_missing(reject)) {
         let Some(name) = reject.path.clone() else { continue };
         let found = nearby.file(&name).or_else(|| {
             n_searched += 1;

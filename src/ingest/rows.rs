@@ -317,7 +317,7 @@ impl Sorter<'_> {
         {
             return Ok(path);
         }
-        let name = name.replace('\\', "/");
+        let name = name.strip_prefix("file://").unwrap_or(name).replace('\\', "/");
         let below = |folder: &PathBuf| Path::new(&name).strip_prefix(folder).ok().map(Path::to_owned);
         let below = self.folders.iter().flatten().find_map(below).filter(|_| Path::new(&name).is_absolute());
         let path = relative_path(below.as_deref().and_then(Path::to_str).unwrap_or(&name))?;

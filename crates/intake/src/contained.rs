@@ -27,3 +27,15 @@ pub(crate) fn contained<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T
         Err(format!("it is damaged; the library that reads it says: {}", words.unwrap_or("nothing")))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_error_with_the_words_of_the_library() {
+        let error = contained::<()>(|| panic!("no page {}", 3)).expect_err("it panics");
+        assert_eq!(error, "it is damaged; the library that reads it says: no page 3");
+        assert_eq!(contained(|| Ok(7)), Ok(7));
+    }
+}

@@ -1,11 +1,12 @@
 //! Delimited text. A quoted cell may hold delimiters, line breaks and doubled quotes. Line ends are LF, CR LF or CR.
 
+use std::borrow::Cow;
 use std::io::Read;
 
 use csv::{ByteRecord, ReaderBuilder};
 
 use crate::cells::{Cells, Header, Places, RowProblem};
-use crate::dialect::{self, Dialect, blank_fields};
+use crate::dialect::{self, Dialect, blank_fields, blank_header};
 use crate::text::Text;
 use crate::{Delimiter, Reading, TableFormat};
 
@@ -13,22 +14,32 @@ use crate::{Delimiter, Reading, TableFormat};
 /// has swallowed rows.
 const LAST_LINE: &str = "\u{1}end of table\u{1}";
 
+/// Name of the column of R's row names, which have none in the file.
+const ROW_NAME: &str = "row_name";
+
 pub(crate) fn read(text: &Text, reading: &Reading) -> Result<Cells, String> {
+    let bytes = dialect::without_blanks_before_quotes(&text.bytes).map_or(Cow::Borrowed(&*text.bytes), Cow::Owned);
     let tabs = (reading.format == Some(TableFormat::Tsv)).then_some(Delimiter::Byte(b'\t'));
-    let dialect = dialect::of(&text.bytes, reading.delimiter.or(tabs));
+    let dialect = dialect::of(&bytes, reading.delimiter.or(tabs));
     let mut rows = Rows {
         cells: Cells::new(Places::Lines, Header::of_rows(reading.no_header)),
         n_titles: dialect.n_titles,
         width: None,
         n_trailing: dialect.n_trailing,
-        lines: Lines { bytes: &text.bytes, at: 0, line: 1 },
+        has_row_names: dialect.has_row_names && !reading.no_header,
+        may_have_rule: matches!(dialect.delimiter, Delimiter::Byte(b'|') | Delimiter::Blanks),
+        lines: Lines { bytes: &bytes, at: 0, line: 1 },
     };
     match dialect.delimiter {
-        Delimiter::Byte(delimiter) => separated(&text.bytes, dialect, delimiter, &mut rows)?,
+        Delimiter::Byte(delimiter) => separated(&bytes, dialect, delimiter, &mut rows)?,
         Delimiter::Blanks => {
             let mut start = dialect.n_skipped;
-            for line in text.bytes[start..].split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
-                let fields: Vec<&[u8]> = blank_fields(line).collect();
+            for line in bytes[start..].split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+                let fields: Vec<Cow<'_, [u8]>> = match rows.width {
+                    None => blank_header(line).collect(),
+                    Some(_) => blank_fields(line).collect(),
+                };
+                let fields: Vec<&[u8]> = fields.iter().map(|field| &**field).collect();
                 if !fields.is_empty() {
                     rows.add(start as u64, &fields)?;
                 }
@@ -48,6 +59,9 @@ fn separated(bytes: &[u8], dialect: Dialect, delimiter: u8, rows: &mut Rows<'_>)
         .has_headers(false)
         .flexible(true)
         .delimiter(delimiter)
+        .quote(dialect.quote)
+        .escape(dialect.has_escapes.then_some(b'\\'))
+        .double_quote(!dialect.has_escapes)
         .from_reader(bytes[dialect.n_skipped..].chain(tail.as_bytes()));
     let mut record = ByteRecord::new();
     loop {
@@ -80,6 +94,10 @@ struct Rows<'a> {
     width: Option<usize>,
     /// Number of empty cells that every row has behind the header's last.
     n_trailing: usize,
+    /// Every row begins with a name that the header has no cell for.
+    has_row_names: bool,
+    /// A line of dashes may stand below the header.
+    may_have_rule: bool,
     lines: Lines<'a>,
 }
 
@@ -91,19 +109,28 @@ impl Rows<'_> {
             return Ok(());
         }
         let Some(width) = self.width else {
-            self.width = Some(fields.len());
+            self.width = Some(fields.len() + usize::from(self.has_row_names));
             if self.cells.header == Header::Missing {
                 self.cells.number_columns(fields.len());
                 return self.add(start, fields);
             }
             let name = |cell: &&[u8]| match std::str::from_utf8(cell) {
-                Ok(text) => Ok(text.trim().to_owned()),
+                Ok(text) => Ok(without_mark(text.trim()).to_owned()),
                 Err(_) => Err(format!("its header is not UTF-8: found `{}`", String::from_utf8_lossy(cell))),
             };
             self.cells.columns = fields.iter().map(name).collect::<Result<_, _>>()?;
+            if self.has_row_names {
+                self.cells.columns.insert(0, ROW_NAME.to_owned());
+                let note =
+                    "its rows have a cell more than its header: the first is the row's name, column 1, `row_name`";
+                self.cells.notes.push(note.to_owned());
+            }
             return Ok(());
         };
         let place = self.lines.line_of(start);
+        if self.cells.rows.is_empty() && self.may_have_rule && is_rule(fields) {
+            return Ok(());
+        }
         // A delimiter at the end of every row but not of the header gives rows more cells, which are empty.
         let behind = fields.get(width..).filter(|behind| behind.iter().all(|cell| cell.is_empty()));
         if behind.map(<[_]>::len) != Some(self.n_trailing) {
@@ -122,6 +149,19 @@ impl Rows<'_> {
         }
         self.cells.end_row(place)
     }
+}
+
+/// The name of a column without the mark of a comment before it, as NumPy writes a header. A name may be `#` itself.
+fn without_mark(name: &str) -> &str {
+    let rest = name.strip_prefix('#').map(str::trim_start);
+    rest.filter(|rest| rest.starts_with(char::is_alphabetic)).unwrap_or(name)
+}
+
+/// Whether a row is the line below the header of a table in Markdown or of a database's prompt, such as `|:--|--:|`.
+fn is_rule(fields: &[&[u8]]) -> bool {
+    let mut bytes = fields.iter().flat_map(|field| field.iter());
+    bytes.all(|byte| matches!(byte, b'-' | b':' | b'+' | b'=' | b' '))
+        && fields.iter().any(|field| field.starts_with(b"--") || field.ends_with(b"--") || field.ends_with(b"- "))
 }
 
 /// Counts lines as an editor does. The reader's own count is late by one after CR LF and leaves out blank lines.
@@ -188,6 +228,34 @@ mod tests {
         assert_eq!(problem(0), Some(RowProblem::Ragged { expected: 2, found: 1 }));
         assert_eq!(problem(1), Some(RowProblem::Ragged { expected: 2, found: 3 }));
         assert_eq!(problem(2), Some(RowProblem::NotUtf8 { column: 0 }));
+    }
+
+    #[test]
+    fn tables_of_r_of_numpy_and_in_markdown_are_read() {
+        let rows = [["1", "a b.png", "1.5"], ["2", "c \"d\".png", ""]];
+        let of_r = table(b"\"name\" \"mos\"\n\"1\" \"a b.png\" 1.5\n\"2\" \"c \\\"d\\\".png\" NA\n");
+        assert_eq!(of_r.columns(), ["row_name", "name", "mos"]);
+        assert_eq!(texts(&of_r), rows);
+        assert_eq!(texts(&table(b"\"name\",\"mos\"\n\"1\",\"a b.png\",1.5\n\"2\",\"c \\\"d\\\".png\",NA\n")), rows);
+        for text in [
+            "'name','mos'\n'a.png',1\n'b.png',2\n",
+            "name, \"mos\"\n\"a.png\", \"1\"\nb.png, 2\n",
+            "name,mos\na.png,1\nb.png,2\n\0\0\0",
+            "name,mos\r\na.png,1\r\nb.png,2\r\n\x1a",
+            "# name mos\na.png 1\nb.png 2\n",
+            "# name,mos\na.png,1\nb.png,2\n",
+            "# by us, 2024, in two parts\n#name\tmos\na.png\t1\nb.png\t2\n",
+            " name  | mos \n-------+-----\n a.png |   1\n b.png |   2\n",
+        ] {
+            let table = table(text.as_bytes());
+            assert_eq!(table.columns(), ["name", "mos"], "{text}");
+            assert_eq!(
+                texts(&table).concat().iter().map(|cell| cell.trim()).collect::<Vec<_>>(),
+                ["a.png", "1", "b.png", "2"]
+            );
+        }
+        let markdown = table(b"| name  |   mos |\n|:------|------:|\n| a.png |   1.5 |\n");
+        assert_eq!((markdown.columns().join(","), markdown.n_rows()), (",name,mos,".to_owned(), 1));
     }
 
     #[test]

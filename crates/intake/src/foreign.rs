@@ -2,7 +2,7 @@
 
 pub(crate) const PARQUET: &[u8] = b"PAR1";
 
-const FOREIGN: [(&[u8], &str); 25] = [
+const FOREIGN: [(&[u8], &str); 32] = [
     (b"BZh", "compressed by bzip2; unpack it first"),
     (b"\xFD7zXZ\0", "compressed by xz; unpack it first"),
     (b"\x04\x22\x4D\x18", "compressed by lz4; unpack it first"),
@@ -22,6 +22,13 @@ const FOREIGN: [(&[u8], &str); 25] = [
     (b"\x80\x03", "a Python pickle, which is not read for safety; save the table as CSV or Parquet"),
     (b"\x80\x04", "a Python pickle, which is not read for safety; save the table as CSV or Parquet"),
     (b"\x80\x05", "a Python pickle, which is not read for safety; save the table as CSV or Parquet"),
+    (b"<stata_dta>", "a file of Stata; export the table as CSV"),
+    (b"$FL2", "a file of SPSS; export the table as CSV"),
+    (b"$FL3", "a file of SPSS; export the table as CSV"),
+    (b"RDX2\n", "a workspace of R; save the table with `write.csv`"),
+    (b"RDX3\n", "a workspace of R; save the table with `write.csv`"),
+    (b"X\n\0\0\0", "an object of R (RDS); save the table with `write.csv`"),
+    (b"HEADER RECORD*******", "a transport file of SAS; export the table as CSV"),
     (b"%PDF", "a PDF document; save the table as CSV"),
     (b"{\\rtf", "an RTF document; save the table as CSV"),
     (b"\x89PNG", "a picture (PNG), not a table"),

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 
-use calamine::{DataRef, Dimensions, Reader, SheetType, Xlsx};
+use calamine::{DataRef, Dimensions, Reader, SheetType, SheetVisible, Xlsx};
 
 use crate::Reading;
 use crate::cells::{Cells, Header, Places};
@@ -24,9 +24,11 @@ pub(crate) fn read(bytes: &[u8], reading: &Reading) -> Result<Cells, String> {
     check(bytes)?;
     let mut workbook: Xlsx<_> =
         Xlsx::new(Cursor::new(bytes)).map_err(|error| format!("it is not a valid xlsx workbook: {error}"))?;
-    let is_sheet = |sheet: &&calamine::Sheet| sheet.typ == SheetType::WorkSheet;
-    let sheets: Vec<String> =
-        workbook.sheets_metadata().iter().filter(is_sheet).map(|sheet| sheet.name.clone()).collect();
+    let mut sheets: Vec<&calamine::Sheet> =
+        workbook.sheets_metadata().iter().filter(|sheet| sheet.typ == SheetType::WorkSheet).collect();
+    // Nobody means a hidden sheet, unless no other has a table.
+    sheets.sort_by_key(|sheet| sheet.visible != SheetVisible::Visible);
+    let sheets: Vec<String> = sheets.into_iter().map(|sheet| sheet.name.clone()).collect();
     let names = || format!("`{}`", sheets.join("`, `"));
     let candidates = match &reading.sheet {
         Some(sheet) if sheets.contains(sheet) => std::slice::from_ref(sheet),

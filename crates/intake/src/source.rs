@@ -113,17 +113,17 @@ impl Source {
 fn unpacked(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
     let limit = (bytes.len() as u64 * MAX_GROWTH).clamp(MIN_UNPACKED, MAX_BYTES);
     let is_zlib = matches!(bytes, [0x78, 0x01 | 0x5E | 0x9C | 0xDA, ..]);
-    let (name, reader): (_, Box<dyn Read>) = match bytes {
-        [0x1F, 0x8B, ..] => ("gzip", Box::new(flate2::read::MultiGzDecoder::new(bytes))),
+    let mut inner = Vec::new();
+    let (name, read) = match bytes {
+        [0x1F, 0x8B, ..] => ("gzip", read_members(bytes, limit, &mut inner)),
         [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => {
             let decoder = zstd::stream::read::Decoder::with_buffer(bytes).map_err(|error| error.to_string())?;
-            ("zstd", Box::new(decoder))
+            ("zstd", decoder.take(limit).read_to_end(&mut inner))
         }
-        _ if is_zlib => ("zlib", Box::new(flate2::read::ZlibDecoder::new(bytes))),
+        _ if is_zlib => ("zlib", flate2::read::ZlibDecoder::new(bytes).take(limit).read_to_end(&mut inner)),
         _ => return Ok(None),
     };
-    let mut inner = Vec::new();
-    match reader.take(limit).read_to_end(&mut inner) {
+    match read {
         // Text may begin with the two characters that zlib begins with.
         Err(_) if is_zlib && inner.is_empty() => Ok(None),
         Err(error) => Err(format!("its {name} compression is damaged or cut short: {error}")),
@@ -131,5 +131,17 @@ fn unpacked(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
             Err(format!("its {name} compression unpacks to more than {} MiB; unpack it and divide it", limit >> 20))
         }
         Ok(_) => Ok(Some(inner)),
+    }
+}
+
+/// Unpacks the members of a gzip file one after the other. Zeros behind the last are padding, as a tape's blocks have.
+fn read_members(mut bytes: &[u8], limit: u64, inner: &mut Vec<u8>) -> std::io::Result<usize> {
+    loop {
+        let mut member = flate2::bufread::GzDecoder::new(bytes);
+        member.by_ref().take(limit - inner.len() as u64).read_to_end(inner)?;
+        bytes = member.into_inner();
+        if inner.len() as u64 >= limit || bytes.iter().all(|byte| *byte == 0) {
+            return Ok(inner.len());
+        }
     }
 }

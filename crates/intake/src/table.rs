@@ -231,12 +231,11 @@ impl Table {
 
     /// Whether one of these header cells is a fraction or the name of an image.
     fn looks_like_data(&self, mut columns: impl Iterator<Item = usize>) -> bool {
-        const ENDINGS: [&str; 7] = [".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"];
         self.cells.header == Header::Row
             && columns.any(|at| {
-                let name = self.columns()[at].to_ascii_lowercase();
-                let is_fraction = name.contains(['.', ',']) && values::number(&name, true).is_some();
-                is_fraction || ENDINGS.iter().any(|ending| name.ends_with(ending))
+                let name = &self.columns()[at];
+                let is_fraction = name.contains(['.', ',']) && values::number(name, true).is_some();
+                is_fraction || values::names_image(name)
             })
     }
 }

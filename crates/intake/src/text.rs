@@ -33,6 +33,11 @@ pub(crate) fn decoded(mut bytes: Vec<u8>, label: Option<&str>) -> Result<Text, S
         }
         return Ok(Text { bytes: recoded(&bytes, encoding), note: None });
     }
+    // A file that was being written when its machine stopped may end with zeros, and one of DOS with its end mark.
+    let n_text = bytes.iter().rposition(|byte| !matches!(byte, 0 | 0x1A)).map_or(0, |last| last + 1);
+    if !bytes[..n_text].contains(&0) {
+        bytes.truncate(n_text);
+    }
     let head = &bytes[..bytes.len().min(N_LOOKED_AT)];
     if head.contains(&0) {
         let zeros = |start| head.iter().skip(start).step_by(2).filter(|byte| **byte == 0).count();

@@ -14,6 +14,13 @@ pub fn is_missing(text: &str) -> bool {
     text.is_empty() || (text.len() <= 8 && MISSING.contains(&text))
 }
 
+/// Whether `text` ends like the name of an image file.
+pub(crate) fn names_image(text: &str) -> bool {
+    const ENDINGS: [&str; 7] = [".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"];
+    let text = text.to_ascii_lowercase();
+    ENDINGS.iter().any(|ending| text.ends_with(ending))
+}
+
 /// The number that `text` is; it may be infinite. `None` if it is no number.
 ///
 /// With a decimal comma, points and blanks between groups of digits are left out.

@@ -48,6 +48,7 @@ fn compressed_tables_are_read_whatever_their_name() {
     gives_three(zstd::encode_all(CSV.as_bytes(), 3).expect("in memory"), &[]);
     gives_three(zlib.finish().expect("in memory"), &[]);
     gives_three(gzip(lines.as_bytes()), &[]);
+    gives_three([gzip(CSV.as_bytes()), vec![0; 512]].concat(), &[]);
     gives_three(gzip(&parquet_of(Compression::SNAPPY)), &[]);
     let dir = with_three_images();
     let whole = gzip(CSV.repeat(50).as_bytes());
@@ -93,6 +94,15 @@ fn delimiters_are_recognised_or_given() {
     gives_three(CSV.replace("name,mos", " name , mos "), &[]);
     gives_three(CSV.replace('\n', ",\n").replacen(",\n", "\n", 1), &[]);
     gives_three(format!("Pilot study 2024\n{CSV}"), &[]).says("taken for a title");
+    gives_three(format!("# by us, in 2024, in two parts\n{CSV}"), &[]).says("taken for a title");
+    gives_three(format!("# {}", CSV.replace(',', " ")), &[]);
+    gives_three(CSV.replace("name,mos", "'name','mos'"), &[]);
+    gives_three(CSV.replace("mos", " \"mos\"").replace(",3", ", \"3\""), &[]);
+    gives_three(format!("{CSV}\0\0\0\0"), &[]);
+    let markdown = CSV.lines().map(|line| format!("| {} |\n", line.replace(',', " | "))).collect::<String>();
+    gives_three(markdown.replacen("|\n", "|\n|:--|--:|\n", 1), &[]);
+    gives_three(CSV.replace(',', " | ").replacen('\n', "\n------+----\n", 1), &[]);
+    gives_three(CSV.replace(',', "  ").replacen('\n', "\n------  ----\n", 1), &[]);
     let dir = with_three_images();
     dir.write("colons.csv", CSV.replace(',', ":"));
     ingest(&dir, "colons.csv", &[])
@@ -101,6 +111,22 @@ fn delimiters_are_recognised_or_given() {
     dir.write("t.csv", CSV);
     ingest(&dir, "t.csv", &["--delimiter", "comma or so"]).exits(2).says("`semicolon`");
     ingest(&dir, "t.csv", &["--delimiter", ";"]).exits(2).says("the columns are: `name,mos`");
+}
+
+#[test]
+fn tables_with_row_names_are_read() {
+    let rows = [("a.png", "1.5"), ("b.jpg", "2.25"), ("c.webp", "3")];
+    let lines = |row: fn((usize, &(&str, &str))) -> String| (1..).zip(&rows).map(row).collect::<String>();
+    let quoted = lines(|(n, (name, mos))| format!("\"{n}\" \"{name}\" {mos}\n"));
+    gives_three(format!("\"name\" \"mos\"\n{quoted}"), &[]).says("the first is the row's name, column 1, `row_name`");
+    gives_three(format!("\"name\",\"mos\"\n{}", quoted.replace(' ', ",")), &[]);
+    gives_three(format!("name mos\n{}", quoted.replace('"', "")), &[]);
+    gives_three(format!("name\tmos\n{}", quoted.replace('"', "").replace(' ', "\t")), &[]);
+    gives_three(format!("  name  mos\n{}", lines(|(n, (name, mos))| format!("{n}  {name}  {mos}\n"))), &[]);
+    gives_three(format!(",name,mos\n{}", quoted.replace('"', "").replace(' ', ",")), &[]);
+    // The images' names are the rows' names.
+    let names = lines(|(_, (name, mos))| format!("{name} {mos} 0.1\n"));
+    gives_three(format!("mos sd\n{names}"), &["--set", "columns.name=row_name"]);
 }
 
 #[test]

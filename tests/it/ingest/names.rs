@@ -20,7 +20,7 @@ fn ingested(files: &[&str], images: &str, names: &[&str]) -> (TestDir, Ran) {
 fn backslashes_separate_folders_and_absolute_paths_below_the_folder_are_names() {
     let (_, ran) = ingested(&["a.png", "b.png"], "all", &["pics\\a.png", ".\\pics\\b.png"]);
     ran.exits(0).says("2 images");
-    let (dir, ran) = ingested(&["a.png", "b.png"], "all/pics", &["HERE/a.png", "b.png"]);
+    let (dir, ran) = ingested(&["a.png", "b.png"], "all/pics", &["file://HERE/a.png", "b.png"]);
     ran.exits(0).says("2 images");
     assert_eq!(written(&dir).0.rows[1].name, "b.png");
     let (dir, ran) = ingested(&["a.png"], "all/pics", &["/etc/hostname", "HERE/../../t.csv", "..\\..\\t.csv"]);
@@ -51,6 +51,8 @@ fn what_all_missing_names_share_is_said_with_an_example() {
         (["a.png", "b.png"], "all/pics", ["A.PNG", "B.PNG"], "upper and lower case: `A.PNG` is there as `a.png`"),
         (["e\u{301}.png", "b\u{308}.png"], "all/pics", ["\u{e9}.png", "b\u{308}.png"], "the folder holds"),
         (["a.png", "b.png"], "all/pics", ["other/a.png", "other/b.png"], "folders before the name"),
+        (["a.png", "b.png"], "all/pics", ["/home/x/a.png", "/home/x/b.png"], "folders before the name"),
+        (["a.png", "b.png"], "all/pics", ["C:\\data\\a.png", "C:\\data\\b.png"], "folders before the name"),
         (["a.png", "b.png"], "all", ["a.png", "b.png"], "a missing folder; give `--images` the folder"),
         (["a.png", "b.png"], "all/pics", ["a", "b"], "the missing extension: `a` is there as `a.png`"),
         (["a.png", "b.png"], "all/pics", ["a.jpg", "b.jpg"], "the extension: `a.jpg` is there as `a.png`"),
