@@ -76,10 +76,23 @@ fn lists_of_text_are_read_as_published() {
     dir.write("test_koniq.json", list);
     let q_align = adapted(&dir, "q-align", "test_koniq.json", &["--mos-scale", "1..5"]);
     assert_eq!(q_align, [named("I01_01_1.png", 3.46), named("i02.bmp", 2.0)]);
-    for (adapter, header) in [("pku-i2iqa", "name,mos"), ("agin", "filename,MOS_nat")] {
-        dir.write("t.csv", format!("{header}\nI01_01_1.png,3.2\ni02.bmp,2.5\n"));
-        assert_eq!(adapted(&dir, adapter, "t.csv", &["--mos-scale", "0..5", "--force"])[0], named("I01_01_1.png", 3.2));
-    }
+    dir.write("agin.csv", "filename,MOS_nat,MOS_tech,MOS_rat\nI01_01_1.png,3.2,3,4\ni02.bmp,2.5,2,3\n");
+    assert_eq!(adapted(&dir, "agin", "agin.csv", &["--mos-scale", "0..5"])[1], named("i02.bmp", 2.5));
+}
+
+#[test]
+fn pku_i2iqa_is_read_as_published_with_its_generators() {
+    let dir = pictures(&["SD_animal_1.png", "MJ_animal_1.png"]);
+    dir.write(
+        "I2IQA_annotation.csv",
+        "Image_prompt,Generated_image,MOS_q,MOS_a,MOS_c\np1.png,SD_animal_1.png,1.71,1.4086,3.5814\n\
+         p1.png,MJ_animal_1.png,4.278,4.13,4.211\n",
+    );
+    let mos = adapted(&dir, "pku-i2iqa", "I2IQA_annotation.csv", &[]);
+    assert_eq!(mos, [named("SD_animal_1.png", 1.71), named("MJ_animal_1.png", 4.278)]);
+    let rows = written(&dir).0.rows;
+    assert_eq!((rows[0].generator.as_deref(), rows[1].generator.as_deref()), (Some("SD"), Some("MJ")));
+    assert_eq!(rows[1].mos_align, Some(4.211));
 }
 
 #[test]
