@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use std::io::{self, Cursor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError as CrateError, ImageFormat, ImageReader};
 
-use super::format::{Format, HEAD_BYTES};
+use super::format::{self, Format, HEAD_BYTES};
 use super::{DecodeLimits, ImageError, ImageInfo, RgbImage8, jpeg, tiff};
 
 /// Identifies and decodes an image file's `bytes`. The crate's documentation says how each kind of file is decoded.
@@ -48,7 +49,10 @@ pub fn probe(bytes: &[u8]) -> Result<ImageInfo, ImageError> {
     let (width_px, height_px) = catch_unwind(AssertUnwindSafe(header))
         .map_err(|panic| damaged(panic_message(panic)))?
         .map_err(|error| damaged(error.to_string()))?;
-    Ok(ImageInfo { format, width_px, height_px })
+    Ok(match format == "tiff" && tiff::is_on_its_side(&bytes) {
+        true => ImageInfo { format, width_px: height_px, height_px: width_px },
+        false => ImageInfo { format, width_px, height_px },
+    })
 }
 
 fn format_of(bytes: &[u8]) -> Result<&'static str, ImageError> {
@@ -58,7 +62,8 @@ fn format_of(bytes: &[u8]) -> Result<&'static str, ImageError> {
         None if bytes.is_empty() => Err(ImageError::Empty),
         None => {
             let head: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            Err(ImageError::NotAnImage { starts_with: head.join(" ") })
+            let what = format::other(&bytes[..bytes.len().min(HEAD_BYTES)]);
+            Err(ImageError::NotAnImage { starts_with: head.join(" "), what })
         }
     }
 }
@@ -143,13 +148,20 @@ fn decode_other(
     let mut allocations = image::Limits::default();
     allocations.max_alloc = Some(limits.max_pixels.saturating_mul(16).saturating_add(64 << 20));
     reader.limits(allocations);
-    let decoder = reader.into_decoder().map_err(crate_error)?;
+    let mut decoder = reader.into_decoder().map_err(crate_error)?;
     let (width_px, height_px) = decoder.dimensions();
     check_size(width_px, height_px, limits)?;
     if width_px == 0 || height_px == 0 {
         return Err(ImageError::Damaged { format, reason: format!("{width_px} × {height_px} pixels") });
     }
-    let pixels = match (values, DynamicImage::from_decoder(decoder).map_err(crate_error)?) {
+    let orientation = match format {
+        "tiff" => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+        _ => Orientation::NoTransforms,
+    };
+    let mut image = DynamicImage::from_decoder(decoder).map_err(crate_error)?;
+    image.apply_orientation(orientation);
+    let (width_px, height_px) = (image.width(), image.height());
+    let pixels = match (values, image) {
         (tiff::Values::Places(palette), DynamicImage::ImageLuma8(places)) => {
             places.as_raw().iter().flat_map(|place| palette[usize::from(*place)]).collect()
         }

@@ -13,7 +13,7 @@ pub enum Format {
 pub const HEAD_BYTES: usize = 64;
 
 /// Formats with a fixed beginning that are not decoded.
-const FOREIGN: [(&[u8], &str); 27] = [
+const FOREIGN: [(&[u8], &str); 29] = [
     (b"\0\0\0\x0CJXL \r\n\x87\n", "JPEG XL"),
     (b"\xFF\x0A", "JPEG XL"),
     (b"\0\0\0\x0CjP  \r\n\x87\n", "JPEG 2000"),
@@ -41,6 +41,8 @@ const FOREIGN: [(&[u8], &str); 27] = [
     (b"BLP1", "Blizzard texture"),
     (b"BLP2", "Blizzard texture"),
     (b"\x59\xA6\x6A\x95", "Sun raster"),
+    (b"%!PS", "PostScript"),
+    (b"\xC5\xD0\xD3\xC6", "PostScript"),
 ];
 
 /// Brands of files in the form of ISO 14496-12 (`ftyp`) that hold an image.
@@ -82,8 +84,49 @@ impl Format {
             // Reserved, of type icon, then the number of its pictures and the width of the first.
             [0, 0, 1, 0, 1..=255, 0, _, _, _, 0, ..] => Some(Self::Foreign("icon")),
             [_, _, _, _, b'f', b't', b'y', b'p', ..] => brand(head).map(Self::Foreign),
-            _ => None,
+            _ => is_svg(head).then_some(Self::Foreign("SVG")),
         }
+    }
+}
+
+/// Whether a text is a drawing in SVG by its first characters.
+fn is_svg(head: &[u8]) -> bool {
+    let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head).trim_ascii_start();
+    let holds = |words: &[u8]| head.windows(words.len()).any(|part| part == words);
+    head.starts_with(b"<svg") || (head.starts_with(b"<") && (holds(b"<svg") || holds(b"<!DOCTYPE svg")))
+}
+
+/// What often stands where an image should be, by its first bytes.
+const OTHERS: [(&[u8], &str); 16] = [
+    (b"version https://git-lfs", "a pointer of Git LFS; get the file with `git lfs pull`"),
+    (b"\x89PNG\n\x1A\n", "a PNG that was copied as text; copy it again as binary data"),
+    (b"\x89PNG\r\r\n\x1A", "a PNG that was copied as text; copy it again as binary data"),
+    (b"<", "a web page or XML, such as a server's answer; download the file itself"),
+    (b"{", "JSON, such as a server's answer; download the file itself"),
+    (b"data:image/", "a data URL; decode it"),
+    (b"iVBORw0KGgo", "a PNG in base64; decode it"),
+    (b"/9j/", "a JPEG in base64; decode it"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a zip archive; unpack it"),
+    (b"\x1F\x8B", "compressed by gzip; unpack it"),
+    (b"\x28\xB5\x2F\xFD", "compressed by zstd; unpack it"),
+    (b"\x1A\x45\xDF\xA3", "a film (Matroska or WebM)"),
+    (b"OggS", "a film or sound (Ogg)"),
+    (b"\x80\x02", "a Python pickle"),
+    (b"\x93NUMPY", "a NumPy array"),
+];
+
+/// What a file is that is no image and begins with `head`, if that is known.
+pub fn other(head: &[u8]) -> Option<&'static str> {
+    let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head).trim_ascii_start();
+    match head {
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] | [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', ..] => {
+            Some("a film")
+        }
+        _ if !head.is_empty() && head.iter().all(|byte| *byte == 0) => {
+            Some("zeros, as an interrupted copy leaves; copy it again")
+        }
+        _ => OTHERS.iter().find(|(start, _)| head.starts_with(start)).map(|(_, what)| *what),
     }
 }
 
@@ -132,5 +175,22 @@ mod tests {
         assert_eq!(Format::of(&file(b"mif1\0\0\0\0mif1")), Some(Format::Foreign("HEIF")));
         assert_eq!(Format::of(&file(b"isom\0\0\0\0isommp42")), None, "a film");
         assert_eq!(Format::of(b"\xFF\xFF\xFF\xFFftypavif"), Some(Format::Foreign("AVIF")));
+    }
+
+    #[test]
+    fn drawings_are_named_and_so_is_what_is_no_image() {
+        for text in ["<svg xmlns=''/>", "\u{FEFF}<?xml version=\"1.0\"?>\n<svg>", "<!DOCTYPE svg PUBLIC>"] {
+            assert_eq!(Format::of(text.as_bytes()), Some(Format::Foreign("SVG")), "{text}");
+        }
+        for (head, words) in [
+            (b"<html>".as_slice(), "a web page"),
+            (b"\xEF\xBB\xBF {\"error\": 1}", "JSON"),
+            (b"\0\0\0\x18ftypmp42", "a film"),
+            (b"\0\0\0\0", "zeros"),
+        ] {
+            assert_eq!(Format::of(head), None);
+            assert!(other(head).is_some_and(|what| what.contains(words)), "{words}");
+        }
+        assert_eq!(other(b"ratings"), None);
     }
 }

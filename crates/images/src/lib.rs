@@ -11,7 +11,7 @@
 //! | 16 bits a channel | scaled to 8 bits |
 //! | float | values from 0 to 1, scaled to 8 bits; a file with other values is refused |
 //! | alpha | dropped, not composited over anything |
-//! | EXIF rotation | ignored: pixels as they are stored |
+//! | orientation tag | turns a TIFF; ignored in every other format: pixels as they are stored |
 //! | animation | first frame |
 //!
 //! A file that ends early is an error, never a picture with a grey bottom, and so is a JPEG whose decoder warns of lost data.
@@ -59,9 +59,9 @@ impl Default for DecodeLimits {
 pub struct ImageInfo {
     /// Format by content: `jpeg`, `png`, `webp`, `bmp`, `gif`, `tiff` or `pnm`.
     pub format: &'static str,
-    /// Width as stored, pixels.
+    /// Width as stored, of a TIFF as its orientation tag turns it, pixels.
     pub width_px: u32,
-    /// Height as stored, pixels.
+    /// Height as stored, of a TIFF as its orientation tag turns it, pixels.
     pub height_px: u32,
 }
 
@@ -92,11 +92,14 @@ pub enum ImageError {
     /// The content is not an image of a known format.
     #[error(
         "the content is not in a known image format (jpeg, png, webp, bmp, gif, tiff, pnm); it starts with \
-         {starts_with}"
+         {starts_with}{}",
+        what.map_or_else(String::new, |what| format!(": it is {what}"))
     )]
     NotAnImage {
         /// The first bytes, hexadecimal.
         starts_with: String,
+        /// What it is, if that is known, and what to do.
+        what: Option<&'static str>,
     },
     /// The data ends before the image does.
     #[error("the {format} data ends before the image does: the file is cut short; copy it again")]

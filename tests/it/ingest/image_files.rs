@@ -182,13 +182,48 @@ fn of_an_animation_the_first_frame_counts() {
 }
 
 #[test]
-fn an_exif_rotation_is_ignored() {
-    let rgb = RgbImage::from_fn(9, 7, |x, y| Rgb([(x * 20) as u8, (y * 30) as u8, 5]));
-    let stored = encoded(&rgb.into(), ImageFormat::Jpeg);
-    let turned = with_exif_rotation(&stored);
-    let (info, image) = decode(&turned, &DecodeLimits::default()).expect("a valid file");
-    assert_eq!((info.width_px, info.height_px, image.width_px, image.height_px), (9, 7, 9, 7));
-    assert_eq!(image.pixels, pixels(&stored));
+fn a_rotation_by_exif_is_ignored_but_in_a_tiff() {
+    let exif = b"MM\0\x2A\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let rgb = DynamicImage::from(RgbImage::from_fn(9, 7, |x, y| Rgb([(x * 20) as u8, (y * 30) as u8, 5])));
+    let [jpeg, png, webp] =
+        [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP].map(|format| encoded(&rgb, format));
+    let chunk = [b"eXIf", &exif[..]].concat();
+    let chunk = [&(exif.len() as u32).to_be_bytes()[..], &chunk, &crc32(&chunk).to_be_bytes()].concat();
+    let in_png = [&png[..33], &chunk, &png[33..]].concat();
+    // The extended form, with the flag of EXIF and the sides less one, around the picture's own chunk.
+    let extended = [b"WEBPVP8X\x0A\0\0\0\x08\0\0\0\x08\0\0\x06\0\0", &webp[12..], b"EXIF"].concat();
+    let extended = [&extended[..], &(exif.len() as u32).to_le_bytes(), exif].concat();
+    let in_webp = [b"RIFF", &(extended.len() as u32).to_le_bytes()[..], &extended].concat();
+    for (stored, turned) in [(&jpeg, with_exif_rotation(&jpeg)), (&png, in_png), (&webp, in_webp)] {
+        let (info, image) = decode(&turned, &DecodeLimits::default()).expect("a valid file");
+        assert_eq!((info.width_px, info.height_px, image.width_px, image.height_px), (9, 7, 9, 7), "{}", info.format);
+        assert_eq!(image.pixels, pixels(stored), "{}", info.format);
+    }
+}
+
+#[test]
+fn a_tiff_is_turned_by_its_orientation_as_pillow_turns_it() {
+    // Pillow 13: `Image.frombytes("L", (2, 3), bytes(range(1, 7)))`, saved with each orientation and opened again.
+    let expected: [(u32, &[u8]); 8] = [
+        (2, &[1, 2, 3, 4, 5, 6]),
+        (2, &[2, 1, 4, 3, 6, 5]),
+        (2, &[6, 5, 4, 3, 2, 1]),
+        (2, &[5, 6, 3, 4, 1, 2]),
+        (3, &[1, 3, 5, 2, 4, 6]),
+        (3, &[5, 3, 1, 6, 4, 2]),
+        (3, &[6, 4, 2, 5, 3, 1]),
+        (3, &[2, 4, 6, 1, 3, 5]),
+    ];
+    for (orientation, (width, values)) in (1_u32..).zip(expected) {
+        let sides = [(256, 3, 1, 2), (257, 3, 1, 3), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 200)];
+        let more = [(274, 3, 1, orientation), (277, 3, 1, 1), (278, 3, 1, 3), (279, 4, 1, 6)];
+        let bytes = tiff_of(&[&sides[..], &more].concat(), &[1, 2, 3, 4, 5, 6]);
+        let (info, image) = decode(&bytes, &DecodeLimits::default()).expect("a valid file");
+        assert_eq!((info.width_px, image.width_px), (width, width), "{orientation}");
+        assert_eq!(agiqa_images::probe(&bytes).expect("a valid header"), info);
+        let grey: Vec<u8> = image.pixels.iter().step_by(3).copied().collect();
+        assert_eq!(grey, values, "{orientation}");
+    }
 }
 
 #[test]
@@ -391,6 +426,13 @@ fn pixel_tiff(pixel: &[u8], more: &[(u16, u16, u32, u32)]) -> Vec<u8> {
     tiff_of(&entries, pixel)
 }
 
+/// A TIFF of one grey pixel with this compression and kind of colours.
+fn compressed_tiff(compression: u32, colours: u32, data: &[u8]) -> Vec<u8> {
+    let sides = [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 1, 8), (259, 3, 1, compression), (262, 3, 1, colours)];
+    let more = [(273, 4, 1, 200), (277, 3, 1, 1), (279, 4, 1, data.len() as u32)];
+    tiff_of(&[&sides[..], &more].concat(), data)
+}
+
 #[test]
 fn colours_of_a_tiff_are_divided_by_the_alpha_that_they_are_multiplied_by() {
     assert_eq!(pixels(&pixel_tiff(&[10, 50, 100, 100], &[(338, 3, 1, 1)])), [25, 127, 255]);
@@ -426,6 +468,12 @@ fn floats_of_another_scale_and_formats_that_are_not_read_are_unsupported() {
         ("i.tif", tiff([0.0, f32::NAN, 1.0]), "a float value of NaN: expected 0 to 1"),
         ("j.tif", planar_tiles(), "its tiles hold one channel each"),
         ("k.tif", pixel_tiff(&[7], &[(266, 3, 1, 2)]), "the bits of its bytes are in reverse order"),
+        ("l.tif", compressed_tiff(3, 1, &[7]), "its compression is CCITT fax group 3"),
+        ("m.tif", compressed_tiff(6, 6, &[7]), "its compression is old-style JPEG"),
+        ("n.tif", compressed_tiff(34_676, 32_845, &[7]), "its compression is SGI LogLuv"),
+        ("o.tif", compressed_tiff(50_000, 1, &[7]), "its compression is Zstandard"),
+        ("p.tif", compressed_tiff(5, 1, &[0, 1, 7]), "its compression is old-style LZW"),
+        ("q.tif", compressed_tiff(1, 8, &[7]), "its colours are CIELab"),
     ];
     let mut rows = "name,mos\n".to_owned();
     for (name, bytes, _) in &files {
@@ -433,7 +481,7 @@ fn floats_of_another_scale_and_formats_that_are_not_read_are_unsupported() {
         rows += &format!("{name},1\n");
     }
     dir.write("t.csv", rows);
-    ingest(&dir, "t.csv", &[]).exits(1).says("0 images, 11 rejected (11 unsupported)");
+    ingest(&dir, "t.csv", &[]).exits(1).says("0 images, 17 rejected (17 unsupported)");
     for reject in written(&dir).1 {
         let name = reject.path.as_deref().unwrap_or_default();
         let (_, _, words) = files.iter().find(|(other, ..)| *other == name).expect("one of them");
