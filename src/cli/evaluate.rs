@@ -11,6 +11,7 @@ use super::{Context, path_argument};
 use agiqa_intake::Reading;
 use agiqa_judge::evaluate::table::{self, Excluded, TableSettings};
 use agiqa_judge::evaluate::{EvaluateSettings, EvaluateStage, Report};
+use agiqa_store::panics;
 use agiqa_store::stage::MaxRejects;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::PartitionName;
@@ -114,7 +115,7 @@ fn stage(
 }
 
 fn run_table(settings: &TableSettings, context: &Context) -> anyhow::Result<Exit> {
-    let (report, excluded) = table::evaluate(settings)?;
+    let (report, excluded) = panics::of_file(&settings.path, || table::evaluate(settings))?;
     for note in &excluded.notes {
         context.console.warn(note.clone());
     }

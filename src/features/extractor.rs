@@ -13,6 +13,7 @@ use super::nss::NssSettings;
 use super::{ExtractorName, FeatureSettings, FeatureSettingsError, NetworkSettings};
 use crate::engine::{Guest, GuestError, GuestSettings, GuestWords, Loaded, Output, Task, Work};
 use agiqa_store::identity::Fingerprint;
+use agiqa_store::panics;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::features::{FeatureKind, FeatureSet, VectorColumn};
 use agiqa_weights::WeightsError;
@@ -139,13 +140,19 @@ pub fn feature_sets(settings: &FeatureSettings) -> Result<FeaturePair, ExtractEr
 pub fn resolve(settings: &FeatureSettings) -> Result<Box<dyn ExtractorKind>, ExtractError> {
     let common = &settings.common;
     common.check()?;
-    Ok(match &settings.network {
-        NetworkSettings::ClipB16(options) => Box::new(ClipSettings::new(options, common)?),
-        NetworkSettings::Dinov2S14(options) => Box::new(Dinov2Settings::new(options, common)?),
-        NetworkSettings::Maniqa(options) => Box::new(ManiqaSettings::new(options, common)?),
-        NetworkSettings::MplugOwl2(options) => Box::new(MplugOwl2Settings::new(options, common)?),
-        NetworkSettings::Nss(options) => Box::new(NssSettings::new(options)?),
-    })
+    let resolve = || -> Result<Box<dyn ExtractorKind>, ExtractError> {
+        Ok(match &settings.network {
+            NetworkSettings::ClipB16(options) => Box::new(ClipSettings::new(options, common)?),
+            NetworkSettings::Dinov2S14(options) => Box::new(Dinov2Settings::new(options, common)?),
+            NetworkSettings::Maniqa(options) => Box::new(ManiqaSettings::new(options, common)?),
+            NetworkSettings::MplugOwl2(options) => Box::new(MplugOwl2Settings::new(options, common)?),
+            NetworkSettings::Nss(options) => Box::new(NssSettings::new(options)?),
+        })
+    };
+    match settings.network.weights() {
+        Some(weights) => panics::of_file(weights, resolve),
+        None => resolve(),
+    }
 }
 
 /// An extractor as a guest of the engine: one task that fills its sets together.

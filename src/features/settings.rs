@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
@@ -164,6 +165,17 @@ impl NetworkSettings {
             ExtractorName::MplugOwl2 => Self::MplugOwl2(reader.read()?),
             ExtractorName::Nss => Self::Nss(reader.read()?),
         })
+    }
+
+    /// The place of weights of the user's own.
+    pub(super) fn weights(&self) -> Option<&Path> {
+        match self {
+            Self::ClipB16(options) => options.weights.as_deref(),
+            Self::Dinov2S14(options) => options.weights.as_deref(),
+            Self::Maniqa(options) => options.weights.as_deref(),
+            Self::MplugOwl2(options) => options.weights.as_deref(),
+            Self::Nss(_) => None,
+        }
     }
 
     /// The network's name.

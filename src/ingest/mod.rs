@@ -31,6 +31,7 @@ use rayon::prelude::*;
 use agiqa_images::{DecodeLimits, ImageError, ImageInfo};
 use agiqa_intake::TableError;
 use agiqa_store::identity::ImageId;
+use agiqa_store::panics;
 use agiqa_store::path_text::text_of;
 use agiqa_store::stage::{Freshness, Stage, StageContext, StageError, StageReport};
 use agiqa_store::store::derived::Derived;
@@ -137,7 +138,9 @@ impl IngestStage {
         let folder = self.image_folder();
         let plan = match self.plan.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(plan) => plan,
-            None => Plan::of(&self.settings, folder.as_ref().ok().and_then(Option::as_deref))?,
+            None => panics::of_file(&self.settings.table, || {
+                Plan::of(&self.settings, folder.as_ref().ok().and_then(Option::as_deref))
+            })?,
         };
         Ok((plan, folder?))
     }

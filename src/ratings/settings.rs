@@ -9,6 +9,7 @@ use agiqa_images::DECODER_VERSION;
 use agiqa_nets::raters::{RaterError, RaterFile, RaterName};
 use agiqa_nets::trained_head::LabelScale;
 use agiqa_store::identity::Fingerprint;
+use agiqa_store::panics;
 use agiqa_store::path_text;
 use agiqa_store::tables::PartitionName;
 use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
@@ -128,7 +129,7 @@ impl RatingSettings {
         if !path.exists() {
             return Err(RatingError::Absent { network, place: path, known: known(network) });
         }
-        RaterFile::open(network, variant, &path).map_err(load_error)
+        panics::of_file(&path, || RaterFile::open(network, variant, &path)).map_err(load_error)
     }
 
     /// The place of the weights, present or not: the path of the settings, or that of published weights which the settings

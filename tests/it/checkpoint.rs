@@ -348,6 +348,11 @@ fn files_that_stand_for_a_checkpoint_are_named_for_what_they_are() {
     let n = broken.len();
     broken[n - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     refused(&broken, "has values that are not finite");
+    let (pointer, weights) =
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:aa\n", folder.display().to_string());
+    std::fs::write(folder.join("config.json"), pointer).expect("it can be written");
+    let args = ["extract", "--extractor", "maniqa", "--weights", &weights, "--images", "images", "--store", "store"];
+    dir.agiqa(&args).exits(2).says("config.json` does not describe").says("it is a Git LFS pointer");
 }
 
 #[test]

@@ -97,3 +97,24 @@ pub fn check_sums(path: &Path, source: &dyn ReadAt) -> Result<(), CheckpointErro
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_panics_is_an_error_with_the_file_and_the_words() {
+        struct Broken;
+        impl ReadAt for Broken {
+            fn n_bytes(&self) -> u64 {
+                100
+            }
+
+            fn read_exact_at(&self, _: &mut [u8], offset: u64) -> std::io::Result<()> {
+                panic!("nothing at {offset}")
+            }
+        }
+        let error = read_file(Path::new("x.pt"), &Broken).expect_err("it panics").to_string();
+        assert!(error.starts_with("x.pt: the reader gave up: nothing at 0"), "{error}");
+    }
+}

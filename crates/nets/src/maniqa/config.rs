@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::layers::Activation;
 use crate::vit::VitConfig;
+use agiqa_checkpoint::other;
 
 /// A missing or impossible description of a network.
 #[derive(Debug, thiserror::Error)]
@@ -101,8 +102,13 @@ impl ManiqaConfig {
     pub fn read(path: &Path) -> Result<Self, ManiqaConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ManiqaConfigError::Read { path: path.to_owned(), source })?;
-        let config: Self =
-            serde_json::from_str(&text).map_err(|source| ManiqaConfigError::Parse { path: path.to_owned(), source })?;
+        let config: Self = serde_json::from_str(&text).map_err(|error| {
+            // What a failed download leaves is named instead of the place where it stops being JSON.
+            let head = &text.as_bytes()[..text.len().min(other::HEAD_BYTES)];
+            let found = other::content(head).filter(|_| !text.trim_start().starts_with('{'));
+            let source = found.map_or(error, |found| serde::de::Error::custom(format!("it is {found}")));
+            ManiqaConfigError::Parse { path: path.to_owned(), source }
+        })?;
         config.check()?;
         Ok(config)
     }
