@@ -156,6 +156,7 @@ impl Nights {
             "dataset, image_id, name, path, bytes, width, height, format, prompt, cached FROM images",
             "scorer, fingerprint, image_id, score FROM scores",
             "scorer, night, image_id, uri, name, prompt, score, cached FROM night_scores",
+            "scorer, night, scope, n, n_new, n_rejected, mean, std, p50, bin_low, bin_width FROM nights",
         ] {
             let [expected, found] = ["whole", "killed"].map(|store| self.rows(store, table));
             let (expected, found) = (expected?, found?);

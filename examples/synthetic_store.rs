@@ -4,22 +4,23 @@
 //! cargo run --release --example synthetic_store -- /tmp/store 1000000        # vectors one value wide: planning alone
 //! time agiqa features --store /tmp/store --dataset synthetic
 //!
-//! cargo run --release --example synthetic_store -- /tmp/store 1000000 whole  # 3 kB a column and image
+//! cargo run --release --example synthetic_store -- /tmp/store 1000000 whole  # 12 kB an image: f_a, f_b, f_1 of 3072 values
 //! agiqa split --store /tmp/store --dataset rated
 //! agiqa train --store /tmp/store --dataset rated --features clip-b16 --epochs 1 --name head     # prints the run
 //! time agiqa predict --store /tmp/store --run RUN --dataset synthetic        # scores all cached rows
-//! time agiqa score NEW --store /tmp/store --corpus gen --night n2 --run RUN  # a night after one of these images
+//! time agiqa score NEW --store /tmp/store --corpus gen --night n2 --run RUN --set 'sides=[224]' --set 'statistics=["class"]'
 //! ```
 //!
-//! Planning reads the ids and never the vectors. Dataset `rated` has the first 400 images. The inventory of corpus `gen`
-//! has all images, as files that do not exist, of night `n1`. Memory of a training on as many images as AIGCQA-20k has:
+//! The last command scores a night after one of these images. Planning reads the ids and never the vectors. Dataset
+//! `rated` has the first 400 images. The inventory of corpus `gen` has all images, as files that do not exist, of night
+//! `n1`. Memory of a training on as many images as AIGCQA-20k has:
 //!
 //! ```sh
 //! cargo run --release --example synthetic_store -- /tmp/store 20000 whole
 //! /usr/bin/time -v agiqa train --store /tmp/store --dataset synthetic --features clip-b16 --head kernel-ridge
 //! ```
 
-use agiqa::features::{FeatureSettings, feature_sets};
+use agiqa::features::{FeatureSettings, NetworkSettings, feature_sets};
 use agiqa_store::identity::ImageId;
 use agiqa_store::store::{OpenMode, Store};
 use agiqa_store::tables::features::{FeatureRows, FeatureSet, VectorColumn};
@@ -50,7 +51,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     images::write(&store, &"rated".parse()?, &rated)?;
     images::write(&store, &"synthetic".parse()?, &Images { rows, extra: Vec::new() })?;
 
-    let pair = feature_sets(&FeatureSettings::default())?;
+    let mut settings = FeatureSettings::default();
+    if let (true, NetworkSettings::ClipB16(options)) = (is_whole, &mut settings.network) {
+        options.sides = Some(vec![224]);
+        options.statistics = Some(serde_json::from_value(serde_json::json!(["class"]))?);
+    }
+    let pair = feature_sets(&settings)?;
     let mut state = 1;
     for set in [pair.semantic, pair.quality] {
         let narrow = |column: &VectorColumn| VectorColumn { name: column.name.clone(), dim: 1 };
