@@ -215,14 +215,15 @@ fn trunks_are_read_from_their_files_and_a_missing_one_is_named() {
         Tensor::write_safetensors(&of_trunk.collect::<Vec<_>>(), path).expect("it can be written");
     };
     write("vgg16-397923af.pth", "features1.", "");
-    let absent = train("trunks").exits(2).says("the S-CNN of DBCNN's authors").says("`scnn.pkl` (2.6 MB");
-    let _ = absent.says("7ea73d75").says("trunks");
+    let absent = train("trunks").exits(2).says("the weights `scnn`").says("trunks lacks");
+    let _ =
+        absent.says("get `scnn.pkl` (2585667 bytes; its SHA-256 begins with 7ea73d75)").says("DBCNN_scnn-7ea73d75.pth");
     write("scnn.pkl", "features2.", "module.");
     let _ = train("trunks").exits(0).says("2 begin by seed 0").says("vgg16-397923af.pth").says("scnn.pkl");
     // Without `--weights`, the place of trunks is named.
     let args = ["train", "--store", "store", "--dataset", "d", "--rater", "stairiqa"];
     let ran = fixture.dir.agiqa_with(&args, |command| _ = command.env("AGIQA_WEIGHTS", "nowhere")).exits(2);
-    let _ = ran.says("`resnet50-11ad3fa6.pth` (97.8 MB").says("nowhere/imagenet");
+    let _ = ran.says("get `resnet50-11ad3fa6.pth` (about 98 MB").says("nowhere/imagenet");
 }
 
 #[test]
