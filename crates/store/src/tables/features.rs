@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Column, ColumnType, Columns, PartitionName, for_each_batch, integer_array, real_array, text_array};
@@ -218,26 +219,52 @@ impl FeatureSet {
                 by_part.entry(*part).or_default().insert(*row as usize, *id);
             }
         }
-        let mut positions: HashMap<ImageId, usize> = HashMap::with_capacity(wanted.len());
-        let mut matrices = vec![Vec::new(); self.columns.len()];
-        let names: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
+        let n_found: usize = by_part.values().map(BTreeMap::len).sum();
+        let mut matrices: Vec<Vec<f32>> = self.columns.iter().map(|column| vec![0.0; n_found * column.dim]).collect();
+        let mut positions: HashMap<ImageId, usize> = HashMap::with_capacity(n_found);
+        // The parts lie one after the other in the matrices, so that threads can fill them.
+        let mut rest: Vec<&mut [f32]> = matrices.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut work: Vec<(u32, Vec<usize>, Vec<&mut [f32]>)> = Vec::new();
         for (part, rows) in by_part {
             for id in rows.values() {
                 positions.insert(*id, positions.len());
             }
-            let taken: Vec<usize> = rows.into_keys().collect();
-            let reader = PartReader::open(store, &index.parts[part as usize], self.kind.part_kind())?;
-            let mut batches = reader.read_rows(&names, &taken)?;
-            while let Some(batch) = batches.next() {
-                let batch = batch?;
-                let columns = Columns::new(&batches, &batch);
-                for (column, values) in self.columns.iter().zip(&mut matrices) {
-                    values.extend(columns.vectors(&column.name, column.dim, &batch)?);
-                }
+            let mut own = Vec::with_capacity(rest.len());
+            for (rest, column) in rest.iter_mut().zip(&self.columns) {
+                let (head, tail) = std::mem::take(rest).split_at_mut(rows.len() * column.dim);
+                own.push(head);
+                *rest = tail;
             }
+            work.push((part, rows.into_keys().collect(), own));
         }
+        work.into_par_iter().try_for_each(|(part, rows, matrices)| {
+            self.read_part(store, &index.parts[part as usize], &rows, matrices)
+        })?;
         let rows = wanted.iter().map(|id| positions.get(id).copied()).collect();
         Ok(FoundFeatures { matrices, rows })
+    }
+
+    /// Reads the rows with the numbers `rows` of a part into `matrices`, one per column.
+    fn read_part(
+        &self,
+        store: &Store,
+        object: &ObjectInfo,
+        rows: &[usize],
+        mut matrices: Vec<&mut [f32]>,
+    ) -> Result<(), PartError> {
+        let names: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
+        let mut batches = PartReader::open(store, object, self.kind.part_kind())?.read_rows(&names, rows)?;
+        while let Some(batch) = batches.next() {
+            let batch = batch?;
+            let columns = Columns::new(&batches, &batch);
+            for (column, matrix) in self.columns.iter().zip(&mut matrices) {
+                let values = columns.vectors(&column.name, column.dim, &batch)?;
+                let (head, tail) = std::mem::take(matrix).split_at_mut(batch.num_rows() * column.dim);
+                head.iter_mut().zip(values).for_each(|(place, value)| *place = value);
+                *matrix = tail;
+            }
+        }
+        Ok(())
     }
 
     /// Feature sets in `store`, read from their `extractor.json`.
