@@ -51,7 +51,8 @@ pub(crate) fn of(text: &[u8], delimiter: Option<Delimiter>) -> Dialect {
         best = rival.filter(|rival| rival.is_whole() && commas_are_decimal(sample)).or(Some(&comma)).copied();
     }
     if best.is_none_or(|fit| !fit.is_whole()) {
-        let blanks = Fit::of(sample, Delimiter::Blanks).filter(Fit::is_whole);
+        // Blanks divide prose, too, and then a header without blanks would pass for a title.
+        let blanks = Fit::of(sample, Delimiter::Blanks).filter(|fit| fit.is_whole() && fit.n_titles == 0);
         best = blanks.or(best);
     }
     let delimiter = best.map_or(Delimiter::Byte(b','), |fit| fit.delimiter);
@@ -230,8 +231,14 @@ fn lines(sample: &[u8], delimiter: Delimiter) -> Vec<Line> {
     let is_quote = |at: usize| sample.get(at) == Some(&b'"');
     match delimiter {
         Delimiter::Byte(delimiter) => {
-            let mut reader =
-                ReaderBuilder::new().has_headers(false).flexible(true).delimiter(delimiter).from_reader(sample);
+            let has_escapes = has_escapes(sample, Delimiter::Byte(delimiter));
+            let mut reader = ReaderBuilder::new()
+                .has_headers(false)
+                .flexible(true)
+                .delimiter(delimiter)
+                .escape(has_escapes.then_some(b'\\'))
+                .double_quote(!has_escapes)
+                .from_reader(sample);
             let mut record = ByteRecord::new();
             let mut lines = Vec::new();
             while lines.len() < SAMPLE_ROWS && reader.read_byte_record(&mut record).unwrap_or(false) {
@@ -336,6 +343,8 @@ mod tests {
             ("a,b\n1,2\n1,2,3\n", b','),
             ("name|mos\na|1\n", b'|'),
             ("sep=;\nname;mos\n", b';'),
+            ("name,mos,prompt\na.png,1,two, dogs\nb.jpg,2,red, cat\n", b','),
+            ("name,prompt,mos\na,\"the \\\"red\\\" cat, big\",1\nb,\"the \\\"red\\\" cat, big\",2\n", b','),
             ("name\nmy picture.png\nother.png\n", b','),
             ("A0001_00_00.bmp, 1520.0648\nA0001_00_01.bmp, 1437.0798\n", b','),
         ] {

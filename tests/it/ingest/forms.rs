@@ -114,7 +114,7 @@ fn delimiters_are_recognised_or_given() {
 }
 
 #[test]
-fn tables_with_row_names_are_read() {
+fn tables_with_row_names_are_read_and_prose_with_commas_is_not_taken_for_one() {
     let rows = [("a.png", "1.5"), ("b.jpg", "2.25"), ("c.webp", "3")];
     let lines = |row: fn((usize, &(&str, &str))) -> String| (1..).zip(&rows).map(row).collect::<String>();
     let quoted = lines(|(n, (name, mos))| format!("\"{n}\" \"{name}\" {mos}\n"));
@@ -127,6 +127,12 @@ fn tables_with_row_names_are_read() {
     // The images' names are the rows' names.
     let names = lines(|(_, (name, mos))| format!("{name} {mos} 0.1\n"));
     gives_three(format!("mos sd\n{names}"), &["--set", "columns.name=row_name"]);
+    let dir = with_three_images();
+    dir.write("t.csv", "name,mos,prompt\na.png,1,two, dogs\nb.jpg,2,red, cat\n");
+    ingest(&dir, "t.csv", &[]).exits(1).says("0 images, 2 rejected (2 ragged-row)");
+    dir.write("t.csv", "name,prompt,mos\na.png,\"the \\\"red\\\" cat, big\",1\nb.jpg,\"a \\\"b\\\", c\",2\n");
+    ingest(&dir, "t.csv", &["--column", "prompt=prompt"]).exits(0).says("2 images");
+    assert_eq!(written(&dir).0.rows[0].prompt.as_deref(), Some("the \"red\" cat, big"));
 }
 
 #[test]
