@@ -162,6 +162,13 @@ pub const ROWS: &[Row] = &[
         paper_row: None,
     },
     Row {
+        name: RaterName::EfficientNetLite0.as_str(),
+        about: "an EfficientNet-Lite0 with one output, on StairIQA's crops: a start that any machine can fetch",
+        fills: &[Fills::Scores(Direction::Higher)],
+        needs: Needs::Published("weights that `agiqa train --rater efficientnet-lite0` leaves"),
+        paper_row: None,
+    },
+    Row {
         name: RaterName::QAlign.as_str(),
         about: "mPLUG-Owl2 that names a level of quality: Q-Align and OneAlign",
         fills: &[Fills::Scores(Direction::Higher)],

@@ -41,9 +41,9 @@ def conv(xs, weight, bias=None, stride=1, pad=None):
     return ys if bias is None else ys + bias[:, None, None]
 
 
-def norm(w, name, xs):
+def norm(w, name, xs, eps=1e-5):
     c = len(xs)
-    scale = w(f"{name}.weight", c) / np.sqrt(w(f"{name}.running_var", c) + 1e-5)
+    scale = w(f"{name}.weight", c) / np.sqrt(w(f"{name}.running_var", c) + eps)
     shift = w(f"{name}.bias", c) - w(f"{name}.running_mean", c) * scale
     return xs * scale[:, None, None] + shift[:, None, None]
 
@@ -55,6 +55,10 @@ def named_conv(w, name, xs, d_out, k, stride=1, bias=True):
 
 def linear(w, name, xs, d_out):
     return w(f"{name}.weight", d_out, xs.shape[-1]) @ xs + w(f"{name}.bias", d_out)
+
+
+def relu6(xs):
+    return np.clip(xs, 0, 6)
 
 
 def relu(xs):
@@ -175,14 +179,19 @@ def dbcnn(w, levels):
     return float(linear(w, "fc", roots / max(np.linalg.norm(roots), 1e-12), 1)[0])
 
 
-def stairiqa(w, levels, head="quality4"):
+def five_crops(levels):
     h, width = levels.shape[:2]
     size = (384, int(384 * h / width)) if width <= h else (int(384 * width / h), 384)
     levels = resized(levels, *size)
     down, right = size[1] - 320, size[0] - 320
-    scores = []
     for top, left in [(0, 0), (0, right), (down, 0), (down, right), (round(down / 2), round(right / 2))]:
-        xs = stem(w, "", planes(levels[top : top + 320, left : left + 320]), 4)
+        yield levels[top : top + 320, left : left + 320]
+
+
+def stairiqa(w, levels, head="quality4"):
+    scores = []
+    for crop in five_crops(levels):
+        xs = stem(w, "", planes(crop), 4)
         stairs = []
         for level in range(1, 5):
             inputs = [stair + xs for stair in stairs] + [xs]
@@ -197,6 +206,36 @@ def stair_block(w, name, xs, d_out, stride):
     xs = named_conv(w, f"{name}.0", xs, len(xs) // 4, 1, bias=False)
     xs = named_conv(w, f"{name}.1", xs, len(xs), 3, stride, bias=False)
     return named_conv(w, f"{name}.2", xs, d_out, 1, bias=False)
+
+
+def efficientnet(w, levels, widths=(2, 3, 4, 5, 6, 8, 10)):
+    def same(name, xs, d_out, k, stride=1, groups=1):
+        weight = w(f"{name}.weight", d_out, len(xs) // groups, k, k)
+        (h, width), total = xs.shape[1:], 0
+        assert h == width
+        total = max((-(-h // stride) - 1) * stride + k - h, 0)
+        pad = (total // 2, total - total // 2)
+        if groups == 1:
+            return conv(xs, weight, stride=stride, pad=pad)
+        return np.concatenate([conv(xs[i : i + 1], weight[i : i + 1], stride=stride, pad=pad) for i in range(groups)])
+
+    scores = []
+    for crop in five_crops(levels):
+        xs = ((crop.astype(np.float64) - 127) / 128).transpose(2, 0, 1)
+        xs = relu6(norm(w, "_bn0", same("_conv_stem", xs, 4, 3, 2), 1e-3))
+        number = 0
+        for (n, k, stride, factor), d_out in zip(EFFICIENTNET, widths):
+            for block in range(n):
+                name, ys = f"_blocks.{number}", xs
+                if factor > 1:
+                    ys = relu6(norm(w, f"{name}._bn0", same(f"{name}._expand_conv", ys, factor * len(ys), 1), 1e-3))
+                ys = same(f"{name}._depthwise_conv", ys, len(ys), k, stride if block == 0 else 1, len(ys))
+                ys = same(f"{name}._project_conv", relu6(norm(w, f"{name}._bn1", ys, 1e-3)), d_out, 1)
+                ys = norm(w, f"{name}._bn2", ys, 1e-3)
+                xs, number = ys + xs if block > 0 or (stride == 1 and len(xs) == d_out) else ys, number + 1
+        xs = relu6(norm(w, "_bn1", same("_conv_head", xs, 12, 1), 1e-3))
+        scores.append(linear(w, "_fc", xs.mean((1, 2)), 1)[0])
+    return float(np.mean(scores))
 
 
 def saan(w, levels):
@@ -365,6 +404,9 @@ HYPERIQA |= {f"fc_b_modules.{i}.2.": f"fc{i + 1}b_fc." for i in range(5)}
 STAIRIQA = {"conv1.": "feature_extraction_stem.0.", "bn1.": "feature_extraction_stem.1.", "quality4.": "quality."}
 STAIRIQA |= {f"layer{i}.": f"feature_extraction{i}.{i + 3}." for i in (1, 2, 3, 4)}
 
+# Blocks, side of filters, stride and factor of widening of the stages of EfficientNet-Lite0.
+EFFICIENTNET = [(1, 3, 1, 1), (2, 3, 2, 6), (2, 5, 2, 6), (3, 3, 2, 6), (3, 5, 1, 6), (4, 5, 2, 6), (1, 3, 1, 6)]
+
 # Logits of the published size, so that prompts differ.
 CLIP = {"logit_scale": {"add": 4.6}}
 
@@ -378,6 +420,7 @@ NETWORKS = {
     "clipiqa-plus": (lambda w, levels: clipiqa(w, levels, 3), CLIP, [(75, 45)], [("", {"prompt_learner.": "params.prompt_learner."})]),
     "musiq": (musiq, {}, [(61, 45)], [("", {}), ("module.", {})]),
     "baid": (saan, {}, [(300, 200)], [("", {})]),
+    "efficientnet-lite0": (efficientnet, {"_fc.weight": {"mul": 20}}, [(400, 390), (90, 100)], [("", {}), ("module.", {})]),
 }
 
 

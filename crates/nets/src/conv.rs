@@ -4,11 +4,18 @@ use tch::{Kind, Tensor};
 
 use super::layers::{Parameters, Phase};
 
-/// Added to the variance in every batch norm.
-const BATCH_NORM_EPS: f64 = 1e-5;
+/// The constants of a batch norm.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NormRule {
+    /// Added to the variance.
+    pub(crate) eps: f64,
+    /// Share of a batch's statistics in the stored ones after a step.
+    pub(crate) momentum: f64,
+}
 
-/// Share of a batch's statistics in the stored ones after a step.
-const BATCH_NORM_MOMENTUM: f64 = 0.1;
+impl NormRule {
+    pub(crate) const PYTORCH: Self = Self { eps: 1e-5, momentum: 0.1 };
+}
 
 /// Calls with the values at a point of a network, under the reference code's name of the point.
 pub(crate) type Watch<'a> = &'a mut dyn FnMut(&str, &Tensor);
@@ -29,19 +36,24 @@ pub(crate) enum BatchNorm {
         variance: Tensor, // (c,), f32
         /// Whether the statistics of the batch replace the stored ones and move them.
         is_by_batch: bool,
+        rule: NormRule,
     },
 }
 
 impl BatchNorm {
     pub(crate) fn new<P: Parameters>(p: &P, channels: i64) -> Result<Self, P::Error> {
+        Self::by(p, channels, NormRule::PYTORCH)
+    }
+
+    fn by<P: Parameters>(p: &P, channels: i64, rule: NormRule) -> Result<Self, P::Error> {
         let vector = |name| p.tensor(name, &[channels], Kind::Float);
         let (weight, bias) = (vector("weight")?, vector("bias")?);
         let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
         if weight.requires_grad() || bias.requires_grad() {
             let is_by_batch = matches!(p.phase(), Phase::Learning { by_batch: true, .. });
-            return Ok(Self::Trained { weight, bias, mean, variance, is_by_batch });
+            return Ok(Self::Trained { weight, bias, mean, variance, is_by_batch, rule });
         }
-        let scale = weight * (variance + BATCH_NORM_EPS).rsqrt();
+        let scale = weight * (variance + rule.eps).rsqrt();
         let shift = bias - mean * &scale;
         Ok(Self::Fixed { scale, shift })
     }
@@ -52,14 +64,14 @@ impl BatchNorm {
     pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
         match self {
             Self::Fixed { scale, shift } => xs * scale.view([-1, 1, 1]) + shift.view([-1, 1, 1]),
-            Self::Trained { weight, bias, mean, variance, is_by_batch } => xs.batch_norm(
+            Self::Trained { weight, bias, mean, variance, is_by_batch, rule } => xs.batch_norm(
                 Some(weight),
                 Some(bias),
                 Some(mean),
                 Some(variance),
                 *is_by_batch,
-                BATCH_NORM_MOMENTUM,
-                BATCH_NORM_EPS,
+                rule.momentum,
+                rule.eps,
                 true,
             ),
         }
@@ -107,7 +119,12 @@ impl Conv {
 
     /// This convolution with the batch norm `p` after it: as one convolution, unless either is trained.
     pub(crate) fn normed<P: Parameters>(self, p: &P) -> Result<Self, P::Error> {
-        let norm = BatchNorm::new(p, self.weight.size()[0])?;
+        self.normed_by(p, NormRule::PYTORCH)
+    }
+
+    /// As [`Self::normed`], with the constants `rule`.
+    pub(crate) fn normed_by<P: Parameters>(self, p: &P, rule: NormRule) -> Result<Self, P::Error> {
+        let norm = BatchNorm::by(p, self.weight.size()[0], rule)?;
         let is_trained = self.weight.requires_grad() || self.bias.as_ref().is_some_and(Tensor::requires_grad);
         let (scale, shift) = match norm {
             BatchNorm::Fixed { scale, shift } if !is_trained => (scale, shift),
@@ -122,12 +139,33 @@ impl Conv {
         Ok(Self { weight, bias, stride: self.stride, norm: None })
     }
 
+    /// A kernel of fewer channels than the picture has filters the picture's channels in as many groups.
+    ///
     /// # Shapes
     /// - xs: `(b, in, h, w)`
     /// - returns: `(b, out, ⌈h / stride⌉, ⌈w / stride⌉)`
     pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
-        let padding = self.weight.size()[2] / 2;
-        let ys = xs.conv2d(&self.weight, self.bias.as_ref(), self.stride, padding, 1, 1);
+        self.convolved(xs, self.weight.size()[2] / 2)
+    }
+
+    /// As [`Self::forward`], with as many zeros around the picture as TensorFlow puts there: no more than the last pixel
+    /// needs, and of an odd number one more after the picture than before it.
+    pub(crate) fn forward_same(&self, xs: &Tensor) -> Tensor {
+        let (size, side) = (xs.size(), self.weight.size()[2]);
+        let zeros = |length: i64| {
+            let total = ((length - 1) / self.stride * self.stride + side - length).max(0);
+            (total / 2, total - total / 2)
+        };
+        let ((top, bottom), (left, right)) = (zeros(size[2]), zeros(size[3]));
+        match [bottom, left, right].iter().all(|zeros| *zeros == top) {
+            true => self.convolved(xs, top),
+            false => self.convolved(&xs.constant_pad_nd([left, right, top, bottom]), 0),
+        }
+    }
+
+    fn convolved(&self, xs: &Tensor, padding: i64) -> Tensor {
+        let n_groups = xs.size()[1] / self.weight.size()[1];
+        let ys = xs.conv2d(&self.weight, self.bias.as_ref(), self.stride, padding, 1, n_groups);
         self.norm.as_ref().map_or_else(|| ys.shallow_clone(), |norm| norm.forward(&ys))
     }
 }

@@ -7,6 +7,7 @@ use tch::{Device, Kind};
 
 use super::clipiqa::{self, ClipIqa};
 use super::dbcnn::Dbcnn;
+use super::efficientnet::EfficientNet;
 use super::hyperiqa::HyperIqa;
 use super::musiq::{self, Musiq};
 use super::resnet50::ResNet50;
@@ -43,6 +44,7 @@ impl RaterFile {
             RaterName::ClipIqa => Self::of::<ClipIqa>(name, variant, path),
             RaterName::ClipIqaPlus => Self::of_clipiqa_plus(path),
             RaterName::ResNet50 => Self::of::<ResNet50>(name, variant, path),
+            RaterName::EfficientNetLite0 => Self::of::<EfficientNet>(name, variant, path),
             RaterName::QAlign => Self::of_qalign(variant.unwrap_or_default(), path),
         }
     }
@@ -146,6 +148,7 @@ const fn layouts(name: RaterName) -> &'static [Layout] {
         RaterName::Musiq => Musiq::LAYOUTS,
         RaterName::ClipIqa | RaterName::ClipIqaPlus => ClipIqa::LAYOUTS,
         RaterName::ResNet50 => ResNet50::LAYOUTS,
+        RaterName::EfficientNetLite0 => EfficientNet::LAYOUTS,
         // Its folder is known by its settings.
         RaterName::QAlign => &[],
     }

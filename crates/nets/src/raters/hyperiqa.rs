@@ -288,7 +288,7 @@ impl Prepare for Crops {
     }
 
     fn whole(&self, crop: &RgbImage8) -> Result<Prepared, Unfit> {
-        Ok(one_crop(crop))
+        Ok(one_crop(crop, IMAGENET_MEAN, IMAGENET_STD))
     }
 }
 

@@ -37,6 +37,7 @@ mod native;
 
 pub(crate) mod clipiqa;
 pub(crate) mod dbcnn;
+pub(crate) mod efficientnet;
 pub(crate) mod hyperiqa;
 pub(crate) mod musiq;
 mod musiq_npz;

@@ -27,6 +27,8 @@ pub enum RaterName {
     ClipIqaPlus,
     /// A plain ResNet-50 with one output.
     ResNet50,
+    /// EfficientNet-Lite0 with one output.
+    EfficientNetLite0,
     /// Q-Align and OneAlign (Wu et al., ICML 2024).
     QAlign,
 }
@@ -42,6 +44,7 @@ impl RaterName {
         Self::ClipIqa,
         Self::ClipIqaPlus,
         Self::ResNet50,
+        Self::EfficientNetLite0,
         Self::QAlign,
     ];
 
@@ -56,6 +59,7 @@ impl RaterName {
             Self::ClipIqa => "clipiqa",
             Self::ClipIqaPlus => "clipiqa-plus",
             Self::ResNet50 => "resnet50",
+            Self::EfficientNetLite0 => "efficientnet-lite0",
             Self::QAlign => "qalign",
         }
     }
@@ -64,7 +68,7 @@ impl RaterName {
     pub const fn code_version(self) -> u32 {
         match self {
             Self::HyperIqa | Self::Dbcnn | Self::StairIqa | Self::Baid | Self::Musiq => 1,
-            Self::ClipIqa | Self::ClipIqaPlus | Self::QAlign | Self::ResNet50 => 1,
+            Self::ClipIqa | Self::ClipIqaPlus | Self::QAlign | Self::ResNet50 | Self::EfficientNetLite0 => 1,
         }
     }
 
@@ -75,7 +79,8 @@ impl RaterName {
             Self::Musiq => musiq::VARIANTS,
             Self::ClipIqa => clipiqa::VARIANTS,
             Self::QAlign => qalign::VARIANTS,
-            Self::HyperIqa | Self::Dbcnn | Self::Baid | Self::ClipIqaPlus | Self::ResNet50 => &[],
+            Self::HyperIqa | Self::Dbcnn | Self::Baid | Self::ClipIqaPlus => &[],
+            Self::ResNet50 | Self::EfficientNetLite0 => &[],
         }
     }
 

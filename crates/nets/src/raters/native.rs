@@ -34,9 +34,8 @@ impl Prepare for Native {
     }
 }
 
-/// A crop, normalised with ImageNet's mean and standard deviation, for a network that averages the ratings of crops:
-/// `(1, 3, h, w)`.
-pub(super) fn one_crop(crop: &RgbImage8) -> Prepared {
-    let Planes { values, height, width } = Planes::of(crop, IMAGENET_MEAN, IMAGENET_STD);
+/// A crop, normalised, for a network that averages the ratings of crops: `(1, 3, h, w)`.
+pub(super) fn one_crop(crop: &RgbImage8, mean: [f32; 3], std: [f32; 3]) -> Prepared {
+    let Planes { values, height, width } = Planes::of(crop, mean, std);
     Prepared { values, shape: vec![1, 3, height as i64, width as i64] }
 }

@@ -213,16 +213,25 @@ pub(crate) struct FiveCrops {
     shorter: u32,
     /// Side of a crop.
     side: u32,
+    /// Mean and standard deviation of the levels, on a scale of 0 to 1, of red, green and blue.
+    mean: [f32; 3],
+    std: [f32; 3],
 }
 
 impl FiveCrops {
     /// The crops that the head `variant` was trained on.
     pub(crate) fn of(variant: &str) -> Self {
-        match variant {
-            FLIVE => Self { shorter: 340, side: 320 },
-            FLIVE_PATCH => Self { shorter: 256, side: 224 },
-            _ => Self { shorter: 384, side: 320 },
-        }
+        let (shorter, side) = match variant {
+            FLIVE => (340, 320),
+            FLIVE_PATCH => (256, 224),
+            _ => (384, 320),
+        };
+        Self { shorter, side, mean: IMAGENET_MEAN, std: IMAGENET_STD }
+    }
+
+    /// The same crops with levels of another mean and standard deviation than ImageNet's.
+    pub(super) fn normalised_by(self, mean: [f32; 3], std: [f32; 3]) -> Self {
+        Self { mean, std, ..self }
     }
 
     /// The resized picture.
@@ -257,7 +266,7 @@ impl Prepare for FiveCrops {
 
     fn prepare(&self, image: &RgbImage8) -> Result<Prepared, Unfit> {
         let resized = self.resized(image)?;
-        let planes = Planes::of(&resized, IMAGENET_MEAN, IMAGENET_STD);
+        let planes = Planes::of(&resized, self.mean, self.std);
         let side = self.side as usize;
         let places = self.places(&resized);
         let mut values = Vec::with_capacity(places.len() * 3 * side * side);
@@ -273,6 +282,6 @@ impl Prepare for FiveCrops {
     }
 
     fn whole(&self, crop: &RgbImage8) -> Result<Prepared, Unfit> {
-        Ok(one_crop(crop))
+        Ok(one_crop(crop, self.mean, self.std))
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tch::{Device, Kind};
 
 use super::dbcnn::Dbcnn;
+use super::efficientnet::EfficientNet;
 use super::file::another;
 use super::hyperiqa::HyperIqa;
 use super::musiq::Musiq;
@@ -19,7 +20,7 @@ use super::weights::Parts;
 use super::{Architecture, Build, Layout, Prepare, Rater, RaterError, RaterName, Stored, build_of, listed};
 use crate::checkpoint::{Checkpoint, CheckpointError, Wanted};
 use crate::layers::{NamedTensors, NetworkError, Phase, TensorScope};
-use agiqa_weights::{Published, Weights};
+use agiqa_weights::Weights;
 
 /// Why a training of a rating network cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +51,7 @@ impl From<CheckpointError> for StartError {
 }
 
 fn alternatives(trunk: &Trunk) -> String {
-    let files: Vec<&str> = trunk.published().skip(1).map(|published| published.file.as_str()).collect();
+    let files: Vec<&str> = trunk.files().skip(1).collect();
     match files.as_slice() {
         [] => String::new(),
         files => format!("; {} would do, but may give other results", files.join(" or ")),
@@ -78,13 +79,17 @@ impl Trunk {
         self.all().next().expect("a trunk has weights")
     }
 
-    fn published(&self) -> impl Iterator<Item = &'static Published> {
-        self.all().filter_map(Weights::published)
+    /// Names of their files.
+    fn files(&self) -> impl Iterator<Item = &'static str> {
+        self.all().map(|weights| match weights.published() {
+            Some(published) => published.file.as_str(),
+            None => weights.files[0].path.to_str().expect("the manifest is text"),
+        })
     }
 
     /// Its file in `folder`.
     fn file_in(&self, folder: &Path) -> Option<PathBuf> {
-        self.published().map(|published| folder.join(&published.file)).find(|path| path.is_file())
+        self.files().map(|file| folder.join(file)).find(|path| path.is_file())
     }
 }
 
@@ -118,6 +123,10 @@ pub(crate) static S_CNN: Trunk = Trunk { weights: &["scnn", "scnn-pyiqa"], layou
 /// MUSIQ, trained on ImageNet.
 pub(crate) static MUSIQ: Trunk =
     Trunk { weights: &["musiq-imagenet"], layout: Layout::plain("transformer_encoder.posembed_input.position_emb") };
+
+/// EfficientNet-Lite0, which the program fetches.
+pub(crate) static EFFICIENTNET_LITE0: Trunk =
+    Trunk { weights: &["efficientnet-lite0"], layout: Layout::plain("_conv_head.weight") };
 
 /// A rating network that can be trained.
 pub(crate) trait Learned: Architecture {
@@ -157,6 +166,7 @@ impl RaterStart {
         RaterName::Baid,
         RaterName::Musiq,
         RaterName::ResNet50,
+        RaterName::EfficientNetLite0,
     ];
 
     /// Opens the first weights of the network `name`: a checkpoint of it or of its only trunk, or a folder with the
@@ -177,6 +187,7 @@ impl RaterStart {
             RaterName::Baid => Self::of::<Saan>(name, variant, weights, folder),
             RaterName::Musiq => Self::of::<Musiq>(name, variant, weights, folder),
             RaterName::ResNet50 => Self::of::<ResNet50>(name, variant, weights, folder),
+            RaterName::EfficientNetLite0 => Self::of::<EfficientNet>(name, variant, weights, folder),
             RaterName::ClipIqa | RaterName::ClipIqaPlus | RaterName::QAlign => {
                 Err(StartError::NotTrained { network: name })
             }

@@ -75,7 +75,11 @@ impl RaterRecipe {
         let RaterSettings { network, weights, variant, .. } = &self.settings;
         let variant = network.variant(variant.as_deref())?;
         let folder = agiqa_weights::folder().join(TRUNKS);
-        Ok(RaterStart::open(*network, variant, weights.as_deref(), &folder)?)
+        let fetched = match (weights, network) {
+            (None, RaterName::EfficientNetLite0) => Some(agiqa_weights::locate(network.as_str())?),
+            _ => None,
+        };
+        Ok(RaterStart::open(*network, variant, weights.as_deref().or(fetched.as_deref()), &folder)?)
     }
 }
 

@@ -98,6 +98,7 @@ impl Protocol {
             RaterName::Dbcnn => (Some(448), true, None),
             // ResNet-50 learns as StairIQA does, so that the two differ in the network alone.
             RaterName::StairIqa | RaterName::ResNet50 => (Some(320), false, Some(Schedule::Steps)),
+            RaterName::EfficientNetLite0 => (Some(320), true, None),
             RaterName::Baid | RaterName::Musiq => (None, true, None),
             // These are not trained here.
             RaterName::ClipIqa | RaterName::ClipIqaPlus | RaterName::QAlign => (None, true, None),
@@ -140,8 +141,8 @@ impl RaterSettings {
     /// Fails for the first value outside its range.
     pub fn check(&self) -> Result<(), TrainSettingsError> {
         if !RaterStart::NETWORKS.contains(&self.network) {
-            let expected =
-                "`hyperiqa`, `dbcnn`, `stairiqa`, `baid`, `musiq` or `resnet50`: others are not trained here";
+            let expected = "`hyperiqa`, `dbcnn`, `stairiqa`, `baid`, `musiq`, `resnet50` or `efficientnet-lite0`: others are \
+                            not trained here";
             return Err(TrainSettingsError::new("rater.network", self.network, expected));
         }
         let wrong_crop = |crop: u32, expected| Err(TrainSettingsError::new("rater.crop", crop, expected));
