@@ -290,12 +290,21 @@ fn run_stages(command: &str, store_url: &str, stages: &[&dyn Stage], context: &C
 
 /// Runs `stages` one after the other, up to an interrupt: the next stage would read the interrupted stage's output.
 fn execute_all(stages: &[&dyn Stage], context: &StageContext, log: &mut RunLog) -> anyhow::Result<Exit> {
+    in_turn(stages, context, |stage| execute(*stage, context, log))
+}
+
+/// Runs `items` one after the other by `run`, up to an interrupt.
+fn in_turn<T>(
+    items: impl IntoIterator<Item = T>,
+    context: &StageContext,
+    mut run: impl FnMut(T) -> anyhow::Result<Exit>,
+) -> anyhow::Result<Exit> {
     let mut exit = Exit::Done;
-    for stage in stages {
+    for item in items {
         if context.interrupt.is_raised() {
             return Ok(Exit::Interrupted);
         }
-        exit = exit.and(execute(*stage, context, log)?);
+        exit = exit.and(run(item)?);
         if exit == Exit::Interrupted {
             return Ok(exit);
         }

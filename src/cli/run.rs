@@ -15,7 +15,8 @@ use crate::pipeline::{Pipeline, ScoreSettings, Scored, summary};
 use crate::registry;
 use agiqa_judge::check::CheckSettings;
 use agiqa_judge::compare::ComparisonReport;
-use agiqa_judge::compare::table1::Table1;
+use agiqa_judge::compare::table1::{Lacking, Table1};
+use agiqa_judge::paper;
 use agiqa_judge::scorer::Scorer;
 use agiqa_store::console::print;
 use agiqa_store::stage::{Stage, StageContext};
@@ -77,13 +78,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     }));
     super::with_run_log("run", &store.clone(), context, |log| {
         let stage_context = context.on(store);
-        let (mut exit, left_out) = match pipeline.skip_absent_weights {
-            true => execute_present(&steps, &stage_context, log)?,
-            false => {
-                let stages: Vec<&dyn Stage> = steps.iter().map(|step| step.stage.as_ref()).collect();
-                (super::execute_all(&stages, &stage_context, log)?, Vec::new())
-            }
-        };
+        let (mut exit, left_out) = execute_steps(&steps, pipeline.skip_absent_weights, &stage_context, log)?;
         if exit == Exit::Interrupted {
             return Ok(exit);
         }
@@ -103,7 +98,7 @@ fn score_steps(score: &ScoreSettings, store: &Store, n_before: usize) -> anyhow:
     let Some(settings) = score.scored_night()? else { return Ok(Vec::new()) };
     let stages = score.stages(store, &Runs::default(), Scored::Night(settings))?;
     let step =
-        |(index, stage)| Step { name: StageName::Score, stage, after: (0..n_before + index).collect(), scorer: None };
+        |(index, stage)| Step { name: StageName::Score, stage, after: (0..n_before + index).collect(), method: None };
     Ok(stages.into_iter().enumerate().map(step).collect())
 }
 
@@ -146,32 +141,30 @@ fn score_night(
     Ok(exit)
 }
 
-/// Runs the steps whose weights are present, up to an interrupt. Also returns the others.
-fn execute_present(steps: &[Step], context: &StageContext, log: &mut RunLog) -> anyhow::Result<(Exit, Vec<LeftOut>)> {
-    let (mut exit, mut left_out) = (Exit::Done, Vec::new());
-    for (idx, step) in steps.iter().enumerate() {
-        if context.interrupt.is_raised() {
-            return Ok((Exit::Interrupted, left_out));
-        }
+/// Runs `steps` up to an interrupt. With `skip_absent_weights`, also returns the steps that were left out for lack of
+/// weights.
+fn execute_steps(
+    steps: &[Step],
+    skip_absent_weights: bool,
+    context: &StageContext,
+    log: &mut RunLog,
+) -> anyhow::Result<(Exit, Vec<LeftOut>)> {
+    let mut left_out = Vec::new();
+    let exit = super::in_turn(steps.iter().enumerate(), context, |(idx, step)| {
         let reason = match absent::consequence(steps, idx, &left_out) {
             Some(reason) => reason,
             None => match super::execute(step.stage.as_ref(), context, log) {
-                Ok(ended) => {
-                    exit = exit.and(ended);
-                    if exit == Exit::Interrupted {
-                        return Ok((exit, left_out));
-                    }
-                    continue;
-                }
-                Err(error) => match absent::absence(error.as_ref()) {
+                Err(error) if skip_absent_weights => match absent::absence(error.as_ref()) {
                     Some(reason) => reason,
                     None => return Err(error),
                 },
+                ended => return ended,
             },
         };
         context.console.warn(format!("{} is left out: {reason}", step.stage.name()));
         left_out.push(LeftOut { step: idx, reason });
-    }
+        Ok(Exit::Done)
+    })?;
     Ok((exit, left_out))
 }
 
@@ -235,18 +228,31 @@ fn tables1(
         return Ok(Vec::new());
     }
     let names = pipeline.runs()?.into_iter().map(|(variant, run)| (run.to_string(), variant)).collect();
-    let reason = |method: &str| {
-        let row = registry::ROWS.iter().find(|row| row.paper_row == Some(method));
-        let left = |name: &str| left_out.iter().find(|left| steps[left.step].scorer == Some(name));
-        match row {
-            Some(row) => match left(row.name) {
-                Some(left) => left.reason.clone(),
-                None => format!("nothing here scores by `{}` ({})", row.name, row.needs_in_words()),
-            },
-            None => "no run on the paper's features, which need the weights of mplug-owl2 and maniqa".to_owned(),
-        }
+    let reason_of = |method: &str, is_of: &dyn Fn(StageName) -> bool| {
+        let is_of =
+            |left: &&LeftOut| steps[left.step].method.as_deref() == Some(method) && is_of(steps[left.step].name);
+        left_out.iter().find(is_of).map(|left| left.reason.clone())
     };
-    Ok(Table1::of(reports, &names, reason))
+    let lacking = Lacking {
+        trained: steps
+            .iter()
+            .filter(|step| step.name == StageName::Train)
+            .filter_map(|step| step.method.clone())
+            .collect(),
+        scores: &|method: &str| {
+            let row = registry::ROWS.iter().find(|row| row.paper_row == Some(method));
+            match (reason_of(method, &|name| name != StageName::Train), row) {
+                (Some(reason), _) => Some(reason),
+                (None, Some(row)) => Some(format!("nothing here scores by `{}` ({})", row.name, row.needs_in_words())),
+                (None, None) if method == paper::METHOD => {
+                    Some("no run on the paper's features, which need the weights of mplug-owl2 and maniqa".to_owned())
+                }
+                (None, None) => None,
+            }
+        },
+        training: &|method: &str| reason_of(method, &|name| name == StageName::Train),
+    };
+    Ok(Table1::of(reports, &names, &lacking))
 }
 
 /// Prints the metrics and the places of the tables, even if nothing had to run.
@@ -258,25 +264,26 @@ fn print_results(
     context: &Context,
 ) -> anyhow::Result<()> {
     let (mut text, records) = (String::new(), Runs::default());
-    let is_present = |name: StageName| {
-        let is_left_out = |idx: usize| left_out.iter().any(|left| left.step == idx);
-        steps.iter().enumerate().any(|(idx, step)| step.name == name && !is_left_out(idx))
+    let is_left_out = |stage: &dyn Stage| {
+        let name = stage.name();
+        left_out.iter().any(|left| steps[left.step].stage.name() == name)
     };
-    let experiment = pipeline.experiment_stage()?.filter(|_| is_present(StageName::Experiment));
+    let has = |name: StageName| steps.iter().any(|step| step.name == name);
+    let experiment = pipeline.experiment_stage()?.filter(|stage| has(StageName::Experiment) && !is_left_out(stage));
     if let Some(stage) = &experiment {
         let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
         text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
     }
     // An experiment's pipeline prints its table instead of each variant's metrics, which are in the store.
-    let has_evaluated = experiment.is_none() && is_present(StageName::Evaluate);
+    let has_evaluated = experiment.is_none() && has(StageName::Evaluate);
     let evaluated = if has_evaluated { pipeline.evaluate_stages(&records)? } else { Vec::new() };
-    for stage in evaluated {
+    for stage in evaluated.into_iter().filter(|stage| !is_left_out(stage)) {
         let report = stage.report(store).map_err(anyhow::Error::from_boxed)?;
         text.push_str(&if context.console.is_json() { report.json_lines() } else { report.text() + "\n" });
     }
     let mut reports = Vec::new();
     // Without any method, it has no rows.
-    if steps.iter().any(|step| step.name == StageName::Compare) {
+    if has(StageName::Compare) {
         for stage in pipeline.compare_stages(&records) {
             reports.push(stage.report(store).map_err(anyhow::Error::from_boxed)?);
         }
@@ -302,8 +309,7 @@ fn print_results(
     } else {
         print(format!("{text}{tables}"));
     }
-    let has_reported = steps.iter().any(|step| step.name == StageName::Report);
-    for stage in if has_reported { pipeline.report_stages(&records)? } else { Vec::new() } {
+    for stage in if has(StageName::Report) { pipeline.report_stages(&records)? } else { Vec::new() } {
         report::say(Path::new(store.url()).join(stage.subject.html_path()), context);
     }
     Ok(())

@@ -7,10 +7,12 @@ use crate::baselines::BaselineError;
 use crate::engine::EngineError;
 use crate::features::ExtractError;
 use crate::ratings::RatingError;
+use crate::train::TrainError;
 use agiqa_handcrafted::ParamsError;
 use agiqa_judge::compare::CompareError;
 use agiqa_nets::raters::StartError;
-use agiqa_store::stage::ExecuteError;
+use agiqa_store::stage::{ExecuteError, Freshness, Stage, StageContext, StageError, StageReport};
+use agiqa_store::store::Store;
 use agiqa_weights::WeightsError;
 
 /// A step that was left out.
@@ -22,6 +24,33 @@ pub struct LeftOut {
     pub reason: String,
 }
 
+/// A training without the weights that it starts from. Its runs have no names, because these depend on the weights.
+pub struct AbsentTraining {
+    /// The name of the stage.
+    pub name: String,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+/// The error of such a training.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoStart(String);
+
+impl Stage for AbsentTraining {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn freshness(&self, _store: &Store) -> Result<Freshness, StageError> {
+        Err(NoStart(self.reason.clone()).into())
+    }
+
+    fn run(&self, _context: &StageContext) -> Result<StageReport, StageError> {
+        Err(NoStart(self.reason.clone()).into())
+    }
+}
+
 /// The message of the absence of weights or parameter files that caused `error`, if one did. A comparison without any
 /// method counts as one.
 pub fn absence(error: &(dyn Error + 'static)) -> Option<String> {
@@ -30,6 +59,7 @@ pub fn absence(error: &(dyn Error + 'static)) -> Option<String> {
         _ => {
             matches!(error.downcast_ref(), Some(RatingError::Absent { .. }))
                 || matches!(error.downcast_ref(), Some(StartError::Absent { .. }))
+                || error.is::<NoStart>()
                 || matches!(error.downcast_ref(), Some(ParamsError::Missing { .. }))
                 || matches!(error.downcast_ref(), Some(CompareError::NoMethods { .. }))
         }
@@ -46,6 +76,8 @@ pub fn absence(error: &(dyn Error + 'static)) -> Option<String> {
         Some(inner)
     } else if let Some(ExtractError::Weights(inner)) = error.downcast_ref() {
         Some(inner)
+    } else if let Some(TrainError::Recipe(inner)) = error.downcast_ref() {
+        Some(inner.as_ref())
     } else {
         error.source()
     };
@@ -58,7 +90,8 @@ pub fn consequence(steps: &[Step], idx: usize, left_out: &[LeftOut]) -> Option<S
         StageName::Features => before == StageName::Features,
         StageName::Train => matches!(before, StageName::Features | StageName::Train),
         StageName::Predict => matches!(before, StageName::Train | StageName::Predict),
-        StageName::Evaluate => before == StageName::Predict,
+        // A rating network has scored the images when it was applied, in a step of the training.
+        StageName::Evaluate => matches!(before, StageName::Train | StageName::Predict),
         StageName::Experiment => before == StageName::Evaluate,
         _ => false,
     };

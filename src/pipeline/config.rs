@@ -16,9 +16,10 @@
 //! [scorer.hyperiqa]                 # settings of a rating network: `weights`, `variant`, …; a table per network
 //! [split]                           # settings of `agiqa split`; `seeds = […]` makes one split per seed; `[[split]]` tables
 //!                                   # are several kinds
-//! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`; a table `[train.joint]` or
-//!                                   # `[train.fine_tune]` trains a network with the head, `[train.rater]` a network that
-//!                                   # rates images and needs no `[features]`
+//! [train]                           # settings of `agiqa train`, and `dataset` and `seeds`, a list or one per split, e.g.
+//!                                   # `{ official-20 = [0, 1] }`; a table `[train.joint]` or `[train.fine_tune]` trains a
+//!                                   # network with the head, `[train.rater]` a network that rates images and needs no
+//!                                   # `[features]`
 //! [predict]                         # `also = ["other"]`: further datasets to score; `average = "equal"` or `"validation"`:
 //!                                   # averages the runs of each split
 //! [evaluate]                        # settings of `agiqa evaluate`
@@ -39,32 +40,27 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use super::de;
 use super::error::{ConfigError, suggestion};
-use super::overlay::read_rating_settings;
 use super::params;
 use super::score::ScoreSettings;
-use super::tree::{Entry, Node, NodeValue, Origin, Sources};
+use super::tree::{Node, NodeValue, Origin, Sources};
 use crate::baselines::BaselineSettings;
 use crate::ingest::IngestSettings;
-use crate::predict::Weighting;
 use crate::ratings::RatingSettings;
 use crate::splits::SplitSettings;
 use agiqa_judge::check::CheckSettings;
-use agiqa_judge::compare::CompareSettings;
 use agiqa_judge::evaluate::EvaluateSettings;
-use agiqa_judge::paper;
-use agiqa_nets::raters::RaterName;
 use agiqa_store::tables::PartitionName;
-use agiqa_store::tables::splits::Part;
 
+mod data;
 mod features;
+mod judging;
 mod score;
 mod training;
 
 pub use features::FeaturesSection;
+pub use judging::{CompareSection, ExperimentSection, PredictSection, ReportSection};
 pub use training::{TrainSection, Variant};
 
 /// A pipeline: its file with the `--set` arguments applied, checked and ready to run.
@@ -104,54 +100,6 @@ pub struct Pipeline {
     pub checks: Vec<CheckSettings>,
     /// Pages about the runs and the night; `None` without `[report]`.
     pub report: Option<ReportSection>,
-}
-
-/// `[report]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ReportSection {
-    /// The method whose errors are compared with those of the runs; `None` for the best.
-    pub baseline: Option<String>,
-    /// Words whose prompts form subsets; empty for the commonest.
-    pub words: Vec<String>,
-    /// Whether images have thumbnails.
-    pub thumbnails: bool,
-}
-
-impl Default for ReportSection {
-    fn default() -> Self {
-        Self { baseline: None, words: Vec::new(), thumbnails: true }
-    }
-}
-
-/// `[compare]`.
-#[derive(Clone, Debug)]
-pub struct CompareSection {
-    /// The dataset for the comparison. With training, it must be the dataset of the training.
-    pub dataset: PartitionName,
-    /// Part of the split, and intervals.
-    pub settings: CompareSettings,
-    /// Whether the comparison ends with the paper's Table 1, missing methods included.
-    pub has_table1: bool,
-}
-
-/// `[experiment]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExperimentSection {
-    /// Number of the paper's table whose figures are listed next to the variants.
-    pub paper_table: u32,
-}
-
-/// `[predict]`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PredictSection {
-    /// Datasets to score in addition to the dataset of the training.
-    #[serde(default)]
-    pub also: Vec<PartitionName>,
-    /// Weights of the average of each split's runs, of all seeds and heads; `None` for no average.
-    pub average: Option<Weighting>,
 }
 
 /// Names of the file's tables and top-level keys.
@@ -251,11 +199,11 @@ impl Reader<'_> {
         let scorers = self.scorers()?;
         let splits = self.splits()?;
         let train_origin = self.document.get("train").map(|node| node.origin);
-        let variants = self.variants(&datasets, features.is_some(), !splits.is_empty())?;
+        let variants = self.variants(&datasets, features.is_some(), &splits)?;
         let train = match variants.first() {
             Some(first) => Some(first.train.clone()),
             None => match self.document.remove("train") {
-                Some(node) => Some(self.train(node, &datasets, features.is_some(), !splits.is_empty())?),
+                Some(node) => Some(self.train(node, &datasets, features.is_some(), &splits)?),
                 None => None,
             },
         };
@@ -299,227 +247,6 @@ impl Reader<'_> {
             report,
             skip_absent_weights,
         })
-    }
-
-    fn baseline(&mut self) -> Result<Option<BaselineSettings>, ConfigError> {
-        let Some(node) = self.document.remove("baseline") else { return Ok(None) };
-        let settings: BaselineSettings = de::settings(self.sources, "baseline", &node, &[])?;
-        settings.check().map_err(|error| self.wrong(node.origin, format!("`baseline`: {error}")))?;
-        Ok(Some(settings))
-    }
-
-    /// A rating network per table `[scorer.<name>]`.
-    fn scorers(&mut self) -> Result<Vec<RatingSettings>, ConfigError> {
-        let Some(node) = self.document.remove("scorer") else { return Ok(Vec::new()) };
-        if !matches!(node.value, NodeValue::Table(_)) {
-            let problem = format!("`scorer`: expected tables `[scorer.<name>]`, found {}", node.kind());
-            return Err(self.wrong(node.origin, problem));
-        }
-        let scorer = |entry: &Entry| {
-            let name = entry.key.parse::<RaterName>().map_err(|_| {
-                let names: Vec<&str> = RaterName::ALL.iter().map(|name| name.as_str()).collect();
-                let problem = format!("unknown scorer `{}`{}", entry.key, suggestion(&entry.key, &names));
-                self.wrong(entry.key_origin, problem)
-            })?;
-            read_rating_settings(self.sources, name, entry.node.clone())
-        };
-        node.entries().iter().map(scorer).collect()
-    }
-
-    fn compare(
-        &mut self,
-        datasets: &[IngestSettings],
-        train: Option<&TrainSection>,
-    ) -> Result<Option<CompareSection>, ConfigError> {
-        let Some(mut node) = self.document.remove("compare") else { return Ok(None) };
-        let dataset = match (node.remove("dataset"), train) {
-            (Some(dataset), _) => {
-                let name = de::settings(self.sources, "compare.dataset", &dataset, &[])?;
-                self.check_dataset(datasets, "compare.dataset", &name, dataset.origin)?;
-                // Splits belong to one dataset.
-                if let Some(train) = train.filter(|train| train.dataset != name) {
-                    let problem =
-                        format!("`compare.dataset`: the splits belong to the training's dataset, `{}`", train.dataset);
-                    return Err(self.wrong(dataset.origin, problem));
-                }
-                name
-            }
-            (None, Some(train)) => train.dataset.clone(),
-            (None, None) if datasets.len() == 1 => datasets[0].dataset.clone(),
-            (None, None) => {
-                return Err(self.wrong(node.origin, "`[compare]` needs `dataset`: the pipeline has several"));
-            }
-        };
-        let has_table1 = match node.remove("paper_table") {
-            None => false,
-            Some(table) => match de::settings::<u32>(self.sources, "compare.paper_table", &table, &[])? {
-                1 => true,
-                other => {
-                    let problem = format!("`compare.paper_table = {other}`: expected 1, the paper's table of methods");
-                    return Err(self.wrong(table.origin, problem));
-                }
-            },
-        };
-        let settings = de::settings(self.sources, "compare", &node, &["dataset", "paper_table"])?;
-        Ok(Some(CompareSection { dataset, settings, has_table1 }))
-    }
-
-    fn datasets(&mut self) -> Result<Vec<IngestSettings>, ConfigError> {
-        if self.document.get("score").is_some() && self.document.get("dataset").is_none() {
-            return Ok(Vec::new());
-        }
-        let node = self.required("dataset", "at least one `[[dataset]]`, or `[score]`")?;
-        let NodeValue::Array(items) = &node.value else {
-            let problem = format!("`dataset`: expected `[[dataset]]` tables, found {}", node.kind());
-            return Err(self.wrong(node.origin, problem));
-        };
-        let mut datasets: Vec<IngestSettings> = Vec::new();
-        for (idx, item) in items.iter().enumerate() {
-            let settings: IngestSettings = de::settings(self.sources, &format!("dataset.{idx}"), item, &[])?;
-            if datasets.iter().any(|other| other.dataset == settings.dataset) {
-                return Err(self.wrong(item.origin, format!("duplicate dataset `{}`", settings.dataset)));
-            }
-            datasets.push(settings);
-        }
-        Ok(datasets)
-    }
-
-    /// The splits of `[split]`, or of all `[[split]]` tables.
-    fn splits(&mut self) -> Result<Vec<SplitSettings>, ConfigError> {
-        let Some(node) = self.document.remove("split") else { return Ok(Vec::new()) };
-        let tables = match node.value {
-            NodeValue::Array(tables) => tables,
-            value => vec![Node { origin: node.origin, value }],
-        };
-        let mut splits: Vec<SplitSettings> = Vec::new();
-        for table in tables {
-            let origin = table.origin;
-            for split in self.splits_of(table)? {
-                if splits.iter().any(|other| other.name() == split.name()) {
-                    return Err(self.wrong(origin, format!("duplicate split `{}`", split.name())));
-                }
-                splits.push(split);
-            }
-        }
-        Ok(splits)
-    }
-
-    /// One split per element of `seeds` and of `generators`; a single split if the table has neither.
-    fn splits_of(&self, mut node: Node) -> Result<Vec<SplitSettings>, ConfigError> {
-        let mut variants = Vec::new();
-        let lists =
-            [("seeds", "seed"), ("generators", "generator")].map(|(list, single)| (node.remove(list), list, single));
-        variants.push(node);
-        for (list, plural, single) in lists {
-            let Some(list) = list else { continue };
-            let origin = list.origin;
-            let Some(items) = list.into_items() else {
-                let problem = format!("`split.{plural}`: expected an array of at least one {single}");
-                return Err(self.wrong(origin, problem));
-            };
-            variants = variants
-                .iter()
-                .flat_map(|variant| {
-                    items.iter().map(|item| {
-                        let mut variant = variant.clone();
-                        variant.insert(single, item.clone());
-                        variant
-                    })
-                })
-                .collect();
-        }
-        variants.iter().map(|variant| de::settings(self.sources, "split", variant, &["seeds", "generators"])).collect()
-    }
-
-    fn experiment(
-        &mut self,
-        evaluate: Option<&EvaluateSettings>,
-        has_features: bool,
-    ) -> Result<Option<ExperimentSection>, ConfigError> {
-        let Some(node) = self.document.remove("experiment") else { return Ok(None) };
-        if !has_features {
-            return Err(self.wrong(node.origin, "`[experiment]` needs a `[features]` table: it is about fusion heads"));
-        }
-        let section: ExperimentSection = de::settings(self.sources, "experiment", &node, &[])?;
-        if !evaluate.is_some_and(|settings| settings.parts.contains(&Part::Test)) {
-            return Err(
-                self.wrong(node.origin, "`[experiment]` needs an `[evaluate]` table, with `test` among its parts")
-            );
-        }
-        if paper::table(section.paper_table).next().is_none() {
-            let problem = format!("`experiment.paper_table`: the paper has tables 1 to 5, not {}", section.paper_table);
-            return Err(self.wrong(node.origin, problem));
-        }
-        Ok(Some(section))
-    }
-
-    fn predict(
-        &mut self,
-        datasets: &[IngestSettings],
-        train: Option<&TrainSection>,
-    ) -> Result<PredictSection, ConfigError> {
-        let Some(node) = self.document.remove("predict") else { return Ok(PredictSection::default()) };
-        let Some(train) = train else {
-            return Err(self.wrong(node.origin, "`[predict]` needs a `[train]` table"));
-        };
-        let section: PredictSection = de::settings(self.sources, "predict", &node, &[])?;
-        let origin = node.get("also").map_or(node.origin, |also| also.origin);
-        for name in &section.also {
-            self.check_dataset(datasets, "predict.also", name, origin)?;
-            if *name == train.dataset {
-                return Err(self.wrong(origin, format!("`predict.also`: `{name}` is scored anyway")));
-            }
-            self.check_scored("predict.also", train, name, origin)?;
-        }
-        Ok(section)
-    }
-
-    fn check_dataset(
-        &self,
-        datasets: &[IngestSettings],
-        path: &str,
-        name: &PartitionName,
-        origin: Origin,
-    ) -> Result<(), ConfigError> {
-        let names: Vec<&str> = datasets.iter().map(|settings| settings.dataset.as_str()).collect();
-        if names.contains(&name.as_str()) {
-            return Ok(());
-        }
-        let problem = format!("`{path}`: the pipeline has no dataset `{name}`{}", suggestion(name.as_str(), &names));
-        Err(self.wrong(origin, problem))
-    }
-
-    /// Refuses to score `dataset` with a head from a joint training or a fine-tuning on another dataset. The head reads
-    /// features of a network that exists only after the training, so no step of the pipeline could compute them for
-    /// `dataset`.
-    fn check_scored(
-        &self,
-        path: &str,
-        train: &TrainSection,
-        dataset: &PartitionName,
-        origin: Origin,
-    ) -> Result<(), ConfigError> {
-        if !train.recipe.makes_features() || *dataset == train.dataset {
-            return Ok(());
-        }
-        if !train.recipe.is_joint() {
-            let problem = format!(
-                "`{path}`: a fine-tuning computes features of `{}` alone, so its head cannot score `{dataset}` within the \
-                 pipeline: leave `{dataset}` out, and once a run is trained, compute the features of `{dataset}` with \
-                 `agiqa features --weights STORE/models/run=RUN/backbone` and the extractor and sides of the run, then \
-                 score it with `agiqa predict --run RUN --dataset {dataset}`",
-                train.dataset
-            );
-            return Err(self.wrong(origin, problem));
-        }
-        let problem = format!(
-            "`{path}`: a joint training computes f_1 of `{}` alone, so its head cannot score `{dataset}` within the \
-             pipeline: leave `{dataset}` out, and once a run is trained, compute the features of `{dataset}` with \
-             `agiqa features --extractor maniqa --weights STORE/models/run=RUN/maniqa --dataset {dataset}`, then score \
-             it with `agiqa predict --run RUN --dataset {dataset}`",
-            train.dataset
-        );
-        Err(self.wrong(origin, problem))
     }
 
     fn required(&mut self, key: &str, help: &str) -> Result<Node, ConfigError> {

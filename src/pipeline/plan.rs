@@ -91,8 +91,8 @@ pub struct Step {
     pub stage: Box<dyn Stage>,
     /// Positions of the steps whose outputs it reads.
     pub after: Vec<usize>,
-    /// The scorer of the registry whose scores this step alone makes, if it makes one's.
-    pub scorer: Option<&'static str>,
+    /// The method of the paper's Table 1, or the variant, whose scores this step makes, if they are one's.
+    pub method: Option<String>,
 }
 
 /// Planned action for one step.
@@ -199,7 +199,7 @@ mod tests {
     }
 
     fn step(name: StageName, label: &'static str, current: bool, after: &[usize]) -> Step {
-        Step { name, stage: Box::new(Fixed(label, current)), after: after.to_vec(), scorer: None }
+        Step { name, stage: Box::new(Fixed(label, current)), after: after.to_vec(), method: None }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Turns a pipeline's settings into stages, in the order of the data, each with the stages that it depends on.
 
+use super::absent::{self, AbsentTraining};
 use super::config::{FeaturesSection, Pipeline, ReportSection, TrainSection, Variant};
 use super::plan::{StageName, Step};
 use crate::baselines::{BaselineSettings, BaselineStage};
@@ -8,6 +9,7 @@ use crate::features::{FeatureSettings, FeatureStage};
 use crate::ingest::{IngestStage, Rerun};
 use crate::predict::{AverageStage, PredictStage};
 use crate::ratings::RatingStage;
+use crate::registry;
 use crate::splits::{SplitSettings, SplitStage};
 use crate::train::recipes::{HeadKind, RecipeSettings};
 use crate::train::{NextStage, RunSeed, TrainError, TrainStage, Training};
@@ -52,7 +54,7 @@ impl Pipeline {
                     let source = ImageSource::Dataset(dataset.dataset.clone());
                     let settings = BaselineSettings { methods: methods.clone(), ..settings.clone() };
                     let idx = steps.add(StageName::Baseline, BaselineStage::new(settings, source), &[ingest_idx]);
-                    steps.0[idx].scorer = methods.first().filter(|_| methods.len() == 1).map(|method| method.as_str());
+                    steps.0[idx].method = methods.first().filter(|_| methods.len() == 1).map(|m| method_of(m.as_str()));
                 }
             }
         }
@@ -60,27 +62,35 @@ impl Pipeline {
             for (ingest_idx, dataset) in self.datasets.iter().enumerate() {
                 let source = ImageSource::Dataset(dataset.dataset.clone());
                 let idx = steps.add(StageName::Score, RatingStage::new(settings.clone(), source), &[ingest_idx]);
-                steps.0[idx].scorer = Some(settings.network.as_str());
+                steps.0[idx].method = Some(method_of(settings.network.as_str()));
             }
         }
-        let heads = self.heads()?;
+        let (heads, absent) = self.heads_and_absent()?;
         for (dataset, split) in self.split_datasets(&heads) {
             let ingest_idx = self.datasets.iter().position(|ingested| ingested.dataset == dataset);
             let stage = SplitStage { dataset, settings: split };
             steps.add(StageName::Split, stage, &ingest_idx.into_iter().collect::<Vec<_>>());
         }
-        let before_training = steps.all();
         let mut evaluate_idx = Vec::new();
         // A run's record is read after the run was trained, so once is enough.
         let records = Runs::default();
         let averages = self.averages(&heads, &records)?;
         let mut predicted = Vec::new();
         for head in heads {
+            let method = head.method();
+            // Columns come from features. A network that rates images needs the images and their parts alone.
+            let is_read = |name: StageName| match name {
+                StageName::Features => head.recipe.reads_columns(),
+                _ => matches!(name, StageName::Ingest | StageName::Split),
+            };
+            let before_training: Vec<usize> =
+                steps.all().into_iter().filter(|idx| is_read(steps.0[*idx].name)).collect();
             let (runs, datasets) = (head.train.plan()?.run_names()?, head.scored.clone());
             let predict = PredictStage::new(runs, datasets, records.clone());
             let evaluate_stages = self.evaluate_stages_of(&head, &records)?;
             let next = head.train.next()?;
             let mut trained_idx = vec![steps.add_boxed(StageName::Train, head.train, &before_training)];
+            steps.0[trained_idx[0]].method = Some(method);
             // The network of a training is applied under the same name, so that `--stage train` makes all that scores need.
             if let Some(next) = next {
                 let datasets = if head.recipe.reads_columns() { next.datasets.clone() } else { head.scored };
@@ -96,6 +106,10 @@ impl Pipeline {
             for evaluate in evaluate_stages {
                 evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &scored_idx));
             }
+        }
+        for (method, stage) in absent {
+            let idx = steps.add(StageName::Train, stage, &[]);
+            steps.0[idx].method = Some(method);
         }
         if let Some(average) = averages {
             let evaluate_stages = self.evaluate_stages_of_average(&average, &records)?;
@@ -257,8 +271,30 @@ impl Pipeline {
         Ok(runs)
     }
 
-    /// The trainings: one per variant and kind of head.
+    /// The trainings that can start.
     fn heads(&self) -> Result<Vec<Head>, TrainError> {
+        Ok(self.heads_and_absent()?.0)
+    }
+
+    /// The trainings, and those that lack the weights that they start from, with their rows in the paper's Table 1. These
+    /// count as any other unless absent weights are passed over.
+    fn heads_and_absent(&self) -> Result<(Vec<Head>, Vec<(String, AbsentTraining)>), TrainError> {
+        let (mut heads, mut absent) = (Vec::new(), Vec::new());
+        for head in self.all_heads()? {
+            let problem = match self.skip_absent_weights {
+                true => head.train.plan().and_then(|plan| plan.run_names()).err(),
+                false => None,
+            };
+            match problem.and_then(|error| absent::absence(&error)) {
+                Some(reason) => absent.push((head.method(), AbsentTraining { name: head.train.name(), reason })),
+                None => heads.push(head),
+            }
+        }
+        Ok((heads, absent))
+    }
+
+    /// One training per variant and kind of head.
+    fn all_heads(&self) -> Result<Vec<Head>, TrainError> {
         let Some(train) = &self.train else { return Ok(Vec::new()) };
         let features = self.features.as_ref();
         let semantic = features.map(|features| features.semantic_set.clone());
@@ -319,6 +355,14 @@ struct Head {
     tested: PartitionName,
 }
 
+impl Head {
+    /// The row of the paper's Table 1 that its scores have, or else its variant.
+    fn method(&self) -> String {
+        let network = self.recipe.rater().map(|rater| rater.network.as_str());
+        network.and_then(|name| registry::find(name)?.paper_row).map_or_else(|| self.variant.clone(), str::to_owned)
+    }
+}
+
 impl FeaturesSection {
     /// The extractors, each once.
     fn extractors(&self) -> Vec<&FeatureSettings> {
@@ -328,11 +372,15 @@ impl FeaturesSection {
 }
 
 impl TrainSection {
-    /// The runs on `split`. Without seeds of its own, a run takes the seed of its split.
     fn runs_of(&self, split: &SplitSettings) -> Vec<RunSeed> {
-        let seeds = self.seeds.clone().unwrap_or_else(|| vec![split.seed().unwrap_or(0)]);
+        let seeds = self.seeds.on(split);
         seeds.into_iter().map(|seed| RunSeed { split: split.name(), seed }).collect()
     }
+}
+
+/// The row of the paper's Table 1 that the network or method `name` of the registry has, or else its name.
+fn method_of(name: &str) -> String {
+    registry::find(name).and_then(|row| row.paper_row).unwrap_or(name).to_owned()
 }
 
 struct Steps(Vec<Step>);
@@ -343,7 +391,7 @@ impl Steps {
     }
 
     fn add_boxed(&mut self, name: StageName, stage: Box<dyn Stage>, after: &[usize]) -> usize {
-        self.0.push(Step { name, stage, after: after.to_vec(), scorer: None });
+        self.0.push(Step { name, stage, after: after.to_vec(), method: None });
         self.0.len() - 1
     }
 

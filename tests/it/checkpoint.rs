@@ -16,19 +16,19 @@ use crate::mplug_owl2::Tiny;
 use crate::testdir::TestDir;
 
 /// Writes the opcodes of a pickle of protocol 2.
-struct Pickle(Vec<u8>);
+pub struct Pickle(Vec<u8>);
 
 impl Pickle {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(vec![0x80, 2])
     }
 
-    fn raw(mut self, bytes: &[u8]) -> Self {
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
         self
     }
 
-    fn text(self, text: &str) -> Self {
+    pub fn text(self, text: &str) -> Self {
         let n = (text.len() as u32).to_le_bytes();
         self.raw(b"X").raw(&n).raw(text.as_bytes())
     }
@@ -37,7 +37,7 @@ impl Pickle {
         self.raw(b"J").raw(&value.to_le_bytes())
     }
 
-    fn class(self, module: &str, name: &str) -> Self {
+    pub fn class(self, module: &str, name: &str) -> Self {
         self.raw(b"c").raw(module.as_bytes()).raw(b"\n").raw(name.as_bytes()).raw(b"\n")
     }
 
@@ -63,13 +63,13 @@ impl Pickle {
             .raw(b")RtR")
     }
 
-    fn stop(self) -> Vec<u8> {
+    pub fn stop(self) -> Vec<u8> {
         self.raw(b".").0
     }
 }
 
 /// A file of `torch.save` with this pickle and these storages.
-fn archive(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn archive(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
     let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut put = |name: String, bytes: &[u8]| {

@@ -264,6 +264,10 @@ fn compare_variants(
         if numbers(&expected["optimizer"]["betas"]) != [0.9, 0.999] {
             continue;
         }
+        // Its rate overshoots on these weights, which amplifies rounding: the fixture's own words.
+        if expected["note"].as_str().is_some_and(|note| note.starts_with("overshoots")) {
+            continue;
+        }
         let by_batch = expected["mode"].as_str().expect("a text").starts_with("train");
         // SAAN's published code lets the batch norms of its frozen branch see the batch; ours keep what they know.
         if by_batch && name == RaterName::Baid {
@@ -314,6 +318,23 @@ fn stairiqa_learns_as_the_authors_code() {
     compare_variants(RaterName::StairIqa, &train, &with_one_head(&config), &expected["input.u8"], &gradients, 1e-4);
 }
 
+#[test]
+fn stairiqa_of_the_published_size_learns_as_the_authors_code() {
+    let (Some(folder), Some(resized)) =
+        (shared("parity/stairiqa/full"), shared("parity/stairiqa/preprocess/expected.safetensors"))
+    else {
+        return;
+    };
+    let (config, train) = (json(&folder.join("expected.json")), json(&folder.join("train.json")));
+    let resized = read(&resized);
+    let crop = |name: &str, start: i64| resized[name].narrow(0, start, 160).narrow(1, start, 160);
+    let pictures = ["resized384.DALLE2_normal_017", "resized384.AttnGAN_normal_005"];
+    let crops: Vec<Tensor> = pictures.iter().flat_map(|name| [crop(name, 0), crop(name, 224)]).collect();
+    let levels = Tensor::stack(&crops, 0);
+    let none = NamedTensors::new();
+    compare_variants(RaterName::StairIqa, &train, &with_one_head(&config), &levels, &none, 1e-4);
+}
+
 /// The weights of StairIQA's `config` with one head.
 fn with_one_head(config: &Value) -> NamedTensors {
     let mut config = config.clone();
@@ -334,6 +355,18 @@ fn saan_learns_as_the_authors_code() {
     let expected = read(&folder.join("expected.safetensors"));
     let gradients = read(&folder.join("gradients.safetensors"));
     compare_variants(RaterName::Baid, &train, &weights(&config), &expected["input.u8"], &gradients, 1e-4);
+}
+
+#[test]
+fn saan_of_the_published_size_learns_as_the_authors_code() {
+    let (Some(folder), Some(resized)) =
+        (shared("parity/baid/full"), shared("parity/baid/preprocess/expected.safetensors"))
+    else {
+        return;
+    };
+    let (config, train) = (json(&folder.join("expected.json")), json(&folder.join("train.json")));
+    let (levels, none) = (&read(&resized)["resized224"], NamedTensors::new());
+    compare_variants(RaterName::Baid, &train, &weights(&config), levels, &none, 1e-4);
 }
 
 /// Small networks, whose weights everybody has.

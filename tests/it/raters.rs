@@ -24,13 +24,14 @@ const NETWORKS: &[(&str, &[&str])] = &[
     ("baid", &[]),
     ("musiq", &["--micro-batch", "3"]),
     ("resnet50", &["--crop", "64", "--flip", "true"]),
+    ("efficientnet-lite0", &["--crop", "64"]),
 ];
 
 /// Number of images of `data.example` that are ingested.
 const N_IMAGES: usize = 20;
 
 /// Small weights of the network `name`. A ResNet-50 is the trunk of HyperIQA with an output.
-fn weights(name: &str) -> NamedTensors {
+pub fn weights(name: &str) -> NamedTensors {
     let cases: Value = serde_json::from_slice(&reference_file("raters.json")).expect("it is JSON");
     let case = &cases[if name == "resnet50" { "hyperiqa" } else { name }];
     let mut shapes: BTreeMap<String, Vec<i64>> = serde_json::from_value(case["shapes"].clone()).expect("shapes");
@@ -43,6 +44,10 @@ fn weights(name: &str) -> NamedTensors {
     synth::tensors(&shapes, case["seed"].as_u64().expect("a seed"), &BTreeMap::new())
 }
 
+fn example() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data.example")
+}
+
 /// A store with some images of `data.example` as the dataset `d`, and a checkpoint.
 struct Fixture {
     dir: TestDir,
@@ -53,18 +58,21 @@ struct Fixture {
 impl Fixture {
     fn new(network: &'static str) -> Self {
         let dir = TestDir::new();
-        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("data.example");
-        let table = std::fs::read_to_string(example.join("data.csv")).expect("a table");
-        let rows: Vec<&str> = table.lines().take(N_IMAGES + 1).collect();
-        dir.write("data.csv", rows.join("\n"));
-        let images = example.join("images").display().to_string();
-        let ingest = ["ingest", "--store", "store", "--dataset", "d", "--adapter", "agiqa-3k", "--table", "data.csv"];
-        dir.agiqa(&[&ingest[..], &["--images", &images]].concat()).exits(0);
+        let table = std::fs::read_to_string(example().join("data.csv")).expect("a table");
+        dir.write("data.csv", rows_of(&table, N_IMAGES));
         let tensors: Vec<(String, Tensor)> = weights(network).into_iter().collect();
         let path = dir.write("start.safetensors", "");
         Tensor::write_safetensors(&tensors, &path).expect("it can be written");
         let own = NETWORKS.iter().find(|(name, _)| *name == network).map_or(&[][..], |(_, own)| *own);
-        Self { dir, network, options: own.iter().map(|option| (*option).to_owned()).collect() }
+        let fixture = Self { dir, network, options: own.iter().map(|option| (*option).to_owned()).collect() };
+        fixture.ingest();
+        fixture
+    }
+
+    fn ingest(&self) {
+        let images = example().join("images").display().to_string();
+        let ingest = ["ingest", "--store", "store", "--dataset", "d", "--adapter", "agiqa-3k", "--table", "data.csv"];
+        self.dir.agiqa(&[&ingest[..], &["--images", &images]].concat()).exits(0);
     }
 
     fn args<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
@@ -150,29 +158,61 @@ fn every_network_trains_scores_and_is_then_a_run_like_any_other() {
     }
 }
 
-#[test]
-fn killed_and_started_again_it_ends_with_the_same_bits() {
-    // Batch norms with statistics that move, and dropout.
-    for (network, more) in [("dbcnn", &["--weight-average", "0.9"][..]), ("baid", &["--micro-batch", "3"])] {
-        let args = [&["--epochs", "2", "--checkpoint-minutes", "0", "--learning-rate", "1e-4"][..], more].concat();
-        let (undisturbed, killed) = (Fixture::new(network), Fixture::new(network));
-        undisturbed.train(&args).exits(0);
-        for _ in 0..2 {
-            killed.kill_after_a_saved_state(&args);
-        }
-        killed.train(&args).exits(0).says("continues after step");
-        let (expected, found) = (undisturbed.files(), killed.files());
-        assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>(), "{network}");
-        for (path, bytes) in &expected {
-            // The record of a table's part holds the time at which it was written.
-            assert!(*bytes == found[path] || path.ends_with(".parquet"), "{network}: {path} differs");
-        }
-        let run = undisturbed.only_run();
-        let of = |fixture: &Fixture| -> Vec<u64> {
-            scored(&fixture.dir.store(), &run).iter().map(|row| row.score.to_bits()).collect()
-        };
-        assert_eq!(of(&undisturbed), of(&killed), "{network}");
+/// Batch norms with statistics that move, dropout, averages, batches in parts.
+fn killed_and_started_again_it_ends_with_the_same_bits(network: &'static str, more: &[&str]) {
+    let args = [&["--epochs", "2", "--checkpoint-minutes", "0", "--learning-rate", "1e-4"][..], more].concat();
+    let (undisturbed, killed) = (Fixture::new(network), Fixture::new(network));
+    undisturbed.train(&args).exits(0);
+    for _ in 0..2 {
+        killed.kill_after_a_saved_state(&args);
     }
+    killed.train(&args).exits(0).says("continues after step");
+    let (expected, found) = (undisturbed.files(), killed.files());
+    assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>(), "{network}");
+    for (path, bytes) in &expected {
+        // The record of a table's part holds the time at which it was written.
+        assert!(*bytes == found[path] || path.ends_with(".parquet"), "{network}: {path} differs");
+    }
+    let run = undisturbed.only_run();
+    let of = |fixture: &Fixture| -> Vec<u64> {
+        scored(&fixture.dir.store(), &run).iter().map(|row| row.score.to_bits()).collect()
+    };
+    assert_eq!(of(&undisturbed), of(&killed), "{network}");
+}
+
+#[test]
+fn hyperiqa_killed_and_started_again_ends_with_the_same_bits() {
+    killed_and_started_again_it_ends_with_the_same_bits("hyperiqa", &[]);
+}
+
+#[test]
+fn dbcnn_killed_and_started_again_ends_with_the_same_bits() {
+    killed_and_started_again_it_ends_with_the_same_bits("dbcnn", &["--weight-average", "0.9"]);
+}
+
+#[test]
+fn stairiqa_killed_and_started_again_ends_with_the_same_bits() {
+    killed_and_started_again_it_ends_with_the_same_bits("stairiqa", &[]);
+}
+
+#[test]
+fn baid_killed_and_started_again_ends_with_the_same_bits() {
+    killed_and_started_again_it_ends_with_the_same_bits("baid", &["--micro-batch", "3"]);
+}
+
+#[test]
+fn musiq_killed_and_started_again_ends_with_the_same_bits() {
+    killed_and_started_again_it_ends_with_the_same_bits("musiq", &[]);
+}
+
+#[test]
+fn resnet50_killed_and_started_again_ends_with_the_same_bits() {
+    killed_and_started_again_it_ends_with_the_same_bits("resnet50", &[]);
+}
+
+#[test]
+fn efficientnet_lite0_killed_and_started_again_ends_with_the_same_bits() {
+    killed_and_started_again_it_ends_with_the_same_bits("efficientnet-lite0", &[]);
 }
 
 #[test]
@@ -193,11 +233,39 @@ fn batch_norms_learn_as_they_are_told() {
 
 #[test]
 fn a_loss_that_is_no_number_stops_and_names_the_step_and_the_images() {
+    for (network, _) in NETWORKS {
+        let fixture = Fixture::new(network);
+        let ran = fixture.train(&["--epochs", "2", "--learning-rate", "1e30", "--schedule", "constant"]).exits(2);
+        let ran = ran.says("diverged: the loss of step 2 (epoch 1)").says("on the images");
+        let named = ran.stderr.split("on the images").nth(1).expect("their list").split(',').take(4);
+        assert!(named.map(str::trim).all(|id| id.len() >= 32), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_training_part_that_teaches_nothing_is_told() {
     let fixture = Fixture::new("resnet50");
-    let ran = fixture.train(&["--epochs", "2", "--learning-rate", "1e30", "--schedule", "constant"]).exits(2);
-    let ran = ran.says("diverged: the loss of step 2 (epoch 1)").says("on the images");
-    let named = ran.stderr.split("on the images").nth(1).expect("their list").split(',').take(4);
-    assert!(named.map(str::trim).all(|id| id.len() >= 32), "{}", ran.stderr);
+    let table = std::fs::read_to_string(fixture.dir.path().join("data.csv")).expect("it was written");
+    let mut lines = table.lines().map(|line| line.rsplitn(5, ',').collect::<Vec<_>>());
+    let headings = lines.next().expect("headings").into_iter().rev().collect::<Vec<_>>().join(",");
+    // The fourth column from the end is the MOS.
+    let equal = |cells: Vec<&str>| format!("{},3.0,{},{},{}", cells[4], cells[2], cells[1], cells[0]);
+    let rows: Vec<String> = std::iter::once(headings).chain(lines.map(equal)).collect();
+    fixture.dir.write("data.csv", rows.join("\n"));
+    fixture.ingest();
+    let ran = fixture.train(&["--epochs", "1", "--learning-rate", "1e-4"]).exits(0);
+    let _ = ran.says("the 2 validation images all have the same MOS");
+    let rows = scored(&fixture.dir.store(), &fixture.only_run());
+    assert!(rows.len() == N_IMAGES && rows.iter().all(|row| row.score.is_finite()));
+
+    fixture.dir.write("data.csv", rows_of(&table, 1));
+    fixture.ingest();
+    let _ = fixture.train(&["--epochs", "1"]).exits(2).says("leaves a part empty");
+}
+
+/// The headings and the first `n` rows of `table`.
+fn rows_of(table: &str, n: usize) -> String {
+    table.lines().take(n + 1).collect::<Vec<_>>().join("\n")
 }
 
 #[test]

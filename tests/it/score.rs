@@ -7,8 +7,9 @@ use agiqa_store::tables::rejects;
 use agiqa_store::tables::scores::{Direction, ScoreSet, ScorerKind};
 use agiqa_synth::{picture_of_case, reference_file};
 use serde_json::Value;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
+use crate::checkpoint::{Pickle, archive};
 use crate::synth;
 use crate::testdir::{Ran, TestDir, reference};
 
@@ -140,6 +141,17 @@ fn weights_that_do_not_fit_are_explained_before_anything_is_computed() {
     let bytes = std::fs::read(&weights).expect("it was written");
     let cut = dir.write("cut.safetensors", &bytes[..bytes.len() - 100]);
     let _ = score(&dir, &["--method", "dbcnn", "--weights", &text(&cut)]).exits(2).says("cut short");
+    let system = Pickle::new().class("os", "system").raw(b"(").text("true").raw(b"tR").stop();
+    let archive = dir.write("archive.pth", archive(&system, &[]));
+    let refused = score(&dir, &["--method", "dbcnn", "--weights", &text(&archive)]).exits(2);
+    let _ = refused.says("class `os.system`");
+    let mut tensors = crate::raters::weights("resnet50");
+    let d = tensors["fc.weight"].size()[1];
+    tensors.insert("fc.weight".to_owned(), Tensor::zeros([1000, d], (Kind::Float, Device::Cpu)));
+    let head = dir.write("head.safetensors", "");
+    Tensor::write_safetensors(&tensors.into_iter().collect::<Vec<_>>(), &head).expect("it can be written");
+    let refused = score(&dir, &["--method", "resnet50", "--weights", &text(&head)]).exits(2);
+    let _ = refused.says("`fc.weight`").says(&format!("expected [1, {d}] found [1000, {d}]"));
     let noise = dir.write("noise.pth", "no checkpoint at all");
     let _ = score(&dir, &["--method", "dbcnn", "--weights", &text(&noise)]).exits(2).says("perhaps a server's answer");
     let absent = text(&dir.path().join("absent.pth"));
@@ -152,20 +164,37 @@ fn weights_that_do_not_fit_are_explained_before_anything_is_computed() {
 }
 
 #[test]
-fn images_outside_the_network_s_sizes_are_rejects_and_stay_in_the_corpus() {
-    let dir = TestDir::new();
-    let n_good = pictures(&dir, "dbcnn").len();
-    write_png(&dir, "small.png", 40, 15, vec![90; 40 * 15 * 3]);
-    write_png(&dir, "large.png", 2049, 2048, vec![90; 2049 * 2048 * 3]);
-    let weights = text(&checkpoint(&dir, "dbcnn", 0));
-    let args = ["--method", "dbcnn", "--weights", &weights];
-    let _ = score(&dir, &args).exits(1).says(&format!("{n_good} of {} images have scores", n_good + 2));
-    let rows = rejects::read(&dir.store(), "score").expect("rejects");
-    let mut found: Vec<(&str, bool)> =
-        rows.iter().map(|row| (row.kind.as_str(), row.message.contains("pixels, "))).collect();
-    found.sort_unstable();
-    assert_eq!(found, [("too-large", true), ("too-small", true)]);
-    let _ = score(&dir, &args).exits(1).says("skipped");
+fn images_outside_a_network_s_sizes_are_rejects_and_stay_in_the_corpus() {
+    // Networks that see a picture as it is refuse it for its sides or its pixels, those that resize it for what they would see.
+    let (small, large) = (Some("too-small"), Some("too-large"));
+    for (name, tiny, thin, huge) in [
+        ("dbcnn", small, small, large),
+        ("clipiqa", small, small, large),
+        ("musiq", None, small, large),
+        ("hyperiqa", None, large, None),
+        ("stairiqa", None, large, None),
+        ("efficientnet-lite0", None, large, None),
+        ("baid", None, None, None),
+    ] {
+        let dir = TestDir::new();
+        let pictures = [("tiny.png", 8, 8, tiny), ("thin.png", 2000, 9, thin), ("huge.png", 2049, 2048, huge)];
+        for (file, width, height, _) in pictures {
+            write_png(&dir, file, width, height, vec![90; 3 * (width * height) as usize]);
+        }
+        let weights = text(&checkpoint(&dir, name, 0));
+        let args = ["--method", name, "--weights", &weights];
+        let expected: Vec<(&str, &str)> =
+            pictures.iter().filter_map(|(file, _, _, kind)| Some((*file, (*kind)?))).collect();
+        let (code, n_good) = (i32::from(!expected.is_empty()), 3 - expected.len());
+        let _ = score(&dir, &args).exits(code).says(&format!("{n_good} of 3 images have scores"));
+        let rows = rejects::read(&dir.store(), "score").expect("rejects");
+        let found = |(file, kind): &(&str, &str)| {
+            let is_it = |row: &&rejects::RejectRow| row.path.as_deref().is_some_and(|path| path.ends_with(file));
+            rows.iter().find(is_it).is_some_and(|row| row.kind.as_str() == *kind && row.message.contains("pixels, "))
+        };
+        assert!(rows.len() == expected.len() && expected.iter().all(found), "{name}: {rows:?}");
+        let _ = score(&dir, &args).exits(code).says("skipped");
+    }
 }
 
 #[test]

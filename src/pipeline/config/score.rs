@@ -1,13 +1,43 @@
-//! `[score]` and `[[check]]`: a night of a corpus, what scores it, and when it is good.
+//! `[baseline]` and `[scorer.…]`: what scores datasets without a training. `[score]` and `[[check]]`: a night of a corpus,
+//! what scores it, and when it is good.
 
 use super::Reader;
+use crate::baselines::BaselineSettings;
 use crate::pipeline::ScoreSettings;
 use crate::pipeline::de;
-use crate::pipeline::error::ConfigError;
-use crate::pipeline::tree::{Node, NodeValue};
+use crate::pipeline::error::{ConfigError, suggestion};
+use crate::pipeline::overlay::read_rating_settings;
+use crate::pipeline::tree::{Entry, Node, NodeValue};
+use crate::ratings::RatingSettings;
 use agiqa_judge::check::CheckSettings;
+use agiqa_nets::raters::RaterName;
 
 impl Reader<'_> {
+    pub(super) fn baseline(&mut self) -> Result<Option<BaselineSettings>, ConfigError> {
+        let Some(node) = self.document.remove("baseline") else { return Ok(None) };
+        let settings: BaselineSettings = de::settings(self.sources, "baseline", &node, &[])?;
+        settings.check().map_err(|error| self.wrong(node.origin, format!("`baseline`: {error}")))?;
+        Ok(Some(settings))
+    }
+
+    /// A rating network per table `[scorer.<name>]`.
+    pub(super) fn scorers(&mut self) -> Result<Vec<RatingSettings>, ConfigError> {
+        let Some(node) = self.document.remove("scorer") else { return Ok(Vec::new()) };
+        if !matches!(node.value, NodeValue::Table(_)) {
+            let problem = format!("`scorer`: expected tables `[scorer.<name>]`, found {}", node.kind());
+            return Err(self.wrong(node.origin, problem));
+        }
+        let scorer = |entry: &Entry| {
+            let name = entry.key.parse::<RaterName>().map_err(|_| {
+                let names: Vec<&str> = RaterName::ALL.iter().map(|name| name.as_str()).collect();
+                let problem = format!("unknown scorer `{}`{}", entry.key, suggestion(&entry.key, &names));
+                self.wrong(entry.key_origin, problem)
+            })?;
+            read_rating_settings(self.sources, name, entry.node.clone())
+        };
+        node.entries().iter().map(scorer).collect()
+    }
+
     /// `[score]` and the `[[check]]` tables of its night.
     pub(super) fn score(&mut self) -> Result<(Option<ScoreSettings>, Vec<CheckSettings>), ConfigError> {
         let checks = self.document.remove("check");

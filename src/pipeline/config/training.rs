@@ -1,11 +1,14 @@
 //! `[train]` and `[[variant]]`: the trainings.
 
+use std::collections::BTreeMap;
+
 use super::Reader;
 use crate::ingest::IngestSettings;
 use crate::pipeline::de;
 use crate::pipeline::error::{ConfigError, suggestion};
 use crate::pipeline::overlay::read_training;
-use crate::pipeline::tree::{Node, NodeValue};
+use crate::pipeline::tree::{Entry, Node, NodeValue};
+use crate::splits::SplitSettings;
 use crate::train::TrainSettings;
 use crate::train::recipes::RecipeSettings;
 use agiqa_store::tables::PartitionName;
@@ -19,9 +22,31 @@ pub struct TrainSection {
     pub settings: TrainSettings,
     /// What is trained.
     pub recipe: RecipeSettings,
-    /// Seeds of initialisation, image order and dropout. Every split is trained on with each seed. `None` means the
-    /// split's own seed.
-    pub seeds: Option<Vec<u32>>,
+    /// Seeds of initialisation, image order and dropout.
+    pub seeds: Seeds,
+}
+
+/// The seeds of the trainings on a split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seeds {
+    /// The split's own seed.
+    OfSplit,
+    /// The same seeds on each split.
+    Same(Vec<u32>),
+    /// Seeds by the name of the split. A split that is not named has its own seed.
+    BySplit(BTreeMap<String, Vec<u32>>),
+}
+
+impl Seeds {
+    /// The seeds of the trainings on `split`.
+    pub fn on(&self, split: &SplitSettings) -> Vec<u32> {
+        let own = || vec![split.seed().unwrap_or(0)];
+        match self {
+            Self::OfSplit => own(),
+            Self::Same(seeds) => seeds.clone(),
+            Self::BySplit(seeds) => seeds.get(split.name().as_str()).cloned().unwrap_or_else(own),
+        }
+    }
 }
 
 /// `[[variant]]`: a training under a name of its own.
@@ -40,7 +65,7 @@ impl Reader<'_> {
         &mut self,
         datasets: &[IngestSettings],
         has_features: bool,
-        has_splits: bool,
+        splits: &[SplitSettings],
     ) -> Result<Vec<Variant>, ConfigError> {
         let Some(node) = self.document.remove("variant") else { return Ok(Vec::new()) };
         let origin = node.origin;
@@ -76,7 +101,7 @@ impl Reader<'_> {
                     node.insert(&entry.key, entry.node.clone());
                 }
             }
-            let train = self.train(node, datasets, has_features, has_splits)?;
+            let train = self.train(node, datasets, has_features, splits)?;
             let test = match item.remove("test") {
                 Some(test) => {
                     let path = format!("variant.{idx}.test");
@@ -96,29 +121,44 @@ impl Reader<'_> {
         Ok(variants)
     }
 
+    /// `train.seeds`: a list, or lists by the name of a split.
+    fn seeds(&self, node: &Node, splits: &[SplitSettings]) -> Result<Seeds, ConfigError> {
+        let path = "train.seeds";
+        let seeds = match node.value {
+            NodeValue::Table(_) => Seeds::BySplit(de::settings(self.sources, path, node, &[])?),
+            _ => Seeds::Same(de::settings(self.sources, path, node, &[])?),
+        };
+        let names: Vec<String> = splits.iter().map(|split| split.name().to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let is_unknown = |entry: &&Entry| !names.contains(&entry.key.as_str());
+        if let Some(entry) = node.entries().iter().find(is_unknown) {
+            let hint = suggestion(&entry.key, &names);
+            let problem = format!("`{path}`: the pipeline has no split `{}`{hint}", entry.key);
+            return Err(self.wrong(entry.key_origin, problem));
+        }
+        if splits.iter().any(|split| seeds.on(split).is_empty()) {
+            return Err(self.wrong(node.origin, format!("`{path}`: expected at least one seed")));
+        }
+        Ok(seeds)
+    }
+
     pub(super) fn train(
         &self,
         mut node: Node,
         datasets: &[IngestSettings],
         has_features: bool,
-        has_splits: bool,
+        splits: &[SplitSettings],
     ) -> Result<TrainSection, ConfigError> {
         // A rating network reads images alone.
         let reads_columns = node.get("rater").is_none();
-        for (has, table) in [(has_features || !reads_columns, "features"), (has_splits, "split")] {
+        for (has, table) in [(has_features || !reads_columns, "features"), (!splits.is_empty(), "split")] {
             if !has {
                 return Err(self.wrong(node.origin, format!("`[train]` needs a `[{table}]` table")));
             }
         }
         let seeds = match node.remove("seeds") {
-            Some(seeds) => {
-                let list: Vec<u32> = de::settings(self.sources, "train.seeds", &seeds, &[])?;
-                if list.is_empty() {
-                    return Err(self.wrong(seeds.origin, "`train.seeds`: expected at least one seed"));
-                }
-                Some(list)
-            }
-            None => None,
+            Some(seeds) => self.seeds(&seeds, splits)?,
+            None => Seeds::OfSplit,
         };
         let dataset = match node.remove("dataset") {
             Some(dataset) => {

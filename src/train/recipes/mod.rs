@@ -100,6 +100,14 @@ impl RecipeSettings {
         }
     }
 
+    /// Settings of the network that rates images, if one is trained.
+    pub fn rater(&self) -> Option<&RaterSettings> {
+        match self {
+            Self::Rater(rater) => Some(rater),
+            Self::Head(_) | Self::Joint { .. } | Self::FineTune { .. } => None,
+        }
+    }
+
     /// Whether cached columns are read.
     pub fn reads_columns(&self) -> bool {
         self.head().is_some()

@@ -133,8 +133,8 @@ fn reason_to_leave_out(record: &RunRecord, judged: &Judged) -> Option<String> {
     match &judged.part {
         _ if record.dataset != judged.dataset => None,
         Some((split, _)) if split == own => None,
-        Some((split, _)) => Some(format!("it was trained on split `{own}`, not `{split}`")),
-        None => Some(format!("it was trained on a part of these images: name its split, `{own}`")),
+        Some((split, _)) => Some(format!("trained on another split than `{split}`")),
+        None => Some(format!("trained on a part of these images: name its split, `{own}`")),
     }
 }
 

@@ -8,8 +8,11 @@
 //! A run has learned from the other parts of its own split. It can therefore be compared on that split only. A run
 //! trained on another dataset can be compared on any part. Runs that are left out are named in the output.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::evaluate::listed;
 use crate::metrics::{self, BootstrapSettings, MetricsError, PairedSrcc};
 use agiqa_store::identity::{Fingerprint, ImageId};
 use agiqa_store::metric::{Estimate, Metric};
@@ -32,6 +35,9 @@ pub use report::ComparisonReport;
 pub mod table1;
 
 use methods::{LeftOut, MethodScores};
+
+/// How many of the methods that are left out for one reason are named.
+const N_NAMED: usize = 3;
 
 /// Must be raised when the same inputs and settings give other rows.
 const CODE_VERSION: u32 = 1;
@@ -129,8 +135,15 @@ impl CompareStage {
         let images = methods::judged_images(store, &judged)?;
         let ids: Vec<ImageId> = images.iter().map(|(id, _)| *id).collect();
         let (methods, left_out) = methods::all(store, &self.records.all(store)?, &judged, &ids)?;
+        let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for LeftOut { method, reason } in &left_out {
-            context.console.info(format!("compare: `{method}` is left out: {reason}"));
+            by_reason.entry(reason).or_default().push(method);
+        }
+        for (reason, methods) in by_reason {
+            let n_more = methods.len().saturating_sub(N_NAMED);
+            let more = if n_more > 0 { format!(" and {n_more} more") } else { String::new() };
+            let named = listed(methods.into_iter().take(N_NAMED));
+            context.console.info(format!("compare: left out: {named}{more}: {reason}"));
         }
         if methods.is_empty() {
             let left_out: Vec<String> =

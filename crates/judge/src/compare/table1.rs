@@ -61,6 +61,9 @@ pub struct Row {
     pub std: [Option<f64>; N_PAPER],
     /// The paper's figures.
     pub paper: [Option<f64>; N_PAPER],
+    /// Its name in sentences, which tells a trained network from a published one.
+    #[serde(skip)]
+    label: String,
     /// The method's interval of SRCC, if one split was judged.
     #[serde(skip)]
     interval: Option<Estimate>,
@@ -76,6 +79,18 @@ pub struct Table1 {
     rows: Vec<Row>,
     /// What the paired bootstraps say of neighbours.
     notes: Vec<String>,
+    /// What is missing, with the reason and what to do.
+    missing: Vec<(String, String)>,
+}
+
+/// What the table cannot find in comparisons.
+pub struct Lacking<'a> {
+    /// Methods that are to be trained, rows of the paper or not.
+    pub trained: Vec<String>,
+    /// Why published weights of a method have no scores, and what to do; `None` if nobody publishes any.
+    pub scores: &'a dyn Fn(&str) -> Option<String>,
+    /// Why a method was not trained, and what to do; `None` if it was, or was not to be.
+    pub training: &'a dyn Fn(&str) -> Option<String>,
 }
 
 #[derive(Serialize)]
@@ -90,39 +105,59 @@ struct Line<'a> {
 
 impl Table1 {
     /// One table per kind of split among `reports`, all of one dataset. `names` gives a run's name in the table if the
-    /// paper has no row for it, `reason` why a method of the paper has no scores.
-    pub fn of(
-        reports: &[ComparisonReport],
-        names: &BTreeMap<String, String>,
-        reason: impl Fn(&str) -> String,
-    ) -> Vec<Self> {
+    /// paper has no row for it. A method that has scores of published weights and is trained here has two rows.
+    pub fn of(reports: &[ComparisonReport], names: &BTreeMap<String, String>, lacking: &Lacking<'_>) -> Vec<Self> {
         let mut kinds: BTreeMap<String, Vec<&ComparisonReport>> = BTreeMap::new();
         for report in reports {
             kinds.entry(kind_of_split(report)).or_default().push(report);
         }
         let table = |(splits, reports): (String, Vec<&ComparisonReport>)| {
             let dataset = reports.first().map(|report| report.judged.dataset.to_string()).unwrap_or_default();
-            let name = |row: &ComparisonRow| method_of(&dataset, row, names);
-            let mut found: BTreeMap<String, Vec<&ComparisonRow>> = BTreeMap::new();
+            let key = |row: &ComparisonRow| (method_of(&dataset, row, names), row.kind == ScorerKind::Run);
+            let mut found: BTreeMap<(String, bool), Vec<&ComparisonRow>> = BTreeMap::new();
             for row in reports.iter().flat_map(|report| &report.rows) {
-                found.entry(name(row)).or_default().push(row);
+                found.entry(key(row)).or_default().push(row);
             }
-            let mut rows: Vec<Row> = found.iter().map(|(method, rows)| measured(method, rows)).collect();
+            let has = |method: &str, is_trained: bool| found.contains_key(&(method.to_owned(), is_trained));
+            let label = |(method, is_trained): &(String, bool)| match *is_trained && has(method, false) {
+                true => format!("{method} (trained)"),
+                false => method.clone(),
+            };
+            let mut rows: Vec<Row> = found.iter().map(|(key, rows)| measured(&key.0, label(key), rows)).collect();
             let srcc = |row: &Row| row.mean[0].unwrap_or(f64::NEG_INFINITY);
-            rows.sort_by(|a, b| srcc(b).total_cmp(&srcc(a)).then_with(|| a.method.cmp(&b.method)));
-            let notes = rows.windows(2).map(|pair| note(&reports, &pair[0].method, &pair[1].method, &name)).collect();
-            let lacking = paper::table(1)
-                .filter(|row| row.dataset.eq_ignore_ascii_case(&dataset) && !found.contains_key(&row.method))
-                .map(|row| Row {
-                    method: row.method.clone(),
-                    state: State::Missing { reason: reason(&row.method) },
-                    mean: [None; N_PAPER],
-                    std: [None; N_PAPER],
-                    paper: row.figures(),
-                    interval: None,
-                });
-            rows.extend(lacking);
-            Self { dataset, splits, n_splits: reports.len(), rows, notes }
+            rows.sort_by(|a, b| srcc(b).total_cmp(&srcc(a)).then_with(|| a.label.cmp(&b.label)));
+            let name = |row: &ComparisonRow| label(&key(row));
+            let notes = rows.windows(2).map(|pair| note(&reports, &pair[0].label, &pair[1].label, &name)).collect();
+            let mut methods: Vec<(String, [Option<f64>; N_PAPER])> = paper::table(1)
+                .filter(|row| row.dataset.eq_ignore_ascii_case(&dataset))
+                .map(|row| (row.method.clone(), row.figures()))
+                .collect();
+            for method in &lacking.trained {
+                if methods.iter().all(|(other, _)| other != method) {
+                    methods.push((method.clone(), [None; N_PAPER]));
+                }
+            }
+            let mut missing = Vec::new();
+            for (method, paper) in methods {
+                let (is_scored, is_trained) = (has(&method, false), has(&method, true));
+                let scores = (lacking.scores)(&method).filter(|_| !is_scored);
+                let training = (lacking.training)(&method).filter(|_| !is_trained);
+                if is_scored || is_trained {
+                    missing.extend(scores.map(|reason| (format!("{method}, as published"), reason)));
+                    missing.extend(training.map(|reason| (format!("{method}, trained"), reason)));
+                    continue;
+                }
+                let reasons: Vec<String> = scores.into_iter().chain(training).collect();
+                if reasons.is_empty() {
+                    continue;
+                }
+                let reason = reasons.join("; or ");
+                missing.push((method.clone(), reason.clone()));
+                let (mean, std) = ([None; N_PAPER], [None; N_PAPER]);
+                let (label, state) = (method.clone(), State::Missing { reason });
+                rows.push(Row { method, state, mean, std, paper, label, interval: None });
+            }
+            Self { dataset, splits, n_splits: reports.len(), rows, notes, missing }
         };
         kinds.into_iter().map(table).collect()
     }
@@ -171,11 +206,7 @@ impl Table1 {
 
     /// How to get what is missing; empty if nothing is.
     pub fn missing(&self) -> String {
-        let line = |row: &Row| match &row.state {
-            State::Missing { reason } => Some(format!("  {}: {reason}\n", row.method)),
-            State::Scored | State::Trained { .. } => None,
-        };
-        let lines: String = self.rows.iter().filter_map(line).collect();
+        let lines: String = self.missing.iter().map(|(what, reason)| format!("  {what}: {reason}\n")).collect();
         if lines.is_empty() { lines } else { format!("Missing:\n{lines}") }
     }
 }
@@ -191,11 +222,15 @@ fn kind_of_split(report: &ComparisonReport) -> String {
 
 /// The method that `row` belongs to in the table.
 fn method_of(dataset: &str, row: &ComparisonRow, names: &BTreeMap<String, String>) -> String {
+    // A comparison keeps the paper's figures, which are another method's for no row.
     let of_paper = paper::row_of(dataset, row.paper).map(|paper| paper.method.clone());
-    of_paper.or_else(|| names.get(&row.method).cloned()).unwrap_or_else(|| row.method.clone())
+    let name = || names.get(&row.method).unwrap_or(&row.method);
+    // The paper's own method on features that are not the paper's has no figures there.
+    let own = || if name() == paper::METHOD { format!("{} (other features)", paper::METHOD) } else { name().clone() };
+    of_paper.unwrap_or_else(own)
 }
 
-fn measured(method: &str, rows: &[&ComparisonRow]) -> Row {
+fn measured(method: &str, label: String, rows: &[&ComparisonRow]) -> Row {
     let values = |metric: Metric| -> Vec<f64> { rows.iter().filter_map(|row| row.metrics[metric].value).collect() };
     let mean = |xs: &[f64]| (!xs.is_empty()).then(|| xs.iter().sum::<f64>() / xs.len() as f64);
     let deviation = |xs: &[f64]| {
@@ -209,6 +244,7 @@ fn measured(method: &str, rows: &[&ComparisonRow]) -> Row {
         mean: Metric::PAPER.map(|metric| mean(&values(metric))),
         std: Metric::PAPER.map(|metric| deviation(&values(metric))),
         paper: rows.first().map_or([None; N_PAPER], |row| row.paper),
+        label,
         interval: match rows {
             [row] => Some(row.metrics[Metric::Srcc]),
             _ => None,
