@@ -272,14 +272,13 @@ impl Lesson for JointLesson<'_> {
         let _no_grad = tch::no_grad_guard();
         let (data, rows) = (self.data, self.data.part(Part::Validation));
         let batch_size = if self.device == Device::Cpu { CPU_BATCH } else { GPU_BATCH };
-        let LabelScale { scale, offset } = self.labels;
         let mut validated = Validated::default();
         let (mut ratings, mut n_above_0) = (Vec::with_capacity(rows.len()), 0.0);
         data.pictures().for_each_batch(rows, batch_size, data.n_threads, self.device, |rows, pixels| {
             let (columns, pixels) = (self.columns.rows(rows), self.normalisation.forward(&pixels));
             let output = network.forward(&pixels, &columns[0], &columns[1], Mode::Evaluate);
             let raw = Vec::<f32>::try_from(output.fusion.score.to_device(Device::Cpu))?;
-            validated.scores.extend(raw.into_iter().map(|raw| f64::from(raw) * scale + offset));
+            validated.scores.extend(raw.into_iter().map(|raw| self.labels.mos(f64::from(raw))));
             let rated = Vec::<f32>::try_from(output.maniqa.rating().to_device(Device::Cpu))?;
             ratings.extend(rated.into_iter().map(f64::from));
             n_above_0 += output.maniqa.f_1.gt(0.0).sum(Kind::Float).double_value(&[]);

@@ -292,14 +292,13 @@ impl Lesson for RaterLesson<'_> {
 
     fn validate(&self, network: &Box<dyn Rater>) -> Result<Validated, RecipeError> {
         let _no_grad = tch::no_grad_guard();
-        let (data, LabelScale { scale, offset }) = (self.data, self.labels);
-        let rows = data.part(Part::Validation);
+        let (data, rows) = (self.data, self.data.part(Part::Validation));
         let batch_size = if self.device != Device::Cpu && self.prepare.has_one_shape() { GPU_BATCH } else { 1 };
         let mut validated = Validated::default();
         data.pictures().for_each_batch(rows, batch_size, data.n_threads, self.device, |_, inputs| {
             let ratings = network.rate(&inputs).to_device(Device::Cpu);
             let ratings = Vec::<f64>::try_from(ratings.to_kind(Kind::Double))?;
-            validated.scores.extend(ratings.into_iter().map(|rating| rating * scale + offset));
+            validated.scores.extend(ratings.into_iter().map(|rating| self.labels.mos(rating)));
             Ok::<_, RecipeError>(())
         })?;
         Ok(validated)
