@@ -33,6 +33,9 @@ const READ: &str = "AGIQA_READ";
 /// Number of seeds of [`ten_thousand_are_told_or_read`], each with 250 inputs.
 const SEEDS: &str = "AGIQA_SEEDS";
 
+/// Takes any bytes, and panics if they break a promise.
+type Reader = fn(&[u8]);
+
 fn events(stdout: &str) -> impl Iterator<Item = serde_json::Value> {
     stdout.lines().map(|line| serde_json::from_str(line).expect("JSON"))
 }
@@ -134,7 +137,7 @@ fn read_mutated(dir: &TestDir, reader: &str, n: usize, draws: &mut Draws, tally:
 fn readers_take_mutated_bytes() {
     let Ok(work) = std::env::var(READ) else { return };
     let [reader, seed, n] = work.split(' ').collect::<Vec<_>>()[..] else { panic!("{READ}={work}") };
-    let (read, originals): (fn(&[u8]), Vec<Vec<u8>>) = match reader {
+    let (read, originals): (Reader, Vec<Vec<u8>>) = match reader {
         "table" => (table_reader::read, of_every_form()),
         "provenance" => (provenance_reader::read, inputs::pictures()),
         "checkpoint" => {
