@@ -26,6 +26,8 @@ pub struct LeftOut {
 
 /// A training without the weights that it starts from. Its runs have no names, because these depend on the weights.
 pub struct AbsentTraining {
+    /// The row of the paper's Table 1 that its scores would have, or else its variant.
+    pub method: String,
     /// The name of the stage.
     pub name: String,
     /// Why, and what to do.

@@ -107,7 +107,8 @@ impl Pipeline {
                 evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &scored_idx));
             }
         }
-        for (method, stage) in absent {
+        for stage in absent {
+            let method = stage.method.clone();
             let idx = steps.add(StageName::Train, stage, &[]);
             steps.0[idx].method = Some(method);
         }
@@ -276,9 +277,9 @@ impl Pipeline {
         Ok(self.heads_and_absent()?.0)
     }
 
-    /// The trainings, and those that lack the weights that they start from, with their rows in the paper's Table 1. These
-    /// count as any other unless absent weights are passed over.
-    fn heads_and_absent(&self) -> Result<(Vec<Head>, Vec<(String, AbsentTraining)>), TrainError> {
+    /// The trainings, and those that lack the weights that they start from. These count as any other unless absent weights are
+    /// passed over.
+    fn heads_and_absent(&self) -> Result<(Vec<Head>, Vec<AbsentTraining>), TrainError> {
         let (mut heads, mut absent) = (Vec::new(), Vec::new());
         for head in self.all_heads()? {
             let problem = match self.skip_absent_weights {
@@ -286,7 +287,9 @@ impl Pipeline {
                 false => None,
             };
             match problem.and_then(|error| absent::absence(&error)) {
-                Some(reason) => absent.push((head.method(), AbsentTraining { name: head.train.name(), reason })),
+                Some(reason) => {
+                    absent.push(AbsentTraining { method: head.method(), name: head.train.name(), reason });
+                }
                 None => heads.push(head),
             }
         }
