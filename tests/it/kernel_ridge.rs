@@ -194,7 +194,7 @@ fn a_kernel_that_is_not_positive_definite_gets_more_on_its_diagonal_and_says_so(
     let fixture = Fixture::new(60, 0);
     // A linear kernel of 18 values cannot have rank 42.
     let said = train(&fixture, &["--set", "kernel.strengths=[1e-30, 1]"]).exits(0);
-    said.says("is not positive definite at strength 1e-30").says(" more is on its diagonal");
+    said.says("rounding leaves the kernel not positive definite at strength 1e-30").says("is added to its diagonal");
     let kernel = record(&fixture).kernel_ridge.expect("its results");
     assert!(kernel.strengths[0].jitter > 0.0 && kernel.strengths[1].jitter == 0.0, "{kernel:?}");
     predict(&fixture, &fixture.only_run()).exits(0);

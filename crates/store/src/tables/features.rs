@@ -127,6 +127,15 @@ impl FeatureRows {
     }
 }
 
+/// Rows of a part, and where their vectors go.
+struct WantedPart<'a> {
+    object: &'a ObjectInfo,
+    /// Their numbers in the part, ascending.
+    rows: Vec<usize>,
+    /// Room for them in each column's matrix, row-major.
+    matrices: Vec<&'a mut [f32]>,
+}
+
 impl FeatureSet {
     /// Folder of this set.
     pub fn prefix(&self) -> String {
@@ -224,7 +233,7 @@ impl FeatureSet {
         let mut positions: HashMap<ImageId, usize> = HashMap::with_capacity(n_found);
         // The parts lie one after the other in the matrices, so that threads can fill them.
         let mut rest: Vec<&mut [f32]> = matrices.iter_mut().map(Vec::as_mut_slice).collect();
-        let mut work: Vec<(u32, Vec<usize>, Vec<&mut [f32]>)> = Vec::new();
+        let mut wanted_parts: Vec<WantedPart<'_>> = Vec::new();
         for (part, rows) in by_part {
             for id in rows.values() {
                 positions.insert(*id, positions.len());
@@ -235,25 +244,18 @@ impl FeatureSet {
                 own.push(head);
                 *rest = tail;
             }
-            work.push((part, rows.into_keys().collect(), own));
+            let object = &index.parts[part as usize];
+            wanted_parts.push(WantedPart { object, rows: rows.into_keys().collect(), matrices: own });
         }
-        work.into_par_iter().try_for_each(|(part, rows, matrices)| {
-            self.read_part(store, &index.parts[part as usize], &rows, matrices)
-        })?;
+        wanted_parts.into_par_iter().try_for_each(|part| self.read_part(store, part))?;
         let rows = wanted.iter().map(|id| positions.get(id).copied()).collect();
         Ok(FoundFeatures { matrices, rows })
     }
 
-    /// Reads the rows with the numbers `rows` of a part into `matrices`, one per column.
-    fn read_part(
-        &self,
-        store: &Store,
-        object: &ObjectInfo,
-        rows: &[usize],
-        mut matrices: Vec<&mut [f32]>,
-    ) -> Result<(), PartError> {
+    fn read_part(&self, store: &Store, part: WantedPart<'_>) -> Result<(), PartError> {
+        let WantedPart { object, rows, mut matrices } = part;
         let names: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
-        let mut batches = PartReader::open(store, object, self.kind.part_kind())?.read_rows(&names, rows)?;
+        let mut batches = PartReader::open(store, object, self.kind.part_kind())?.read_rows(&names, &rows)?;
         while let Some(batch) = batches.next() {
             let batch = batch?;
             let columns = Columns::new(&batches, &batch);
