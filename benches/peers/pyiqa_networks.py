@@ -55,8 +55,8 @@ def clipiqa():
 
     sizes = dict(embed_dim=1024, image_resolution=224, vision_layers=(3, 4, 6, 3), vision_width=64, vision_patch_size=None)
     sizes |= dict(context_length=77, vocab_size=49408, transformer_width=512, transformer_heads=8, transformer_layers=12)
-    clip = clip_model.CLIP(**sizes).float()
-    clipiqa_arch.load = lambda *_, **__: [clip]
+    clip = clip_model.CLIP(**sizes).float().eval()
+    clipiqa_arch.load = lambda *_, **__: clip
     return clipiqa_arch.CLIPIQA(model_type="clipiqa")
 
 
@@ -145,6 +145,9 @@ def main():
             from pyiqa.archs.musiq_arch import get_multiscale_patches
 
             inputs = get_multiscale_patches((inputs - 0.5) * 2, **network.data_preprocess_opts)
+        if args.network in ("stairiqa", "resnet50"):
+            mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
+            inputs = (inputs - mean) / std
         targets = torch.arange(batch) / batch
 
         def run(_):
