@@ -83,7 +83,7 @@ fn networks_that_are_trained_are_rows_over_their_seeds_next_to_published_weights
     let ran =
         run(&dir, &more).exits(0).says("train table1-agiqa-3k-HyperIQA, hyperiqa, on agiqa-3k (5 runs) is left out");
     let ran = ran.prints("DBCNN (trained)").prints("Missing:\n").prints("  HyperIQA: ");
-    let ran = ran.prints("a training of `stairiqa` starts from torchvision's ResNet-50");
+    let ran = ran.prints("a training of `stairiqa` starts from the weights `resnet50-");
     let rows = |table: &str, method: &str| -> Vec<String> {
         let begins = format!("{method} ");
         table.lines().filter(|line| line.starts_with(&begins)).map(str::to_owned).collect()
@@ -114,6 +114,6 @@ fn without_any_weights_the_table_says_how_to_get_them() {
     let ran = ran.prints("MUSIQ  ").prints("musiq_koniq_ckpt-e95806b9.pth").prints("BRISQUE_release.zip");
     assert!(!ran.stdout.contains("  scored  "), "{}", ran.stdout);
     assert_eq!(ran.stdout.matches("Missing:").count(), 1, "{}", ran.stdout);
-    let _ = run(&dir, &["--set", "skip_absent_weights=false"]).exits(2).says("put `resnet50-0676ba61.pth`");
+    let _ = run(&dir, &["--set", "skip_absent_weights=false"]).exits(2).says("get `resnet50-0676ba61.pth`");
     let _ = run(&dir, &["--set", "compare.paper_table=2"]).exits(2).says("expected 1");
 }
