@@ -4,6 +4,7 @@ use anyhow::Context as _;
 
 use crate::corpus::Night;
 use agiqa_judge::metrics::BootstrapSettings;
+use agiqa_judge::night::{self, Earlier};
 use agiqa_judge::scorer::Scorer;
 use agiqa_store::store::Store;
 use agiqa_store::tables::night_scores::ScoredNight;
@@ -99,11 +100,12 @@ impl Judged {
         let scored = scored_night(night, scorer)?;
         let dataset = |label: &PartitionName| Night { night: label.clone(), ..night.clone() }.dataset();
         let there = images::datasets(store)?;
-        let mut earlier = agiqa_judge::night::earlier(store, &scored)?;
-        earlier.retain(|earlier| dataset(&earlier.night).is_ok_and(|dataset| there.contains(&dataset)));
-        earlier.drain(..earlier.len().saturating_sub(N_NIGHTS));
-        let against = earlier.iter().map(|earlier| dataset(&earlier.night)).collect::<Result<Vec<_>, _>>()?;
-        let previous = agiqa_judge::night::previous(&earlier).map(|earlier| dataset(&earlier.night)).transpose()?;
+        let is_there = |earlier: &Earlier| dataset(&earlier.night).is_ok_and(|dataset| there.contains(&dataset));
+        let earlier = night::backwards(store, &scored)?.filter(|earlier| earlier.as_ref().map_or(true, is_there));
+        let earlier: Vec<Earlier> = earlier.take(N_NIGHTS).collect::<Result<_, _>>()?;
+        let against = earlier.iter().rev().map(|earlier| dataset(&earlier.night)).collect::<Result<Vec<_>, _>>()?;
+        let previous = night::previous(earlier.into_iter().map(Ok))?;
+        let previous = previous.map(|earlier| dataset(&earlier.night)).transpose()?;
         Ok(Self { dataset: night.dataset()?, night: Some(scored), against, previous })
     }
 }

@@ -28,26 +28,41 @@ impl Earlier {
     }
 }
 
-/// The nights before `night` that what scored `night` has scored, oldest first. Scores by other settings, or of an earlier
-/// training of a run, are another series.
+/// The nights before `night` that the same scorer has scored, newest first. Scores by other settings, or of an earlier
+/// training of a run, are another series. Each night is read when the iterator comes to it.
 ///
 /// # Errors
-/// Fails if a table cannot be read.
-pub fn earlier(store: &Store, night: &ScoredNight) -> Result<Vec<Earlier>, PartError> {
+/// Fails if the nights cannot be listed. An item fails if its table cannot be read.
+pub fn backwards(
+    store: &Store,
+    night: &ScoredNight,
+) -> Result<impl Iterator<Item = Result<Earlier, PartError>>, PartError> {
     let fingerprint = night.fingerprint(store)?.map(|fingerprint| fingerprint.short());
-    let mut found = Vec::new();
-    for other in night.nights(store)?.into_iter().filter(|other| other.night < night.night) {
-        let rows = nights::read_bins(store, &other)?;
-        if rows.iter().any(|row| fingerprint.is_none() || row.fingerprint == fingerprint) {
-            found.push(Earlier { night: other.night, rows });
-        }
-    }
-    Ok(found)
+    let mut nights = night.nights(store)?;
+    nights.retain(|other| other.night < night.night);
+    Ok(nights.into_iter().rev().filter_map(move |other| {
+        let is_same = |row: &Binned| fingerprint.is_none() || row.fingerprint == fingerprint;
+        let rows = nights::read_bins(store, &other);
+        let of_series = |rows: Vec<Binned>| rows.iter().any(is_same).then_some(Earlier { night: other.night, rows });
+        rows.map(of_series).transpose()
+    }))
 }
 
-/// The night among `earlier` to compare with: the last with enough scores, or else the last.
-pub fn previous(earlier: &[Earlier]) -> Option<&Earlier> {
-    earlier.iter().rev().find(|night| night.n() >= MIN_N as u64).or(earlier.last())
+/// The night among `nights`, newest first, to compare with: the newest with enough scores, or else the newest. Later items
+/// are not asked for.
+///
+/// # Errors
+/// Fails if an item does.
+pub fn previous(nights: impl Iterator<Item = Result<Earlier, PartError>>) -> Result<Option<Earlier>, PartError> {
+    let mut newest = None;
+    for night in nights {
+        let night = night?;
+        if night.n() >= MIN_N as u64 {
+            return Ok(Some(night));
+        }
+        newest.get_or_insert(night);
+    }
+    Ok(newest)
 }
 
 /// Where the bins of `night` are; `None` if the table `nights` does not say.
@@ -72,7 +87,7 @@ struct Scope {
 }
 
 /// Writes the rows of `night` in `nights`. `trained` is the range of the MOS that the scorer has learned from; without one,
-/// the bins are those of the night before, or lie over this night's scores.
+/// the bins are those of the night before. The first night of a series takes the range of its own scores.
 ///
 /// # Errors
 /// Fails if a table cannot be read or written.
@@ -92,15 +107,14 @@ pub fn summarise(store: &Store, night: &ScoredNight, trained: Option<RangeInclus
         }
     })?;
     count_rejects(store, night, &scored, &mut scopes)?;
-    let earlier = earlier(store, night)?;
-    let previous = previous(&earlier);
-    let scale = trained.or_else(|| scale_of(&previous?.rows)).or_else(|| {
+    let previous = previous(backwards(store, night)?)?;
+    let scale = trained.or_else(|| scale_of(&previous.as_ref()?.rows)).or_else(|| {
         let scores = &scopes[&None].scores;
         (!scores.is_empty()).then(|| check::middle(scores.clone()))
     });
     let row = |(generator, scope): (Option<String>, Scope)| {
         let scope_name = generator.map_or_else(|| ALL.to_owned(), |generator| format!("generator={generator}"));
-        scope.row(scope_name, scale.as_ref(), previous)
+        scope.row(scope_name, scale.as_ref(), previous.as_ref())
     };
     let rows: Vec<NightRow> = scopes.into_iter().map(row).collect();
     nights::write(store, night, fingerprint, &rows)
