@@ -96,7 +96,7 @@ fn is_svg(head: &[u8]) -> bool {
     head.starts_with(b"<svg") || (head.starts_with(b"<") && (holds(b"<svg") || holds(b"<!DOCTYPE svg")))
 }
 
-/// What often stands where an image should be, by its first bytes.
+/// Kinds of files that users often have in the place of an image, by their first bytes.
 const OTHERS: [(&[u8], &str); 16] = [
     (b"version https://git-lfs", "a pointer of Git LFS; get the file with `git lfs pull`"),
     (b"\x89PNG\n\x1A\n", "a PNG that was copied as text; copy it again as binary data"),
@@ -116,7 +116,7 @@ const OTHERS: [(&[u8], &str); 16] = [
     (b"\x93NUMPY", "a NumPy array"),
 ];
 
-/// What a file is that is no image and begins with `head`, if that is known.
+/// The kind of a file that is not an image, by its first bytes `head`; `None` if the kind is unknown.
 pub fn other(head: &[u8]) -> Option<&'static str> {
     let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head).trim_ascii_start();
     match head {

@@ -98,7 +98,7 @@ pub enum ImageError {
     NotAnImage {
         /// The first bytes, hexadecimal.
         starts_with: String,
-        /// What it is, if that is known, and what to do.
+        /// The kind of the file, if it is known, and advice.
         what: Option<&'static str>,
     },
     /// The data ends before the image does.

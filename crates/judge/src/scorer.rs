@@ -178,7 +178,7 @@ impl ScoredImages {
     }
 }
 
-/// The images of `dataset`, and the rows of those of the part, or of all.
+/// The images of `dataset`, and the rows of the images that belong to the part. Without a part, all rows.
 fn rows(
     store: &Store,
     dataset: &PartitionName,

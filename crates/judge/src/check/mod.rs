@@ -178,7 +178,7 @@ impl Checked {
         }
     }
 
-    /// Name of what it looked at, as in settings.
+    /// Name of the check, as in settings.
     pub fn name(&self) -> String {
         serde_json::to_value(self.check).ok().and_then(|name| Some(name.as_str()?.to_owned())).unwrap_or_default()
     }
@@ -205,10 +205,10 @@ pub fn write(store: &Store, night: &ScoredNight, found: &[Checked]) -> Result<()
     checks::write(store, night, &rows.collect::<Vec<_>>())
 }
 
-/// Scores with the name of what they are of.
+/// Scores, and the name of the dataset or night that they belong to.
 #[derive(Clone, Copy, Debug)]
 pub struct Compared<'a> {
-    /// What they are of, in words.
+    /// The name of the dataset or night, in words.
     pub what: &'a str,
     /// The scores.
     pub scored: &'a ScoredImages,
@@ -412,7 +412,7 @@ impl Checking<'_> {
 }
 
 impl Scope {
-    /// Value, limits and message of a check of scores. `other` is what the earlier ones are of.
+    /// Value, limits and message of a check of scores. `other` names the dataset or night of the earlier scores.
     fn check(
         &self,
         settings: &CheckSettings,

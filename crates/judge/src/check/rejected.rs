@@ -42,8 +42,8 @@ impl Rejected {
         self.0.iter().filter(move |(_, row)| row.dataset.as_deref() == Some(dataset.as_str()))
     }
 
-    /// The images among `ids` that were rejected, on whatever night: what was wrong with an image is wrong today. Also the
-    /// number of files of `dataset` that never became a row of its table.
+    /// The images among `ids` that were rejected on any night, because a fault of an image stays. Also the number of files of
+    /// `dataset` that never became a row of its table.
     pub(crate) fn among(&self, dataset: &PartitionName, ids: &HashSet<ImageId>) -> (HashSet<ImageId>, usize) {
         let (mut rejected, mut unread) = (HashSet::new(), BTreeSet::new());
         for (_, row) in &self.0 {

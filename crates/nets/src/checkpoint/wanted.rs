@@ -58,7 +58,7 @@ impl Wanted {
         Ok(hash)
     }
 
-    /// Hash of what is read and of the files' sizes and times of change.
+    /// Hash of the tensors' names and of the files' sizes and times of change.
     fn state_of(&self, checkpoint: &Checkpoint) -> Option<[u8; 32]> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{:?}", (&self.names, &self.stored)).as_bytes());

@@ -132,7 +132,7 @@ impl Frontend {
     }
 }
 
-/// All files of the checkpoint in `folder` that decide the numbers: those of its tensors, then the small ones.
+/// All files of the checkpoint in `folder` that decide the numbers: first the files with tensors, then the small files.
 pub fn files(folder: &Path, checkpoint: &Checkpoint) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = checkpoint.files().map(Path::to_owned).collect();
     // With several shards, the index decides which of them a tensor comes from.
@@ -151,7 +151,7 @@ pub struct MplugOwl2 {
     vision: VisionTower,
     abstractor: Abstractor,
     decoder: Decoder,
-    /// Per prompt what the decoder knows after the text before the image.
+    /// Per prompt, the decoder's state after the text before the image.
     prefixes: Vec<Prefix>,
     /// The text after the image, `(t, d)`, f32.
     suffix: Tensor,
