@@ -1,6 +1,6 @@
 //! Convolutions of trunks that see pictures. Batch norms are folded into them unless either is trained.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::layers::{Parameters, Phase};
 
@@ -114,6 +114,7 @@ impl Conv {
 
     pub(crate) fn without_bias<P: Parameters>(p: &P, d_in: i64, d_out: i64, kernel: Kernel) -> Result<Self, P::Error> {
         let weight = p.tensor("weight", &[d_out, d_in, kernel.side, kernel.side], p.kind())?;
+        let weight = if matches!(p.phase(), Phase::Rating) { channels_innermost(weight) } else { weight };
         Ok(Self { weight, bias: None, stride: kernel.stride, norm: None })
     }
 
@@ -183,4 +184,14 @@ pub(crate) fn max_around_every_second(xs: &Tensor) -> Tensor {
 /// The mean of each square of `side` pixels. Rows and columns that fill no square are lost.
 pub(crate) fn mean_of_squares(xs: &Tensor, side: i64) -> Tensor {
     xs.avg_pool2d(side, side, 0, false, true, None)
+}
+
+/// `kernel`, `(out, in, side, side)`, with the channels of a pixel next to each other in memory if it is on a CPU. A
+/// convolution by such a kernel gives a picture in this order, which oneDNN need not reorder before and after the next one:
+/// up to a third faster. Trainings keep PyTorch's order, as their references do.
+fn channels_innermost(kernel: Tensor) -> Tensor {
+    match kernel.device() {
+        Device::Cpu => kernel.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
+        _ => kernel,
+    }
 }
