@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if flag != "--threads" {
         return Err(format!("expected --threads, found {flag}").into());
     }
+    agiqa::allocator::keep_freed_memory();
     tch::set_num_threads(n_threads.parse()?);
     let (name, n) = (network.parse::<RaterName>()?, n.parse::<usize>()?);
     // The peer's prompts.
@@ -81,7 +82,7 @@ fn steps(
     side: u32,
     batch: usize,
 ) -> Result<(Vec<f64>, f64), Box<dyn std::error::Error>> {
-    let start = RaterStart::open(name, name.variant(None)?, Some(weights), Path::new(""))?;
+    let start = RaterStart::open(name, name.variant(None)?, Some(weights))?;
     let learns = |name: &str| !start.is_frozen(name) && !start.is_statistic(name);
     let tensors = start.read()?.into_iter().map(|(name, xs)| {
         let learns = learns(&name);

@@ -20,7 +20,7 @@ use super::weights::Parts;
 use super::{Architecture, Build, Layout, Prepare, Rater, RaterError, RaterName, Stored, build_of, listed};
 use crate::checkpoint::{Checkpoint, CheckpointError, Wanted};
 use crate::layers::{NamedTensors, NetworkError, Phase, TensorScope};
-use agiqa_weights::Weights;
+use agiqa_weights::{Weights, WeightsError};
 
 /// Why a training of a rating network cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum StartError {
     /// The weights cannot be used.
     #[error(transparent)]
     Rater(#[from] RaterError),
+    /// A trunk that the program fetches is absent or damaged.
+    #[error(transparent)]
+    Fetched(#[from] WeightsError),
     /// A trunk's file is absent.
     #[error(
         "a training of `{network}` starts from the weights {trunk}, which {} lacks: {}; `--weights` (in a pipeline, \
@@ -90,6 +93,18 @@ impl Trunk {
     /// Its file in `folder`.
     fn file_in(&self, folder: &Path) -> Option<PathBuf> {
         self.files().map(|file| folder.join(file)).find(|path| path.is_file())
+    }
+
+    /// Its file in the weights folder, if there is one. What the program fetches is verified.
+    fn placed(&self) -> Result<Option<PathBuf>, WeightsError> {
+        for weights in self.all() {
+            let Some(published) = weights.published() else { return agiqa_weights::locate(&weights.name).map(Some) };
+            let path = weights.folder().join(&published.file);
+            if path.is_file() {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -170,39 +185,29 @@ impl RaterStart {
     ];
 
     /// Opens the first weights of the network `name`: a checkpoint of it or of its only trunk, or a folder with the
-    /// files of its trunks, at `weights`; without `weights`, the trunks in `folder`. Reads no values.
+    /// files of its trunks, at `weights`; without `weights`, the trunks in the weights folder. Reads no values.
     ///
     /// # Errors
     /// A file is absent, damaged, or a checkpoint of another network or geometry.
-    pub fn open(
-        name: RaterName,
-        variant: Option<&str>,
-        weights: Option<&Path>,
-        folder: &Path,
-    ) -> Result<Self, StartError> {
+    pub fn open(name: RaterName, variant: Option<&str>, weights: Option<&Path>) -> Result<Self, StartError> {
         match name {
-            RaterName::HyperIqa => Self::of::<HyperIqa>(name, variant, weights, folder),
-            RaterName::Dbcnn => Self::of::<Dbcnn>(name, variant, weights, folder),
-            RaterName::StairIqa => Self::of::<StairIqa>(name, variant, weights, folder),
-            RaterName::Baid => Self::of::<Saan>(name, variant, weights, folder),
-            RaterName::Musiq => Self::of::<Musiq>(name, variant, weights, folder),
-            RaterName::ResNet50 => Self::of::<ResNet50>(name, variant, weights, folder),
-            RaterName::EfficientNetLite0 => Self::of::<EfficientNet>(name, variant, weights, folder),
+            RaterName::HyperIqa => Self::of::<HyperIqa>(name, variant, weights),
+            RaterName::Dbcnn => Self::of::<Dbcnn>(name, variant, weights),
+            RaterName::StairIqa => Self::of::<StairIqa>(name, variant, weights),
+            RaterName::Baid => Self::of::<Saan>(name, variant, weights),
+            RaterName::Musiq => Self::of::<Musiq>(name, variant, weights),
+            RaterName::ResNet50 => Self::of::<ResNet50>(name, variant, weights),
+            RaterName::EfficientNetLite0 => Self::of::<EfficientNet>(name, variant, weights),
             RaterName::ClipIqa | RaterName::ClipIqaPlus | RaterName::QAlign => {
                 Err(StartError::NotTrained { network: name })
             }
         }
     }
 
-    fn of<N: Learned>(
-        name: RaterName,
-        variant: Option<&str>,
-        weights: Option<&Path>,
-        folder: &Path,
-    ) -> Result<Self, StartError> {
-        let Some(path) = weights else { return Self::on_trunks::<N>(name, variant, folder) };
+    fn of<N: Learned>(name: RaterName, variant: Option<&str>, weights: Option<&Path>) -> Result<Self, StartError> {
+        let Some(path) = weights else { return Self::on_trunks::<N>(name, variant, None) };
         if N::TRUNKS.iter().any(|(_, trunk)| trunk.file_in(path).is_some()) {
-            return Self::on_trunks::<N>(name, variant, path);
+            return Self::on_trunks::<N>(name, variant, Some(path));
         }
         let checkpoint = N::adopt(Checkpoint::find(path).map_err(RaterError::from)?)?;
         if let Some(stored) = Stored::find(&checkpoint, N::LAYOUTS) {
@@ -225,11 +230,18 @@ impl RaterStart {
         Err(another::<N>(name, &checkpoint).into())
     }
 
-    /// The network on the trunks whose files are in `folder`.
-    fn on_trunks<N: Learned>(name: RaterName, variant: Option<&str>, folder: &Path) -> Result<Self, StartError> {
+    /// The network on the trunks whose files are in `folder`, or where the program places them.
+    fn on_trunks<N: Learned>(
+        name: RaterName,
+        variant: Option<&str>,
+        folder: Option<&Path>,
+    ) -> Result<Self, StartError> {
         let open = |(_, trunk): &(&str, &'static Trunk)| {
-            let absent = || StartError::Absent { network: name, trunk, folder: folder.to_owned() };
-            let path = trunk.file_in(folder).ok_or_else(absent)?;
+            let (path, folder) = match folder {
+                Some(folder) => (trunk.file_in(folder), folder.to_owned()),
+                None => (trunk.placed()?, trunk.recommended().folder()),
+            };
+            let path = path.ok_or_else(|| StartError::Absent { network: name, trunk, folder })?;
             Ok(Checkpoint::open(&path).map_err(RaterError::from)?)
         };
         Self::on_files::<N>(N::TRUNKS.iter().map(open).collect::<Result<_, StartError>>()?, variant)

@@ -44,9 +44,6 @@ use view::RaterView;
 /// Version of the training. It must be raised if equal inputs give new numbers.
 const RATER_VERSION: u32 = 1;
 
-/// The folder of trunks in the weights folder.
-const TRUNKS: &str = "imagenet";
-
 /// Images per forward pass of validation on a GPU. On a CPU, the crops of one image fill its threads.
 const GPU_BATCH: usize = 8;
 
@@ -74,12 +71,7 @@ impl RaterRecipe {
     fn start(&self) -> Result<RaterStart, RecipeError> {
         let RaterSettings { network, weights, variant, .. } = &self.settings;
         let variant = network.variant(variant.as_deref())?;
-        let folder = agiqa_weights::folder().join(TRUNKS);
-        let fetched = match (weights, network) {
-            (None, RaterName::EfficientNetLite0) => Some(agiqa_weights::locate(network.as_str())?),
-            _ => None,
-        };
-        Ok(RaterStart::open(*network, variant, weights.as_deref().or(fetched.as_deref()), &folder)?)
+        Ok(RaterStart::open(*network, variant, weights.as_deref())?)
     }
 }
 
