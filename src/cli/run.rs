@@ -309,7 +309,8 @@ fn print_results(
     } else {
         print(format!("{text}{tables}"));
     }
-    for stage in if has(StageName::Report) { pipeline.report_stages(&records)? } else { Vec::new() } {
+    let reports = if has(StageName::Report) { pipeline.report_stages(&records)? } else { Vec::new() };
+    for (_, stage) in reports.iter().filter(|(_, stage)| !is_left_out(stage)) {
         report::say(Path::new(store.url()).join(stage.subject.html_path()), context);
     }
     Ok(())

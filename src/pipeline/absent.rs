@@ -78,6 +78,8 @@ pub fn absence(error: &(dyn Error + 'static)) -> Option<String> {
         Some(inner)
     } else if let Some(ExtractError::Weights(inner)) = error.downcast_ref() {
         Some(inner)
+    } else if let Some(StartError::Fetched(inner)) = error.downcast_ref() {
+        Some(inner)
     } else if let Some(TrainError::Recipe(inner)) = error.downcast_ref() {
         Some(inner.as_ref())
     } else {
@@ -95,6 +97,7 @@ pub fn consequence(steps: &[Step], idx: usize, left_out: &[LeftOut]) -> Option<S
         // A rating network has scored the images when it was applied, in a step of the training.
         StageName::Evaluate => matches!(before, StageName::Train | StageName::Predict),
         StageName::Experiment => before == StageName::Evaluate,
+        StageName::Report => matches!(before, StageName::Train | StageName::Predict),
         _ => false,
     };
     let before = left_out.iter().find(|left| steps[idx].after.contains(&left.step) && needs(steps[left.step].name))?;

@@ -76,8 +76,11 @@ impl Pipeline {
         let records = Runs::default();
         let averages = self.averages(&heads, &records)?;
         let mut predicted = Vec::new();
+        // The steps that make the scores of each group of runs.
+        let mut makers: Vec<(PartitionName, Vec<usize>)> = Vec::new();
         for head in heads {
             let method = head.method();
+            let groups = head.train.plan()?.groups()?;
             // Columns come from features. A network that rates images needs the images and their parts alone.
             let is_read = |name: StageName| match name {
                 StageName::Features => head.recipe.reads_columns(),
@@ -103,6 +106,7 @@ impl Pipeline {
                 false => trained_idx,
             };
             predicted.extend(&scored_idx);
+            makers.extend(groups.into_iter().map(|(group, _)| (group, scored_idx.clone())));
             for evaluate in evaluate_stages {
                 evaluate_idx.push(steps.add(StageName::Evaluate, evaluate, &scored_idx));
             }
@@ -114,7 +118,9 @@ impl Pipeline {
         }
         if let Some(average) = averages {
             let evaluate_stages = self.evaluate_stages_of_average(&average, &records)?;
+            let groups = average.groups()?;
             let average_idx = steps.add(StageName::Predict, average, &predicted);
+            makers.extend(groups.into_iter().map(|(group, _)| (group, vec![average_idx])));
             for evaluate in evaluate_stages {
                 steps.add(StageName::Evaluate, evaluate, &[average_idx]);
             }
@@ -126,11 +132,26 @@ impl Pipeline {
         if let Some(experiment) = self.experiment_stage()? {
             steps.add(StageName::Experiment, experiment, &evaluate_idx);
         }
-        let before_reporting = steps.all();
-        for report in self.report_stages(&records)? {
-            steps.add(StageName::Report, report, &before_reporting);
-        }
+        self.add_reports(&mut steps, &makers, &records)?;
         Ok(steps.0)
+    }
+
+    /// Adds the pages, each after all steps but those that make the scores of other groups: a page shows all tables, and
+    /// needs the scores of its own group. `makers` are the steps that make the scores of each group.
+    fn add_reports(
+        &self,
+        steps: &mut Steps,
+        makers: &[(PartitionName, Vec<usize>)],
+        records: &Runs,
+    ) -> Result<(), TrainError> {
+        for (group, report) in self.report_stages(records)? {
+            let own = makers.iter().find(|(made, _)| *made == group).map(|(_, idx)| idx.as_slice()).unwrap_or_default();
+            let makes_scores = |idx: usize| matches!(steps.0[idx].name, StageName::Train | StageName::Predict);
+            let before: Vec<usize> =
+                steps.all().into_iter().filter(|idx| own.contains(idx) || !makes_scores(*idx)).collect();
+            steps.add(StageName::Report, report, &before);
+        }
+        Ok(())
     }
 
     fn compare_dataset(&self) -> Option<&PartitionName> {
@@ -237,11 +258,11 @@ impl Pipeline {
         }))
     }
 
-    /// One page per group of runs, and per run without a group; empty without `[report]`.
+    /// One page per group of runs, and per run without a group, by name; empty without `[report]`.
     ///
     /// # Errors
     /// A run's name becomes too long.
-    pub fn report_stages(&self, records: &Runs) -> Result<Vec<ReportStage>, TrainError> {
+    pub fn report_stages(&self, records: &Runs) -> Result<Vec<(PartitionName, ReportStage)>, TrainError> {
         let Some(ReportSection { baseline, words, thumbnails }) = &self.report else { return Ok(Vec::new()) };
         let heads = self.heads()?;
         let mut groups = Vec::new();
@@ -252,10 +273,10 @@ impl Pipeline {
             groups.extend(average.groups()?);
         }
         let stage = |(name, runs): (PartitionName, Vec<PartitionName>)| {
-            let scorer = if runs == [name.clone()] { Scorer::Run(name) } else { Scorer::Group(name) };
+            let scorer = if runs == [name.clone()] { Scorer::Run(name.clone()) } else { Scorer::Group(name.clone()) };
             let (baseline, words) = (baseline.clone(), words.clone());
             let subject = Subject::Runs(RunsSettings { scorer, baseline, words, has_thumbnails: *thumbnails });
-            ReportStage::new(subject, records.clone())
+            (name, ReportStage::new(subject, records.clone()))
         };
         Ok(groups.into_iter().map(stage).collect())
     }

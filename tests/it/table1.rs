@@ -79,6 +79,7 @@ fn networks_that_are_trained_are_rows_over_their_seeds_next_to_published_weights
         set.extend([format!("{key}.weights={weights}"), format!("{key}.crop={crop}"), format!("{key}.device=cpu")]);
     }
     set.push(format!("scorer.dbcnn.weights={dbcnn}"));
+    set.push("report.thumbnails=false".to_owned());
     let more: Vec<&str> = set.iter().flat_map(|set| ["--set", set.as_str()]).collect();
     let ran =
         run(&dir, &more).exits(0).says("train table1-agiqa-3k-HyperIQA, hyperiqa, on agiqa-3k (5 runs) is left out");
