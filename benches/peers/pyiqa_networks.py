@@ -139,7 +139,8 @@ def main():
     load = five_crops if args.network in ("stairiqa", "resnet50") else levels
     if args.train:
         side, batch = args.train
-        network.train()
+        # pyiqa freezes DBCNN's trunks; ours learn.
+        network.train().requires_grad_(True)
         inputs = torch.cat([levels(path, side) for path in paths[:batch]])
         if args.network == "musiq":
             from pyiqa.archs.musiq_arch import get_multiscale_patches

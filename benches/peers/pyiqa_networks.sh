@@ -9,8 +9,9 @@ set -eu
 images=$1 n=${2:-4} rounds=${3:-3} threads=${THREADS:-2} work=${WORK:-.peers}
 here=$(cd "$(dirname "$0")" && pwd)
 found=$(mktemp)
+trap 'rm -f "$found"' EXIT
 side_and_batch() {
-    case $1 in hyperiqa) echo 224 8 ;; dbcnn) echo 448 2 ;; musiq) echo 320 2 ;; *) echo 320 4 ;; esac
+    case $1 in hyperiqa) echo 224 4 ;; dbcnn) echo 448 2 ;; musiq) echo 320 2 ;; *) echo 320 4 ;; esac
 }
 for mode in ${MODES:-rate train}; do
     for network in ${NETWORKS:-hyperiqa dbcnn stairiqa musiq clipiqa resnet50}; do
@@ -39,4 +40,3 @@ for (mode, network), both in rows.items():
     means = [both[of][0]["mean"] for of in ("peer", "agiqa")]
     print(f"{mode + ' ' + network:20} {1 / peer:10.3f} {1 / ours:10.3f} {peer / ours:6.2f} {gflop:8.1f} {gflop / peer:8.0f} {gflop / ours:8.0f} {product:8.0f}   mean {means[0]:.6g} {means[1]:.6g}")
 END
-rm -f "$found"
