@@ -189,7 +189,7 @@ pub(crate) fn mean_of_squares(xs: &Tensor, side: i64) -> Tensor {
 /// `kernel`, `(out, in, side, side)`, with the channels of a pixel next to each other in memory if it is on a CPU. A
 /// convolution by such a kernel gives a picture in this order, which oneDNN need not reorder before and after the next one:
 /// up to a third faster. Trainings keep PyTorch's order, as their references do.
-fn channels_innermost(kernel: Tensor) -> Tensor {
+pub(crate) fn channels_innermost(kernel: Tensor) -> Tensor {
     match kernel.device() {
         Device::Cpu => kernel.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
         _ => kernel,

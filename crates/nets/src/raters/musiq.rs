@@ -27,8 +27,8 @@ use super::start::{self, Learned, Trunk};
 use super::{Architecture, Layout, Prepare, Prepared, Rater, Stored, Unfit};
 use crate::attention::attend;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::conv::Watch;
-use crate::layers::{Activation, LayerNorm, Linear, Mlp, Parameters};
+use crate::conv::{Watch, channels_innermost};
+use crate::layers::{Activation, LayerNorm, Linear, Mlp, Parameters, Phase};
 use crate::pixels::Planes;
 
 /// The names of the variants, the default first.
@@ -100,13 +100,17 @@ impl StandardConv {
     fn new<P: Parameters>(p: &P, channels: [i64; 2], side: i64, stride: i64, style: Style) -> Result<Self, P::Error> {
         let [d_in, d_out] = channels;
         let weight = p.tensor("weight", &[d_out, d_in, side, side], Kind::Float)?;
-        let weight = if weight.requires_grad() { weight } else { standardised(&weight, style) };
+        let weight = match p.phase() {
+            Phase::Rating => channels_innermost(standardised(&weight, style)),
+            Phase::Learning { .. } if weight.requires_grad() => weight,
+            Phase::Learning { .. } => standardised(&weight, style),
+        };
         let (before, after) = same_padding(side, stride);
         Ok(Self { weight, style, padding: [before, after, before, after], stride })
     }
 
     fn forward(&self, xs: &Tensor) -> Tensor {
-        let padded = xs.constant_pad_nd(self.padding);
+        let padded = if self.padding == [0; 4] { xs.shallow_clone() } else { xs.constant_pad_nd(self.padding) };
         let weight = match self.weight.requires_grad() {
             true => standardised(&self.weight, self.style),
             false => self.weight.shallow_clone(),
