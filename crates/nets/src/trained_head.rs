@@ -15,8 +15,9 @@ use tch::{Device, Kind, Tensor};
 use super::fusion::{FusionConfig, FusionHead, PARAMETER_NAMES};
 
 /// Number of images per forward pass for scoring. The last batch is padded to it. Products over batches of one shape
-/// round alike, so a score does not depend on the other images of its batch.
-pub const SCORE_BATCH: usize = 64;
+/// round alike, so a score does not depend on the other images of its batch. In smaller batches, a third of the products'
+/// time went to laying out the weights anew.
+pub const SCORE_BATCH: usize = 256;
 
 /// Bytes that do not hold a trained head.
 #[derive(Debug, thiserror::Error)]

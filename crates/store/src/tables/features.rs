@@ -260,9 +260,8 @@ impl FeatureSet {
             let batch = batch?;
             let columns = Columns::new(&batches, &batch);
             for (column, matrix) in self.columns.iter().zip(&mut matrices) {
-                let values = columns.vectors(&column.name, column.dim, &batch)?;
                 let (head, tail) = std::mem::take(matrix).split_at_mut(batch.num_rows() * column.dim);
-                head.iter_mut().zip(values).for_each(|(place, value)| *place = value);
+                columns.copy_vectors(&column.name, column.dim, &batch, head)?;
                 *matrix = tail;
             }
         }
@@ -355,16 +354,17 @@ impl VectorColumn {
 }
 
 impl super::Columns<'_> {
-    /// The values of a vector column, row-major. All values are finite.
-    fn vectors(&self, name: &str, dim: usize, batch: &RecordBatch) -> Result<Vec<f32>, PartError> {
+    /// Copies the values of a vector column, row-major, to `places`. All values are finite.
+    fn copy_vectors(&self, name: &str, dim: usize, batch: &RecordBatch, places: &mut [f32]) -> Result<(), PartError> {
         let wrong =
             |found: String| self.column_problem(name, &format!("expected vectors of {dim} values, found {found}"));
         let column = batch.column_by_name(name).ok_or_else(|| wrong("no such column".to_owned()))?;
         if let (1, DataType::Float64) = (dim, column.data_type()) {
-            let values: Vec<f32> = self.reals(name)?.values().iter().map(|value| *value as f32).collect();
-            return match values.iter().position(|value| !value.is_finite()) {
-                Some(row) => Err(wrong(format!("{} in row {row}", values[row]))),
-                None => Ok(values),
+            let values = self.reals(name)?;
+            places.iter_mut().zip(values.values()).for_each(|(place, value)| *place = *value as f32);
+            return match places.iter().position(|value| !value.is_finite()) {
+                Some(row) => Err(wrong(format!("{} in row {row}", places[row]))),
+                None => Ok(()),
             };
         }
         let list = column.as_fixed_size_list_opt().ok_or_else(|| wrong(column.data_type().to_string()))?;
@@ -380,6 +380,7 @@ impl super::Columns<'_> {
         if let Some(position) = values.iter().position(|value| !value.is_finite()) {
             return Err(wrong(format!("{} in row {}", values[position], position / dim)));
         }
-        Ok(values.to_vec())
+        places.copy_from_slice(values);
+        Ok(())
     }
 }
