@@ -193,6 +193,13 @@ fn learns_from_pixels_and_vectors_and_is_then_a_run_like_any_other() {
     assert!(record.epochs.iter().all(|epoch| best(epoch) <= best(&kept)), "{:?}", record.epochs);
     fixture.dir.agiqa(&["evaluate", "--store", "store", "--run", run.as_str()]).exits(0);
 
+    // The network has learned from the other parts of its split, so its rating is judged on that split alone.
+    let split = ["split", "--store", "store", "--dataset", "d", "--split", "random", "--seeds", "5"];
+    fixture.dir.agiqa(&split).exits(0);
+    let compare = |split: &str| fixture.dir.agiqa(&["compare", "--store", "store", "--dataset", "d", "--split", split]);
+    compare(record.split.as_str()).exits(0).prints("maniqa rating");
+    compare("random-5").says("maniqa rating").says("trained on another split than `random-5`");
+
     // The network is one for `extract`, and what that would compute is there.
     let weights = format!("store/models/run={run}/maniqa");
     let extract = ["extract", "--extractor", "maniqa", "--weights", &weights, "--dataset", "d", "--store", "store"];

@@ -99,6 +99,13 @@ fn networks_that_are_trained_are_rows_over_their_seeds_next_to_published_weights
         assert!(resnet.len() == 1 && resnet[0].contains(&trained) && resnet[0].contains('±'), "{table}");
         assert!(rows(table, "MUSIQ")[0].contains("  missing  "), "{table}");
     }
+    // What was trained has its pages; what could not be trained has none.
+    let pages = std::fs::read_dir(dir.path().join("store/reports")).expect("pages");
+    let pages: Vec<String> =
+        pages.map(|page| page.expect("a folder").file_name().into_string().expect("text")).collect();
+    let count =
+        |name: &str| pages.iter().filter(|page| page.starts_with(&format!("run=table1-agiqa-3k-{name}"))).count();
+    assert_eq!((count("DBCNN"), count("ResNet-50"), pages.len()), (2, 2, 4), "{pages:?}");
     // Each split's own runs alone are judged there, and the others are one line.
     let ran = ran.says("and 1 more: trained on another split than `official-20`");
     assert!(ran.stderr.matches("compare: left out").count() == 3, "{}", ran.stderr);

@@ -10,7 +10,7 @@ use agiqa_store::identity::{FingerprintBuilder, ImageId};
 use agiqa_store::metric::N_PAPER;
 use agiqa_store::store::{Store, part};
 use agiqa_store::tables::comparison::Judged;
-use agiqa_store::tables::models::RunRecord;
+use agiqa_store::tables::models::{self, RunRecord};
 use agiqa_store::tables::scores::{self, Direction, ScoreSet, ScorerKind};
 use agiqa_store::tables::{PartitionName, images, splits};
 
@@ -88,13 +88,16 @@ pub(super) fn all(
     for (set, name) in sets.iter().zip(&names) {
         // Score sets of other parameters or versions may have the same name. The fingerprint then distinguishes them.
         let is_alone = names.iter().filter(|other| *other == name).count() == 1;
-        methods.push(MethodScores {
-            name: if is_alone { name.clone() } else { format!("{name} [{}]", set.fingerprint.short()) },
-            paper_name: set.scorer.to_string(),
-            kind: set.kind,
-            direction: set.direction,
-            of_image: of_judged(set.read(store)?),
-        });
+        let name = if is_alone { name.clone() } else { format!("{name} [{}]", set.fingerprint.short()) };
+        let of_image = of_judged(set.read(store)?);
+        let reason = run_that_made(set, records).and_then(|record| reason_to_leave_out(record, judged));
+        match reason.filter(|_| !of_image.is_empty()) {
+            Some(reason) => left_out.push(LeftOut { method: name, reason }),
+            None => {
+                let (paper_name, kind, direction) = (set.scorer.to_string(), set.kind, set.direction);
+                methods.push(MethodScores { name, paper_name, kind, direction, of_image });
+            }
+        }
     }
     for record in records {
         let of_image = of_judged(scores::read_of_run(store, record)?);
@@ -124,6 +127,15 @@ fn name(set: &ScoreSet) -> String {
         (_, Some(resize)) => format!("{} ({resize})", set.scorer),
         (_, None) => set.scorer.to_string(),
     }
+}
+
+/// The joint training whose network rated the images of `set`, if one did.
+fn run_that_made<'a>(set: &ScoreSet, records: &'a [Arc<RunRecord>]) -> Option<&'a RunRecord> {
+    let is_its_network = |record: &&Arc<RunRecord>| {
+        let quality = record.quality().filter(|_| record.recipe == models::JOINT);
+        quality.is_some_and(|quality| quality.extractor == set.scorer && quality.fingerprint == set.fingerprint)
+    };
+    records.iter().find(is_its_network).filter(|_| set.kind == ScorerKind::Rating).map(Arc::as_ref)
 }
 
 /// The reason why a run cannot be judged, if any. A run has learned from the other parts of its own split, so it can
@@ -184,7 +196,7 @@ mod tests {
     use crate::paper::PaperPrompt;
     use agiqa_store::identity::Fingerprint;
     use agiqa_store::tables::features::{FeatureKind, FeatureSet};
-    use agiqa_store::tables::models::{self, PartCounts};
+    use agiqa_store::tables::models::PartCounts;
 
     /// A run on features of `extractors`. `prompts` describes the semantic features.
     fn record(extractors: [&str; 2], prompts: serde_json::Value, settings: serde_json::Value) -> RunRecord {

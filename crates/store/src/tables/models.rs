@@ -123,6 +123,9 @@ pub const KERNEL_RIDGE: &str = "kernel-ridge";
 /// The recipe of a run that trained a network that rates images.
 pub const RATER: &str = "rater";
 
+/// The recipe of a run whose MANIQA was trained with its head.
+pub const JOINT: &str = "joint";
+
 /// The recipe of a run whose network was fine-tuned with its head.
 pub const FINE_TUNE: &str = "fine-tune";
 
@@ -316,7 +319,7 @@ fn upgraded(mut json: Value) -> Value {
     }
     let is_joint = record.get("settings").is_some_and(|settings| settings["joint"].is_object());
     record.insert("schema_version".to_owned(), 1.into());
-    record.insert("recipe".to_owned(), if is_joint { "joint" } else { "head" }.into());
+    record.insert("recipe".to_owned(), if is_joint { JOINT } else { "head" }.into());
     record.insert("inputs".to_owned(), inputs.into());
     json
 }

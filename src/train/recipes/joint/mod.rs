@@ -95,7 +95,7 @@ impl JointRecipe {
 
 impl Recipe for JointRecipe {
     const RUN_KIND: &'static str = "joint run";
-    const NAME: &'static str = "joint";
+    const NAME: &'static str = models::JOINT;
 
     fn title(&self, name: &PartitionName) -> String {
         format!("{name} with MANIQA")
