@@ -1,7 +1,7 @@
 //! The `predict` stage.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use tch::Tensor;
 
@@ -22,8 +22,9 @@ use agiqa_store::tables::models::{RunRecordError, Runs};
 use agiqa_store::tables::scores::ScoreRow;
 use agiqa_store::tables::{PartitionName, PartitionNameError};
 
-/// Bytes of features that are scored at a time. They are in memory up to three times: as read, in order, as inputs.
-const CHUNK_BYTES: usize = 256 << 20;
+/// Bytes of features that are scored at a time. They are in memory up to three times, as read, in order and as inputs, and
+/// the next ones are read meanwhile.
+const CHUNK_BYTES: usize = 128 << 20;
 
 /// Scores cannot be computed.
 #[derive(Debug, thiserror::Error)]
@@ -247,17 +248,28 @@ fn score(plans: &mut [RunPlan], context: &StageContext) -> Result<bool, PredictE
     };
     let sets: Vec<(FeatureSet, &FeatureIndex)> = sets.into_iter().map(index_of).collect();
     ids.sort_by_cached_key(|id| features.place(id));
-    for chunk in by_parts(&ids, n_chunk, |id| features.place(id).map(|(part, _)| part)) {
-        let inputs = Columns::read_indexed(&context.store, &sets, chunk)?;
-        for job in &mut jobs {
-            if context.interrupt.is_raised() {
-                return Ok(false);
+    let chunks = by_parts(&ids, n_chunk, |id| features.place(id).map(|(part, _)| part));
+    std::thread::scope(|scope| {
+        // The next chunk is read while one is scored.
+        let (sender, receiver) = mpsc::sync_channel(0);
+        let (store, sets) = (&context.store, &sets);
+        scope.spawn(move || {
+            let read = |chunk: &&[ImageId]| Columns::read_indexed(store, sets, chunk);
+            // Nobody receives after an error or an interrupt.
+            _ = chunks.iter().map(read).try_for_each(|columns| sender.send(columns));
+        });
+        for inputs in receiver {
+            let inputs = inputs?;
+            for job in &mut jobs {
+                if context.interrupt.is_raised() {
+                    return Ok(false);
+                }
+                progress.add(job.score(&inputs, context)?);
             }
-            progress.add(job.score(&inputs, context)?);
         }
-    }
-    progress.finish();
-    Ok(true)
+        progress.finish();
+        Ok(true)
+    })
 }
 
 /// `ids`, which are in the order of their parts, in pieces of at most `n`. A part is cut only if it is larger than a piece,
