@@ -16,7 +16,7 @@
 //! `n1`. Memory of a training on as many images as AIGCQA-20k has:
 //!
 //! ```sh
-//! cargo run --release --example synthetic_store -- /tmp/store 20000 whole
+//! cargo run --release --example synthetic_store -- /tmp/store 20000 full     # 37 kB an image: 9216 values
 //! /usr/bin/time -v agiqa train --store /tmp/store --dataset synthetic --features clip-b16 --head kernel-ridge
 //! ```
 
@@ -36,10 +36,10 @@ const INVENTORY_ROWS: usize = 65_536;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let (store, n_images, is_whole) = match &args[..] {
-        [store, n_images] => (store, n_images, false),
-        [store, n_images, whole] if whole == "whole" => (store, n_images, true),
-        _ => return Err("usage: synthetic_store STORE N_IMAGES [whole]".into()),
+    let (store, n_images, width) = match &args[..] {
+        [store, n_images] => (store, n_images, ""),
+        [store, n_images, width] if ["whole", "full"].contains(&width.as_str()) => (store, n_images, width.as_str()),
+        _ => return Err("usage: synthetic_store STORE N_IMAGES [whole|full]".into()),
     };
     let store = Store::open(store, OpenMode::CreateIfMissing)?;
     let n_images: u64 = n_images.parse()?;
@@ -52,15 +52,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     images::write(&store, &"synthetic".parse()?, &Images { rows, extra: Vec::new() })?;
 
     let mut settings = FeatureSettings::default();
-    if let (true, NetworkSettings::ClipB16(options)) = (is_whole, &mut settings.network) {
+    if let (false, NetworkSettings::ClipB16(options)) = (width.is_empty(), &mut settings.network) {
         options.sides = Some(vec![224]);
-        options.statistics = Some(serde_json::from_value(serde_json::json!(["class"]))?);
+        if width == "whole" {
+            options.statistics = Some(serde_json::from_value(serde_json::json!(["class"]))?);
+        }
     }
     let pair = feature_sets(&settings)?;
     let mut state = 1;
     for set in [pair.semantic, pair.quality] {
         let narrow = |column: &VectorColumn| VectorColumn { name: column.name.clone(), dim: 1 };
-        let columns = if is_whole { set.columns.clone() } else { set.columns.iter().map(narrow).collect() };
+        let columns = if !width.is_empty() { set.columns.clone() } else { set.columns.iter().map(narrow).collect() };
         let set = FeatureSet { columns, ..set };
         set.write_description(&store)?;
         for start in (0..n_images).step_by(PART_ROWS as usize) {
