@@ -276,3 +276,28 @@ proptest! {
         prop_assert_eq!(rows, expected);
     }
 }
+
+/// Wide vectors are read some rows at a time.
+#[test]
+fn wide_vectors_are_read_in_pieces_and_a_value_that_is_no_number_is_named_by_its_row() {
+    let (dir, dim) = (TestDir::new(), 100_000);
+    let store = dir.store();
+    let columns = vec![VectorColumn { name: "f_1".to_owned(), dim }];
+    let set = FeatureSet {
+        extractor: name("x"),
+        fingerprint: fingerprint(),
+        kind: FeatureKind::Quality,
+        columns,
+        settings: serde_json::Value::Null,
+    };
+    let mut image_ids: Vec<ImageId> = (0..5_u8).map(|i| ImageId::of_bytes(&[i])).collect();
+    image_ids.sort();
+    let mut values: Vec<f32> = (0..5 * dim).map(|i| i as f32).collect();
+    values[4 * dim + 17] = f32::NAN;
+    let rows = FeatureRows { image_ids: image_ids.clone(), vectors: vec![values.clone()], n_tokens: Vec::new() };
+    set.write_part(&store, &rows).expect("it can be written");
+    let found = set.read(&store, &image_ids[1..4]).expect("its values are numbers");
+    assert!(found.matrices[0] == values[dim..4 * dim] && found.rows == [Some(0), Some(1), Some(2)]);
+    let error = set.read(&store, &image_ids[2..]).expect_err("a value is no number").to_string();
+    assert!(error.contains("NaN in row 4"), "{error}");
+}

@@ -232,8 +232,8 @@ impl FusionHead {
             Some(mask) => projection * mask,
             None => projection,
         };
-        let semantic = dropped(self.semantic.forward(f_a).relu(), masks.map(|masks| &masks.semantic)); // (b, width)
-        let coherence = dropped(self.coherence.forward(f_b).relu(), masks.map(|masks| &masks.coherence)); // (b, width)
+        let semantic = dropped(self.semantic.forward(f_a).relu_(), masks.map(|masks| &masks.semantic)); // (b, width)
+        let coherence = dropped(self.coherence.forward(f_b).relu_(), masks.map(|masks| &masks.coherence)); // (b, width)
         let quality = self.quality.forward(f_1); // (b, width)
         let concatenated = Tensor::cat(&[&semantic, &coherence, &quality], 1); // (b, 3 width)
         let read = self.config.dims().map(|dim| dim > 0);

@@ -71,7 +71,9 @@ impl Standardisation {
 
     /// Applies it to `xs`, `(b, d)`.
     pub fn apply(&self, xs: &Tensor) -> Tensor {
-        (xs - &self.mean) * &self.scale
+        let mut centred = xs - &self.mean;
+        centred *= &self.scale;
+        centred
     }
 }
 

@@ -226,6 +226,8 @@ pub fn written_fingerprint(store: &Store, path: &str, kind: PartKind) -> Result<
 pub struct PartReader {
     bytes: PartBytes,
     builder: ParquetRecordBatchReaderBuilder<PartBytes>,
+    /// Most rows of a batch.
+    n_batch: usize,
 }
 
 impl PartReader {
@@ -243,7 +245,7 @@ impl PartReader {
             opened = ParquetRecordBatchReaderBuilder::try_new(bytes.clone());
         }
         let builder = opened.map_err(|source| bytes.error(source))?;
-        let reader = Self { bytes, builder };
+        let reader = Self { bytes, builder, n_batch: 8192 };
         match reader.metadata_value("agiqa.table") {
             Some(table) if table == kind.table => {}
             found => {
@@ -281,6 +283,11 @@ impl PartReader {
         self.builder.metadata().file_metadata().num_rows().try_into().unwrap_or(0)
     }
 
+    /// The same in batches of at most `n` rows.
+    pub fn in_batches_of(self, n: usize) -> Self {
+        Self { n_batch: n.max(1), ..self }
+    }
+
     /// Reads `columns` of the rows with the numbers `rows`. The numbers start at 0 and must ascend.
     pub fn read_rows(mut self, columns: &[&str], rows: &[usize]) -> Result<PartBatches, PartError> {
         let n_rows = usize::try_from(self.n_rows()).unwrap_or(usize::MAX);
@@ -291,7 +298,7 @@ impl PartReader {
 
     /// Reads the part. If `columns` is given, reads only these columns, in the order of the file.
     pub fn read(self, columns: Option<&[&str]>) -> Result<PartBatches, PartError> {
-        let Self { bytes, mut builder } = self;
+        let Self { bytes, mut builder, n_batch } = self;
         if let Some(columns) = columns {
             let mut roots = Vec::with_capacity(columns.len());
             for column in columns {
@@ -304,7 +311,7 @@ impl PartReader {
             let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
             builder = builder.with_projection(mask);
         }
-        let batches = builder.with_batch_size(8192).build().map_err(|source| bytes.error(source))?;
+        let batches = builder.with_batch_size(n_batch).build().map_err(|source| bytes.error(source))?;
         Ok(PartBatches { bytes, batches })
     }
 }

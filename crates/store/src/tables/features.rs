@@ -29,6 +29,9 @@ pub const SEMANTIC: PartKind = PartKind { table: "semantic", version: 1 };
 /// Name and version of the table `quality`. Version 1 is the first.
 pub const QUALITY: PartKind = PartKind { table: "quality", version: 1 };
 
+/// Values of a batch that is read: some rows at a time stay in a processor's cache until they are in their place.
+const BATCH_VALUES: usize = 128 << 10;
+
 /// The column of `quality` with an extractor's own score of the image. Higher means better quality.
 pub const RATING: &str = "rating";
 
@@ -255,15 +258,20 @@ impl FeatureSet {
     fn read_part(&self, store: &Store, part: WantedPart<'_>) -> Result<(), PartError> {
         let WantedPart { object, rows, mut matrices } = part;
         let names: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
-        let mut batches = PartReader::open(store, object, self.kind.part_kind())?.read_rows(&names, &rows)?;
+        let n_values: usize = self.columns.iter().map(|column| column.dim).sum();
+        let reader =
+            PartReader::open(store, object, self.kind.part_kind())?.in_batches_of(BATCH_VALUES / n_values.max(1));
+        let mut batches = reader.read_rows(&names, &rows)?;
+        let mut rest = rows.as_slice();
         while let Some(batch) = batches.next() {
             let batch = batch?;
             let columns = Columns::new(&batches, &batch);
             for (column, matrix) in self.columns.iter().zip(&mut matrices) {
                 let (head, tail) = std::mem::take(matrix).split_at_mut(batch.num_rows() * column.dim);
-                columns.copy_vectors(&column.name, column.dim, &batch, head)?;
+                columns.copy_vectors(&column.name, column.dim, &batch, rest, head)?;
                 *matrix = tail;
             }
+            rest = &rest[batch.num_rows()..];
         }
         Ok(())
     }
@@ -354,8 +362,16 @@ impl VectorColumn {
 }
 
 impl super::Columns<'_> {
-    /// Copies the values of a vector column, row-major, to `places`. All values are finite.
-    fn copy_vectors(&self, name: &str, dim: usize, batch: &RecordBatch, places: &mut [f32]) -> Result<(), PartError> {
+    /// Copies the values of a vector column, row-major, to `places`. All values are finite. `rows` are the numbers of the
+    /// batch's rows, for messages.
+    fn copy_vectors(
+        &self,
+        name: &str,
+        dim: usize,
+        batch: &RecordBatch,
+        rows: &[usize],
+        places: &mut [f32],
+    ) -> Result<(), PartError> {
         let wrong =
             |found: String| self.column_problem(name, &format!("expected vectors of {dim} values, found {found}"));
         let column = batch.column_by_name(name).ok_or_else(|| wrong("no such column".to_owned()))?;
@@ -363,7 +379,7 @@ impl super::Columns<'_> {
             let values = self.reals(name)?;
             places.iter_mut().zip(values.values()).for_each(|(place, value)| *place = *value as f32);
             return match places.iter().position(|value| !value.is_finite()) {
-                Some(row) => Err(wrong(format!("{} in row {row}", places[row]))),
+                Some(at) => Err(wrong(format!("{} in row {}", places[at], rows[at]))),
                 None => Ok(()),
             };
         }
@@ -378,7 +394,7 @@ impl super::Columns<'_> {
         let start = list.offset() * dim;
         let values = &values.values()[start..start + batch.num_rows() * dim];
         if let Some(position) = values.iter().position(|value| !value.is_finite()) {
-            return Err(wrong(format!("{} in row {}", values[position], position / dim)));
+            return Err(wrong(format!("{} in row {}", values[position], rows[position / dim])));
         }
         places.copy_from_slice(values);
         Ok(())
