@@ -28,7 +28,7 @@ use super::{Architecture, Layout, Prepare, Prepared, Rater, Stored, Unfit};
 use crate::attention::attend;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::conv::{Watch, channels_innermost};
-use crate::layers::{Activation, LayerNorm, Linear, Mlp, Parameters, Phase};
+use crate::layers::{Activation, LayerNorm, Linear, Mlp, Parameters};
 use crate::pixels::Planes;
 
 /// The names of the variants, the default first.
@@ -100,11 +100,8 @@ impl StandardConv {
     fn new<P: Parameters>(p: &P, channels: [i64; 2], side: i64, stride: i64, style: Style) -> Result<Self, P::Error> {
         let [d_in, d_out] = channels;
         let weight = p.tensor("weight", &[d_out, d_in, side, side], Kind::Float)?;
-        let weight = match p.phase() {
-            Phase::Rating => channels_innermost(standardised(&weight, style)),
-            Phase::Learning { .. } if weight.requires_grad() => weight,
-            Phase::Learning { .. } => standardised(&weight, style),
-        };
+        let is_trained = weight.requires_grad();
+        let weight = if is_trained { weight } else { channels_innermost(standardised(&weight, style)) };
         let (before, after) = same_padding(side, stride);
         Ok(Self { weight, style, padding: [before, after, before, after], stride })
     }
