@@ -7,7 +7,7 @@
 //!
 //! It invents pictures in three kinds of sources (a folder, a tar file, a Parquet file with image bytes), scores a first night and
 //! a second of which 95 % is known, and counts by inotify which files of the folder the second night opens. Then it scores a
-//! night in another store, kills it with SIGKILL at random moments, ends it, and compares all tables row by row.
+//! night in another store, kills it with SIGKILL at a random moment, ends it, and compares all tables row by row, again and again.
 
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
@@ -54,6 +54,15 @@ fn program() -> Result<PathBuf> {
 struct Nights {
     folder: PathBuf,
 }
+
+/// What a killed night must have in common with an undisturbed one: columns of each table.
+const TABLES: [&str; 5] = [
+    "uri, version, state, first_night, name, container, bytes, image_id, width, height, format, prompt FROM inventory",
+    "dataset, image_id, name, path, bytes, width, height, format, prompt, cached FROM images",
+    "scorer, fingerprint, image_id, score FROM scores",
+    "scorer, night, image_id, uri, name, prompt, score, cached FROM night_scores",
+    "scorer, night, scope, n, n_new, n_rejected, mean, std, p50, bin_low, bin_width FROM nights",
+];
 
 impl Nights {
     /// Half of the images in a folder, a quarter each in a tar and a Parquet file.
@@ -136,37 +145,38 @@ impl Nights {
         Ok(())
     }
 
+    /// Kills a night that begins anew each time, ends it, and compares its tables, until `n_kills` have hit a running night.
     fn kill_and_resume(&self, n_kills: u32) -> Result<()> {
         let started = Instant::now();
         assert!(self.score("whole", "n1")?.wait()?.success(), "the undisturbed night is scored");
         let whole = started.elapsed();
+        let rows = |store: &str| TABLES.iter().map(|table| self.rows(store, table)).collect::<Result<Vec<_>>>();
+        let expected = rows("whole")?;
         let mut state = u64::from(std::process::id()) | 1;
         let mut n_killed = 0;
-        for _ in 0..n_kills {
+        while n_killed < n_kills {
             let mut child = self.score("killed", "n1")?;
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             std::thread::sleep(whole.mul_f64((state >> 40) as f64 / f64::from(1 << 24)));
-            n_killed += u32::from(child.try_wait()?.is_none());
+            let is_running = child.try_wait()?.is_none();
             child.kill()?;
             child.wait()?;
+            if is_running {
+                n_killed += 1;
+                assert!(self.score("killed", "n1")?.wait()?.success(), "the killed night is scored to its end");
+                for (table, (expected, found)) in TABLES.iter().zip(expected.iter().zip(&rows("killed")?)) {
+                    assert_eq!(expected, found, "kill {n_killed}: {table}");
+                }
+            }
+            let store = self.folder.join("killed");
+            if store.exists() {
+                std::fs::remove_dir_all(store)?;
+            }
         }
-        assert!(self.score("killed", "n1")?.wait()?.success(), "the killed night is scored to its end");
-        for table in [
-            "uri, version, state, first_night, name, container, bytes, image_id, width, height, format, prompt FROM inventory",
-            "dataset, image_id, name, path, bytes, width, height, format, prompt, cached FROM images",
-            "scorer, fingerprint, image_id, score FROM scores",
-            "scorer, night, image_id, uri, name, prompt, score, cached FROM night_scores",
-            "scorer, night, scope, n, n_new, n_rejected, mean, std, p50, bin_low, bin_width FROM nights",
-        ] {
-            let [expected, found] = ["whole", "killed"].map(|store| self.rows(store, table));
-            let (expected, found) = (expected?, found?);
-            assert_eq!(expected, found, "{table}");
-            println!("{} equal rows: {}", expected.len(), table.rsplit(' ').next().unwrap_or_default());
+        for (table, rows) in TABLES.iter().zip(&expected) {
+            println!("{} equal rows: {}", rows.len(), table.rsplit(' ').next().unwrap_or_default());
         }
-        println!(
-            "{n_killed} of {n_kills} kills hit a running night of {:.1} s; the tables are equal",
-            whole.as_secs_f64()
-        );
+        println!("{n_killed} kills of a night of {:.1} s, each ended: the tables are equal", whole.as_secs_f64());
         Ok(())
     }
 
