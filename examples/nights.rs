@@ -55,7 +55,7 @@ struct Nights {
     folder: PathBuf,
 }
 
-/// What a killed night must have in common with an undisturbed one: columns of each table.
+/// Columns of each table that a killed night must share with an undisturbed one.
 const TABLES: [&str; 5] = [
     "uri, version, state, first_night, name, container, bytes, image_id, width, height, format, prompt FROM inventory",
     "dataset, image_id, name, path, bytes, width, height, format, prompt, cached FROM images",

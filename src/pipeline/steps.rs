@@ -80,7 +80,6 @@ impl Pipeline {
         let mut makers: Vec<(PartitionName, Vec<usize>)> = Vec::new();
         for head in heads {
             let method = head.method();
-            let groups = head.train.plan()?.groups()?;
             // Columns come from features. A network that rates images needs the images and their parts alone.
             let is_read = |name: StageName| match name {
                 StageName::Features => head.recipe.reads_columns(),
@@ -88,8 +87,9 @@ impl Pipeline {
             };
             let before_training: Vec<usize> =
                 steps.all().into_iter().filter(|idx| is_read(steps.0[*idx].name)).collect();
-            let (runs, datasets) = (head.train.plan()?.run_names()?, head.scored.clone());
-            let predict = PredictStage::new(runs, datasets, records.clone());
+            let plan = head.train.plan()?;
+            let (runs, groups) = (plan.run_names()?, plan.groups()?);
+            let predict = PredictStage::new(runs, head.scored.clone(), records.clone());
             let evaluate_stages = self.evaluate_stages_of(&head, &records)?;
             let next = head.train.next()?;
             let mut trained_idx = vec![steps.add_boxed(StageName::Train, head.train, &before_training)];

@@ -195,7 +195,7 @@ impl Columns {
         }
         let mut tensors = Vec::new();
         for ((set, features), rows) in sets.iter().zip(found).zip(&rows_of_sets) {
-            // Who reads part by part wants the rows as they lie.
+            // A reader that goes part by part asks for the rows in their order.
             let is_in_order = rows.iter().zip(0..).all(|(row, at)| *row == at);
             for (column, matrix) in set.columns.iter().zip(features.matrices) {
                 let rows_of_parts = || Tensor::from_slice(&matrix).view([-1, dim(column)]);

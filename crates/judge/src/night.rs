@@ -87,7 +87,7 @@ struct Scope {
 }
 
 /// Writes the rows of `night` in `nights`. `trained` is the range of the MOS that the scorer has learned from; without one,
-/// the bins are those of the night before. The first night of a series takes the range of its own scores.
+/// the night takes the bins of the night before. The first night of a series takes the range of its scores.
 ///
 /// # Errors
 /// Fails if a table cannot be read or written.

@@ -114,8 +114,7 @@ impl Conv {
 
     pub(crate) fn without_bias<P: Parameters>(p: &P, d_in: i64, d_out: i64, kernel: Kernel) -> Result<Self, P::Error> {
         let weight = p.tensor("weight", &[d_out, d_in, kernel.side, kernel.side], p.kind())?;
-        let weight = if matches!(p.phase(), Phase::Rating) { channels_innermost(weight) } else { weight };
-        Ok(Self { weight, bias: None, stride: kernel.stride, norm: None })
+        Ok(Self { weight: channels_innermost(p, weight), bias: None, stride: kernel.stride, norm: None })
     }
 
     /// This convolution with the batch norm `p` after it: as one convolution, unless either is trained.
@@ -186,12 +185,12 @@ pub(crate) fn mean_of_squares(xs: &Tensor, side: i64) -> Tensor {
     xs.avg_pool2d(side, side, 0, false, true, None)
 }
 
-/// `kernel`, `(out, in, side, side)`, with the channels of a pixel next to each other in memory if it is on a CPU. A
+/// `kernel`, `(out, in, side, side)`, with the channels of a pixel next to each other in memory if it rates pictures on a CPU. A
 /// convolution by such a kernel gives a picture in this order, which oneDNN need not reorder before and after the next one:
 /// up to a third faster. Trainings keep PyTorch's order, as their references do.
-pub(crate) fn channels_innermost(kernel: Tensor) -> Tensor {
-    match kernel.device() {
-        Device::Cpu => kernel.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
+pub(crate) fn channels_innermost<P: Parameters>(p: &P, kernel: Tensor) -> Tensor {
+    match (p.phase(), kernel.device()) {
+        (Phase::Rating, Device::Cpu) => kernel.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
         _ => kernel,
     }
 }

@@ -85,19 +85,19 @@ pub(super) fn all(
         scores
     };
     let (mut methods, mut left_out) = (Vec::new(), Vec::new());
+    let mut add = |method: MethodScores, reason: Option<String>| match reason {
+        _ if method.of_image.is_empty() => {}
+        Some(reason) => left_out.push(LeftOut { method: method.name, reason }),
+        None => methods.push(method),
+    };
     for (set, name) in sets.iter().zip(&names) {
         // Score sets of other parameters or versions may have the same name. The fingerprint then distinguishes them.
         let is_alone = names.iter().filter(|other| *other == name).count() == 1;
         let name = if is_alone { name.clone() } else { format!("{name} [{}]", set.fingerprint.short()) };
         let of_image = of_judged(set.read(store)?);
         let reason = run_that_made(set, records).and_then(|record| reason_to_leave_out(record, judged));
-        match reason.filter(|_| !of_image.is_empty()) {
-            Some(reason) => left_out.push(LeftOut { method: name, reason }),
-            None => {
-                let (paper_name, kind, direction) = (set.scorer.to_string(), set.kind, set.direction);
-                methods.push(MethodScores { name, paper_name, kind, direction, of_image });
-            }
-        }
+        let (paper_name, kind, direction) = (set.scorer.to_string(), set.kind, set.direction);
+        add(MethodScores { name, paper_name, kind, direction, of_image }, reason);
     }
     for record in records {
         let of_image = of_judged(scores::read_of_run(store, record)?);
@@ -106,15 +106,9 @@ pub(super) fn all(
         let trained = record.settings["rater"]["network"].as_str();
         let other = trained.map_or_else(|| name.clone(), str::to_owned);
         let paper_name = if is_of_the_paper(record) { paper::METHOD.to_owned() } else { other };
-        match reason_to_leave_out(record, judged).filter(|_| !of_image.is_empty()) {
-            Some(reason) => left_out.push(LeftOut { method: name, reason }),
-            None => {
-                let (kind, direction) = (ScorerKind::Run, Direction::Higher);
-                methods.push(MethodScores { name, paper_name, kind, direction, of_image });
-            }
-        }
+        let (kind, direction) = (ScorerKind::Run, Direction::Higher);
+        add(MethodScores { name, paper_name, kind, direction, of_image }, reason_to_leave_out(record, judged));
     }
-    methods.retain(|method| !method.of_image.is_empty());
     left_out.sort_by(|a, b| a.method.cmp(&b.method));
     Ok((methods, left_out))
 }

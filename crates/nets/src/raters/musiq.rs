@@ -101,7 +101,7 @@ impl StandardConv {
         let [d_in, d_out] = channels;
         let weight = p.tensor("weight", &[d_out, d_in, side, side], Kind::Float)?;
         let is_trained = weight.requires_grad();
-        let weight = if is_trained { weight } else { channels_innermost(standardised(&weight, style)) };
+        let weight = if is_trained { weight } else { channels_innermost(p, standardised(&weight, style)) };
         let (before, after) = same_padding(side, stride);
         Ok(Self { weight, style, padding: [before, after, before, after], stride })
     }

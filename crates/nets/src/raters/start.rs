@@ -95,11 +95,11 @@ impl Trunk {
         self.files().map(|file| folder.join(file)).find(|path| path.is_file())
     }
 
-    /// Its file in the weights folder, if there is one. What the program fetches is verified.
+    /// Its file in the weights folder, if there is one. Weights that the program fetches are verified.
     fn placed(&self) -> Result<Option<PathBuf>, WeightsError> {
         for weights in self.all() {
             let Some(published) = weights.published() else { return agiqa_weights::locate(&weights.name).map(Some) };
-            let path = weights.folder().join(&published.file);
+            let path = published.path();
             if path.is_file() {
                 return Ok(Some(path));
             }

@@ -226,8 +226,6 @@ pub fn written_fingerprint(store: &Store, path: &str, kind: PartKind) -> Result<
 pub struct PartReader {
     bytes: PartBytes,
     builder: ParquetRecordBatchReaderBuilder<PartBytes>,
-    /// Most rows of a batch.
-    n_batch: usize,
 }
 
 impl PartReader {
@@ -244,8 +242,8 @@ impl PartReader {
             bytes = PartBytes::new(store, &path, n_bytes);
             opened = ParquetRecordBatchReaderBuilder::try_new(bytes.clone());
         }
-        let builder = opened.map_err(|source| bytes.error(source))?;
-        let reader = Self { bytes, builder, n_batch: 8192 };
+        let builder = opened.map_err(|source| bytes.error(source))?.with_batch_size(8192);
+        let reader = Self { bytes, builder };
         match reader.metadata_value("agiqa.table") {
             Some(table) if table == kind.table => {}
             found => {
@@ -285,7 +283,7 @@ impl PartReader {
 
     /// The same in batches of at most `n` rows.
     pub fn in_batches_of(self, n: usize) -> Self {
-        Self { n_batch: n.max(1), ..self }
+        Self { builder: self.builder.with_batch_size(n.max(1)), ..self }
     }
 
     /// Reads `columns` of the rows with the numbers `rows`. The numbers start at 0 and must ascend.
@@ -298,7 +296,7 @@ impl PartReader {
 
     /// Reads the part. If `columns` is given, reads only these columns, in the order of the file.
     pub fn read(self, columns: Option<&[&str]>) -> Result<PartBatches, PartError> {
-        let Self { bytes, mut builder, n_batch } = self;
+        let Self { bytes, mut builder } = self;
         if let Some(columns) = columns {
             let mut roots = Vec::with_capacity(columns.len());
             for column in columns {
@@ -311,7 +309,7 @@ impl PartReader {
             let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
             builder = builder.with_projection(mask);
         }
-        let batches = builder.with_batch_size(n_batch).build().map_err(|source| bytes.error(source))?;
+        let batches = builder.build().map_err(|source| bytes.error(source))?;
         Ok(PartBatches { bytes, batches })
     }
 }

@@ -1,4 +1,4 @@
-//! One run of the training of a network that rates images: its first weights, its steps, and what it leaves.
+//! One run of the training of a network that rates images: its first weights, its steps, and the files that it leaves.
 
 use std::sync::Arc;
 
