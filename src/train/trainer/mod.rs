@@ -45,8 +45,8 @@ pub enum Pace {
     /// For epochs of seconds. Runs train in parallel, on one thread each. A run saves a state after every
     /// `checkpoint_epochs` epochs.
     SideBySide,
-    /// For epochs of minutes. Runs train one after the other, on all threads. Each epoch is reported and saved. The log
-    /// also has rows within epochs, and states are also saved within epochs.
+    /// For epochs of minutes. Runs train one after the other, on all threads. Each epoch is reported, and saved if the last
+    /// state is a minute old. The log also has rows within epochs, and states are also saved within epochs.
     InTurn {
         /// Minutes between two saved states within an epoch.
         checkpoint_minutes: f64,

@@ -56,7 +56,8 @@ pub struct FineTuneSettings {
     pub micro_batch: Option<u32>,
     /// Memory for resized images, MiB. If they do not fit, they are kept in a file in the temporary folder.
     pub image_memory_mib: u32,
-    /// Minutes between two saved states within an epoch. The end of an epoch always saves a state.
+    /// Minutes between two saved states within an epoch. The end of an epoch saves one, too, if the last
+    /// is a minute old.
     pub checkpoint_minutes: f64,
 }
 

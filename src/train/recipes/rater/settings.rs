@@ -66,7 +66,8 @@ pub struct RaterSettings {
     /// Memory for images, MiB. If they do not fit, they are kept in a file in the temporary folder.
     #[serde(default = "image_memory_mib")]
     pub image_memory_mib: u32,
-    /// Minutes between two saved states within an epoch. The end of an epoch always saves a state.
+    /// Minutes between two saved states within an epoch. The end of an epoch saves one, too, if the last
+    /// is a minute old.
     #[serde(default = "checkpoint_minutes")]
     pub checkpoint_minutes: f64,
 }
