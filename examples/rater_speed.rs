@@ -1,46 +1,119 @@
-//! Seconds an image of a rating network on a CPU, as `benches/peers/pyiqa_networks.py` measures its peer: from file to
-//! rating, or forward and backward. Loading is not counted.
+//! Seconds an image of a rating network, as `benches/peers/pyiqa_networks.py` measures its peer: from file to rating, or
+//! forward and backward. Loading is not counted.
 //!
 //! ```sh
 //! cargo run --release --example rater_speed -- NETWORK WEIGHTS IMAGES N --threads 2                      # ratings
+//! cargo run --release --example rater_speed -- NETWORK WEIGHTS IMAGES N --threads 2 --parts              # GFLOP/s of each part
 //! cargo run --release --example rater_speed -- NETWORK WEIGHTS IMAGES N --threads 2 --train SIDE BATCH   # N steps
 //! ```
 //!
-//! A training step sees squares of SIDE pixels that are cut out of the first images, BATCH at once.
+//! A training step sees squares of SIDE pixels that are cut out of the first images, BATCH at once. `--dtype bf16` and
+//! `--device cuda:0` rate with other products and elsewhere.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use agiqa::features::{DeviceChoice, Dtype};
 use agiqa_images::{DecodeLimits, RgbImage8};
+use agiqa_nets::device::{Product, watched_products};
 use agiqa_nets::layers::{NamedTensors, Phase};
-use agiqa_nets::raters::{Prepared, RaterFile, RaterName, RaterStart};
+use agiqa_nets::raters::{Prepared, Rater, RaterFile, RaterName, RaterStart};
+use clap::Parser;
 use tch::{Device, Kind, Tensor};
 
+#[derive(Parser)]
+struct Args {
+    network: RaterName,
+    weights: PathBuf,
+    /// Folder of images.
+    images: PathBuf,
+    /// Number of images, or of steps.
+    n: usize,
+    #[arg(long)]
+    threads: i32,
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+    #[arg(long, default_value = "f32")]
+    dtype: Dtype,
+    /// Rates the first image and prints its products.
+    #[arg(long)]
+    parts: bool,
+    #[arg(long, num_args = 2, value_names = ["SIDE", "BATCH"])]
+    train: Option<Vec<u32>>,
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let (usual, train) = args.split_at(args.len().min(6));
-    let [network, weights, images, n, flag, n_threads] = usual else {
-        return Err("NETWORK WEIGHTS IMAGES N --threads N [--train SIDE BATCH]".into());
-    };
-    if flag != "--threads" {
-        return Err(format!("expected --threads, found {flag}").into());
-    }
+    let Args { network: name, weights, images, n, threads, device, dtype, parts, train } = Args::parse();
     agiqa::allocator::keep_freed_memory();
-    tch::set_num_threads(n_threads.parse()?);
-    let (name, n) = (network.parse::<RaterName>()?, n.parse::<usize>()?);
-    // The peer's prompts.
-    let variant = (name == RaterName::ClipIqa).then_some("pyiqa");
+    tch::set_num_threads(threads);
     let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(images)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+        std::fs::read_dir(&images)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     paths.sort();
-    let (mut seconds, mean) = match train {
-        [] => rate(name, variant, Path::new(weights), &paths[..paths.len().min(n)])?,
-        [_, side, batch] => steps(name, Path::new(weights), &paths, n, side.parse()?, batch.parse()?)?,
-        _ => return Err("expected --train SIDE BATCH".into()),
+    let (mut seconds, mean) = match train.as_deref() {
+        Some([side, batch]) => steps(name, &weights, &paths, n, *side, *batch as usize)?,
+        _ => {
+            let device = device.device()?;
+            dtype.check_on(device)?;
+            // The peer's prompts.
+            let variant = (name == RaterName::ClipIqa).then_some("pyiqa");
+            let network = RaterFile::open(name, name.variant(variant)?, &weights)?.load(device, dtype.kind())?;
+            if parts {
+                return print_parts(network.as_ref(), paths.first().ok_or("no image")?, device, dtype.kind());
+            }
+            rate(network.as_ref(), &paths[..paths.len().min(n)], device)?
+        }
     };
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
-    println!("{}", serde_json::json!({ "of": "agiqa", "network": network, "seconds": median, "mean": mean }));
+    println!("{}", serde_json::json!({ "of": "agiqa", "network": name, "seconds": median, "mean": mean }));
+    Ok(())
+}
+
+/// Prints the products that rating one image takes, those of equal sizes together, the slowest first, beside the largest
+/// product that the device computes, which is the ceiling of all.
+fn print_parts(network: &dyn Rater, path: &Path, device: Device, kind: Kind) -> Result<(), Box<dyn std::error::Error>> {
+    if device != Device::Cpu {
+        return Err("a GPU works on after a product was launched: parts are timed on CPUs".into());
+    }
+    let _no_grad = tch::no_grad_guard();
+    let inputs = input(&network.preprocessor().prepare(&read(path)?)?).unsqueeze(0);
+    let side = 2048;
+    let matrix = Tensor::rand([side, side], (kind, device));
+    let ceilings = (0..5).map(|_| {
+        let started = Instant::now();
+        let _ = matrix.matmul(&matrix);
+        2e-9 * (side as f64).powi(3) / started.elapsed().as_secs_f64()
+    });
+    let ceiling = ceilings.fold(0.0, f64::max);
+    let _ = network.rate(&inputs);
+    let started = Instant::now();
+    let (_, products) = watched_products(|| network.rate(&inputs))?;
+    let seconds = started.elapsed().as_secs_f64();
+    let mut parts: BTreeMap<String, (usize, Product)> = BTreeMap::new();
+    for product in products {
+        let (n, sum) = parts
+            .entry(product.name.clone())
+            .or_insert_with(|| (0, Product { flop: 0.0, seconds: 0.0, ..product.clone() }));
+        *n += 1;
+        sum.flop += product.flop;
+        sum.seconds += product.seconds;
+    }
+    let mut parts: Vec<(usize, Product)> = parts.into_values().collect();
+    parts.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
+    let in_products = |value: fn(&Product) -> f64| parts.iter().map(|(_, product)| value(product)).sum::<f64>();
+    let (flop, in_all) = (in_products(|product| product.flop), in_products(|product| product.seconds));
+    let row = |name: &str, n: usize, flop: f64, seconds: f64| {
+        let rate = 1e-9 * flop / seconds;
+        println!("| {name} | {n} | {:.3} | {:.1} | {rate:.0} | {:.2} |", 1e-9 * flop, 1e3 * seconds, rate / ceiling);
+    };
+    println!("| part | number | GFLOP | ms | GFLOP/s | share of {ceiling:.0} |\n|---|---|---|---|---|---|");
+    let n_shown = parts.iter().take_while(|(_, product)| product.seconds > 0.02 * seconds).count();
+    parts[..n_shown].iter().for_each(|(n, Product { name, flop, seconds })| row(name, *n, *flop, *seconds));
+    let n = parts.iter().map(|(n, _)| n).sum();
+    row("all products", n, flop, in_all);
+    println!("| all else | | | {:.1} | | |", 1e3 * (seconds - in_all));
+    row("the image", 1, flop, seconds);
     Ok(())
 }
 
@@ -53,20 +126,14 @@ fn input(Prepared { values, shape }: &Prepared) -> Tensor {
 }
 
 /// Seconds of each image, and the mean rating. The first image is rated once more before.
-fn rate(
-    name: RaterName,
-    variant: Option<&'static str>,
-    weights: &Path,
-    paths: &[PathBuf],
-) -> Result<(Vec<f64>, f64), Box<dyn std::error::Error>> {
-    let network = RaterFile::open(name, name.variant(variant)?, weights)?.load(Device::Cpu, Kind::Float)?;
+fn rate(network: &dyn Rater, paths: &[PathBuf], device: Device) -> Result<(Vec<f64>, f64), Box<dyn std::error::Error>> {
     let _no_grad = tch::no_grad_guard();
     let preprocessor = network.preprocessor();
     let (mut seconds, mut ratings) = (Vec::new(), Vec::new());
     for path in paths.iter().take(1).chain(paths) {
         let started = Instant::now();
         let prepared = preprocessor.prepare(&read(path)?)?;
-        ratings.push(network.rate(&input(&prepared).unsqueeze(0)).double_value(&[0]));
+        ratings.push(network.rate(&input(&prepared).unsqueeze(0).to_device(device)).double_value(&[0]));
         seconds.push(started.elapsed().as_secs_f64());
     }
     let n = paths.len() as f64;

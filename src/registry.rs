@@ -219,8 +219,7 @@ impl Row {
         if let Ok(name) = self.name.parse::<RaterName>() {
             let variants = name.variants();
             let variant = (!variants.is_empty()).then(|| format!("variant: {}", variants.join(" | ")));
-            let dtype = name.has_dtype().then(|| "dtype".to_owned());
-            return std::iter::once("weights".to_owned()).chain(variant).chain(dtype).collect();
+            return std::iter::once("weights".to_owned()).chain(variant).chain(["dtype".to_owned()]).collect();
         }
         let Ok(name) = self.name.parse::<ExtractorName>() else { return Vec::new() };
         let Ok(network) = NetworkSettings::read(name, &Defaults);

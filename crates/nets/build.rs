@@ -21,6 +21,8 @@ fn main() {
         .include(include)
         .flag("-std=c++17")
         .flag(format!("-D_GLIBCXX_USE_CXX11_ABI={abi}"))
+        // libtorch was compiled with it, and some of its types have further fields without it.
+        .define("NDEBUG", None)
         .file("src/device/shim.cpp")
         .compile("agiqa_device");
 }

@@ -24,7 +24,8 @@ pub struct RatingOptions {
     /// Variant of the network, e.g. the dataset of a head. It decides the numbers. `agiqa methods` lists the variants;
     /// the first is the default.
     pub variant: Option<String>,
-    /// Number type of a network of gigabytes, `f32`, `bf16` or `f16`. It decides the numbers. Default: `f32`.
+    /// Number type of products, `f32`, `bf16` or `f16`, and of the weights of a network of gigabytes. It decides the numbers.
+    /// Default: `f32`.
     pub dtype: Option<Dtype>,
 }
 
@@ -76,9 +77,6 @@ pub enum RatingError {
         #[source]
         source: RaterError,
     },
-    /// The network has one number type.
-    #[error("`{network}` computes in f32, so it has no `dtype`")]
-    Dtype { network: RaterName },
     /// libtorch failed, e.g. because memory is short.
     #[error("`{network}` failed while {action}")]
     Torch {
@@ -122,9 +120,6 @@ impl RatingSettings {
         let network = self.network;
         let load_error = |source| RatingError::Load { network, source };
         let variant = self.variant()?;
-        if self.options.dtype.is_some() && !network.has_dtype() {
-            return Err(RatingError::Dtype { network });
-        }
         let path = self.place();
         if !path.exists() {
             return Err(RatingError::Absent { network, place: path, known: known(network) });
@@ -163,14 +158,16 @@ impl RatingSettings {
         }
         let network = self.network;
         let weights_blake3 = file.content_hash().map_err(|source| RatingError::Load { network, source })?;
-        let precision = || Precision::of(self.options.dtype.unwrap_or_default(), self.common.device);
+        let dtype = self.options.dtype.unwrap_or_default();
+        let has_precision = network.rounds_weights() || dtype != Dtype::F32;
         let description = Description {
             method: network,
             code_version: network.code_version(),
             weights_blake3,
             decoder_version: DECODER_VERSION,
             variant: self.variant()?,
-            precision: network.has_dtype().then(precision),
+            // A score in f32 is named as it was before other types were there.
+            precision: has_precision.then(|| Precision::of(dtype, self.common.device)),
         };
         let settings = serde_json::to_value(description).expect("a description is plain data");
         Ok(ScoreSet {

@@ -10,6 +10,7 @@ use std::fmt::Display;
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint;
+use super::device::with_products_of;
 use super::processor::Processor;
 
 /// Why a network could not be built from the tensors given.
@@ -259,6 +260,11 @@ impl Linear {
     /// - returns: `(.., out)`, plain
     pub(super) fn forward(&self, xs: &Tensor) -> Tensor {
         dense(&self.forward_raw(xs))
+    }
+
+    /// As [`Self::forward`], in f32 even if products are computed in 16 bits: for layers whose rounding would be the score's.
+    pub(super) fn forward_in_f32(&self, xs: &Tensor) -> Tensor {
+        with_products_of(Kind::Float, xs.device(), || self.forward(&xs.to_kind(Kind::Float)))
     }
 
     /// As [`Self::forward`], but the result is opaque if the weight is.

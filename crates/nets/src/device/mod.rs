@@ -95,6 +95,39 @@ pub fn rounds_inputs(device: Device, kind: Kind) -> Result<bool, TchError> {
     Ok(is_rounded(&product, n)? || is_rounded(&convolved, 9 * channels)?)
 }
 
+/// What `compute` returns if the calling thread's products and convolutions on `device` are computed in `kind`, whatever the
+/// types of their inputs are. In bf16 or f16, libtorch rounds the inputs and the outputs of each ("autocast"). f32 stands for
+/// the types of the inputs, as without this function.
+///
+/// # Panics
+/// If libtorch knows no such products on the device, as every method of tch.
+pub fn with_products_of<T>(kind: Kind, device: Device, compute: impl FnOnce() -> T) -> T {
+    let _products = shim::Products::of(kind, device.is_cuda()).expect("libtorch has the type");
+    compute()
+}
+
+/// A matrix product, convolution or attention that was computed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Product {
+    /// The operation with its sizes, e.g. `convolution 3 x 3, 64 -> 64, 25 x 56 x 56`.
+    pub name: String,
+    /// Floating-point operations; a multiplication and its sum are two.
+    pub flop: f64,
+    /// Seconds that the calling thread spent in it. A GPU works on after them.
+    pub seconds: f64,
+}
+
+/// What `compute` returns, and the products that the calling thread computes in it, in their order. Watching them takes some
+/// microseconds for each operation.
+///
+/// # Errors
+/// libtorch refuses.
+pub fn watched_products<T>(compute: impl FnOnce() -> T) -> Result<(T, Vec<Product>), TchError> {
+    let (computed, found) = shim::products_of(compute)?;
+    let products = found.into_iter().map(|(name, flop, seconds)| Product { name, flop, seconds });
+    Ok((computed, products.collect()))
+}
+
 /// A tensor of `kind` on `device` whose bytes `fill` writes, all of them. For a GPU it writes into pinned memory, and the
 /// copy does not wait, so that the GPU goes on with earlier work.
 ///
@@ -117,7 +150,17 @@ pub fn sent(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
     if device == Device::Cpu || tensor.device() != Device::Cpu {
         return tensor.f_to_device(device);
     }
-    tensor.f_contiguous()?.f_pin_memory(device)?.f_to_device_(device, tensor.kind(), true, false)
+    copied(tensor, device)?
+        .f_to_device_(device, Kind::Uint8, true, false)?
+        .f_view_dtype(tensor.kind())?
+        .f_view(tensor.size().as_slice())
+}
+
+/// The bytes of a tensor of the CPU, in memory that copies to `device` need not wait for.
+fn copied(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
+    let bytes = tensor.f_contiguous()?.f_view([-1])?.f_view_dtype(Kind::Uint8)?;
+    let (copy, copied) = host_bytes(bytes.numel(), device, |out| bytes.f_copy_data(out, out.len()))?;
+    copied.map(|()| copy)
 }
 
 /// A tensor of `n` bytes on the CPU that `fill` writes, and its result. The memory is pinned if the bytes are to go to a
@@ -213,6 +256,58 @@ pub fn lerp(averages: &[Tensor], values: &[Tensor], weight: f64) -> Result<(), T
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn products_are_computed_in_the_type_that_is_asked_for_and_no_longer() {
+        let (a, b) = (
+            Tensor::full([8, 8], 1.0 + 2_f64.powi(-12), (Kind::Float, Device::Cpu)),
+            Tensor::eye(8, (Kind::Float, Device::Cpu)),
+        );
+        let product = || a.matmul(&b);
+        for kind in [Kind::BFloat16, Kind::Float] {
+            let nested = || (product(), with_products_of(Kind::Float, Device::Cpu, product), product());
+            let (outer, inner, after) = with_products_of(kind, Device::Cpu, nested);
+            assert_eq!([outer.kind(), inner.kind(), after.kind()], [kind, Kind::Float, kind]);
+        }
+        assert_eq!(product().kind(), Kind::Float);
+    }
+
+    #[test]
+    fn the_bytes_of_a_tensor_give_it_again() {
+        for kind in [Kind::Float, Kind::Double, Kind::Half, Kind::Int64, Kind::Bool] {
+            let values = Tensor::arange(6, (Kind::Float, Device::Cpu)).to_kind(kind);
+            for tensor in [values.view([2, 3]).tr(), values.get(3), values.narrow(0, 0, 0)] {
+                let bytes = copied(&tensor, Device::Cpu).expect("memory");
+                let again = bytes.view_dtype(kind).view(tensor.size().as_slice());
+                assert!(again.size() == tensor.size() && again.equal(&tensor), "{kind:?}, {:?}", tensor.size());
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_watched_with_their_sizes() {
+        let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+        let compute = || {
+            let _no_grad = tch::no_grad_guard();
+            let ys = zeros(&[2, 4, 9, 9]).conv2d(&zeros(&[6, 2, 3, 3]), None::<&Tensor>, 2, 1, 1, 2);
+            let product = zeros(&[3, 5, 7]).bmm(&zeros(&[3, 7, 2])).relu();
+            let _ = zeros(&[5, 7]).linear(&zeros(&[2, 7]), Some(&zeros(&[2])));
+            (ys.size(), product.size())
+        };
+        let ((convolved, _), products) = watched_products(compute).expect("libtorch watches");
+        assert_eq!(convolved, [2, 6, 5, 5]);
+        let found: Vec<_> = products.iter().map(|product| (product.name.as_str(), product.flop)).collect();
+        let expected = [
+            ("convolution 3 x 3, 4 -> 6, 2 x 5 x 5, 2 groups", 2.0 * 2.0 * 25.0 * 6.0 * 2.0 * 9.0),
+            ("product, 3 x 5 x 7 x 2", 2.0 * 3.0 * 5.0 * 7.0 * 2.0),
+            ("product, 5 x 7 x 2", 2.0 * 5.0 * 7.0 * 2.0),
+        ];
+        assert_eq!(found, expected);
+        assert!(products.iter().all(|product| product.seconds > 0.0));
+        let _ = zeros(&[5, 7]).mm(&zeros(&[7, 2]));
+        let (_, none) = watched_products(|| ()).expect("libtorch watches");
+        assert_eq!(none, []);
+    }
 
     #[test]
     fn the_probe_finds_rounded_inputs_and_none_in_f32() {

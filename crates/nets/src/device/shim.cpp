@@ -3,14 +3,19 @@
 // own library. No exception leaves a function: a result of 0 (or no null pointer; of agiqa_driver, 1) is success, and
 // `agiqa_error` gives the text of the thread's last failure.
 #include <ATen/Context.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_fused_adam.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/empty.h>
+#include <ATen/record_function.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
+
+#include <chrono>
+#include <sstream>
 
 namespace {
 
@@ -34,6 +39,84 @@ std::vector<at::Tensor> list(size_t n, const void* const* tensors) {
   all.reserve(n);
   for (size_t i = 0; i < n; ++i) all.push_back(*static_cast<const at::Tensor*>(tensors[i]));
   return all;
+}
+
+// Products that the thread has computed since it began to watch them. An operation within a watched one is a part of it.
+struct Watched {
+  struct Product {
+    std::string name;
+    double flop, seconds;
+  };
+  std::vector<Product> products;
+  int depth = 0;
+};
+
+thread_local Watched watched;
+
+struct Running : at::ObserverContext {
+  std::string name;
+  double flop = 0;
+  std::chrono::steady_clock::time_point started;
+};
+
+// The operation in words with its sizes, and its floating-point operations; no name for an operation that is no product.
+std::unique_ptr<Running> product_of(const at::RecordFunction& function) {
+  const std::string operation = function.name();
+  const auto inputs = function.inputs();
+  const auto tensor = [&](size_t i) { return inputs[i].toTensor(); };
+  auto running = std::make_unique<Running>();
+  std::ostringstream name;
+  if (operation == "aten::convolution") {
+    const auto xs = tensor(0).sizes(), weight = tensor(1).sizes();
+    const auto stride = inputs[3].toIntVector(), padding = inputs[4].toIntVector();
+    if (xs.size() != 4 || weight.size() != 4) return running;
+    // One number stands for both directions.
+    const auto along = [](const std::vector<int64_t>& list, size_t i) { return list[std::min(i, list.size() - 1)]; };
+    const auto length = [&](size_t i) {
+      return (xs[2 + i] + 2 * along(padding, i) - weight[2 + i]) / along(stride, i) + 1;
+    };
+    const int64_t height = length(0), width = length(1);
+    name << "convolution " << weight[2] << " x " << weight[3] << ", " << xs[1] << " -> " << weight[0] << ", " << xs[0]
+         << " x " << height << " x " << width;
+    if (xs[1] != weight[1]) name << ", " << xs[1] / weight[1] << " groups";
+    running->flop = 2.0 * xs[0] * height * width * weight[0] * weight[1] * weight[2] * weight[3];
+  } else if (operation == "aten::scaled_dot_product_attention") {
+    const auto q = tensor(0).sizes(), k = tensor(1).sizes();
+    const double n = tensor(0).numel() / (q[q.size() - 1] * q[q.size() - 2]);
+    name << "attention, " << n << " x " << q[q.size() - 2] << " x " << k[k.size() - 2] << " x " << q[q.size() - 1];
+    running->flop = 4.0 * n * q[q.size() - 2] * k[k.size() - 2] * q[q.size() - 1];
+  } else if (operation == "aten::mm" || operation == "aten::bmm" || operation == "aten::addmm" ||
+             operation == "aten::baddbmm") {
+    const size_t first = operation == "aten::addmm" || operation == "aten::baddbmm" ? 1 : 0;
+    const auto a = tensor(first).sizes(), b = tensor(first + 1).sizes();
+    const int64_t n = a.size() == 3 ? a[0] : 1, rows = a[a.size() - 2], inner = a.back(), columns = b.back();
+    name << "product, ";
+    if (n > 1) name << n << " x ";
+    name << rows << " x " << inner << " x " << columns;
+    running->flop = 2.0 * n * rows * inner * columns;
+  }
+  running->name = name.str();
+  return running;
+}
+
+std::unique_ptr<at::ObserverContext> product_starts(const at::RecordFunction& function) {
+  if (watched.depth > 0) {
+    ++watched.depth;
+    return nullptr;
+  }
+  auto running = product_of(function);
+  if (running->name.empty()) return nullptr;
+  ++watched.depth;
+  running->started = std::chrono::steady_clock::now();
+  return running;
+}
+
+void product_ends(const at::RecordFunction&, at::ObserverContext* context) {
+  if (watched.depth > 0) --watched.depth;
+  if (!context) return;
+  auto* running = static_cast<Running*>(context);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - running->started;
+  watched.products.push_back({running->name, running->flop, seconds.count()});
 }
 
 template <typename F>
@@ -126,6 +209,36 @@ int agiqa_adam(int decoupled, size_t n, const void* const* parameters, const voi
 // Moves each of `n` averages by `weight` towards its value.
 int agiqa_lerp(size_t n, const void* const* averages, const void* const* values, double weight) {
   return guarded([&] { at::_foreach_lerp_(list(n, averages), list(n, values), weight); });
+}
+
+// Computes the calling thread's products on CUDA devices (`cuda`) or on CPUs in f16 (2) or bf16 (1), whatever their inputs'
+// types are, or in those types (0). `before` is what was set.
+int agiqa_autocast(int cuda, int products, int* before) {
+  return guarded([&] {
+    const auto type = cuda ? at::kCUDA : at::kCPU;
+    const bool was_half = at::autocast::get_autocast_dtype(type) == at::kHalf;
+    *before = !at::autocast::is_autocast_enabled(type) ? 0 : was_half ? 2 : 1;
+    if (products) at::autocast::set_autocast_dtype(type, products == 2 ? at::kHalf : at::kBFloat16);
+    at::autocast::set_autocast_enabled(type, products != 0);
+  });
+}
+
+// Begins to watch the calling thread's products. The result is given to `agiqa_products_end`.
+int agiqa_products_begin(uint64_t* handle) {
+  return guarded([&] {
+    watched = {};
+    auto callback = at::RecordFunctionCallback(product_starts, product_ends);
+    *handle = at::addThreadLocalCallback(callback.needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+  });
+}
+
+// Ends it and gives each product to `each`, in the order of their ends.
+int agiqa_products_end(uint64_t handle, void* context, void (*each)(void*, const char*, double, double)) {
+  return guarded([&] {
+    at::removeCallback(handle);
+    const auto found = std::exchange(watched, {});
+    for (const auto& product : found.products) each(context, product.name.c_str(), product.flop, product.seconds);
+  });
 }
 
 // Name, compute capability and highest CUDA version of the driver; false without a driver.

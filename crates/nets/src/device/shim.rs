@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::AdamConstants;
 
@@ -33,6 +33,13 @@ unsafe extern "C" {
         epsilon: f64,
     ) -> c_int;
     fn agiqa_lerp(n: usize, averages: *const *const c_void, values: *const *const c_void, weight: f64) -> c_int;
+    safe fn agiqa_autocast(cuda: c_int, products: c_int, before: &mut c_int) -> c_int;
+    safe fn agiqa_products_begin(handle: &mut u64) -> c_int;
+    fn agiqa_products_end(
+        handle: u64,
+        context: *mut c_void,
+        each: extern "C" fn(*mut c_void, *const c_char, f64, f64),
+    ) -> c_int;
     fn agiqa_driver(
         device: c_int,
         name: *mut c_char,
@@ -154,6 +161,48 @@ pub(super) fn lerp(averages: &[Tensor], values: &[Tensor], weight: f64) -> Resul
     let (averages, values) = (pointers(averages), pointers(values));
     // SAFETY: each list has as many pointers to tensors that live during the call.
     checked(unsafe { agiqa_lerp(averages.len(), averages.as_ptr(), values.as_ptr(), weight) })
+}
+
+/// The calling thread's products are computed in another type while this value lives.
+pub(super) struct Products {
+    is_cuda: bool,
+    before: c_int,
+}
+
+impl Products {
+    /// Products on CUDA devices or on CPUs in `kind`; f32 stands for the type of their inputs.
+    pub(super) fn of(kind: Kind, is_cuda: bool) -> Result<Self, TchError> {
+        let products = match kind {
+            Kind::Half => 2,
+            Kind::BFloat16 => 1,
+            _ => 0,
+        };
+        let mut before = 0;
+        checked(agiqa_autocast(c_int::from(is_cuda), products, &mut before))?;
+        Ok(Self { is_cuda, before })
+    }
+}
+
+impl Drop for Products {
+    fn drop(&mut self) {
+        agiqa_autocast(c_int::from(self.is_cuda), self.before, &mut 0);
+    }
+}
+
+/// What `compute` returns, and the products that it computes on the calling thread: name, operations and seconds of each.
+pub(super) fn products_of<T>(compute: impl FnOnce() -> T) -> Result<(T, Vec<(String, f64, f64)>), TchError> {
+    extern "C" fn each(found: *mut c_void, name: *const c_char, flop: f64, seconds: f64) {
+        // SAFETY: `found` is the list below, which nothing else uses during the call, and `name` is a text of C.
+        let (found, name) = unsafe { (&mut *found.cast::<Vec<(String, f64, f64)>>(), CStr::from_ptr(name)) };
+        found.push((name.to_string_lossy().into_owned(), flop, seconds));
+    }
+    let mut handle = 0;
+    checked(agiqa_products_begin(&mut handle))?;
+    let computed = compute();
+    let mut found: Vec<(String, f64, f64)> = Vec::new();
+    // SAFETY: `each` takes the context for a list of this type.
+    checked(unsafe { agiqa_products_end(handle, (&raw mut found).cast(), each) })?;
+    Ok((computed, found))
 }
 
 /// What the driver says of a device.

@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::{assert_near, json, values, weights_of, write};
 use crate::checkpoint::CheckpointError;
 use crate::layers::NamedTensors;
-use crate::raters::{Rater, RaterError, RaterFile, RaterName, Unfit};
+use crate::raters::{Rater, RaterError, RaterFile, RaterName, Rounded, Unfit};
 
 fn cases() -> Vec<(RaterName, Value)> {
     let all = json(&reference("raters.json"));
@@ -73,6 +73,26 @@ fn every_network_rates_pictures_as_numpy_does_from_every_layout() {
         // The sole head of StairIQA's training code is none of the published six.
         let is_one = name == RaterName::StairIqa || hashes.iter().all(|hash| *hash == hashes[0]);
         assert!(is_one, "{name}: equal weights have one fingerprint");
+    }
+}
+
+#[test]
+fn products_of_16_bits_move_every_rating_a_little() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    for (name, case) in cases() {
+        let path = write_layout(&case, &weights_of(&case), 0, folder.path());
+        let file = RaterFile::open(name, name.variant(None).expect("the default"), &path).expect("it is whole");
+        let load = || file.load(Device::Cpu, Kind::Float).expect("it can be loaded");
+        // What `load` makes for a CPU that multiplies bf16 fast. Other CPUs compute it as well, slowly.
+        let rounded = Rounded { network: load(), kind: Kind::BFloat16, device: Device::Cpu };
+        let pictures: Vec<_> = case["pictures"].as_array().expect("pictures").iter().map(picture).collect();
+        let ratings = |rater: &dyn Rater| pictures.iter().flat_map(|image| rating(rater, image)).collect::<Vec<_>>();
+        let (exact, found) = (ratings(load().as_ref()), ratings(&rounded));
+        let largest = exact.iter().fold(0_f64, |largest, rating| largest.max(rating.abs()));
+        let errors = exact.iter().zip(&found).map(|(exact, found)| (exact - found).abs() / largest);
+        let error = errors.fold(0_f64, f64::max);
+        println!("{name}: {error:.1e}");
+        assert!(error > 0.0 && error < 0.1, "{name}: bf16 moves a rating by {error:e} of the largest");
     }
 }
 

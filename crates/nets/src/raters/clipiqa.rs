@@ -21,6 +21,7 @@ use crate::attention::attend;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::clip::{MEAN, STD};
 use crate::conv::Watch;
+use crate::device::with_products_of;
 use crate::layers::{Activation, LayerNorm, Linear, Parameters};
 use crate::resnet::{ResNet, ResNetSizes, Style};
 
@@ -313,8 +314,10 @@ impl Rater for ClipIqa {
 
     fn rate(&self, inputs: &Tensor) -> Tensor {
         let unit = |xs: &Tensor| xs / xs.norm_scalaropt_dim(2.0, [1_i64].as_slice(), true);
-        let images = unit(&self.image_features(inputs, &mut |_, _| {}));
-        let logits = images.matmul(&unit(self.text_features()).transpose(0, 1)) * self.scale.exp(); // (b, prompts)
+        let images = unit(&self.image_features(inputs, &mut |_, _| {}).to_kind(Kind::Float));
+        // A temperature of 100 magnifies any rounding here. The texts are read once, so they cost nothing.
+        let cosines = || images.matmul(&unit(self.text_features()).transpose(0, 1));
+        let logits = with_products_of(Kind::Float, images.device(), cosines) * self.scale.exp(); // (b, prompts)
         let pairs = logits.view([inputs.size()[0], -1, 2]).softmax(-1, Kind::Float);
         pairs.select(-1, 0).mean_dim([1_i64].as_slice(), false, Kind::Float)
     }

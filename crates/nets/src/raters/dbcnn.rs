@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::native::Native;
 use super::start::{self, Learned, S_CNN, Trunk};
@@ -122,14 +122,15 @@ impl Dbcnn {
             false => distortion.upsample_bilinear2d(grid, true, None, None),
         };
         watch("scnn.resized", &distortion);
-        let products = content.flatten(2, 3).bmm(&distortion.flatten(2, 3).transpose(1, 2)) / n_positions as f64;
+        let products = content.flatten(2, 3).bmm(&distortion.flatten(2, 3).transpose(1, 2)).to_kind(Kind::Float)
+            / n_positions as f64;
         watch("bilinear", &products); // (b, c, d)
         let roots = (products.flatten(1, -1) + ROOT_EPS).sqrt_(); // (b, c d)
         watch("sqrt", &roots);
         let norms = roots.norm_scalaropt_dim(2.0, [1_i64].as_slice(), true).clamp_min(NORM_EPS);
         let scaled = roots / norms;
         watch("normalized_l2", &scaled);
-        self.output.forward(&scaled).flatten(0, -1)
+        self.output.forward_in_f32(&scaled).flatten(0, -1)
     }
 }
 

@@ -154,7 +154,7 @@ impl EfficientNet {
             watch(&format!("block{i}"), &xs);
         }
         let head = self.head.forward(&xs).relu6();
-        self.output.forward(&head.mean_dim([2_i64, 3].as_slice(), false, Kind::Float)).flatten(0, -1)
+        self.output.forward_in_f32(&head.mean_dim([2_i64, 3].as_slice(), false, Kind::Float)).flatten(0, -1)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use super::clipiqa::{self, ClipIqa};
 use super::dbcnn::Dbcnn;
@@ -14,9 +15,10 @@ use super::resnet50::ResNet50;
 use super::saan::Saan;
 use super::stairiqa::StairIqa;
 use super::weights::{Layout, Parts, Stored};
-use super::{Architecture, Build, Rater, RaterError, RaterName, build_of, parameters, qalign};
+use super::{Architecture, Build, Prepare, Rater, RaterError, RaterName, build_of, parameters, qalign};
 use crate::checkpoint::{self, Checkpoint, Wanted};
-use crate::layers::TensorScope;
+use crate::device::with_products_of;
+use crate::layers::{TensorScope, products_of};
 
 /// The weights of a rating network, found complete.
 pub struct RaterFile(Form);
@@ -114,7 +116,8 @@ impl RaterFile {
         })
     }
 
-    /// The network on `device`, in f32; one with [`RaterName::has_dtype`] with weights in `kind`.
+    /// The network on `device`, with products in `kind`, f32, bf16 or f16. The weights of a network of gigabytes
+    /// ([`RaterName::QAlign`]) are kept in `kind`, those of the others in f32.
     ///
     /// # Errors
     /// A file cannot be read, or memory is short.
@@ -124,7 +127,28 @@ impl RaterFile {
             Form::Folder(folder) => return Ok(Box::new(folder.load(device, kind)?)),
             Form::Parts(parts, build) => (parts, build),
         };
-        Ok(build(&TensorScope::new(&parts.read()?, device, Kind::Float))?)
+        let network = build(&TensorScope::new(&parts.read()?, device, Kind::Float))?;
+        Ok(match products_of(kind, device) {
+            Kind::Float => network,
+            kind => Box::new(Rounded { network, kind, device }),
+        })
+    }
+}
+
+/// A network whose products are computed in 16 bits. Norms, softmax and sums over pixels stay in f32.
+pub(crate) struct Rounded {
+    pub(crate) network: Box<dyn Rater>,
+    pub(crate) kind: Kind,
+    pub(crate) device: Device,
+}
+
+impl Rater for Rounded {
+    fn preprocessor(&self) -> Arc<dyn Prepare> {
+        self.network.preprocessor()
+    }
+
+    fn rate(&self, inputs: &Tensor) -> Tensor {
+        with_products_of(self.kind, self.device, || self.network.rate(inputs)).to_kind(Kind::Float)
     }
 }
 

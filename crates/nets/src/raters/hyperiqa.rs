@@ -20,6 +20,7 @@ use super::start::{Learned, RESNET50_V1, Trunk};
 use super::{Architecture, Layout, Prepare, Prepared, Rater, Stored, Unfit};
 use crate::checkpoint::CheckpointError;
 use crate::conv::{Conv, Kernel, Watch, mean_of_squares};
+use crate::device::with_products_of;
 use crate::layers::{Linear, Parameters};
 use crate::pixels::{IMAGENET_MEAN, IMAGENET_STD, Planes};
 use crate::resnet::{ResNet, ResNetSizes, Style};
@@ -218,16 +219,17 @@ impl HyperIqa {
             watch(&format!("lda{}", tap + 1), &values);
             tapped.push(values);
         }
-        let mut xs_target = Tensor::cat(&tapped, 1).unsqueeze(-1); // (n, 224, 1)
+        let mut xs_target = Tensor::cat(&tapped, 1).unsqueeze(-1).to_kind(Kind::Float); // (n, 224, 1)
         watch("target_in", &xs_target);
         let hyper = self.hyper.iter().fold(xs, |xs, conv| conv.forward(&xs).relu_()); // (n, 112, 7, 7)
         watch("hyper_in", &hyper);
         let mean = hyper.mean_dim([2_i64, 3].as_slice(), false, Kind::Float); // (n, 112)
         for (layer, generator) in self.target.iter().enumerate() {
-            let [weights, bias] = generator.make(&hyper, &mean);
+            let [weights, bias] = generator.make(&hyper, &mean).map(|xs| xs.to_kind(Kind::Float));
             watch(&format!("fc{}w", layer + 1), &weights);
             watch(&format!("fc{}b", layer + 1), &bias);
-            xs_target = weights.bmm(&xs_target) + bias.unsqueeze(-1); // (n, d_out, 1)
+            let products = with_products_of(Kind::Float, crops.device(), || weights.bmm(&xs_target));
+            xs_target = products + bias.unsqueeze(-1); // (n, d_out, 1)
             watch(&format!("pre{}", layer + 1), &xs_target);
             if layer + 1 < N_TARGET {
                 xs_target = xs_target.sigmoid_();

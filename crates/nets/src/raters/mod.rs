@@ -28,6 +28,8 @@ pub(crate) use weights::{Layout, Stored};
 mod file;
 
 pub use file::RaterFile;
+#[cfg(test)]
+pub(crate) use file::Rounded;
 
 mod start;
 

@@ -328,7 +328,7 @@ impl Musiq {
         }
         let class = self.norm.forward(&xs.select(1, 0)); // (1, d)
         watch("cls", &class);
-        let output = self.head.forward(&class);
+        let output = self.head.forward_in_f32(&class);
         if self.sizes.n_classes == 1 {
             return output.flatten(0, -1);
         }

@@ -104,8 +104,8 @@ impl RaterName {
         matches!(self, Self::Baid | Self::ClipIqa | Self::ClipIqaPlus)
     }
 
-    /// Whether the number type of the weights can be chosen. The other networks are small and compute in f32.
-    pub const fn has_dtype(self) -> bool {
+    /// Whether its weights are kept in the number type of its products. The other networks are small and keep f32.
+    pub const fn rounds_weights(self) -> bool {
         matches!(self, Self::QAlign)
     }
 }

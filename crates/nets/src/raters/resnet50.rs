@@ -60,7 +60,7 @@ impl ResNet50 {
     /// - returns: `(n,)`
     pub(crate) fn forward(&self, crops: &Tensor, watch: Watch<'_>) -> Tensor {
         let features = self.trunk.forward(crops, watch).mean_dim([2_i64, 3].as_slice(), false, Kind::Float); // (n, d)
-        self.output.forward(&features).flatten(0, -1)
+        self.output.forward_in_f32(&features).flatten(0, -1)
     }
 }
 

@@ -182,10 +182,10 @@ impl Saan {
         let normed = self.norm.forward(&both.adaptive_avg_pool2d([GRID, GRID]));
         watch("bn", &normed);
         let [hidden, output] = &self.head;
-        let hidden = hidden.forward(&normed.flatten(1, -1));
+        let hidden = hidden.forward_in_f32(&normed.flatten(1, -1));
         watch("fc1", &hidden);
         let hidden = hidden.relu().dropout(self.dropout, self.dropout > 0.0);
-        let logit = output.forward(&hidden);
+        let logit = output.forward_in_f32(&hidden);
         watch("logit", &logit);
         logit.sigmoid().flatten(0, -1)
     }

@@ -191,7 +191,7 @@ impl StairIqa {
         watch("sum", &sum);
         let pooled = sum.mean_dim([2_i64, 3].as_slice(), false, Kind::Float); // (n, d)
         watch("pooled", &pooled);
-        self.head.iter().fold(pooled, |xs, linear| linear.forward(&xs)).flatten(0, -1)
+        self.head.iter().fold(pooled, |xs, linear| linear.forward_in_f32(&xs)).flatten(0, -1)
     }
 }
 
