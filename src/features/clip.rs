@@ -239,8 +239,8 @@ impl ClipSettings {
     /// What a device chose, and what the other would have.
     fn note(&self) -> Option<String> {
         let of_gpu = "`sides = [224, 336, 512]` with `mirror = true`";
-        let compared = "mean SRCC of ten random splits with kernel ridge regression: 0.882 at side 224, as docs/protocols.md \
-                        has it; 0.887 at three sides, in a trial outside this program";
+        let compared = "mean SRCC of ten splits by prompt with kernel ridge regression: 0.876 at side 224, 0.882 at three \
+                        sides; see docs/protocols.md";
         let what = match (self.is_chosen_by_device, &self.plan.sides_px[..] == CPU_SIDES_PX) {
             (false, _) => return None,
             (true, true) => format!(

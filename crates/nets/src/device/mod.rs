@@ -123,9 +123,7 @@ pub struct Product {
 /// # Errors
 /// libtorch refuses.
 pub fn watched_products<T>(compute: impl FnOnce() -> T) -> Result<(T, Vec<Product>), TchError> {
-    let (computed, found) = shim::products_of(compute)?;
-    let products = found.into_iter().map(|(name, flop, seconds)| Product { name, flop, seconds });
-    Ok((computed, products.collect()))
+    shim::products_of(compute)
 }
 
 /// A tensor of `kind` on `device` whose bytes `fill` writes, all of them. For a GPU it writes into pinned memory, and the

@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use tch::{Kind, TchError, Tensor};
 
-use super::AdamConstants;
+use super::{AdamConstants, Product};
 
 unsafe extern "C" {
     safe fn agiqa_error() -> *const c_char;
@@ -189,17 +189,17 @@ impl Drop for Products {
     }
 }
 
-/// What `compute` returns, and the products that it computes on the calling thread: name, operations and seconds of each.
-pub(super) fn products_of<T>(compute: impl FnOnce() -> T) -> Result<(T, Vec<(String, f64, f64)>), TchError> {
+/// What `compute` returns, and the products that it computes on the calling thread.
+pub(super) fn products_of<T>(compute: impl FnOnce() -> T) -> Result<(T, Vec<Product>), TchError> {
     extern "C" fn each(found: *mut c_void, name: *const c_char, flop: f64, seconds: f64) {
         // SAFETY: `found` is the list below, which nothing else uses during the call, and `name` is a text of C.
-        let (found, name) = unsafe { (&mut *found.cast::<Vec<(String, f64, f64)>>(), CStr::from_ptr(name)) };
-        found.push((name.to_string_lossy().into_owned(), flop, seconds));
+        let (found, name) = unsafe { (&mut *found.cast::<Vec<Product>>(), CStr::from_ptr(name)) };
+        found.push(Product { name: name.to_string_lossy().into_owned(), flop, seconds });
     }
     let mut handle = 0;
     checked(agiqa_products_begin(&mut handle))?;
     let computed = compute();
-    let mut found: Vec<(String, f64, f64)> = Vec::new();
+    let mut found: Vec<Product> = Vec::new();
     // SAFETY: `each` takes the context for a list of this type.
     checked(unsafe { agiqa_products_end(handle, (&raw mut found).cast(), each) })?;
     Ok((computed, found))
