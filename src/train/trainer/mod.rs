@@ -53,6 +53,20 @@ pub enum Pace {
     },
 }
 
+/// Least age of the last saved state, minutes, for which the end of an epoch of minutes saves another. On a GPU, an epoch may
+/// take as long as writing the weights and the optimiser's moments.
+const EPOCH_MINUTES: f64 = 1.0;
+
+impl Pace {
+    /// Whether a run that has done `n_done` epochs saves a state, the last of which is `minutes_unsaved` old.
+    fn saves_after(self, n_done: u32, settings: &TrainSettings, minutes_unsaved: f64) -> bool {
+        match self {
+            Self::SideBySide => n_done < settings.epochs && n_done.is_multiple_of(settings.checkpoint_epochs),
+            Self::InTurn { checkpoint_minutes } => minutes_unsaved >= checkpoint_minutes.min(EPOCH_MINUTES),
+        }
+    }
+}
+
 /// A kind of training: its inputs, its network and loss, and the files that a run leaves. Its methods fail on invalid
 /// settings, on unusable inputs or weights, and on missing resources of the machine.
 pub trait Recipe: Send + Sync {
@@ -307,5 +321,22 @@ impl RunData<'_> {
     /// Panics if the recipe requested no pictures.
     pub fn pictures(&self) -> &Pictures {
         self.pictures.expect("the recipe asked for pictures")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_epoch_saves_what_a_minute_or_the_asked_time_would_lose() {
+        let settings = TrainSettings { epochs: 20, checkpoint_epochs: 5, ..TrainSettings::default() };
+        let saves = |pace: Pace, n_done, minutes| pace.saves_after(n_done, &settings, minutes);
+        let in_turn = |checkpoint_minutes| Pace::InTurn { checkpoint_minutes };
+        assert!(!saves(in_turn(10.0), 3, 0.1) && saves(in_turn(10.0), 3, 1.0));
+        assert!(!saves(in_turn(0.5), 3, 0.4) && saves(in_turn(0.5), 3, 0.5));
+        assert!(saves(in_turn(0.0), 3, 0.0));
+        // Epochs of seconds are counted. After the last one, the run is written whole.
+        assert_eq!([3, 5, 10, 20].map(|n_done| saves(Pace::SideBySide, n_done, 60.0)), [false, true, true, false]);
     }
 }

@@ -20,10 +20,6 @@ use agiqa_store::tables::models::{self, EpochRecord};
 use agiqa_store::tables::splits::Part;
 use agiqa_store::tables::train_log::{self, TrainLogRow};
 
-/// Least age of the last saved state, minutes, for which the end of an epoch saves another. On a GPU, an epoch may take as long
-/// as writing the weights and the optimiser's moments.
-const EPOCH_MINUTES: f64 = 1.0;
-
 /// Steps between two rows of the log, if epochs take minutes.
 const LOG_STEPS: u64 = 10;
 
@@ -75,12 +71,7 @@ pub fn by_steps<C: Course>(
             run.save(&weights, &position)?;
             return Ok(None);
         }
-        let n_done = position.epochs.len() as u32;
-        let is_due = match run.pace {
-            Pace::SideBySide => n_done < n_epochs && n_done.is_multiple_of(data.settings.checkpoint_epochs),
-            Pace::InTurn { checkpoint_minutes } => run.is_unsaved_for(checkpoint_minutes.min(EPOCH_MINUTES)),
-        };
-        if is_due {
+        if run.pace.saves_after(position.epochs.len() as u32, data.settings, run.minutes_unsaved()) {
             run.save(&weights, &position)?;
         }
     }
@@ -180,9 +171,9 @@ impl<L: Lesson> Run<'_, L> {
         Err(TrainError::Diverged { run, sign })
     }
 
-    /// Whether the last state was saved that long ago.
-    fn is_unsaved_for(&self, minutes: f64) -> bool {
-        self.saved.get().elapsed().as_secs_f64() / 60.0 >= minutes
+    /// Minutes since the last saved state, or since the start.
+    fn minutes_unsaved(&self) -> f64 {
+        self.saved.get().elapsed().as_secs_f64() / 60.0
     }
 
     /// Writes the state and the log so far. Infinite or NaN weights must not replace the last good state.
@@ -250,7 +241,7 @@ impl<L: Lesson> Run<'_, L> {
             position.log.push(row);
             position.stretch_loss = LossSum::default();
         }
-        if self.is_unsaved_for(checkpoint_minutes) {
+        if self.minutes_unsaved() >= checkpoint_minutes {
             self.fetch_losses(position)?;
             self.save(weights, position)?;
         }

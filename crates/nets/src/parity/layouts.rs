@@ -91,7 +91,6 @@ fn products_of_16_bits_move_every_rating_a_little() {
         let largest = exact.iter().fold(0_f64, |largest, rating| largest.max(rating.abs()));
         let errors = exact.iter().zip(&found).map(|(exact, found)| (exact - found).abs() / largest);
         let error = errors.fold(0_f64, f64::max);
-        println!("{name}: {error:.1e}");
         assert!(error > 0.0 && error < 0.1, "{name}: bf16 moves a rating by {error:e} of the largest");
     }
 }
