@@ -104,6 +104,59 @@ impl<'a> Machine<'a> {
             },
             0x95 => drop(self.take(8)?),
             b'.' => return self.pop().map(Some),
+            b'0' => drop(self.pop()?),
+            b'1' => drop(self.pop_mark()?),
+            // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET.
+            b'q' => {
+                let key = self.take(1)?[0];
+                self.memoize(key.into())?;
+            }
+            b'r' => {
+                let key = u32::from_le_bytes(self.array()?);
+                self.memoize(key)?;
+            }
+            0x94 => {
+                let key = u32::try_from(self.memo.len()).map_err(|_| "its memo overflows".to_owned())?;
+                self.memoize(key)?;
+            }
+            b'h' => {
+                let key = self.take(1)?[0];
+                self.recall(key.into())?;
+            }
+            b'j' => {
+                let key = u32::from_le_bytes(self.array()?);
+                self.recall(key)?;
+            }
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.class(module, name)?;
+            }
+            0x93 => {
+                let items = self.pop_n(2)?;
+                let (Value::Str(module), Value::Str(name)) = (items[0], items[1]) else {
+                    return Err("STACK_GLOBAL of something other than two texts".to_owned());
+                };
+                self.class(module, name)?;
+            }
+            b'R' => {
+                let items = self.pop_n(2)?;
+                self.reduce(items[0], items[1])?;
+            }
+            0x81 | 0x92 => self.new_object(opcode)?,
+            b'b' => self.build()?,
+            b'Q' => {
+                let id = self.pop()?;
+                self.persistent(id)?;
+            }
+            _ if self.literal(opcode)? || self.collection(opcode)? => {}
+            _ => return Err(format!("opcode {}", opcode_name(opcode))),
+        }
+        Ok(None)
+    }
+
+    /// Executes an instruction that pushes a value which stands in the pickle itself. False for any other opcode.
+    fn literal(&mut self, opcode: u8) -> Step<bool> {
+        match opcode {
             b'N' => self.push(Value::None),
             0x88 => self.push(Value::Bool(true)),
             0x89 => self.push(Value::Bool(false)),
@@ -161,6 +214,20 @@ impl<'a> Machine<'a> {
                 let bytes = self.take(n)?;
                 self.push(Value::Bytes(bytes));
             }
+            // BYTEARRAY8.
+            0x96 => {
+                let n = self.length_64()?;
+                let bytes = self.take(n)?;
+                self.push(Value::Bytes(bytes));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Executes an instruction on tuples, lists, dicts, sets or marks. False for any other opcode.
+    fn collection(&mut self, opcode: u8) -> Step<bool> {
+        match opcode {
             b'(' => self.marks.push(self.stack.len()),
             b')' => self.object(Object::Tuple(Vec::new())),
             b']' => self.object(Object::List(Vec::new())),
@@ -199,88 +266,45 @@ impl<'a> Machine<'a> {
                 let items = self.pop_mark()?;
                 self.set_items(&items)?;
             }
-            b'0' => drop(self.pop()?),
-            b'1' => drop(self.pop_mark()?),
-            // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET.
-            b'q' => {
-                let key = self.take(1)?[0];
-                self.memoize(key.into())?;
-            }
-            b'r' => {
-                let key = u32::from_le_bytes(self.array()?);
-                self.memoize(key)?;
-            }
-            0x94 => {
-                let key = u32::try_from(self.memo.len()).map_err(|_| "its memo overflows".to_owned())?;
-                self.memoize(key)?;
-            }
-            b'h' => {
-                let key = self.take(1)?[0];
-                self.recall(key.into())?;
-            }
-            b'j' => {
-                let key = u32::from_le_bytes(self.array()?);
-                self.recall(key)?;
-            }
-            b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
-                self.class(module, name)?;
-            }
-            0x93 => {
-                let items = self.pop_n(2)?;
-                let (Value::Str(module), Value::Str(name)) = (items[0], items[1]) else {
-                    return Err("STACK_GLOBAL of something other than two texts".to_owned());
-                };
-                self.class(module, name)?;
-            }
-            b'R' => {
-                let items = self.pop_n(2)?;
-                self.reduce(items[0], items[1])?;
-            }
-            // NEWOBJ and NEWOBJ_EX: a class, its arguments, and in the latter arguments by name.
-            0x81 | 0x92 => {
-                let items = self.pop_n(if opcode == 0x81 { 2 } else { 3 })?;
-                match items[0] {
-                    // The class of a TorchScript module stays on the stack until BUILD.
-                    Value::Class(Class::Module) => self.push(items[0]),
-                    Value::Class(Class::OrderedDict) => self.object(Object::Dict(Vec::new())),
-                    Value::Class(_) | Value::Foreign => self.instance(),
-                    _ => return Err(format!("{} of something other than a class", opcode_name(opcode))),
-                }
-            }
-            // EMPTY_SET, ADDITEMS, FROZENSET, BYTEARRAY8: sets hold no tensors.
+            // EMPTY_SET, ADDITEMS, FROZENSET: sets hold no tensors.
             0x8f => self.instance(),
             0x90 => drop(self.pop_mark()?),
             0x91 => {
                 self.pop_mark()?;
                 self.instance();
             }
-            0x96 => {
-                let n = self.length_64()?;
-                let bytes = self.take(n)?;
-                self.push(Value::Bytes(bytes));
-            }
-            // BUILD sets attributes. The attributes of an OrderedDict (`_metadata`) or a parameter hold no tensors.
-            b'b' => {
-                let attributes = self.pop()?;
-                match self.stack.last_mut() {
-                    Some(&mut Value::Object(object)) => {
-                        if let Object::Instance { state, .. } = &mut self.objects[object] {
-                            *state = Some(attributes);
-                        }
-                    }
-                    Some(module) if *module == Value::Class(Class::Module) => *module = attributes,
-                    Some(Value::Foreign) => {}
-                    _ => return Err("BUILD of something that has no attributes".to_owned()),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// NEWOBJ and NEWOBJ_EX: a class, its arguments, and in the latter arguments by name.
+    fn new_object(&mut self, opcode: u8) -> Step<()> {
+        let items = self.pop_n(if opcode == 0x81 { 2 } else { 3 })?;
+        match items[0] {
+            // The class of a TorchScript module stays on the stack until BUILD.
+            Value::Class(Class::Module) => self.push(items[0]),
+            Value::Class(Class::OrderedDict) => self.object(Object::Dict(Vec::new())),
+            Value::Class(_) | Value::Foreign => self.instance(),
+            _ => return Err(format!("{} of something other than a class", opcode_name(opcode))),
+        }
+        Ok(())
+    }
+
+    /// BUILD sets attributes. The attributes of an OrderedDict (`_metadata`) or a parameter hold no tensors.
+    fn build(&mut self) -> Step<()> {
+        let attributes = self.pop()?;
+        match self.stack.last_mut() {
+            Some(&mut Value::Object(object)) => {
+                if let Object::Instance { state, .. } = &mut self.objects[object] {
+                    *state = Some(attributes);
                 }
             }
-            b'Q' => {
-                let id = self.pop()?;
-                self.persistent(id)?;
-            }
-            _ => return Err(format!("opcode {}", opcode_name(opcode))),
+            Some(module) if *module == Value::Class(Class::Module) => *module = attributes,
+            Some(Value::Foreign) => {}
+            _ => return Err("BUILD of something that has no attributes".to_owned()),
         }
-        Ok(None)
+        Ok(())
     }
 
     fn take(&mut self, n: usize) -> Step<&'a [u8]> {

@@ -173,18 +173,16 @@ impl VisionConfig {
 
 type Wrong = (&'static str, String, String);
 
+/// Refuses a value that is there and is not the expected one.
+fn check<T: PartialEq + std::fmt::Debug>(key: &'static str, found: Option<T>, expected: T) -> Result<(), Wrong> {
+    match found {
+        Some(found) if found != expected => Err((key, format!("{found:?}"), format!("{expected:?}"))),
+        Some(_) | None => Ok(()),
+    }
+}
+
 impl File {
     fn config(self) -> Result<Config, Wrong> {
-        fn check<T: PartialEq + std::fmt::Debug>(
-            key: &'static str,
-            found: Option<T>,
-            expected: T,
-        ) -> Result<(), Wrong> {
-            match found {
-                Some(found) if found != expected => Err((key, format!("{found:?}"), format!("{expected:?}"))),
-                Some(_) | None => Ok(()),
-            }
-        }
         let (vision, abstractor) = (self.visual_config.visual_model, self.visual_config.visual_abstractor);
         if let Some(found) = self.num_key_value_heads.filter(|&found| found != self.num_attention_heads) {
             let expected = format!(
