@@ -70,8 +70,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Prints the products that rating one image takes, those of equal sizes together, the slowest first, beside the largest
-/// product that the device computes, which is the ceiling of all.
+/// Prints the products that one image takes, the slowest first. Products of equal sizes share a row. The ceiling is the
+/// rate of a product of 2048³ in the same run.
 fn print_parts(network: &dyn Rater, path: &Path, device: Device, kind: Kind) -> Result<(), Box<dyn std::error::Error>> {
     if device != Device::Cpu {
         return Err("a GPU works on after a product was launched: parts are timed on CPUs".into());

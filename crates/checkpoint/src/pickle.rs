@@ -198,7 +198,7 @@ impl<'a> Machine<'a> {
                 let n = self.length_64()?;
                 self.text(n)?;
             }
-            // SHORT_BINSTRING and BINSTRING of Python 2, SHORT_BINBYTES, BINBYTES, BINBYTES8.
+            // SHORT_BINSTRING and BINSTRING of Python 2, SHORT_BINBYTES, BINBYTES, BINBYTES8, BYTEARRAY8.
             b'U' | b'C' => {
                 let n = self.take(1)?[0];
                 let bytes = self.take(n.into())?;
@@ -209,13 +209,7 @@ impl<'a> Machine<'a> {
                 let bytes = self.take(n)?;
                 self.push(Value::Bytes(bytes));
             }
-            0x8e => {
-                let n = self.length_64()?;
-                let bytes = self.take(n)?;
-                self.push(Value::Bytes(bytes));
-            }
-            // BYTEARRAY8.
-            0x96 => {
+            0x8e | 0x96 => {
                 let n = self.length_64()?;
                 let bytes = self.take(n)?;
                 self.push(Value::Bytes(bytes));

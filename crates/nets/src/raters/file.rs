@@ -116,8 +116,8 @@ impl RaterFile {
         })
     }
 
-    /// The network on `device`, with products in `kind`, f32, bf16 or f16. The weights of a network of gigabytes
-    /// ([`RaterName::QAlign`]) are kept in `kind`, those of the others in f32.
+    /// The network on `device`, with products in `kind`: f32, bf16 or f16. [`RaterName::QAlign`], a network of gigabytes, keeps
+    /// its weights in `kind`. Every other network keeps its weights in f32.
     ///
     /// # Errors
     /// A file cannot be read, or memory is short.
